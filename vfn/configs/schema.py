@@ -1,0 +1,251 @@
+"""The configuration of a run: frozen dataclasses that check themselves.
+
+Every field is described once, by `option`; the command line, the TOML files and the error messages
+all read that description.
+"""
+
+import dataclasses
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vfn.ops import OutType, Reweight, Schedule, VarType
+
+Sampler = Literal["ddim", "ancestral"]
+LrSchedule = Literal["constant", "cosine"]
+S = TypeVar("S", bound="Section")
+
+
+def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and its inclusive range."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table of the configuration; construction raises one ValueError naming all faults."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        faults = []
+        for f in dataclasses.fields(self):
+            value = _coerce(getattr(self, f.name), hints[f.name])
+            object.__setattr__(self, f.name, value)
+            faults += _faults(f.name, value, hints[f.name], f.metadata)
+        faults += [] if faults else self.conflicts()
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def conflicts(self) -> list[str]:
+        """What is wrong with the fields in combination."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    dataset: str = option("digits", "data set to train on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32)
+    ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1)
+    num_res_blocks: int = option(2, "residual blocks a level", 1)
+    apply_attn: tuple[bool, ...] = option((False, True, True), "attention, for each level")
+    embedding_dim: int | None = option(None, "conditioning width; 4 x hid-channels if unset", 1)
+    num_heads: int | None = option(None, "attention heads", 1)
+    head_dim: int | None = option(None, "width of an attention head", 1)
+    dropout: float = option(0.0, "dropout in the residual blocks", 0, 0.99)
+
+    def conflicts(self) -> list[str]:
+        faults = []
+        if self.hid_channels % 32:
+            faults.append(f"expected hid_channels to be a multiple of 32, got {self.hid_channels}")
+        if len(self.apply_attn) != len(self.ch_multipliers):
+            faults.append(
+                f"expected apply_attn and ch_multipliers of one length, got {len(self.apply_attn)} "
+                f"and {len(self.ch_multipliers)}"
+            )
+        return faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(Section):
+    logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
+    logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
+    logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
+    model_out_type: OutType = option("v", "what the network predicts")
+    reweight_type: Reweight = option("truncated_snr", "weighting of the loss over noise levels")
+    train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
+    p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
+
+    def conflicts(self) -> list[str]:
+        low = -20.0 if self.logsnr_min is None else self.logsnr_min
+        high = 20.0 if self.logsnr_max is None else self.logsnr_max
+        if self.logsnr_schedule == "legacy":
+            if self.logsnr_min is not None or self.logsnr_max is not None:
+                return ["expected no logsnr_min or logsnr_max with the legacy schedule"]
+            return []
+        return [] if low < high else [f"expected logsnr_min < logsnr_max, got {low} and {high}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    steps: int = option(100_000, "optimizer steps", 1)
+    batch_size: int = option(128, "images a step, over all processes", 1)
+    accumulate: int = option(1, "micro-batches a step on each process", 1)
+    lr: float = option(2e-4, "learning rate", 0)
+    lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or cosine to zero")
+    warmup: int = option(1000, "steps of linear warm-up", 0)
+    beta1: float = option(0.9, "AdamW beta1", 0, 1)
+    beta2: float = option(0.999, "AdamW beta2", 0, 1)
+    weight_decay: float = option(0.0, "AdamW weight decay", 0)
+    grad_norm: float = option(1.0, "clip gradients to this global norm", 0)
+    ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
+    seed: int = option(0, "seed of everything random", 0)
+    log_every: int = option(50, "steps between log lines", 1)
+    checkpoint_every: int = option(1000, "steps between checkpoints", 1)
+    max_checkpoints: int = option(3, "checkpoints that are kept", 1)
+    preview_every: int = option(1000, "steps between sample grids and held-out losses", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Section):
+    sampler: Sampler = option("ddim", "solver")
+    sample_timesteps: int = option(64, "sampling steps", 1)
+    guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
+    eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
+    var_type: VarType = option("fixed_small", "variance of an ancestral step")
+    intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
+    sample_batch: int = option(250, "images sampled at a time", 1)
+
+    def conflicts(self) -> list[str]:
+        if self.var_type == "fixed_medium" and self.intp_frac is None:
+            return ["expected intp_frac with var_type fixed_medium"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """Everything that determines a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: hint for name, hint in get_type_hints(Config).items() if issubclass(hint, Section)
+}
+
+
+def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
+    """Field and type hint of every setting in the named sections, by the setting's name."""
+    return {
+        f.name: (f, get_type_hints(SECTIONS[section])[f.name])
+        for section in sections
+        for f in dataclasses.fields(SECTIONS[section])
+    }
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """A configuration with some settings replaced, named without their section."""
+    changed = {}
+    for section, cls in SECTIONS.items():
+        mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        changed[section] = dataclasses.replace(getattr(config, section), **mine)
+    return Config(**changed)
+
+
+def from_tables(tables: dict[str, Any], origin: str) -> Config:
+    """Build a configuration from nested tables, refusing what it does not know."""
+    faults, built = [], {}
+    for name, table in tables.items():
+        if name not in SECTIONS:
+            faults.append(f"unknown section [{name}], expected {', '.join(SECTIONS)}")
+        elif not isinstance(table, dict):
+            faults.append(f"expected [{name}] to be a table, got {table!r}")
+        else:
+            known = [f.name for f in dataclasses.fields(SECTIONS[name])]
+            unknown = [key for key in table if key not in known]
+            faults += [
+                f"unknown key {key} in [{name}], expected {_closest(key, known)}" for key in unknown
+            ]
+            try:
+                built[name] = SECTIONS[name](**{k: table[k] for k in table if k in known})
+            except ValueError as error:
+                faults.append(str(error))
+    if faults:
+        raise ValueError(f"{origin}: " + "; ".join(faults))
+    return Config(**built)
+
+
+def to_tables(config: Config) -> dict[str, dict[str, Any]]:
+    """Nested tables without the unset values, as TOML can hold them."""
+    return {
+        section: {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in table.items()
+            if value is not None
+        }
+        for section, table in dataclasses.asdict(config).items()
+    }
+
+
+def _closest(key: str, known: list[str]) -> str:
+    import difflib
+
+    return " or ".join(difflib.get_close_matches(key, known, n=2)) or "one of " + ", ".join(known)
+
+
+def _plain(hint: Any) -> tuple[Any, bool]:
+    """The hint without its None, and whether it had one."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(arg for arg in get_args(hint) if arg is not type(None)), True
+    return hint, False
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Lists become tuples and whole numbers floats where the field wants them."""
+    hint, _ = _plain(hint)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
+    hint, optional = _plain(hint)
+    if value is None and optional:
+        return []
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return []
+        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {value!r}"]
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
+            return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
+        return [] if item is bool else [fault for v in value for fault in _range(name, v, metadata)]
+    if not _is_a(value, hint):
+        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
+    return _range(name, value, metadata) if hint in (int, float) else []
+
+
+def _range(name: str, value: float, metadata: Any) -> list[str]:
+    low, high = metadata.get("low"), metadata.get("high")
+    outside: Callable[[], bool] = lambda: (
+        not ((low is None or value >= low) and (high is None or value <= high))
+    )
+    if value != value or outside():
+        bounds = f"at least {low}" if high is None else f"in {low}..{high}"
+        return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
+    return []

@@ -1,0 +1,88 @@
+"""A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vfn.ops import Denoiser, LogSNRSchedule, OutType, guide, predict
+
+
+def network_output(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    schedule: LogSNRSchedule,
+    z: Tensor,
+    logsnr: Tensor,
+    labels: Tensor | None,
+) -> Tensor:
+    """The raw output of ``model`` with ``params``, conditioned on the time of ``logsnr``."""
+    return functional_call(model, dict(params), (z, schedule.time(logsnr), labels))
+
+
+def denoiser(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    schedule: LogSNRSchedule,
+    out_type: OutType,
+    labels: Tensor | None = None,
+    guidance: float = 0.0,
+    clip: bool = True,
+) -> Denoiser:
+    """Close over parameters, labels, clipping and guidance.
+
+    With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
+    batch and each clipped before they are combined.
+
+    Args:
+        model: `UNet`, or any module called as ``model(z, t, y)``.
+        params: its parameters by name: raw, EMA, or a teacher's.
+        schedule: the schedule the network was trained with; it gives the network's t.
+        out_type: what the network predicts.
+        labels: [B] or [B, K] as the network takes them; None is unconditional.
+        guidance: w >= 0; needs labels if it is not 0.
+        clip: clamp x0 to [-1, 1].
+
+    Returns:
+        ``denoise(z, logsnr) -> x0``.
+
+    Raises:
+        ValueError: if guidance is asked for without labels.
+
+    Source: Ho & Salimans 2021 (2207.12598), eq. 6.
+
+    >>> from vfn.nn import UNet
+    >>> from vfn.ops import logsnr_schedule
+    >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1)
+    >>> denoise = denoiser(net, dict(net.named_parameters()), logsnr_schedule("cosine"), "v")
+    >>> denoise(torch.randn(2, 1, 8, 8), torch.zeros(2)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    if guidance and labels is None:
+        raise ValueError(
+            f"expected labels for guidance {guidance}, got None; "
+            "give labels, or leave guidance at 0"
+        )
+    if labels is not None and guidance:
+        labels = torch.cat([labels, torch.zeros_like(labels)])
+
+    def x0(z: Tensor, logsnr: Tensor) -> Tensor:
+        given = labels
+        if given is None and getattr(model, "num_classes", 0):
+            given = _unconditional(model, z)
+        out = network_output(model, params, schedule, z, logsnr, given)
+        value = predict(z, out, logsnr, out_type).x0
+        return value.clamp(-1, 1) if clip else value
+
+    def guided(z: Tensor, logsnr: Tensor) -> Tensor:
+        cond, uncond = x0(torch.cat([z, z]), torch.cat([logsnr, logsnr])).chunk(2)
+        return guide(cond, uncond, guidance)
+
+    return guided if guidance else x0
+
+
+def _unconditional(model: nn.Module, z: Tensor) -> Tensor:
+    """The label that stands for 'none' in training."""
+    shape = (z.shape[0], model.num_classes) if model.multitags else (z.shape[0],)
+    return torch.zeros(shape, dtype=torch.long, device=z.device)

@@ -1,0 +1,139 @@
+"""Building blocks of the UNet.
+
+Shapes: B batch, C channels, H and W height and width, E embedding width, N = H W tokens,
+h heads of width d. Feature maps are [B, C, H, W], in channels_last memory format throughout.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+GROUPS, NORM_EPS = 32, 1e-6
+# Standard deviation of a standard normal truncated at ±2.
+_TRUNCATED_STD = 0.87962566103423978
+
+
+@torch.no_grad()
+def lecun_normal_(weight: Tensor, fan_in: int) -> Tensor:
+    """Fill with a normal truncated at two standard deviations whose variance is ``1 / fan_in``.
+
+    Args:
+        weight: tensor to fill.
+        fan_in: inputs that are summed into one output.
+
+    Returns:
+        ``weight``.
+
+    >>> weight = lecun_normal_(torch.empty(1000, 100), fan_in=100)
+    >>> round(weight.std().item() * 10, 1)
+    1.0
+    """
+    std = 1 / (math.sqrt(fan_in) * _TRUNCATED_STD)
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def _init(layer: nn.Conv2d | nn.Linear, zero: bool) -> None:
+    if zero:
+        nn.init.zeros_(layer.weight)
+    else:
+        lecun_normal_(layer.weight, layer.weight[0].numel())
+    nn.init.zeros_(layer.bias)
+
+
+def linear(in_features: int, out_features: int, zero: bool = False) -> nn.Linear:
+    """Linear layer with LeCun-normal or zero weights and zero bias."""
+    layer = nn.Linear(in_features, out_features)
+    _init(layer, zero)
+    return layer
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -> nn.Conv2d:
+    """Convolution that keeps H and W, with LeCun-normal or zero weights and zero bias."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    _init(layer, zero)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
+
+
+def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
+    """Embedding of time: ``[sin(1000 t f_i), cos(1000 t f_i)]``, ``f_i = 10^(-4 i / (dim/2 - 1))``.
+
+    Args:
+        t: time in [0, 1], [B].
+        dim: even width, at least 4.
+
+    Returns:
+        [B, dim], float64: 1000 t needs more digits than float32 has at the high frequencies.
+
+    Source: Vaswani et al. 2017 (1706.03762), section 3.5, as used by Ho et al. 2020.
+
+    >>> sinusoidal_embedding(torch.zeros(1), 4)
+    tensor([[0., 0., 1., 1.]], dtype=torch.float64)
+    """
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
+    angle = 1000 * t.double().unsqueeze(-1) * torch.exp(-math.log(1e4) * exponent)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over positions with a residual connection.
+
+    [B, C, H, W] -> GroupNorm -> q, k, v [B, h, N, d] of one fused map -> softmax(q k / sqrt(d)) v
+    -> zero-initialised map back to C, added to the input.
+    """
+
+    def __init__(self, channels: int, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = group_norm(channels)
+        self.qkv = linear(channels, 3 * num_heads * head_dim)
+        self.out = linear(num_heads * head_dim, channels, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = rearrange(self.norm(x), "b c h w -> b h w c")  # a view in channels_last
+        q, k, v = rearrange(
+            self.qkv(tokens), "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
+        )
+        y = F.scaled_dot_product_attention(q, k, v)
+        y = rearrange(y, "b n (h w) d -> b h w (n d)", h=x.shape[2])
+        return x + rearrange(self.out(y), "b h w c -> b c h w")
+
+
+class ResidualBlock(nn.Module):
+    """Residual block with adaptive group normalisation, optionally changing the resolution.
+
+    x [B, C, H, W], modulation [B, 2 C'] (shift, then scale) -> [B, C', H', W'].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dropout: float = 0.0,
+        resample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = conv(in_channels, out_channels, 3)
+        self.norm2 = group_norm(out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3, zero=True)
+        self.skip = (
+            nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        )
+        self.resample = resample or nn.Identity()
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        shift, scale = rearrange(modulation, "b (two c) -> two b c 1 1", two=2)
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        h = self.conv2(F.dropout(h, self.dropout, self.training))
+        return self.skip(self.resample(x)) + h

@@ -1,0 +1,219 @@
+"""The UNet of v-objective diffusion.
+
+Shapes: z [B, C_in, H, W], t [B], labels y [B] (class 1..K, 0 = unconditional) or [B, K] (0/1 tags,
+all zero = unconditional), output [B, C_out, H, W]. H and W are multiples of 2^(levels - 1).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vfn.nn.layers import (
+    GROUPS,
+    ResidualBlock,
+    SelfAttention,
+    conv,
+    group_norm,
+    linear,
+    sinusoidal_embedding,
+)
+
+
+class Block(nn.Module):
+    """A residual block, then attention where asked: [B, C, H, W] -> [B, C', H', W']."""
+
+    def __init__(self, residual: ResidualBlock, attention: SelfAttention | None) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        h = self.residual(x, modulation)
+        return h if self.attention is None else self.attention(h)
+
+
+class UNet(nn.Module):
+    """UNet with time and label conditioning by adaptive group normalisation.
+
+    Args:
+        in_channels: channels of z.
+        out_channels: channels of the output: those of z, or twice as many for ``both``.
+        hid_channels: base width, a multiple of 32.
+        ch_multipliers: width of each level as a multiple of ``hid_channels``; the resolution
+            halves from one level to the next.
+        num_res_blocks: residual blocks a level on the way down (one more on the way up).
+        apply_attn: whether a level has attention; one value for all levels or one for each.
+        embedding_dim: width E of the conditioning; ``4 hid_channels`` if None.
+        dropout: probability in the residual blocks, in [0, 1).
+        num_heads: attention heads; 1 if neither this nor ``head_dim`` is given.
+        head_dim: width of a head; C / num_heads if None.
+        num_classes: K labels; 0 for an unconditional network.
+        multitags: labels are 0/1 vectors of K tags instead of one class.
+
+    Raises:
+        ValueError: for a combination that has no network.
+
+    Source: Salimans & Ho 2022 (2202.00512); Nichol & Dhariwal 2021 (2102.09672).
+
+    >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1, 2), num_res_blocks=1, num_classes=10)
+    >>> net(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([3, 0])).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hid_channels: int = 128,
+        ch_multipliers: Sequence[int] = (1, 2, 2),
+        num_res_blocks: int = 2,
+        apply_attn: bool | Sequence[bool] = False,
+        embedding_dim: int | None = None,
+        dropout: float = 0.0,
+        num_heads: int | None = None,
+        head_dim: int | None = None,
+        num_classes: int = 0,
+        multitags: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = len(ch_multipliers)
+        attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
+        _check_shape(levels, hid_channels, num_res_blocks, attention)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.hid_channels, self.levels = hid_channels, levels
+        self.num_res_blocks = num_res_blocks
+        self.num_classes, self.multitags = num_classes, multitags
+        embedding_dim = embedding_dim or 4 * hid_channels
+
+        def block(width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None):
+            attn = _attention(width_out, num_heads, head_dim) if attend else None
+            return Block(ResidualBlock(width_in, width_out, dropout, resample), attn)
+
+        self.time_embed = nn.Sequential(
+            linear(hid_channels, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
+        )
+        self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
+        self.in_conv = conv(in_channels, hid_channels, 3)
+
+        widths = [hid_channels * m for m in ch_multipliers]
+        width, skips = hid_channels, [hid_channels]
+        self.down = nn.ModuleList()
+        for level, level_width in enumerate(widths):
+            for _ in range(num_res_blocks):
+                self.down.append(block(width, level_width, attention[level]))
+                width = level_width
+                skips.append(width)
+            if level < levels - 1:
+                self.down.append(block(width, width, attention[level], nn.AvgPool2d(2)))
+                skips.append(width)
+
+        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+
+        self.up = nn.ModuleList()
+        self.takes_skip: list[bool] = []
+        for level in reversed(range(levels)):
+            for _ in range(num_res_blocks + 1):
+                self.up.append(block(width + skips.pop(), widths[level], attention[level]))
+                self.takes_skip.append(True)
+                width = widths[level]
+            if level > 0:
+                upsample = nn.Upsample(scale_factor=2, mode="nearest")
+                self.up.append(block(width, width, attention[level], upsample))
+                self.takes_skip.append(False)
+
+        self.out_norm = group_norm(width)
+        self.out_conv = conv(width, out_channels, 3, zero=True)
+        # Shift and scale of every block by one matrix product instead of one in each block.
+        self.modulation_widths = [2 * b.residual.out_channels for b in self._blocks()]
+        self.modulation = linear(embedding_dim, sum(self.modulation_widths))
+        self.to(memory_format=torch.channels_last)
+
+    def _blocks(self) -> list[Block]:
+        return [*self.down, *self.middle, *self.up]
+
+    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """Conditioning [B, E] of times [B] and labels; no labels at all leave out their bias too."""
+        weight = self.time_embed[0].weight
+        embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(weight.dtype))
+        if y is None:
+            return embedding
+        if self.label_embed is None:
+            raise ValueError("expected no labels for an unconditional network, got some; pass None")
+        if self.multitags:
+            features = y / y.sum(-1, keepdim=True).clamp(min=1).sqrt()
+        else:
+            classes = torch.arange(1, self.num_classes + 1, device=y.device)
+            features = y.unsqueeze(-1) == classes
+        return embedding + self.label_embed(features.to(weight.dtype))
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict from noisy data.
+
+        Args:
+            z: noisy data [B, C_in, H, W].
+            t: time [B] in [0, 1].
+            y: labels [B] or [B, K], or None.
+
+        Returns:
+            output [B, C_out, H, W].
+
+        Raises:
+            ValueError: if z does not fit the network, or labels go to an unconditional one.
+        """
+        _check_input(z, self.in_channels, self.levels)
+        embedding = F.silu(self.embed(t, y))
+        modulation = iter(self.modulation(embedding).split(self.modulation_widths, dim=-1))
+        h = self.in_conv(z.contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for block in self.down:
+            h = block(h, next(modulation))
+            skips.append(h)
+        for block in self.middle:
+            h = block(h, next(modulation))
+        for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
+            if takes_skip:
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, next(modulation))
+        return self.out_conv(F.silu(self.out_norm(h)))
+
+
+def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfAttention:
+    """Heads from either number; if both are given, ``num_heads`` heads of ``head_dim``."""
+    if num_heads is not None and head_dim is not None:
+        return SelfAttention(width, num_heads, head_dim)
+    given = head_dim or num_heads or 1
+    if width % given:
+        raise ValueError(
+            f"expected num_heads or head_dim to divide the width {width} of an attention level, "
+            f"got num_heads={num_heads}, head_dim={head_dim}"
+        )
+    other = width // given
+    return SelfAttention(width, *((other, given) if head_dim else (given, other)))
+
+
+def _check_shape(levels: int, hid_channels: int, num_res_blocks: int, attention: list) -> None:
+    if levels < 1 or num_res_blocks < 1:
+        raise ValueError(
+            "expected at least one level and one residual block a level, got "
+            f"{levels} and {num_res_blocks}"
+        )
+    if hid_channels < GROUPS or hid_channels % GROUPS:
+        raise ValueError(f"expected hid_channels to be a multiple of {GROUPS}, got {hid_channels}")
+    if len(attention) != levels:
+        raise ValueError(
+            f"expected apply_attn to have one value for each of {levels} levels, "
+            f"got {len(attention)}"
+        )
+
+
+def _check_input(z: Tensor, in_channels: int, levels: int) -> None:
+    if z.ndim != 4 or z.shape[1] != in_channels:
+        raise ValueError(f"expected z of shape [B, {in_channels}, H, W], got {tuple(z.shape)}")
+    multiple = 2 ** (levels - 1)
+    if z.shape[2] % multiple or z.shape[3] % multiple:
+        raise ValueError(
+            f"expected H and W to be multiples of {multiple} for {levels} levels, "
+            f"got {z.shape[2]} x {z.shape[3]}"
+        )

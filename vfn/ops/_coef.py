@@ -1,0 +1,90 @@
+"""Coefficients of the variance-preserving process, and how they meet the data.
+
+Everything here takes ``logsnr`` as float64 and returns float64. The forms are chosen so that no
+subtraction of nearly equal numbers occurs, so that ``logsnr = ±inf`` gives the limit, and so that
+autograd's derivative keeps its digits (``sigmoid(l).sqrt()`` loses them all for large ``l``).
+"""
+
+import torch
+from torch import Tensor
+
+Scalar = Tensor | float
+
+
+def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
+    """``logsnr`` in float64 with its shape checked against the data's leading dimensions."""
+    if not data.is_floating_point():
+        raise TypeError(
+            f"expected floating-point data, got {data.dtype}; convert it first, "
+            "for example images.float() / 127.5 - 1"
+        )
+    logsnr = as_float64(logsnr, name, data.device)
+    lead = data.shape[: logsnr.ndim]
+    fits = logsnr.ndim <= data.ndim and all(
+        a == b or a == 1 for a, b in zip(logsnr.shape, lead, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"expected {name} of a shape that broadcasts from the left over data of shape "
+            f"{tuple(data.shape)}, such as ({data.shape[0] if data.ndim else ''},), "
+            f"got {tuple(logsnr.shape)}"
+        )
+    return logsnr
+
+
+def as_float64(value: Scalar, name: str, device: torch.device | None = None) -> Tensor:
+    """A number or floating-point tensor as float64; integers in tensors are refused."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"expected {name} to be floating-point, got {value.dtype}")
+        return value.double()
+    return torch.as_tensor(value, dtype=torch.float64, device=device)
+
+
+def same_shape(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"expected {name_b} to have the shape of {name_a}, {tuple(a.shape)}, "
+            f"got {tuple(b.shape)}"
+        )
+
+
+def over(coef: Tensor, data: Tensor) -> Tensor:
+    """Cast a coefficient once to the data's dtype and broadcast it from the left."""
+    return coef.to(data.dtype).reshape(coef.shape + (1,) * (data.ndim - coef.ndim))
+
+
+def alpha(logsnr: Tensor) -> Tensor:
+    """alpha = (1 + exp(-logsnr))^(-1/2)."""
+    return torch.rsqrt(1 + torch.exp(-logsnr))
+
+
+def sigma(logsnr: Tensor) -> Tensor:
+    """sigma = (1 + exp(logsnr))^(-1/2)."""
+    return torch.rsqrt(1 + torch.exp(logsnr))
+
+
+def inv_alpha(logsnr: Tensor) -> Tensor:
+    return torch.sqrt(1 + torch.exp(-logsnr))
+
+
+def inv_sigma(logsnr: Tensor) -> Tensor:
+    return torch.sqrt(1 + torch.exp(logsnr))
+
+
+def sigma_over_alpha(logsnr: Tensor) -> Tensor:
+    return torch.exp(-0.5 * logsnr)
+
+
+def alpha_over_sigma(logsnr: Tensor) -> Tensor:
+    return torch.exp(0.5 * logsnr)
+
+
+def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+    """r = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
+    return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
+
+
+def one_minus_snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+    """1 - r without cancellation for close neighbours."""
+    return -torch.expm1(logsnr_t - logsnr_s)

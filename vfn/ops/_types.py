@@ -1,0 +1,15 @@
+"""The words that name choices, defined once for functions, configuration and command line."""
+
+from typing import Any, Literal, get_args
+
+Schedule = Literal["cosine", "linear", "sigmoid", "legacy"]
+OutType = Literal["x0", "eps", "v", "both"]
+VarType = Literal["fixed_small", "fixed_large", "fixed_medium"]
+Reweight = Literal["constant", "snr", "truncated_snr", "alpha2"]
+
+
+def check_choice(value: object, choices: Any, name: str) -> None:
+    """Refuse a word that is not among a Literal's, naming those that are."""
+    if value not in get_args(choices):
+        valid = ", ".join(get_args(choices))
+        raise ValueError(f"expected {name} to be one of {valid}, got {value!r}")

@@ -1,0 +1,241 @@
+"""Conversions between x0, eps and v, named by both ends: ``x0_from_v(z, v, logsnr)``."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vfn.ops import _coef
+from vfn.ops._coef import Scalar, as_logsnr, over, same_shape
+from vfn.ops._types import OutType, check_choice
+
+
+class Prediction(NamedTuple):
+    """One prediction in its three forms, all in the shape of z."""
+
+    x0: Tensor
+    eps: Tensor
+    v: Tensor
+
+
+def _mix(z: Tensor, out: Tensor, logsnr: Scalar, coef_z, coef_out, name: str) -> Tensor:
+    """``coef_z(logsnr) z + coef_out(logsnr) out``."""
+    value = as_logsnr(logsnr, z)
+    same_shape(z, out, "z", name)
+    return over(coef_z(value), z) * z + over(coef_out(value), z) * out
+
+
+def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
+    """Data from noise: ``x0 = (z - sigma eps) / alpha``.
+
+    Args:
+        z: noisy data [B, ...].
+        eps: noise, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left; not -inf, where z holds no data.
+
+    Returns:
+        x0, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Ho et al. 2020 (2006.11239), eq. 15.
+
+    >>> x0_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
+    tensor([1.4142])
+    """
+    return _mix(z, eps, logsnr, _coef.inv_alpha, lambda l: -_coef.sigma_over_alpha(l), "eps")
+
+
+def x0_from_v(z: Tensor, v: Tensor, logsnr: Scalar) -> Tensor:
+    """Data from velocity: ``x0 = alpha z - sigma v``.
+
+    Args:
+        z: noisy data [B, ...].
+        v: velocity, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left.
+
+    Returns:
+        x0, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Salimans & Ho 2022 (2202.00512), appendix D.
+
+    >>> x0_from_v(torch.tensor([1.0]), torch.tensor([-1.0]), torch.zeros(1))
+    tensor([1.4142])
+    """
+    return _mix(z, v, logsnr, _coef.alpha, lambda l: -_coef.sigma(l), "v")
+
+
+def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
+    """Noise from data: ``eps = (z - alpha x0) / sigma``.
+
+    Args:
+        z: noisy data [B, ...].
+        x0: data, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left; not +inf, where z holds no noise.
+
+    Returns:
+        eps, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> eps_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
+    tensor([1.4142])
+    """
+    return _mix(z, x0, logsnr, _coef.inv_sigma, lambda l: -_coef.alpha_over_sigma(l), "x0")
+
+
+def eps_from_v(z: Tensor, v: Tensor, logsnr: Scalar) -> Tensor:
+    """Noise from velocity: ``eps = sigma z + alpha v``.
+
+    Args:
+        z: noisy data [B, ...].
+        v: velocity, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left.
+
+    Returns:
+        eps, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Salimans & Ho 2022 (2202.00512), appendix D.
+
+    >>> eps_from_v(torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1))
+    tensor([1.4142])
+    """
+    return _mix(z, v, logsnr, _coef.sigma, _coef.alpha, "v")
+
+
+def v_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
+    """Velocity from data: ``v = (alpha z - x0) / sigma``.
+
+    Args:
+        z: noisy data [B, ...].
+        x0: data, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left; not +inf.
+
+    Returns:
+        v, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> v_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
+    tensor([1.])
+    """
+    return _mix(z, x0, logsnr, _coef.alpha_over_sigma, lambda l: -_coef.inv_sigma(l), "x0")
+
+
+def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
+    """Velocity from noise: ``v = (eps - sigma z) / alpha``.
+
+    Args:
+        z: noisy data [B, ...].
+        eps: noise, shape of ``z``.
+        logsnr: [B] or any shape that broadcasts from the left; not -inf.
+
+    Returns:
+        v, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    >>> v_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
+    tensor([-1.])
+    """
+    return _mix(z, eps, logsnr, lambda l: -_coef.sigma_over_alpha(l), _coef.inv_alpha, "eps")
+
+
+def v_from_x0_eps(x0: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
+    """Velocity: ``v = alpha eps - sigma x0``.
+
+    Args:
+        x0: data [B, ...].
+        eps: noise, shape of ``x0``.
+        logsnr: [B] or any shape that broadcasts from the left.
+
+    Returns:
+        v, shape and dtype of ``x0``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Salimans & Ho 2022 (2202.00512), appendix D.
+
+    >>> v_from_x0_eps(torch.tensor([0.0]), torch.tensor([1.0]), torch.zeros(1))
+    tensor([0.7071])
+    """
+    return _mix(x0, eps, logsnr, lambda l: -_coef.sigma(l), _coef.alpha, "eps")
+
+
+def _halves(z: Tensor, both: Tensor) -> tuple[Tensor, ...]:
+    """Split along the dimension in which ``both`` is twice as long as ``z``."""
+    for dim, size in enumerate(z.shape[: both.ndim]):
+        doubled = (*z.shape[:dim], 2 * size, *z.shape[dim + 1 :])
+        if size and both.shape == doubled:
+            return both.chunk(2, dim=dim)
+    raise ValueError(
+        f"expected both to have the shape of z, {tuple(z.shape)}, with twice its channels, "
+        f"got {tuple(both.shape)}"
+    )
+
+
+def x0_from_both(z: Tensor, both: Tensor, logsnr: Scalar) -> Tensor:
+    """Data from a network that predicts x0 and eps in 2C channels.
+
+    ``x0 = sigma^2 x̂ + alpha^2 x0_from_eps(z, ε̂) = sigma^2 x̂ + alpha (z - sigma ε̂)``.
+
+    Args:
+        z: noisy data [B, C, ...].
+        both: [B, 2C, ...], x̂ first, then ε̂.
+        logsnr: [B] or any shape that broadcasts from the left.
+
+    Returns:
+        x0, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if ``both`` does not have twice the channels of ``z``.
+
+    Source: Salimans & Ho 2022 (2202.00512), section 4.
+
+    >>> z, both = torch.ones(1, 1, 1), torch.zeros(1, 2, 1)
+    >>> x0_from_both(z, both, torch.zeros(1)).squeeze()
+    tensor(0.7071)
+    """
+    value = as_logsnr(logsnr, z)
+    x_hat, eps_hat = _halves(z, both)
+    alpha, sigma = _coef.alpha(value), _coef.sigma(value)
+    return over(sigma.square(), z) * x_hat + over(alpha, z) * z - over(alpha * sigma, z) * eps_hat
+
+
+def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Prediction:
+    """A network's output of any type, converted to x0, eps and v.
+
+    Args:
+        z: noisy data [B, C, ...].
+        out: the network's output, shape of ``z`` ([B, 2C, ...] for ``both``).
+        logsnr: [B] or any shape that broadcasts from the left.
+        out_type: what the network predicts: x0, eps, v or both.
+
+    Returns:
+        Prediction(x0, eps, v), each in the shape and dtype of ``z``.
+
+    Raises:
+        ValueError: for an unknown ``out_type`` or shapes that do not fit.
+
+    >>> z, v = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    >>> pred = predict(z, v, torch.zeros(2), "v")
+    >>> torch.allclose(v_from_x0_eps(pred.x0, pred.eps, torch.zeros(2)), v, atol=1e-6)
+    True
+    """
+    check_choice(out_type, OutType, "out_type")
+    if out_type == "v":
+        return Prediction(x0_from_v(z, out, logsnr), eps_from_v(z, out, logsnr), out)
+    if out_type == "eps":
+        return Prediction(x0_from_eps(z, out, logsnr), out, v_from_eps(z, out, logsnr))
+    x0 = x0_from_both(z, out, logsnr) if out_type == "both" else out
+    return Prediction(x0, eps_from_x0(z, x0, logsnr), v_from_x0(z, x0, logsnr))

@@ -1,0 +1,190 @@
+"""The forward process: z = alpha x0 + sigma eps, and its posterior between two times."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vfn.ops import _coef
+from vfn.ops._coef import Scalar, as_float64, as_logsnr, over, same_shape
+from vfn.ops._types import VarType, check_choice
+
+
+class AlphaSigma(NamedTuple):
+    """Signal and noise scale: ``alpha^2 + sigma^2 = 1``."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class LogAlphaSigma(NamedTuple):
+    """Their natural logarithms."""
+
+    log_alpha: Tensor
+    log_sigma: Tensor
+
+
+class Posterior(NamedTuple):
+    """Mean (data's shape) and log-variance (logsnr's shape, broadcast from the left)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+
+def alpha_sigma(logsnr: Tensor) -> AlphaSigma:
+    """Signal and noise scale: ``alpha = sqrt(sigmoid(l))``, ``sigma = sqrt(sigmoid(-l))``.
+
+    Args:
+        logsnr: any shape, any value including ±inf.
+
+    Returns:
+        AlphaSigma(alpha, sigma), shape and dtype of ``logsnr``.
+
+    Raises:
+        TypeError: if ``logsnr`` is an integer tensor.
+
+    Source: Kingma et al. 2021 (2107.00630), eq. 4.
+
+    >>> alpha_sigma(torch.tensor([-float("inf"), 0.0, float("inf")])).alpha
+    tensor([0.0000, 0.7071, 1.0000])
+    """
+    value = as_float64(logsnr, "logsnr")
+    return AlphaSigma(
+        _coef.alpha(value).to(logsnr.dtype),
+        _coef.sigma(value).to(logsnr.dtype),
+    )
+
+
+def log_alpha_sigma(logsnr: Tensor) -> LogAlphaSigma:
+    """Logarithms of the scales: ``logsigmoid(±l) / 2``.
+
+    Args:
+        logsnr: any shape.
+
+    Returns:
+        LogAlphaSigma(log_alpha, log_sigma), shape and dtype of ``logsnr``.
+
+    Raises:
+        TypeError: if ``logsnr`` is an integer tensor.
+
+    >>> log_alpha_sigma(torch.tensor(-100.0)).log_alpha
+    tensor(-50.)
+    """
+    value = as_float64(logsnr, "logsnr")
+    return LogAlphaSigma(
+        (0.5 * F.logsigmoid(value)).to(logsnr.dtype),
+        (0.5 * F.logsigmoid(-value)).to(logsnr.dtype),
+    )
+
+
+def q_sample(x0: Tensor, logsnr: Scalar, noise: Tensor) -> Tensor:
+    """Diffuse data: ``z = alpha x0 + sigma noise``.
+
+    Args:
+        x0: data [B, ...], usually in [-1, 1].
+        logsnr: [B] or any shape that broadcasts from the left.
+        noise: standard normal, shape of ``x0``.
+
+    Returns:
+        z, shape, dtype and device of ``x0``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+        TypeError: if ``x0`` or ``logsnr`` are integers.
+
+    Source: Kingma et al. 2021 (2107.00630), eq. 1.
+
+    >>> x0, noise = torch.ones(2, 3), torch.zeros(2, 3)
+    >>> q_sample(x0, torch.tensor([0.0, 20.0]), noise)[:, 0]
+    tensor([0.7071, 1.0000])
+    """
+    logsnr = as_logsnr(logsnr, x0)
+    same_shape(x0, noise, "x0", "noise")
+    return over(_coef.alpha(logsnr), x0) * x0 + over(_coef.sigma(logsnr), x0) * noise
+
+
+def posterior_logvar(
+    logsnr_t: Tensor, logsnr_s: Tensor, var_type: VarType, intp_frac: float | None = None
+) -> Tensor:
+    """Log-variance of a step t -> s, float64, -inf where s = t.
+
+    ``(1-r) sigma_s^2`` (fixed_small), ``(1-r) sigma_t^2`` (fixed_large), or their interpolation in
+    the logarithm by ``intp_frac`` in [0, 1] (fixed_medium), with ``r = exp(l_t - l_s)``.
+
+    Args:
+        logsnr_t: float tensor at the noisier time.
+        logsnr_s: float tensor at the cleaner time, ``logsnr_s >= logsnr_t``.
+        var_type: which variance.
+        intp_frac: for fixed_medium: 0 is small, 1 is large.
+
+    Returns:
+        log-variance, broadcast shape of the two.
+
+    Raises:
+        ValueError: for an unknown ``var_type`` or an ``intp_frac`` that is missing or not in [0, 1].
+
+    Source: Ho et al. 2020 (2006.11239), section 3.2; Salimans & Ho 2022 (2202.00512), appendix.
+
+    >>> zero, ten = torch.zeros(()), torch.tensor(10.0)
+    >>> posterior_logvar(zero, ten, "fixed_large").exp()
+    tensor(0.5000, dtype=torch.float64)
+    """
+    check_choice(var_type, VarType, "var_type")
+    log_gap = torch.log(_coef.one_minus_snr_ratio(logsnr_t.double(), logsnr_s.double()))
+    small = F.logsigmoid(-logsnr_s.double())
+    large = F.logsigmoid(-logsnr_t.double())
+    if var_type == "fixed_small":
+        return log_gap + small
+    if var_type == "fixed_large":
+        return log_gap + large
+    if intp_frac is None or not 0 <= intp_frac <= 1:
+        raise ValueError(
+            f"expected intp_frac in [0, 1] with var_type fixed_medium, got {intp_frac}"
+        )
+    return log_gap + torch.lerp(small, large, intp_frac)
+
+
+def q_posterior(
+    z: Tensor,
+    x0: Tensor,
+    logsnr_t: Scalar,
+    logsnr_s: Scalar,
+    var_type: VarType = "fixed_small",
+    intp_frac: float | None = None,
+) -> Posterior:
+    """Posterior q(z_s | z_t, x0) for s < t.
+
+    ``mean = r (alpha_s/alpha_t) z + (1-r) alpha_s x0``, ``r = exp(l_t - l_s)``; the log-variance
+    of ``fixed_small`` is the true one, see `posterior_logvar`.
+
+    Args:
+        z: noisy data at t [B, ...].
+        x0: data, or a prediction of it, shape of ``z``.
+        logsnr_t: [B] or broadcasting from the left.
+        logsnr_s: [B] or broadcasting from the left, ``>= logsnr_t``.
+        var_type: fixed_small, fixed_large or fixed_medium.
+        intp_frac: for fixed_medium, in [0, 1].
+
+    Returns:
+        Posterior(mean, logvar): mean in the shape and dtype of ``z``; logvar in its dtype, ready
+        to broadcast over ``z``.
+
+    Raises:
+        ValueError: if shapes, ``var_type`` or ``intp_frac`` do not fit.
+
+    Source: Kingma et al. 2021 (2107.00630), appendix A.2.
+
+    >>> z = x0 = torch.ones(1, 2)
+    >>> q_posterior(z, x0, torch.zeros(1), torch.zeros(1)).mean
+    tensor([[1., 1.]])
+    """
+    same_shape(z, x0, "z", "x0")
+    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
+    # r alpha_s / alpha_t = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) stays finite at alpha_t = 0.
+    coef_z = (_coef.alpha(lt) * _coef.inv_alpha(ls)) * (
+        _coef.sigma(ls) * _coef.inv_sigma(lt)
+    ).square()
+    coef_x0 = _coef.one_minus_snr_ratio(lt, ls) * _coef.alpha(ls)
+    mean = over(coef_z, z) * z + over(coef_x0, z) * x0
+    return Posterior(mean, over(posterior_logvar(lt, ls, var_type, intp_frac), z))

@@ -1,0 +1,99 @@
+"""One sampling step t -> s (s < t), given a prediction of x0."""
+
+import torch
+from torch import Tensor
+
+from vfn.ops import _coef
+from vfn.ops._coef import Scalar, as_logsnr, over, same_shape
+from vfn.ops._types import VarType
+from vfn.ops.process import q_posterior
+
+
+def ddim_step(
+    z: Tensor,
+    x0: Tensor,
+    logsnr_t: Scalar,
+    logsnr_s: Scalar,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """DDIM step: ``z_s = alpha_s x0 + sqrt(sigma_s^2 - var) eps + sqrt(var) noise``.
+
+    ``var = eta^2 (1-r) sigma_s^2``, ``r = exp(l_t - l_s)``, and eps is the one implied by z and x0.
+    With eps eliminated the coefficient of z is ``sqrt(sigma_s^2 - var) / sigma_t`` and that of x0
+    ``alpha_s q / (1 + sqrt(1-q))``, ``q = (1-r)(1 + eta^2 r)``, which does not cancel for close
+    neighbours. ``eta=0`` is deterministic, ``eta=1`` equals `ancestral_step` with fixed_small.
+
+    Args:
+        z: noisy data at t [B, ...].
+        x0: predicted data, shape of ``z``.
+        logsnr_t: [B] or broadcasting from the left.
+        logsnr_s: likewise, ``>= logsnr_t``.
+        eta: share of the posterior's standard deviation that is drawn anew, in [0, 1].
+        noise: standard normal, shape of ``z``; needed where ``eta > 0``.
+
+    Returns:
+        z_s, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if shapes do not fit, ``eta`` is not in [0, 1], or noise is missing.
+
+    Source: Song et al. 2020 (2010.02502), eq. 12.
+
+    >>> z, x0 = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> ddim_step(z, x0, torch.zeros(1), torch.full((1,), 40.0))
+    tensor([[2.9149e-09, 2.9149e-09]])
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected eta in [0, 1], got {eta}")
+    same_shape(z, x0, "z", "x0")
+    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
+    r, gap = _coef.snr_ratio(lt, ls), _coef.one_minus_snr_ratio(lt, ls)
+    kept = (1 - eta**2) + eta**2 * r  # 1 - var / sigma_s^2
+    q = gap * (1 + eta**2 * r)
+    coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(kept)
+    coef_x0 = _coef.alpha(ls) * q / (1 + torch.sqrt(r * kept))
+    mean = over(coef_z, z) * z + over(coef_x0, z) * x0
+    if eta == 0:
+        return mean
+    if noise is None:
+        raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
+    same_shape(z, noise, "z", "noise")
+    return mean + over(eta * torch.sqrt(gap) * _coef.sigma(ls), z) * noise
+
+
+def ancestral_step(
+    z: Tensor,
+    x0: Tensor,
+    logsnr_t: Scalar,
+    logsnr_s: Scalar,
+    noise: Tensor,
+    var_type: VarType = "fixed_small",
+    intp_frac: float | None = None,
+) -> Tensor:
+    """Ancestral step: a draw from the posterior, ``z_s = mean + exp(logvar / 2) noise``.
+
+    Args:
+        z: noisy data at t [B, ...].
+        x0: predicted data, shape of ``z``.
+        logsnr_t: [B] or broadcasting from the left.
+        logsnr_s: likewise, ``>= logsnr_t``.
+        noise: standard normal, shape of ``z``.
+        var_type: fixed_small, fixed_large or fixed_medium, see `q_posterior`.
+        intp_frac: for fixed_medium, in [0, 1].
+
+    Returns:
+        z_s, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if shapes, ``var_type`` or ``intp_frac`` do not fit.
+
+    Source: Ho et al. 2020 (2006.11239), algorithm 2.
+
+    >>> z = x0 = noise = torch.ones(1, 2)
+    >>> ancestral_step(z, x0, torch.zeros(1), torch.zeros(1), noise)
+    tensor([[1., 1.]])
+    """
+    same_shape(z, noise, "z", "noise")
+    mean, logvar = q_posterior(z, x0, logsnr_t, logsnr_s, var_type, intp_frac)
+    return mean + torch.exp(0.5 * logvar) * noise

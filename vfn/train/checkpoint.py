@@ -1,0 +1,228 @@
+"""Checkpoints: one safetensors file each, written whole or not at all.
+
+A file holds parameters, EMA and optimizer moments as tensors, and in its metadata the step, the
+configuration, the data's shape and a SHA-256 of all tensors. Nothing in it can run code.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vfn import __version__
+from vfn.configs import Config, dumps, loads
+from vfn.files import write_atomic
+from vfn.train.state import DataShape, TrainState
+
+FORMAT = "vfn-checkpoint-1"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name."""
+
+    step: int
+    config: Config
+    shape: DataShape
+    params: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def _moments(state: TrainState) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's moments by parameter name; zeros before the first step."""
+    slots = state.optimizer.state
+    return {
+        kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
+        for kind in _MOMENTS
+    }
+
+
+def save_checkpoint(
+    directory: Path, state: TrainState, config: Config, shape: DataShape, keep: int
+) -> Path:
+    """Write ``step-N.safetensors`` and delete all but the newest ``keep``.
+
+    Args:
+        directory: made if missing.
+        state: what to save.
+        config: the resolved configuration of the run.
+        shape: shape of the data.
+        keep: how many to leave, at least 1.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        OSError: if the file cannot be written; earlier ones are left as they were.
+    """
+    groups = {"params": state.params, "ema": state.ema, **_moments(state)}
+    tensors = {
+        f"{group}.{name}": value.detach().cpu().contiguous()
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "step": str(state.step),
+        "config": dumps(config),
+        "shape": json.dumps(shape._asdict()),
+        "sha256": _digest(tensors),
+    }
+    path = directory / f"step-{state.step:08d}.safetensors"
+    write_atomic(path, save(tensors, metadata))
+    for old in checkpoint_files(directory)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    """Checkpoint files of a directory, newest first."""
+    return sorted(directory.glob("step-*.safetensors"), reverse=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one file.
+
+    Args:
+        path: a file that `save_checkpoint` wrote.
+
+    Returns:
+        Checkpoint, tensors on the CPU.
+
+    Raises:
+        ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist; expected a run directory or a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged or not a checkpoint ({error}); "
+            "use another one of the same run"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
+            f"got {metadata.get('format')}"
+        )
+    if _digest(tensors) != metadata["sha256"]:
+        raise ValueError(
+            f"checkpoint {path} is damaged: its checksum does not match; "
+            "use another one of the same run"
+        )
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = value
+    shape = json.loads(metadata["shape"])
+    shape["class_names"] = tuple(shape["class_names"])
+    return Checkpoint(
+        int(metadata["step"]),
+        loads(metadata["config"], f"config in {path}"),
+        DataShape(**shape),
+        groups["params"],
+        groups["ema"],
+        {kind: groups[kind] for kind in _MOMENTS},
+    )
+
+
+def newest_checkpoint(directory: Path, report=lambda line: None) -> Checkpoint | None:
+    """The newest intact checkpoint of a directory; ``report`` hears of damaged ones.
+
+    Args:
+        directory: where `save_checkpoint` wrote.
+        report: called with one line for every file that is passed over.
+
+    Returns:
+        Checkpoint, or None if there is none.
+    """
+    for path in checkpoint_files(directory):
+        try:
+            return load_checkpoint(path)
+        except ValueError as error:
+            report(f"passed over: {error}")
+    return None
+
+
+def find_checkpoint(path: Path, report=lambda line: None) -> Checkpoint:
+    """The checkpoint that a run directory or a file stands for.
+
+    Args:
+        path: a run directory (its newest intact checkpoint) or one file.
+        report: called with one line for every damaged file that is passed over.
+
+    Returns:
+        Checkpoint.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not path.is_dir():
+        return load_checkpoint(path)
+    found = newest_checkpoint(path / "checkpoints", report)
+    if found is None:
+        raise ValueError(
+            f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
+            "or a checkpoint file"
+        )
+    return found
+
+
+@torch.no_grad()
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint into a state, keeping devices and memory formats.
+
+    Args:
+        state: of a model of the same architecture; changed in place.
+        checkpoint: see `load_checkpoint`.
+
+    Raises:
+        ValueError: if names or shapes differ; the first ones are listed.
+    """
+    check_fits(checkpoint.params, state.params)
+    for name, param in state.params.items():
+        param.copy_(checkpoint.params[name])
+        state.ema[name].copy_(checkpoint.ema[name])
+        slots = state.optimizer.state[param]
+        slots["step"] = torch.tensor(float(checkpoint.step), device=param.device)
+        for kind in _MOMENTS:
+            slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
+    state.step = checkpoint.step
+
+
+def check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse parameters whose names or shapes are not the model's.
+
+    >>> check_fits({"w": torch.zeros(2)}, {"w": torch.ones(3)})
+    Traceback (most recent call last):
+    ValueError: checkpoint and configuration differ: w is (2,), expected (3,)
+    """
+    differing = [
+        f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
+        f"expected {tuple(expected[name].shape) if name in expected else 'none'}"
+        for name in sorted(found.keys() | expected.keys())
+        if name not in found or name not in expected or found[name].shape != expected[name].shape
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(f"checkpoint and configuration differ: {'; '.join(differing[:3])}{more}")

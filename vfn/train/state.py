@@ -1,0 +1,134 @@
+"""What training changes from step to step, and the step itself."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vfn.configs import Config, TrainConfig
+from vfn.nn import UNet
+from vfn.ops import ema_decay, ema_update_
+from vfn.train.batch import Batch
+from vfn.train.objective import batch_loss
+
+
+class DataShape(NamedTuple):
+    """What a network has to know of its data set."""
+
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+
+
+class StepResult(NamedTuple):
+    """Mean loss over this process's pictures and norm of the gradient before clipping."""
+
+    loss: Tensor
+    grad_norm: Tensor
+
+
+@dataclass
+class TrainState:
+    """Parameters, their average, the optimizer's moments and the number of steps done.
+
+    ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
+    `torch.func.functional_call` puts in their place.
+    """
+
+    params: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    step: int = 0
+
+
+def build_model(config: Config, shape: DataShape) -> UNet:
+    """The network that a configuration describes, for data of some shape.
+
+    >>> from vfn.configs import load
+    >>> net = build_model(load("digits"), DataShape(1, 8, 8, tuple("0123456789")))
+    >>> sum(p.numel() for p in net.parameters())
+    1169665
+    """
+    model = config.model
+    outputs = 2 if config.diffusion.model_out_type == "both" else 1
+    return UNet(
+        shape.channels,
+        outputs * shape.channels,
+        hid_channels=model.hid_channels,
+        ch_multipliers=model.ch_multipliers,
+        num_res_blocks=model.num_res_blocks,
+        apply_attn=model.apply_attn,
+        embedding_dim=model.embedding_dim,
+        dropout=model.dropout,
+        num_heads=model.num_heads,
+        head_dim=model.head_dim,
+        num_classes=len(shape.class_names),
+    )
+
+
+def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
+    """Fresh state around a model's parameters."""
+    params = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        params.values(),
+        lr=train.lr,
+        betas=(train.beta1, train.beta2),
+        weight_decay=train.weight_decay,
+        fused=True,
+    )
+    return TrainState(params, {k: v.detach().clone() for k, v in params.items()}, optimizer)
+
+
+def learning_rate(step: int, train: TrainConfig) -> float:
+    """Linear warm-up, then constant or a half cosine that reaches zero after the last step.
+
+    >>> from vfn.configs import TrainConfig
+    >>> learning_rate(0, TrainConfig(lr=1.0, warmup=4))
+    0.25
+    """
+    warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
+    if train.lr_schedule == "constant":
+        return train.lr * warm
+    half_turn = torch.pi * min(1.0, step / train.steps)
+    return train.lr * warm * 0.5 * (1 + float(torch.cos(torch.tensor(half_turn))))
+
+
+def train_step(
+    state: TrainState,
+    network: Callable[..., Tensor],
+    micro_batches: Iterable[Batch],
+    config: Config,
+) -> StepResult:
+    """One optimizer step over this process's micro-batches, in place.
+
+    Args:
+        state: changed: gradients are consumed, parameters, moments, EMA and step move on.
+        network: the model, or its DistributedDataParallel wrapper, which averages the gradients
+            over processes.
+        micro_batches: equally large parts of this process's share of the global batch.
+        config: diffusion and optimizer settings.
+
+    Returns:
+        StepResult(loss, grad_norm), on the device.
+    """
+    batches = list(micro_batches)
+    losses = []
+    for i, batch in enumerate(batches):
+        waits = isinstance(network, DistributedDataParallel) and i < len(batches) - 1
+        with network.no_sync() if waits else nullcontext():
+            loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
+            loss.backward()
+        losses.append(loss.detach())
+    grad_norm = nn.utils.clip_grad_norm_(state.params.values(), config.train.grad_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, config.train)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.step += 1
+    ema_update_(state.ema, state.params, ema_decay(state.step, config.train.ema_decay))
+    return StepResult(torch.stack(losses).sum(), grad_norm)

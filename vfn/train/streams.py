@@ -1,0 +1,15 @@
+"""The streams of randomness: each purpose has its own, so that no two share a number."""
+
+from enum import IntEnum
+
+
+class Stream(IntEnum):
+    """Stream numbers for `vfn.ops.keyed_normal` and its kin. Never renumber: runs depend on them."""
+
+    ORDER = 0  # which picture comes when
+    TIME = 1
+    NOISE = 2
+    LABEL_DROP = 3
+    HELD_OUT_TIME = 4
+    HELD_OUT_NOISE = 5
+    SAMPLE = 1000  # SAMPLE is the start noise, SAMPLE + 1 + i the noise of step i
