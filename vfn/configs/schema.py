@@ -6,7 +6,6 @@ all read that description.
 
 import dataclasses
 import types
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -153,7 +152,7 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
 
 def override(config: Config, values: dict[str, Any]) -> Config:
     """A configuration with some settings replaced, named without their section."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
         changed[section] = dataclasses.replace(getattr(config, section), **mine)
@@ -162,7 +161,8 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:
     """Build a configuration from nested tables, refusing what it does not know."""
-    faults, built = [], {}
+    faults: list[str] = []
+    built: dict[str, Any] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
             faults.append(f"unknown section [{name}], expected {', '.join(SECTIONS)}")
@@ -201,7 +201,7 @@ def _closest(key: str, known: list[str]) -> str:
     return " or ".join(difflib.get_close_matches(key, known, n=2)) or "one of " + ", ".join(known)
 
 
-def _plain(hint: Any) -> tuple[Any, bool]:
+def plain_hint(hint: Any) -> tuple[Any, bool]:
     """The hint without its None, and whether it had one."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(arg for arg in get_args(hint) if arg is not type(None)), True
@@ -210,7 +210,7 @@ def _plain(hint: Any) -> tuple[Any, bool]:
 
 def _coerce(value: Any, hint: Any) -> Any:
     """Lists become tuples and whole numbers floats where the field wants them."""
-    hint, _ = _plain(hint)
+    hint, _ = plain_hint(hint)
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -223,7 +223,7 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
-    hint, optional = _plain(hint)
+    hint, optional = plain_hint(hint)
     if value is None and optional:
         return []
     if get_origin(hint) is Literal:
@@ -242,10 +242,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
 
 def _range(name: str, value: float, metadata: Any) -> list[str]:
     low, high = metadata.get("low"), metadata.get("high")
-    outside: Callable[[], bool] = lambda: (
-        not ((low is None or value >= low) and (high is None or value <= high))
-    )
-    if value != value or outside():
+    inside = (low is None or value >= low) and (high is None or value <= high)
+    if value != value or not inside:
         bounds = f"at least {low}" if high is None else f"in {low}..{high}"
         return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
     return []

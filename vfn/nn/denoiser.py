@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vfn.nn.unet import UNet
 from vfn.ops import Denoiser, LogSNRSchedule, OutType, guide, predict
 
 
@@ -68,9 +69,7 @@ def denoiser(
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
     def x0(z: Tensor, logsnr: Tensor) -> Tensor:
-        given = labels
-        if given is None and getattr(model, "num_classes", 0):
-            given = _unconditional(model, z)
+        given = _unconditional(model, z) if labels is None else labels
         out = network_output(model, params, schedule, z, logsnr, given)
         value = predict(z, out, logsnr, out_type).x0
         return value.clamp(-1, 1) if clip else value
@@ -82,7 +81,9 @@ def denoiser(
     return guided if guidance else x0
 
 
-def _unconditional(model: nn.Module, z: Tensor) -> Tensor:
-    """The label that stands for 'none' in training."""
+def _unconditional(model: nn.Module, z: Tensor) -> Tensor | None:
+    """The label that stands for 'none' in a conditional network's training."""
+    if not isinstance(model, UNet) or not model.num_classes:
+        return None
     shape = (z.shape[0], model.num_classes) if model.multitags else (z.shape[0],)
     return torch.zeros(shape, dtype=torch.long, device=z.device)

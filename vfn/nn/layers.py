@@ -40,6 +40,7 @@ def _init(layer: nn.Conv2d | nn.Linear, zero: bool) -> None:
         nn.init.zeros_(layer.weight)
     else:
         lecun_normal_(layer.weight, layer.weight[0].numel())
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
 
 

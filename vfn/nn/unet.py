@@ -134,9 +134,9 @@ class UNet(nn.Module):
         return [*self.down, *self.middle, *self.up]
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Conditioning [B, E] of times [B] and labels; no labels at all leave out their bias too."""
-        weight = self.time_embed[0].weight
-        embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(weight.dtype))
+        """Conditioning [B, E] of times [B] and labels; None leaves out the labels' bias as well."""
+        dtype = self.modulation.weight.dtype
+        embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(dtype))
         if y is None:
             return embedding
         if self.label_embed is None:
@@ -146,7 +146,7 @@ class UNet(nn.Module):
         else:
             classes = torch.arange(1, self.num_classes + 1, device=y.device)
             features = y.unsqueeze(-1) == classes
-        return embedding + self.label_embed(features.to(weight.dtype))
+        return embedding + self.label_embed(features.to(dtype))
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict from noisy data.

@@ -16,9 +16,9 @@ def _mean_square(a: Tensor, b: Tensor) -> Tensor:
 def mse_loss(pred: Prediction, target: Prediction, reweight: Reweight) -> Tensor:
     """Mean square error, weighted over noise levels by the quantity that is compared.
 
-    ``constant`` |x0 error|^2; ``snr`` |eps error|^2 = SNR |x0 error|^2; ``truncated_snr`` the larger
-    of the two, max(1, SNR) |x0 error|^2; ``alpha2`` |v error|^2 = (1 + SNR) |x0 error|^2. Each is a
-    mean over all but the first dimension.
+    ``constant`` |x0 error|^2; ``snr`` |eps error|^2 = SNR |x0 error|^2; ``truncated_snr`` the
+    larger of the two, max(1, SNR) |x0 error|^2; ``alpha2`` |v error|^2 = (1 + SNR) |x0 error|^2.
+    Each is a mean over all but the first dimension.
 
     Args:
         pred: see `predict`; every prediction type goes with every weighting.

@@ -1,5 +1,6 @@
 """Conversions between x0, eps and v, named by both ends: ``x0_from_v(z, v, logsnr)``."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,7 +18,21 @@ class Prediction(NamedTuple):
     v: Tensor
 
 
-def _mix(z: Tensor, out: Tensor, logsnr: Scalar, coef_z, coef_out, name: str) -> Tensor:
+Coefficient = Callable[[Tensor], Tensor]
+
+
+def _minus(coef: Coefficient) -> Coefficient:
+    return lambda logsnr: -coef(logsnr)
+
+
+def _mix(
+    z: Tensor,
+    out: Tensor,
+    logsnr: Scalar,
+    coef_z: Coefficient,
+    coef_out: Coefficient,
+    name: str,
+) -> Tensor:
     """``coef_z(logsnr) z + coef_out(logsnr) out``."""
     value = as_logsnr(logsnr, z)
     same_shape(z, out, "z", name)
@@ -43,7 +58,7 @@ def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     >>> x0_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
-    return _mix(z, eps, logsnr, _coef.inv_alpha, lambda l: -_coef.sigma_over_alpha(l), "eps")
+    return _mix(z, eps, logsnr, _coef.inv_alpha, _minus(_coef.sigma_over_alpha), "eps")
 
 
 def x0_from_v(z: Tensor, v: Tensor, logsnr: Scalar) -> Tensor:
@@ -65,7 +80,7 @@ def x0_from_v(z: Tensor, v: Tensor, logsnr: Scalar) -> Tensor:
     >>> x0_from_v(torch.tensor([1.0]), torch.tensor([-1.0]), torch.zeros(1))
     tensor([1.4142])
     """
-    return _mix(z, v, logsnr, _coef.alpha, lambda l: -_coef.sigma(l), "v")
+    return _mix(z, v, logsnr, _coef.alpha, _minus(_coef.sigma), "v")
 
 
 def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
@@ -85,7 +100,7 @@ def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
     >>> eps_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
-    return _mix(z, x0, logsnr, _coef.inv_sigma, lambda l: -_coef.alpha_over_sigma(l), "x0")
+    return _mix(z, x0, logsnr, _coef.inv_sigma, _minus(_coef.alpha_over_sigma), "x0")
 
 
 def eps_from_v(z: Tensor, v: Tensor, logsnr: Scalar) -> Tensor:
@@ -127,7 +142,7 @@ def v_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
     >>> v_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.])
     """
-    return _mix(z, x0, logsnr, _coef.alpha_over_sigma, lambda l: -_coef.inv_sigma(l), "x0")
+    return _mix(z, x0, logsnr, _coef.alpha_over_sigma, _minus(_coef.inv_sigma), "x0")
 
 
 def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
@@ -147,7 +162,7 @@ def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     >>> v_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([-1.])
     """
-    return _mix(z, eps, logsnr, lambda l: -_coef.sigma_over_alpha(l), _coef.inv_alpha, "eps")
+    return _mix(z, eps, logsnr, _minus(_coef.sigma_over_alpha), _coef.inv_alpha, "eps")
 
 
 def v_from_x0_eps(x0: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
@@ -169,7 +184,7 @@ def v_from_x0_eps(x0: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     >>> v_from_x0_eps(torch.tensor([0.0]), torch.tensor([1.0]), torch.zeros(1))
     tensor([0.7071])
     """
-    return _mix(x0, eps, logsnr, lambda l: -_coef.sigma(l), _coef.alpha, "eps")
+    return _mix(x0, eps, logsnr, _minus(_coef.sigma), _coef.alpha, "eps")
 
 
 def _halves(z: Tensor, both: Tensor) -> tuple[Tensor, ...]:

@@ -122,7 +122,7 @@ def posterior_logvar(
         log-variance, broadcast shape of the two.
 
     Raises:
-        ValueError: for an unknown ``var_type`` or an ``intp_frac`` that is missing or not in [0, 1].
+        ValueError: for an unknown ``var_type``, or an ``intp_frac`` missing or not in [0, 1].
 
     Source: Ho et al. 2020 (2006.11239), section 3.2; Salimans & Ho 2022 (2202.00512), appendix.
 

@@ -6,7 +6,7 @@ configuration, the data's shape and a SHA-256 of all tensors. Nothing in it can 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from vfn.files import write_atomic
 from vfn.train.state import DataShape, TrainState
 
 FORMAT = "vfn-checkpoint-1"
+Report = Callable[[str], object]
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -35,12 +36,16 @@ class Checkpoint(NamedTuple):
     moments: dict[str, dict[str, Tensor]]
 
 
+def _silent(_line: str) -> None:
+    pass
+
+
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name]
         sha.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        sha.update(value.reshape(-1).view(torch.uint8).numpy())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -146,7 +151,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def newest_checkpoint(directory: Path, report=lambda line: None) -> Checkpoint | None:
+def newest_checkpoint(directory: Path, report: Report = _silent) -> Checkpoint | None:
     """The newest intact checkpoint of a directory; ``report`` hears of damaged ones.
 
     Args:
@@ -164,7 +169,7 @@ def newest_checkpoint(directory: Path, report=lambda line: None) -> Checkpoint |
     return None
 
 
-def find_checkpoint(path: Path, report=lambda line: None) -> Checkpoint:
+def find_checkpoint(path: Path, report: Report = _silent) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:

@@ -73,7 +73,7 @@ def build_model(config: Config, shape: DataShape) -> UNet:
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
     """Fresh state around a model's parameters."""
-    params = dict(model.named_parameters())
+    params: dict[str, Tensor] = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(
         params.values(),
         lr=train.lr,
@@ -119,8 +119,9 @@ def train_step(
     batches = list(micro_batches)
     losses = []
     for i, batch in enumerate(batches):
-        waits = isinstance(network, DistributedDataParallel) and i < len(batches) - 1
-        with network.no_sync() if waits else nullcontext():
+        more = i < len(batches) - 1
+        wait = isinstance(network, DistributedDataParallel) and more
+        with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
             loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
             loss.backward()
         losses.append(loss.detach())

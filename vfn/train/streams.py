@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """Stream numbers for `vfn.ops.keyed_normal` and its kin. Never renumber: runs depend on them."""
+    """Numbers for `vfn.ops.keyed_normal` and its kin; runs depend on them, so never renumber."""
 
     ORDER = 0  # which picture comes when
     TIME = 1

@@ -1,0 +1,29 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+DEMO ?=
+
+.PHONY: demo test check format clean
+
+demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/report.html
+	$(BIN)/vfn demo $(DEMO)
+
+test: $(INSTALLED)  ## the whole test suite, with every example in the docs
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,179 @@
+"""The command line: what it writes, and one clear line for every mistake."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import SMALL
+
+from vfn.cli import main
+from vfn.data import load_dataset
+
+
+@pytest.fixture
+def vfn(monkeypatch, capsys):
+    """``vfn("sample --num 3") -> (exit code, stdout, stderr)``."""
+
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["vfn", *shlex.split(line)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run directory of a few steps."""
+    from click.testing import CliRunner
+
+    from vfn.cli import app
+
+    out = tmp_path_factory.mktemp("run")
+    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
+    result = CliRunner().invoke(app, arguments, obj=arguments)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_run_directory_holds_what_the_docs_say(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.toml", "log.jsonl", "checkpoints", "samples"}
+    assert [p.name for p in (trained / "samples").iterdir()] == ["step-00000003.png"]
+
+
+def test_sample_writes_pictures_labels_grid_and_animation(vfn, trained, tmp_path):
+    assert vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 7 --labels 3,9")[0] == 0
+    rows = (tmp_path / "images" / "labels.csv").read_text().splitlines()
+    assert rows[:3] == ["file,label", "000000.png,3", "000001.png,9"]
+    assert len(list((tmp_path / "images").glob("*.png"))) == 7
+    assert Image.open(tmp_path / "images" / "000000.png").size == (8, 8)
+    assert Image.open(tmp_path / "denoising.webp").n_frames == 3  # two steps and the result
+    assert Image.open(tmp_path / "grid.png").format == "PNG"
+
+
+def test_the_same_seed_gives_the_same_bytes(vfn, trained, tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        vfn(f"sample --checkpoint {trained} --out {tmp_path / name} --num 20 --seed {seed}")
+    a, b, c = ((tmp_path / n / "grid.png").read_bytes() for n in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_a_picture_does_not_depend_on_number_and_batch(vfn, trained, tmp_path):
+    vfn(f"sample --checkpoint {trained} --out {tmp_path / 'a'} --num 20 --format npz --batch 7")
+    vfn(f"sample --checkpoint {trained} --out {tmp_path / 'b'} --num 10 --format npz")
+    a, b = (np.load(tmp_path / n / "samples.npz") for n in "ab")
+    assert a["arr_0"].shape == (20, 8, 8, 1)
+    assert a["arr_1"].tolist() == [*range(1, 11), *range(1, 11)]
+    # Another batch size may take another kernel: a grey level may round the other way.
+    assert np.abs(a["arr_0"][:10].astype(int) - b["arr_0"]).max() <= 1
+
+
+def test_guidance_sweep(vfn, trained, tmp_path):
+    vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 10 --guidance 0,1.5 --format npz")
+    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png"}
+    assert json.loads((tmp_path / "w1.5" / "settings.json").read_text())["guidance"] == 1.5
+
+
+def test_eval_of_a_run(vfn, trained, tmp_path):
+    code, out, _ = vfn(
+        f"eval --real dataset:digits --fake run:{trained} --num 50 --json {tmp_path / 'm.json'}"
+    )
+    record = json.loads((tmp_path / "m.json").read_text())
+    figures = {metric["name"]: metric for metric in record["metrics"]}
+    assert code == 0
+    assert "Recall" in out
+    assert figures["Fréchet distance (pixels)"]["value"] > 1  # three steps: nothing learnt
+    assert figures["Label agreement"]["reference"] > 0.98
+    assert [b["count"] for b in record["loss_by_logsnr"]] == [360] * 8
+    assert record["command"].startswith("vfn eval --real dataset:digits")
+
+
+def test_eval_of_real_pictures_in_a_folder(vfn, tmp_path):
+    """Held-out pictures, written and read back, are as good as real ones can be."""
+    held_out = load_dataset("digits", "test")
+    rows = ["file,label"]
+    for i, (picture, label) in enumerate(zip(held_out.images, held_out.labels, strict=True)):
+        Image.fromarray(picture[0].numpy()).save(tmp_path / f"{i:04}.png")
+        rows.append(f"{i:04}.png,{label - 1}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    vfn(f"eval --real dataset:digits --fake {tmp_path} --json {tmp_path / 'm.json'} "
+        "--metrics fd,pr,agreement,memorisation")  # fmt: skip
+    metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    figures = {metric["name"]: metric["value"] for metric in metrics}
+    assert figures["Fréchet distance (pixels)"] < 0.2
+    assert figures["Precision"] > 0.85
+    assert figures["Label agreement"] > 0.98
+    assert figures["Memorised"] == 0
+
+
+def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
+    code, out, _ = vfn(f"train --out {tmp_path / 'x'} --dry-run --lr 0.5 --ch-multipliers 1,1")
+    assert code == 0
+    assert "lr = 0.5" in out
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("verb", ["", "train", "sample", "eval", "report", "demo"])
+def test_help(vfn, verb):
+    code, out, _ = vfn(f"{verb} --help")
+    assert code == 0
+    assert out.startswith("Usage: vfn")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (digits)"),
+        ("train --config no.toml --out {new}", "config file no.toml does not exist"),
+        ("train --out /proc/vfn", "/proc/vfn"),
+        ("train --out {file}", "Not a directory"),
+        ("train --out {new} --steps 0", "expected steps at least 1, got 0"),
+        ("train --out {new} --batch-size 10 --accumulate 4", "use 8 or 12"),
+        ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
+        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of digits"),
+        ("train --out {new} --lr fast", "'fast' is not a valid float"),
+        ("train --out {new} --ch-multipliers 1,2,2", "of one length, got 2 and 3"),
+        ("train --out {new} --resume", "nothing to resume"),
+        ("train --out {run}", "already holds a run at step 3; add --resume"),
+        ("train", "Missing option '--out'"),
+        ("sample --checkpoint {new} --out {out}", "does not exist"),
+        ("sample --checkpoint {file} --out {out}", "is damaged or not a checkpoint"),
+        ("sample --checkpoint {run} --out {out} --labels 11", "unknown label '11', expected names"),
+        ("sample --checkpoint {run} --out {out} --steps 0", "sample_timesteps at least 1, got 0"),
+        ("sample --checkpoint {run} --out {out} --guidance abc", "numbers separated by commas"),
+        ("sample --checkpoint {run} --out {out} --guidance -1", "guidance at least 0, got -1"),
+        ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
+        ("sample --checkpoint {run} --out {file}", "exists"),
+        ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
+        ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
+        ("eval --real dataset:digits:dev --fake run:{run}", "unknown split 'dev'"),
+        ("eval --real dataset:digits --fake {new}", "expected pictures at"),
+        ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
+        ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
+        ("report {empty}", "expected"),
+        ("paint", "No such command 'paint'"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(vfn, trained, tmp_path, line, message):
+    (tmp_path / "file").write_text("no checkpoint")
+    (tmp_path / "empty").mkdir()
+    places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
+              "empty": tmp_path / "empty", "run": trained}  # fmt: skip
+    code, out, err = vfn(line.format(**places))
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert message in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_launcher_is_the_same_entry():
+    source = (Path(__file__).parents[1] / "cli.py").read_text()
+    assert "from vfn.cli import main" in source

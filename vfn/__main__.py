@@ -1,0 +1,5 @@
+"""`python -m vfn`."""
+
+from vfn.cli import main
+
+main()

@@ -1,0 +1,290 @@
+"""What `vfn sample` and `vfn eval` do once their options are parsed."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from vfn import __version__
+from vfn.configs import SampleConfig
+from vfn.data import load_dataset, parse_labels, to_uint8
+from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
+from vfn.files import write_atomic, write_json
+from vfn.generate import generate
+from vfn.nn import UNet
+from vfn.pictures import grid, save_animation, save_png, sheet
+from vfn.sources import Pictures, read_pictures
+from vfn.train.checkpoint import Checkpoint, check_fits, find_checkpoint
+from vfn.train.state import build_model
+from vfn.train.world import choose_device
+
+Say = Callable[[str], None]
+PER_LABEL = 10
+FRAMES, FRAME_MS, HOLD_MS = 32, 60, 1500
+ANIMATED = 50
+SWEEP_ROWS = 4
+
+
+class Trained(NamedTuple):
+    """A network ready to sample from: its parameters are the checkpoint's EMA."""
+
+    checkpoint: Checkpoint
+    model: UNet
+    params: dict[str, Tensor]
+    device: torch.device
+
+    def generate(
+        self, settings: SampleConfig, labels: Tensor, indices: Tensor, seed: int, **watchers: Any
+    ) -> Tensor:
+        return generate(
+            self.model,
+            self.params,
+            self.checkpoint.config.diffusion,
+            settings,
+            self.checkpoint.shape,
+            labels,
+            indices,
+            seed,
+            self.device,
+            **watchers,
+        )
+
+
+class Evaluation(NamedTuple):
+    """The figures, what they were computed of, and the held-out loss by log-SNR bin."""
+
+    metrics: list[Metric]
+    settings: dict[str, Any]
+    loss_by_logsnr: list[dict[str, float]]
+
+    def record(self) -> dict[str, Any]:
+        """The evaluation as plain values for a JSON file."""
+        title = "Evaluation"
+        if "guidance" in self.settings:
+            title += f" at guidance {self.settings['guidance']:g}"
+        return {
+            "title": title,
+            "settings": self.settings,
+            "metrics": [metric._asdict() for metric in self.metrics],
+            "loss_by_logsnr": self.loss_by_logsnr,
+        }
+
+
+def open_trained(path: Path, device: str, say: Say) -> Trained:
+    """Load the EMA network of a run directory or checkpoint file.
+
+    Raises:
+        ValueError: if there is no intact checkpoint, or no such device.
+    """
+    where = choose_device(device)
+    checkpoint = find_checkpoint(path, say)
+    model = build_model(checkpoint.config, checkpoint.shape).to(where).eval()
+    check_fits(checkpoint.ema, dict(model.named_parameters()))
+    params = {
+        name: torch.empty_like(param).copy_(checkpoint.ema[name]).detach()
+        for name, param in model.named_parameters()
+    }
+    return Trained(checkpoint, model, params, where)
+
+
+def _labels(trained: Trained, names: str | None, num: int | None) -> Tensor:
+    """The asked labels in turn, until there are ``num``."""
+    known = trained.checkpoint.shape.class_names
+    if not known:
+        if names is not None:
+            raise ValueError("this model is unconditional and takes no --labels; leave them out")
+        return torch.zeros(num or 10 * PER_LABEL, dtype=torch.long)
+    chosen = torch.tensor(parse_labels(names or "all", known))
+    count = num or PER_LABEL * len(chosen)
+    return chosen.repeat(-(-count // len(chosen)))[:count]
+
+
+def _progress(total: int) -> tuple[tqdm, Callable[[int], None]]:
+    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def advance(done: int) -> None:
+        bar.update(done - bar.n)
+
+    return bar, advance
+
+
+def sample_to_directory(
+    checkpoint: Path,
+    out: Path,
+    num: int | None,
+    labels: str | None,
+    seed: int,
+    kind: str,
+    animate: bool,
+    device: str,
+    strengths: list[float],
+    overrides: dict[str, Any],
+    say: Say,
+) -> None:
+    """Sample, and write pictures, grid and animation; one folder for each of several strengths.
+
+    Raises:
+        ValueError: for settings, labels or checkpoints that do not fit.
+        OSError: if ``out`` cannot be written.
+    """
+    trained = open_trained(checkpoint, device, say)
+    settings = replace(trained.checkpoint.config.sample, **overrides)
+    asked = _labels(trained, labels, num)
+    columns = len(set(asked.tolist())) if trained.checkpoint.shape.class_names else 10
+    names = _names(trained, asked)
+    variants = [replace(settings, guidance=w) for w in strengths] or [settings]
+    blocks = []
+    for variant in variants:
+        folder = out if len(variants) == 1 else out / f"w{variant.guidance:g}"
+        images = _sample_one(trained, variant, asked, names, seed, kind, folder)
+        picture = grid(images, columns, column_labels=names[:columns])
+        save_png(folder / "grid.png", picture)
+        if animate and len(variants) == 1:
+            _animate(trained, variant, asked, names, seed, columns, folder / "denoising.webp")
+        rows = images[: SWEEP_ROWS * columns]
+        blocks.append((f"w = {variant.guidance:g}", grid(rows, columns)))
+        say(f"{len(images)} pictures at guidance {variant.guidance:g}: {folder / 'grid.png'}")
+    if len(variants) > 1:
+        save_png(out / "sweep.png", sheet(blocks))
+        say(f"comparison: {out / 'sweep.png'}")
+
+
+def _names(trained: Trained, labels: Tensor) -> list[str]:
+    known = trained.checkpoint.shape.class_names
+    return [known[label - 1] for label in labels.tolist()] if known else []
+
+
+def _sample_one(
+    trained: Trained,
+    settings: SampleConfig,
+    labels: Tensor,
+    names: list[str],
+    seed: int,
+    kind: str,
+    folder: Path,
+) -> Tensor:
+    """Sample one set and write it as PNGs or npz, with its settings."""
+    folder.mkdir(parents=True, exist_ok=True)  # fails now, not after the sampling
+    bar, advance = _progress(len(labels))
+    with bar:
+        images = trained.generate(
+            settings, labels, torch.arange(len(labels)), seed, progress=advance
+        )
+    write_json(
+        folder / "settings.json",
+        {"seed": seed, "num": len(images), "step": trained.checkpoint.step,
+         "version": __version__, **asdict(settings)},
+    )  # fmt: skip
+    array = images.movedim(1, -1).numpy()
+    if kind == "npz":
+        buffer = io.BytesIO()
+        if names:
+            np.savez(buffer, arr_0=array, arr_1=labels.numpy())
+        else:
+            np.savez(buffer, arr_0=array)
+        write_atomic(folder / "samples.npz", buffer.getvalue())
+        return images
+    rows = [("file", "label")] if names else []
+    for i, picture in enumerate(array):
+        file = f"{i:06d}.png"
+        save_png(folder / "images" / file, Image.fromarray(picture.squeeze(-1)
+                 if picture.shape[-1] == 1 else picture))  # fmt: skip
+        rows += [(file, names[i])] if names else []
+    if rows:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_atomic(folder / "images" / "labels.csv", text.getvalue())
+    return images
+
+
+def _animate(
+    trained: Trained,
+    settings: SampleConfig,
+    labels: Tensor,
+    names: list[str],
+    seed: int,
+    columns: int,
+    path: Path,
+) -> None:
+    """Draw the first pictures again, keeping some of the states on the way."""
+    count = min(len(labels), max(1, ANIMATED // columns) * columns)
+    steps = settings.sample_timesteps
+    wanted = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
+    states: list[Tensor] = []
+
+    def watch(i: int, z: Tensor, _x0: Tensor) -> None:
+        if i in wanted:
+            states.append(to_uint8(z).cpu())
+
+    final = trained.generate(
+        replace(settings, sample_batch=count), labels[:count], torch.arange(count), seed,
+        watch=watch,
+    )  # fmt: skip
+    frames = [grid(state, columns, column_labels=names[:columns]) for state in [*states, final]]
+    save_animation(path, frames, FRAME_MS, HOLD_MS)
+
+
+def evaluate_pictures(
+    real: str,
+    fake: str,
+    held_out: str | None,
+    metrics: str,
+    num: int,
+    seed: int,
+    device: str,
+    overrides: dict[str, Any],
+    say: Say,
+) -> Evaluation:
+    """Judge the pictures that ``fake`` stands for against those of ``real``.
+
+    Raises:
+        ValueError: for pictures, metrics or checkpoints that do not fit.
+    """
+    names = [name.strip() for name in metrics.split(",")]
+    if held_out is None and real.startswith("dataset:"):
+        held_out = f"dataset:{real.split(':')[1]}:test"
+    reals = read_pictures(real)
+    unseen = read_pictures(held_out) if held_out else None
+    settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed, "version": __version__}
+    bins: list[dict[str, float]] = []
+    wants_loss = "loss" in names
+    if fake.startswith("run:"):
+        trained = open_trained(Path(fake.removeprefix("run:")), device, say)
+        sampling = replace(trained.checkpoint.config.sample, **overrides)
+        fakes = _fakes(trained, sampling, num, seed)
+        settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
+        if wants_loss:
+            config = trained.checkpoint.config
+            bins = loss_by_logsnr(
+                trained.model,
+                trained.params,
+                config.diffusion,
+                load_dataset(config.data.dataset, "test"),
+                seed,
+                trained.device,
+            )
+    else:
+        if overrides:
+            raise ValueError(f"sampling options go with --fake run:DIR, got {fake}; leave them out")
+        fakes = read_pictures(fake)
+        settings["num"] = len(fakes.images)
+    chosen = [name for name in names if name != "loss"]
+    return Evaluation(evaluate(Sides(reals, fakes, unseen), chosen, seed), settings, bins)
+
+
+def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int) -> Pictures:
+    labels = _labels(trained, None, num)
+    bar, advance = _progress(num)
+    with bar:
+        images = trained.generate(settings, labels, torch.arange(num), seed, progress=advance)
+    shape = trained.checkpoint.shape
+    return Pictures(images, labels if shape.class_names else None, shape.class_names)

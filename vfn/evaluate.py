@@ -1,0 +1,241 @@
+"""How good are the pictures? Each figure stands beside the same figure for real pictures."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vfn.configs import DiffusionConfig
+from vfn.data import Dataset, to_unit
+from vfn.ops import (
+    epoch_permutation,
+    fit_gaussian,
+    frechet_distance,
+    keyed_normal,
+    keyed_uniform,
+    nearest_distances,
+    precision_recall,
+)
+from vfn.sources import Pictures
+from vfn.train.batch import Batch
+from vfn.train.objective import held_out_loss, schedule_of
+from vfn.train.streams import Stream
+
+LOGSNR_BINS = 8
+NEIGHBOURS = 3
+
+
+class Metric(NamedTuple):
+    """A figure, the same figure for real pictures, and which direction is better."""
+
+    name: str
+    value: float
+    reference: float
+    better: str
+    note: str
+
+
+class Sides(NamedTuple):
+    """What is compared: real, fake, and real pictures that training has not seen (or None)."""
+
+    real: Pictures
+    fake: Pictures
+    held_out: Pictures | None
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Pictures as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
+
+    >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
+    tensor([[1.],
+            [1.]])
+    """
+    return images.flatten(1).float() / 255
+
+
+def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Two random halves of the real features: what a perfect model would get."""
+    order = epoch_permutation(seed, 0, len(features))
+    return features[order[::2]], features[order[1::2]]
+
+
+def frechet_metric(sides: Sides, seed: int) -> list[Metric]:
+    """Fréchet distance of pixels in [0, 1]."""
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
+
+    real, fake = pixels(sides.real.images), pixels(sides.fake.images)
+    return [
+        Metric(
+            "Fréchet distance (pixels)",
+            distance(real, fake),
+            distance(*halves(real, seed)),
+            "lower",
+            "beside it: two halves of the real pictures",
+        )
+    ]
+
+
+def precision_recall_metric(sides: Sides, seed: int) -> list[Metric]:
+    """Improved precision and recall in pixel space."""
+    real, fake = pixels(sides.real.images), pixels(sides.fake.images)
+    ours = precision_recall(real, fake, NEIGHBOURS)
+    best = precision_recall(*halves(real, seed), NEIGHBOURS)
+    note = f"k = {NEIGHBOURS}; beside it: two halves of the real pictures"
+    return [
+        Metric("Precision", ours.precision, best.precision, "higher", note),
+        Metric("Recall", ours.recall, best.recall, "higher", note),
+    ]
+
+
+def memorisation_metric(sides: Sides, seed: int) -> list[Metric]:
+    """Share of fakes that are nearer to a training picture than held-out pictures are."""
+    del seed
+    held_out = _needs(sides.held_out, "memorisation", "held-out pictures")
+    real = pixels(sides.real.images)
+    unseen = nearest_distances(pixels(held_out.images), real)
+    made = nearest_distances(pixels(sides.fake.images), real)
+    near = unseen.double().quantile(0.05)
+    return [
+        Metric(
+            "Memorised",
+            _share(made < unseen.min()),
+            0.0,
+            "lower",
+            "nearest training picture closer than any held-out picture's; beside it: held-out",
+        ),
+        Metric(
+            "Near-copies",
+            _share(made < near),
+            _share(unseen < near),
+            "lower",
+            "nearest training picture closer than 95 % of the held-out ones'; beside it: held-out",
+        ),
+    ]
+
+
+def agreement_metric(sides: Sides, seed: int) -> list[Metric]:
+    """Share of fakes that a classifier trained on the real pictures gives the asked label."""
+    del seed
+    from sklearn.svm import SVC
+
+    def examples(side: Pictures, name: str) -> tuple[Any, Any]:
+        if side.labels is None:
+            raise ValueError(f"agreement needs labels, and the {name} pictures have none")
+        return (pixels(side.images) * 16).numpy(), side.labels.numpy()
+
+    held_out = _needs(sides.held_out, "agreement", "held-out pictures")
+    classifier = SVC(kernel="rbf", gamma=0.001, C=10).fit(*examples(sides.real, "real"))
+    return [
+        Metric(
+            "Label agreement",
+            float(classifier.score(*examples(sides.fake, "fake"))),
+            float(classifier.score(*examples(held_out, "held-out"))),
+            "higher",
+            "support vector classifier trained on the real pictures; beside it: held-out",
+        )
+    ]
+
+
+METRICS: dict[str, Callable[[Sides, int], list[Metric]]] = {
+    "fd": frechet_metric,
+    "pr": precision_recall_metric,
+    "memorisation": memorisation_metric,
+    "agreement": agreement_metric,
+}
+
+
+def evaluate(sides: Sides, names: list[str], seed: int = 0) -> list[Metric]:
+    """Compute some metrics.
+
+    Args:
+        sides: real, fake and held-out pictures, all of one shape.
+        names: keys of `METRICS`.
+        seed: chooses the real halves.
+
+    Returns:
+        the figures, in order.
+
+    Raises:
+        ValueError: for an unknown name, pictures of different shapes, or what a metric lacks.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"unknown metric {unknown[0]!r}, expected among {', '.join(METRICS)}")
+    shapes = {tuple(side.images.shape[1:]) for side in sides if side is not None}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"expected real, fake and held-out pictures of one shape, got {sorted(shapes)}"
+        )
+    return [metric for name in names for metric in METRICS[name](sides, seed)]
+
+
+def loss_by_logsnr(
+    model: nn.Module,
+    params: dict[str, Tensor],
+    diffusion: DiffusionConfig,
+    held_out: Dataset,
+    seed: int,
+    device: torch.device,
+) -> list[dict[str, float]]:
+    """Training loss on held-out pictures, for equal bins of the schedule's logsnr.
+
+    Within a bin each picture gets one logsnr, drawn uniformly.
+
+    Args:
+        model: the network, in evaluation mode.
+        params: its parameters.
+        diffusion: objective and schedule.
+        held_out: pictures that training has not seen.
+        seed: of the noise and the draws.
+        device: where to compute.
+
+    Returns:
+        for each bin ``low``, ``high``, ``loss`` and ``count``.
+    """
+    schedule = schedule_of(diffusion)
+    # Not the very ends: legacy's logsnr is infinite at t=0.
+    lowest, highest = schedule.logsnr(torch.tensor([1.0, 1e-4], dtype=torch.float64)).tolist()
+    edges = torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64).tolist()
+    x0 = to_unit(held_out.images.to(device))
+    labels = None if held_out.labels is None else held_out.labels.to(device)
+    network = partial(_call, model, params)
+    rows = []
+    for i, (low, high) in enumerate(pairwise(edges)):
+        keys = torch.arange(len(x0), device=device) + i * len(x0)
+        u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+        batch = Batch(x0, labels, schedule.time(low + u * (high - low)), noise)
+        loss = held_out_loss(network, [batch], diffusion).mean().item()
+        rows.append({"low": low, "high": high, "loss": loss, "count": len(x0)})
+    return rows
+
+
+def table(metrics: list[Metric]) -> str:
+    """The figures as lines of text for a terminal."""
+    width = max(len(metric.name) for metric in metrics)
+    head = f"{'':{width}}  {'samples':>8}  {'real':>8}"
+    rows = [
+        f"{m.name:{width}}  {m.value:8.4f}  {m.reference:8.4f}  {m.better} is better; {m.note}"
+        for m in metrics
+    ]
+    return "\n".join([head, *rows])
+
+
+def _call(model: nn.Module, params: dict[str, Tensor], *inputs: Tensor | None) -> Tensor:
+    return functional_call(model, params, inputs)
+
+
+def _share(mask: Tensor) -> float:
+    return mask.double().mean().item()
+
+
+def _needs(side: Pictures | None, metric: str, what: str) -> Pictures:
+    if side is None:
+        raise ValueError(f"{metric} needs {what}; name them with --held-out")
+    return side

@@ -1,0 +1,104 @@
+"""Pictures from a trained network: image i of a seed depends on nothing but (seed, i)."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vfn.configs import DiffusionConfig, SampleConfig
+from vfn.data import to_uint8
+from vfn.nn import denoiser
+from vfn.ops import Step, ancestral_step, ddim_step, keyed_normal, logsnr_grid, sample
+from vfn.train.objective import schedule_of
+from vfn.train.state import DataShape
+from vfn.train.streams import Stream
+
+Watcher = Callable[[int, Tensor, Tensor], None]
+
+
+def preview_labels(num_classes: int, per_class: int) -> Tensor:
+    """Every class in turn, ``per_class`` times; zeros for an unconditional network.
+
+    >>> preview_labels(3, 2).tolist()
+    [1, 2, 3, 1, 2, 3]
+    """
+    if not num_classes:
+        return torch.zeros(10 * per_class, dtype=torch.long)
+    return torch.arange(1, num_classes + 1).repeat(per_class)
+
+
+def solver(settings: SampleConfig) -> Step:
+    """The step function that the settings name."""
+    if settings.sampler == "ddim":
+        return partial(ddim_step, eta=settings.eta)
+    return partial(ancestral_step, var_type=settings.var_type, intp_frac=settings.intp_frac)
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    diffusion: DiffusionConfig,
+    settings: SampleConfig,
+    shape: DataShape,
+    labels: Tensor,
+    indices: Tensor,
+    seed: int,
+    device: torch.device,
+    watch: Watcher | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Sample pictures.
+
+    Args:
+        model: the network, in evaluation mode.
+        params: its parameters, usually the EMA.
+        diffusion: schedule and prediction type of its training.
+        settings: sampler, steps, guidance, batch.
+        shape: shape of the pictures.
+        labels: class of each picture [N], 0 for unconditional.
+        indices: number of each picture within the seed [N]; it alone chooses the noise.
+        seed: seed of the noise.
+        device: where to compute.
+        watch: called as ``watch(i, z, x0)`` before each step of each batch.
+        progress: called with the number of pictures that are done.
+
+    Returns:
+        uint8 [N, C, H, W] on the CPU.
+
+    Raises:
+        ValueError: if guidance is asked of an unconditional network.
+    """
+    if settings.guidance and not shape.class_names:
+        raise ValueError(
+            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
+            "unconditional; use --guidance 0"
+        )
+    schedule = schedule_of(diffusion)
+    grid = logsnr_grid(schedule, settings.sample_timesteps, device)
+    size = (shape.channels, shape.height, shape.width)
+    done, images = 0, []
+    for index, label in zip(
+        indices.split(settings.sample_batch), labels.split(settings.sample_batch), strict=True
+    ):
+        keys = index.to(device)
+
+        def noise(i: int, keys: Tensor = keys) -> Tensor:
+            return keyed_normal(seed, Stream.SAMPLE + 1 + i, keys, size)
+
+        denoise = denoiser(
+            model,
+            params,
+            schedule,
+            diffusion.model_out_type,
+            label.to(device) if shape.class_names else None,
+            settings.guidance,
+        )
+        start = keyed_normal(seed, Stream.SAMPLE, keys, size)
+        drawn = noise if settings.sampler == "ancestral" or settings.eta else None
+        images.append(to_uint8(sample(denoise, start, grid, solver(settings), drawn, watch).x0))
+        done += len(index)
+        if progress is not None:
+            progress(done)
+    return torch.cat(images).cpu()
