@@ -52,9 +52,10 @@ def test_sample_writes_pictures_labels_grid_and_animation(vfn, trained, tmp_path
     rows = (tmp_path / "images" / "labels.csv").read_text().splitlines()
     assert rows[:3] == ["file,label", "000000.png,3", "000001.png,9"]
     assert len(list((tmp_path / "images").glob("*.png"))) == 7
-    assert Image.open(tmp_path / "images" / "000000.png").size == (8, 8)
-    assert Image.open(tmp_path / "denoising.webp").n_frames == 3  # two steps and the result
-    assert Image.open(tmp_path / "grid.png").format == "PNG"
+    with Image.open(tmp_path / "images" / "000000.png") as picture:
+        assert picture.size == (8, 8)
+    with Image.open(tmp_path / "denoising.webp") as animation:
+        assert animation.n_frames == 3  # two steps and the result
 
 
 def test_the_same_seed_gives_the_same_bytes(vfn, trained, tmp_path):
@@ -133,7 +134,7 @@ def test_help(vfn, verb):
         ("train --config cats --out {new}", "unknown config 'cats', expected a preset (digits)"),
         ("train --config no.toml --out {new}", "config file no.toml does not exist"),
         ("train --out /proc/vfn", "/proc/vfn"),
-        ("train --out {file}", "Not a directory"),
+        ("train --out {file}", "but there is a file"),
         ("train --out {new} --steps 0", "expected steps at least 1, got 0"),
         ("train --out {new} --batch-size 10 --accumulate 4", "use 8 or 12"),
         ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
@@ -150,7 +151,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --guidance abc", "numbers separated by commas"),
         ("sample --checkpoint {run} --out {out} --guidance -1", "guidance at least 0, got -1"),
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
-        ("sample --checkpoint {run} --out {file}", "exists"),
+        ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
         ("eval --real dataset:digits:dev --fake run:{run}", "unknown split 'dev'"),

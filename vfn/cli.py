@@ -155,13 +155,12 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
     held-out ones are. loss: held-out loss by log-SNR bin (run:DIR only).
     """
     from vfn.commands import evaluate_pictures
-    from vfn.evaluate import table
     from vfn.files import write_json
 
     names = ("real", "fake", "held_out", "metrics", "num", "seed", "device")
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
-    click.echo(table(result.metrics))
+    click.echo(result.table())
     if json_path:
         command = shlex.join(["vfn", *click.get_current_context().obj])
         write_json(json_path, {**result.record(), "command": command})

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,10 +17,10 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.data import load_dataset, parse_labels, to_uint8
 from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
-from vfn.files import write_atomic, write_json
+from vfn.files import make_directory, write_atomic, write_json
 from vfn.generate import generate
 from vfn.nn import UNet
-from vfn.pictures import grid, save_animation, save_png, sheet
+from vfn.pictures import grid, save_animation, save_images, save_png, sheet
 from vfn.sources import Pictures, read_pictures
 from vfn.train.checkpoint import Checkpoint, check_fits, find_checkpoint
 from vfn.train.state import build_model
@@ -66,6 +65,25 @@ class Evaluation(NamedTuple):
     settings: dict[str, Any]
     loss_by_logsnr: list[dict[str, float]]
 
+    def table(self) -> str:
+        """The figures as lines of text for a terminal."""
+        width = max((len(metric.name) for metric in self.metrics), default=0)
+        lines = [f"{'':{width}}  {'pictures':>8}  {'real':>8}"] if self.metrics else []
+        lines += [
+            f"{m.name:{width}}  {m.value:8.4f}  {m.reference:8.4f}  {m.better} is better"
+            for m in self.metrics
+        ]
+        for baseline in dict.fromkeys(m.baseline for m in self.metrics):
+            names = ", ".join(m.name for m in self.metrics if m.baseline == baseline)
+            lines.append(f"real: {baseline} ({names})")
+        if self.loss_by_logsnr:
+            lines += ["", f"{'logsnr':>17}  held-out loss"]
+        lines += [
+            f"{row['low']:7.2f} ..{row['high']:7.2f}  {row['loss']:.4f}"
+            for row in self.loss_by_logsnr
+        ]
+        return "\n".join(lines)
+
     def record(self) -> dict[str, Any]:
         """The evaluation as plain values for a JSON file."""
         title = "Evaluation"
@@ -74,7 +92,10 @@ class Evaluation(NamedTuple):
         return {
             "title": title,
             "settings": self.settings,
-            "metrics": [metric._asdict() for metric in self.metrics],
+            "metrics": [
+                {**metric._asdict(), "note": f"{metric.note}; reference: {metric.baseline}"}
+                for metric in self.metrics
+            ],
             "loss_by_logsnr": self.loss_by_logsnr,
         }
 
@@ -151,7 +172,8 @@ def sample_to_directory(
         if animate and len(variants) == 1:
             _animate(trained, variant, asked, names, seed, columns, folder / "denoising.webp")
         rows = images[: SWEEP_ROWS * columns]
-        blocks.append((f"w = {variant.guidance:g}", grid(rows, columns)))
+        head = names[:columns]
+        blocks.append((f"w = {variant.guidance:g}", grid(rows, columns, column_labels=head)))
         say(f"{len(images)} pictures at guidance {variant.guidance:g}: {folder / 'grid.png'}")
     if len(variants) > 1:
         save_png(out / "sweep.png", sheet(blocks))
@@ -173,7 +195,7 @@ def _sample_one(
     folder: Path,
 ) -> Tensor:
     """Sample one set and write it as PNGs or npz, with its settings."""
-    folder.mkdir(parents=True, exist_ok=True)  # fails now, not after the sampling
+    make_directory(folder)  # fails now, not after the sampling
     bar, advance = _progress(len(labels))
     with bar:
         images = trained.generate(
@@ -184,8 +206,8 @@ def _sample_one(
         {"seed": seed, "num": len(images), "step": trained.checkpoint.step,
          "version": __version__, **asdict(settings)},
     )  # fmt: skip
-    array = images.movedim(1, -1).numpy()
     if kind == "npz":
+        array = images.movedim(1, -1).numpy()
         buffer = io.BytesIO()
         if names:
             np.savez(buffer, arr_0=array, arr_1=labels.numpy())
@@ -193,15 +215,12 @@ def _sample_one(
             np.savez(buffer, arr_0=array)
         write_atomic(folder / "samples.npz", buffer.getvalue())
         return images
-    rows = [("file", "label")] if names else []
-    for i, picture in enumerate(array):
-        file = f"{i:06d}.png"
-        save_png(folder / "images" / file, Image.fromarray(picture.squeeze(-1)
-                 if picture.shape[-1] == 1 else picture))  # fmt: skip
-        rows += [(file, names[i])] if names else []
-    if rows:
+    stems = [f"{i:06d}" for i in range(len(images))]
+    save_images(folder / "images", images, stems)
+    if names:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        rows = [(f"{stem}.png", name) for stem, name in zip(stems, names, strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([("file", "label"), *rows])
         write_atomic(folder / "images" / "labels.csv", text.getvalue())
     return images
 
@@ -278,7 +297,21 @@ def evaluate_pictures(
         fakes = read_pictures(fake)
         settings["num"] = len(fakes.images)
     chosen = [name for name in names if name != "loss"]
-    return Evaluation(evaluate(Sides(reals, fakes, unseen), chosen, seed), settings, bins)
+    sides = Sides(reals, _relabel(fakes, reals), _relabel(unseen, reals) if unseen else None)
+    return Evaluation(evaluate(sides, chosen, seed), settings, bins)
+
+
+def _relabel(pictures: Pictures, like: Pictures) -> Pictures:
+    """Number the classes as ``like`` does, by their names."""
+    if pictures.labels is None or not pictures.class_names or not like.class_names:
+        return pictures
+    strange = [name for name in pictures.class_names if name not in like.class_names]
+    if strange:
+        raise ValueError(
+            f"label {strange[0]!r} is not among the real pictures' {', '.join(like.class_names)}"
+        )
+    numbers = torch.tensor([0, *(like.class_names.index(n) + 1 for n in pictures.class_names)])
+    return Pictures(pictures.images, numbers[pictures.labels], like.class_names)
 
 
 def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int) -> Pictures:

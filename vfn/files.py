@@ -6,31 +6,50 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write to a temporary neighbour, force it to disk, rename it into place.
+def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
+    """Write to a temporary neighbour and rename it into place.
 
     Args:
         path: the file; its directory is made if missing.
         content: bytes, or text to be encoded as UTF-8.
+        durable: force it to the disk, so that it survives a power cut; slow for many small files.
 
     Raises:
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents.
+
+    Raises:
+        ValueError: if there is something else at ``path`` or on the way to it.
+        OSError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"expected a directory at {path}, but there is a file; name another place"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

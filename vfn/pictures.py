@@ -130,7 +130,7 @@ def save_png(path: Path, image: Image.Image) -> None:
     """
     buffer = BytesIO()
     image.save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), durable=False)
 
 
 def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hold_ms: int) -> None:

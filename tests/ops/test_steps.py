@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vfn.ops import alpha_sigma, ancestral_step, ddim_step, guide, q_sample
 
 ETAS = (0.0, 0.5, 1.0)
-PRECISIONS = [(torch.float64, 8), (torch.float32, 1), (torch.bfloat16, 1)]
+PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
 STEPS = {f"ddim {eta}": partial(ddim_step, eta=eta) for eta in ETAS} | {"ancestral": ancestral_step}
 logsnrs = st.floats(-20, 20)
 
@@ -48,7 +48,6 @@ def test_ddim_coefficients_match_50_digits(eta, dtype, bound, exact_scales, max_
         exact.append((of_eps / sigma_t, alpha_s - of_eps * alpha_t / sigma_t, mpmath.sqrt(var)))
     got = coefficients(partial(ddim_step, eta=eta), logsnr_t, logsnr_s, dtype)
     for value, expected in zip(got, zip(*exact, strict=True), strict=True):
-        print(eta, dtype, max_ulp(value, expected))
         assert max_ulp(value, expected) <= bound
 
 

@@ -1,0 +1,50 @@
+"""What every benchmark shares: interleaved timing and a table that names its circumstances."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each part, timed in turn so that drift of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for part in parts.values():
+        part()
+    for _ in range(rounds):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def write_table(name: str, title: str, head: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table and store it under ``benchmarks/results``."""
+    lines = [
+        f"# {title}",
+        "",
+        f"{date.today()} · {processor()}, {torch.get_num_threads()} threads · torch "
+        f"{torch.__version__} · Python {platform.python_version()}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "| " + " | ".join("---" for _ in head) + " |",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)

@@ -1,0 +1,67 @@
+"""Generated parts of the documents: help texts and the table of settings.
+
+Run this file to write them anew.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from vfn import configs
+from vfn.cli import app
+from vfn.configs.schema import SECTIONS
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARK = "<!-- fields -->\n"
+
+
+def help_texts() -> str:
+    parts = ["# Command line\n"]
+    for verb in ("", *app.commands):
+        arguments = [*filter(None, [verb]), "--help"]
+        text = CliRunner().invoke(app, arguments, prog_name="vfn", terminal_width=100).output
+        parts.append(f"## vfn {verb}".rstrip() + f"\n\n```text\n{text}```\n")
+    return "\n".join(parts)
+
+
+def field_tables() -> str:
+    parts, digits = [], configs.load("digits")
+    for name, section in SECTIONS.items():
+        rows = [
+            f"## [{name}]\n",
+            "| field | meaning | default | digits |",
+            "| --- | --- | --- | --- |",
+        ]
+        for field in dataclasses.fields(section):
+            chosen = getattr(getattr(digits, name), field.name)
+            rows.append(
+                f"| `{field.name}` | {field.metadata['help']} | {_text(field.default)} "
+                f"| {_text(chosen)} |"
+            )
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _text(value) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def configuration() -> str:
+    written = (DOCS / "configuration.md").read_text()
+    return written[: written.index(MARK) + len(MARK)] + "\n" + field_tables()
+
+
+def test_help_texts_are_current():
+    assert (DOCS / "cli.md").read_text() == help_texts()
+
+
+def test_tables_of_settings_are_current():
+    assert (DOCS / "configuration.md").read_text() == configuration()
+
+
+if __name__ == "__main__":
+    (DOCS / "cli.md").write_text(help_texts())
+    (DOCS / "configuration.md").write_text(configuration())
