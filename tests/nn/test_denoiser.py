@@ -1,0 +1,150 @@
+"""A network as a denoiser: golden samples, conditioning, guidance, clipping."""
+
+import pytest
+import torch
+from torch import nn
+
+from vfn.nn import UNet, denoiser, network_output
+from vfn.nn.reference import params_from_reference
+from vfn.ops import logsnr_grid, logsnr_schedule, predict, sample
+
+SCHEDULE = logsnr_schedule("cosine")
+
+
+class Stub(nn.Module):
+    """Puts out ``gain`` times the label (a sum over tags), and records how it is called."""
+
+    def __init__(self, num_classes=3, multitags=False):
+        super().__init__()
+        self.num_classes, self.multitags = num_classes, multitags
+        self.gain = nn.Parameter(torch.ones(()))
+        self.calls = []
+
+    def forward(self, z, t, y):
+        self.calls.append((z.clone(), t, y))
+        level = torch.zeros(len(z)) if y is None else y.reshape(len(z), -1).sum(-1)
+        return self.gain * level.reshape(-1, 1, 1, 1).expand_as(z)
+
+
+@pytest.fixture
+def stub():
+    return Stub()
+
+
+def denoise(model, *args, gain=1.0, z=None, **options):
+    """x0 of two samples from a stub, whose raw output is x0."""
+    params = {"gain": torch.tensor(gain)}
+    z = torch.full((2, 1, 2, 2), 0.25) if z is None else z
+    return denoiser(model, params, SCHEDULE, "x0", *args, **options)(z, torch.zeros(2).double())
+
+
+@pytest.mark.parametrize(("w", "key"), [(0.0, "ddim8_w0"), (0.5, "ddim8_w0.5")])
+def test_samples_match_golden(w, key, golden_unet):
+    """8 DDIM steps in float32; errors grow on the way to 1e-5."""
+    model = UNet(1, 1, 32, (1, 2), 1, (False, True), num_classes=10).eval()
+    state = {k.removeprefix("param/"): v for k, v in golden_unet.items() if k.startswith("param/")}
+    params = params_from_reference(state, model)
+    labels = golden_unet["y"].long()
+    with torch.inference_mode():
+        denoise = denoiser(model, params, SCHEDULE, "v", labels, w)
+        result = sample(denoise, golden_unet["x"], logsnr_grid(SCHEDULE, 8))
+    torch.testing.assert_close(result.x0, golden_unet[key], rtol=0, atol=1e-4)
+    assert result.nfe == 8
+
+
+def test_network_is_conditioned_on_the_time_of_its_own_schedule(stub):
+    """So that sampling may use another schedule than training."""
+    z, logsnr = torch.zeros(2, 1, 2, 2), torch.tensor([-3.0, 5.0]).double()
+    for name in ("cosine", "linear", "sigmoid"):
+        schedule = logsnr_schedule(name)
+        network_output(stub, {"gain": torch.ones(())}, schedule, z, logsnr, None)
+        torch.testing.assert_close(schedule.logsnr(stub.calls[-1][1]), logsnr)
+
+
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v"])
+def test_output_is_converted_from_its_type(stub, out_type):
+    z, logsnr = torch.randn(2, 1, 2, 2), torch.tensor([-1.0, 1.0]).double()
+    labels = torch.tensor([1, 2])
+    denoise = denoiser(stub, {"gain": torch.tensor(0.3)}, SCHEDULE, out_type, labels, clip=False)
+    out = torch.tensor([0.3, 0.6]).reshape(2, 1, 1, 1).expand_as(z)
+    torch.testing.assert_close(denoise(z, logsnr), predict(z, out, logsnr, out_type).x0)
+
+
+def test_parameters_are_an_argument(stub):
+    """Those given are used; those of the module are neither used nor changed."""
+    labels = torch.tensor([1, 2])
+    assert denoise(stub, labels, gain=0.25)[:, 0, 0, 0].tolist() == [0.25, 0.5]
+    assert stub.gain.item() == 1
+    params = {"gain": torch.tensor(0.5, requires_grad=True)}
+    z, logsnr = torch.zeros(2, 1, 2, 2), torch.zeros(2)
+    denoiser(stub, params, SCHEDULE, "x0", labels, clip=False)(z, logsnr).sum().backward()
+    assert params["gain"].item() == 0.5
+    assert params["gain"].grad.item() == 12  # (1 + 2) over four pixels
+    assert stub.gain.grad is None
+
+
+def test_guidance_is_one_call_of_a_doubled_batch(stub):
+    labels = torch.tensor([1, 3])
+    denoise(stub, labels, guidance=0.5)
+    ((z, t, y),) = stub.calls
+    assert y.tolist() == [1, 3, 0, 0]
+    assert torch.equal(z[:2], z[2:])
+    assert t.shape == (4,)
+    assert labels.tolist() == [1, 3]
+
+
+def test_no_guidance_is_the_conditional_in_a_single_batch(stub):
+    got = denoise(stub, torch.tensor([1, 2]), gain=0.25, guidance=0.0)
+    assert got[:, 0, 0, 0].tolist() == [0.25, 0.5]
+    ((z, _, _),) = stub.calls
+    assert len(z) == 2
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [(True, [0.75, 1.5]), (False, [0.75, 3.0])],
+)
+def test_branches_are_clipped_before_they_are_combined(stub, clip, expected):
+    """cond + w (cond - 0) with w = 1/2: of 0.5, and of 2 clipped to 1."""
+    got = denoise(stub, torch.tensor([1, 4]), gain=0.5, guidance=0.5, clip=clip)
+    assert got[:, 0, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(-5.0, -1.0), (5.0, 1.0)])
+def test_x0_is_clipped_where_asked(stub, gain, expected):
+    labels = torch.tensor([1, 1])
+    assert denoise(stub, labels, gain=gain).unique().item() == expected
+    assert denoise(stub, labels, gain=gain, clip=False).unique().item() == gain
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_classes": 3}, torch.zeros(2, dtype=torch.long)),
+        ({"num_classes": 3, "multitags": True}, torch.zeros(2, 3, dtype=torch.long)),
+        ({"num_classes": 0}, None),
+    ],
+)
+def test_no_labels_are_the_label_for_none(options, expected):
+    """The zero label that training drops to, where the network knows labels."""
+    model = Stub(**options)
+    denoise(model)
+    ((_, _, y),) = model.calls
+    assert (y is None) if expected is None else torch.equal(y, expected)
+
+
+def test_tags_are_guided_against_no_tags():
+    model = Stub(multitags=True)
+    denoise(model, torch.tensor([[1, 0, 1], [0, 1, 0]]), guidance=1.0)
+    assert model.calls[0][2].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_z_is_left_alone(stub):
+    z = torch.full((2, 1, 2, 2), 3.0)
+    denoise(stub, torch.tensor([1, 2]), z=z, guidance=1.0)
+    assert z.eq(3).all()
+
+
+def test_guidance_without_labels_is_refused(stub):
+    with pytest.raises(ValueError, match="expected labels for guidance 0.5, got None; give labels"):
+        denoise(stub, guidance=0.5)

@@ -1,0 +1,236 @@
+"""The UNet against golden numbers, formulas written out, and what must not matter to it."""
+
+import math
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from vfn.nn import UNet
+from vfn.nn.layers import ResidualBlock, SelfAttention, lecun_normal_, sinusoidal_embedding
+from vfn.nn.reference import params_from_reference
+
+# Reassociated sums in float32, relative to the largest output.
+RELATIVE = 1e-5
+
+
+def relative_error(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(scope="module")
+def net(golden_unet):
+    """The golden network as a function of (z, t, y), and golden inputs."""
+    model = UNet(1, 1, 32, (1, 2), 1, (False, True), num_classes=10).eval()
+    state = {k.removeprefix("param/"): v for k, v in golden_unet.items() if k.startswith("param/")}
+    params = params_from_reference(state, model)
+    return lambda *args: functional_call(model, params, args)
+
+
+@pytest.fixture
+def batch(golden_unet):
+    return golden_unet["x"], golden_unet["t"], golden_unet["y"].long()
+
+
+def random_net(**options):
+    """A network none of whose layers is zero."""
+    torch.manual_seed(0)
+    model = UNet(2, 2, 32, (1, 2), 1, (False, True), **options).eval()
+    with torch.no_grad():
+        for param in model.parameters():
+            param.normal_(std=0.1)
+    return model
+
+
+def test_output_matches_golden(net, batch, golden_unet):
+    z, t, y = batch
+    assert relative_error(net(z, t, y), golden_unet["out"]) < RELATIVE
+    assert relative_error(net(z, t), golden_unet["out_uncond"]) < RELATIVE
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 0], [3, 3, 1, 0, 2]])
+def test_output_does_not_depend_on_the_batch(net, batch, rows):
+    whole = net(*batch)
+    assert relative_error(net(*(value[rows] for value in batch)), whole[rows]) < RELATIVE
+
+
+def test_output_does_not_depend_on_strides():
+    model, z, t = random_net(), torch.randn(2, 2, 4, 8), torch.rand(2)
+    expected = model(z, t)
+    assert relative_error(model(z.to(memory_format=torch.channels_last), t), expected) < RELATIVE
+    assert relative_error(model(z.mT.contiguous().mT, t), expected) < RELATIVE
+
+
+def test_feature_maps_stay_in_channels_last():
+    model, formats = random_net(), []
+    for block in [*model.down, *model.middle, *model.up]:
+        block.register_forward_hook(
+            lambda _module, _args, out: formats.append(
+                out.is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+    model(torch.randn(2, 2, 8, 8), torch.rand(2))
+    assert len(formats) == 9
+    assert all(formats)
+
+
+def test_every_input_and_parameter_counts(net, batch):
+    z, t, y = batch
+    out = net(z, t, y)
+    for changed in ((z + 0.1, t, y), (z, t + 0.1, y), (z, t, (y + 1) % 11)):
+        assert relative_error(net(*changed), out) > 1e-2
+    model = random_net(num_classes=3)
+    model(torch.randn(2, 2, 8, 8), torch.rand(2), torch.tensor([1, 2])).square().sum().backward()
+    dead = [name for name, p in model.named_parameters() if not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_fresh_network_puts_out_zeros():
+    """The last convolution starts at zero."""
+    out = UNet(3, 6, 32, (1, 2), 1)(torch.randn(2, 3, 8, 8), torch.rand(2))
+    assert torch.equal(out, torch.zeros(2, 6, 8, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype):
+    """bfloat16 keeps 8 bits through some 30 layers: a few per cent."""
+    model, z, t = random_net(), torch.randn(2, 2, 8, 8), torch.rand(2)
+    expected = model(z, t)
+    got = model.to(dtype)(z.to(dtype), t)
+    assert got.dtype == dtype
+    assert relative_error(got.float(), expected) < (1e-5 if dtype == torch.float64 else 0.1)
+
+
+def test_classes_are_columns_and_0_is_the_bias():
+    model, t = random_net(num_classes=3), torch.rand(4)
+    none = model.embed(t, None)
+    got = model.embed(t, torch.tensor([0, 1, 2, 3])) - none
+    columns = torch.cat([torch.zeros(1, 128), model.label_embed.weight.T])
+    torch.testing.assert_close(got, columns + model.label_embed.bias, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+def test_tags_are_divided_by_the_root_of_their_number(dtype):
+    model, t = random_net(num_classes=4, multitags=True), torch.rand(3)
+    tags = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 1]], dtype=dtype)
+    before = tags.clone()
+    got = model.embed(t, tags) - model.embed(t, None) - model.label_embed.bias
+    w = model.label_embed.weight
+    expected = [torch.zeros(128), w[:, 1], (w[:, 0] + w[:, 1] + w[:, 3]) / math.sqrt(3)]
+    torch.testing.assert_close(got, torch.stack(expected), rtol=0, atol=1e-5)
+    assert torch.equal(tags, before)
+
+
+def test_dropout_acts_in_training_only():
+    model = random_net(dropout=0.5)
+    args = torch.randn(2, 2, 8, 8), torch.rand(2)
+    assert torch.equal(model(*args), model(*args))
+    model.train()
+    assert relative_error(model(*args), model(*args)) > 1e-2
+
+
+def test_time_embedding_matches_golden(golden_math):
+    got = sinusoidal_embedding(golden_math["embed/t"], 32)
+    expected = golden_math["embed/value32"].double()
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-7)  # of float32 numbers up to 1
+
+
+def test_time_embedding_keeps_its_digits_in_float32():
+    """sin(1000 t) of a float32 time equals that of the same time in float64."""
+    t = torch.rand(100)
+    assert torch.equal(sinusoidal_embedding(t, 32), sinusoidal_embedding(t.double(), 32))
+
+
+@pytest.mark.parametrize(("heads", "dim"), [(1, 64), (2, 32), (4, 8)])
+def test_attention_is_its_formula(heads, dim):
+    torch.manual_seed(0)
+    layer = SelfAttention(64, heads, dim)
+    torch.nn.init.normal_(layer.out.weight)
+    x = torch.randn(2, 64, 3, 5)
+    tokens = layer.norm(x).flatten(2).mT  # [B, N, C]
+    q, k, v = layer.qkv(tokens).split(heads * dim, dim=-1)
+    mixed = []
+    for head in torch.arange(heads * dim).split(dim):
+        scores = torch.softmax(q[..., head] @ k[..., head].mT / math.sqrt(dim), dim=-1)
+        mixed.append(scores @ v[..., head])
+    expected = x + layer.out(torch.cat(mixed, dim=-1)).mT.reshape(2, 64, 3, 5)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("resample", "size"),
+    [(None, 4), (torch.nn.AvgPool2d(2), 2), (torch.nn.Upsample(scale_factor=2), 8)],
+)
+def test_residual_block_is_its_formula(resample, size):
+    """The shift comes before the scale; both branches are resampled."""
+    torch.manual_seed(0)
+    block = ResidualBlock(32, 64, resample=resample)
+    torch.nn.init.normal_(block.conv2.weight, std=0.1)
+    x, modulation = torch.randn(2, 32, 4, 4), torch.randn(2, 128)
+    shift, scale = modulation[:, :64, None, None], modulation[:, 64:, None, None]
+    resize = resample or torch.nn.Identity()
+    h = block.conv1(resize(torch.nn.functional.silu(block.norm1(x))))
+    h = torch.nn.functional.silu(block.norm2(h) * (1 + scale) + shift)
+    expected = block.skip(resize(x)) + block.conv2(h)
+    assert expected.shape == (2, 64, size, size)
+    torch.testing.assert_close(block(x, modulation), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_initial_weights_are_truncated_normals():
+    """Variance 1 / fan_in to 3 %, over 120,000 draws; none beyond two standard deviations."""
+    torch.manual_seed(0)
+    weight = lecun_normal_(torch.empty(400, 300), fan_in=300)
+    assert weight.var().item() * 300 == pytest.approx(1, rel=0.03)
+    assert weight.abs().max().item() < 2 / math.sqrt(300) / 0.8796
+
+
+@pytest.mark.parametrize(
+    ("options", "heads", "qkv"),
+    [
+        ({}, 1, 192),
+        ({"num_heads": 4}, 4, 192),
+        ({"head_dim": 16}, 4, 192),
+        ({"num_heads": 2, "head_dim": 8}, 2, 48),
+    ],
+)
+def test_heads_follow_from_either_number(options, heads, qkv):
+    attention = UNet(1, 1, 32, (1, 2), 1, (False, True), **options).middle[0].attention
+    assert attention.num_heads == heads
+    assert attention.qkv.out_features == qkv
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ch_multipliers": ()}, "at least one level and one residual block a level, got 0 and 1"),
+        ({"num_res_blocks": 0}, "at least one level and one residual block a level, got 2 and 0"),
+        ({"hid_channels": 48}, "hid_channels to be a multiple of 32, got 48"),
+        ({"hid_channels": 0}, "hid_channels to be a multiple of 32, got 0"),
+        ({"apply_attn": (True,)}, "one value for each of 2 levels, got 1"),
+        ({"num_heads": 3}, "divide the width 64 of an attention level, got num_heads=3"),
+        ({"head_dim": 5}, "divide the width 64 .*, got num_heads=None, head_dim=5"),
+    ],
+)
+def test_networks_that_do_not_exist_are_refused(options, message):
+    defaults = {"hid_channels": 32, "ch_multipliers": (1, 2), "num_res_blocks": 1}
+    with pytest.raises(ValueError, match=message):
+        UNet(1, 1, **(defaults | options))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 8, 8), r"z of shape \[B, 2, H, W\], got \(1, 3, 8, 8\)"),
+        ((2, 8, 8), r"z of shape \[B, 2, H, W\], got \(2, 8, 8\)"),
+        ((1, 2, 7, 8), "H and W to be multiples of 2 for 2 levels, got 7 x 8"),
+        ((1, 2, 8, 9), "H and W to be multiples of 2 for 2 levels, got 8 x 9"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        random_net()(torch.zeros(shape), torch.zeros(1))
+
+
+def test_labels_of_an_unconditional_network_are_refused():
+    with pytest.raises(ValueError, match="expected no labels for an unconditional network"):
+        random_net()(torch.zeros(1, 2, 8, 8), torch.zeros(1), torch.ones(1, dtype=torch.long))

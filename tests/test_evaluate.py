@@ -1,0 +1,65 @@
+"""Metrics of pictures: each one sees the fault it is there for."""
+
+import pytest
+import torch
+
+from vfn.data import load_dataset
+from vfn.evaluate import Sides, evaluate
+from vfn.sources import Pictures
+
+REAL, HELD_OUT = (Pictures(*load_dataset("digits", split)) for split in ("train", "test"))
+
+
+def figures(fake, *names):
+    return {m.name: m.value for m in evaluate(Sides(REAL, fake, HELD_OUT), list(names))}
+
+
+def test_held_out_pictures_are_good_and_not_memorised():
+    got = figures(HELD_OUT, "fd", "pr", "agreement", "memorisation")
+    assert got["Fréchet distance (pixels)"] < 0.2
+    assert got["Precision"] > 0.85
+    assert got["Recall"] > 0.7  # 360 pictures cannot reach all 1,437
+    assert got["Label agreement"] > 0.98
+    assert got["Memorised"] == 0
+    assert got["Near-copies"] == pytest.approx(0.05, abs=1 / 360)
+
+
+def test_copies_of_training_pictures_are_memorised():
+    copies = Pictures(REAL.images[:100], REAL.labels[:100], REAL.class_names)
+    got = figures(copies, "memorisation", "pr")
+    assert got["Memorised"] == 1
+    assert got["Precision"] == 1
+
+
+def test_wrong_labels_lower_the_agreement():
+    wrong = HELD_OUT._replace(labels=HELD_OUT.labels % 10 + 1)
+    assert figures(wrong, "agreement")["Label agreement"] < 0.02
+
+
+def test_noise_is_far_away():
+    noise = Pictures(torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8), None, ())
+    got = figures(noise, "fd", "pr")
+    assert got["Fréchet distance (pixels)"] > 5
+    assert got["Precision"] == 0
+
+
+def test_one_class_alone_has_little_recall():
+    zeros = HELD_OUT.labels == 1
+    got = figures(Pictures(HELD_OUT.images[zeros], HELD_OUT.labels[zeros], ()), "pr")
+    assert got["Precision"] > 0.8
+    assert got["Recall"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("sides", "metric", "message"),
+    [
+        (Sides(REAL, HELD_OUT, HELD_OUT), "is", "unknown metric 'is', expected among fd, pr"),
+        (Sides(REAL, HELD_OUT, None), "memorisation", "needs held-out pictures"),
+        (Sides(REAL, HELD_OUT._replace(labels=None), HELD_OUT), "agreement", "fake pictures have"),
+        (Sides(REAL, Pictures(torch.zeros(9, 3, 8, 8), None, ()), None), "fd", "of one shape, got"),
+        (Sides(REAL, Pictures(REAL.images[:3], None, ()), None), "pr", "N >= 4, got"),
+    ],
+)
+def test_what_cannot_be_judged(sides, metric, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(sides, [metric])
