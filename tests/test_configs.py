@@ -43,6 +43,8 @@ def test_all_fields_differ_from_defaults_after_a_round_trip():
             "logsnr_min": -9,
             "logsnr_schedule": "linear",
             "lr": 1,
+            "warmup": 0,
+            "p_uncond": 0,
             "sampler": "ancestral",
             "var_type": "fixed_medium",
             "intp_frac": 0.25,
@@ -75,9 +77,7 @@ def test_override_replaces_only_what_is_named():
 
 
 def test_override_checks():
-    with pytest.raises(
-        ValueError, match="expected batch_size to be at least 1|batch_size at least"
-    ):
+    with pytest.raises(ValueError, match="expected batch_size at least 1, got 0"):
         override(Config(), {"batch_size": 0})
 
 

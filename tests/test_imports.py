@@ -15,7 +15,8 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "pictures", "report"},
+    {"train", "generate", "evaluate", "pictures", "report", "sources"},
+    {"commands", "demo"},
     {"cli", "__main__"},
 )
 # The functional core uses nothing else.
@@ -38,7 +39,7 @@ def imported(source: str, module: str) -> list[str]:
 
 def layer(name: str) -> int | None:
     """The layer of a full name ``vfn.part...``; None for the package itself."""
-    part = (name.split(".") + [""])[1]
+    part = [*name.split("."), ""][1]
     found = [i for i, parts in enumerate(LAYERS) if part in parts]
     return found[0] if found else None
 

@@ -65,12 +65,12 @@ def test_feature_maps_stay_in_channels_last():
     model, formats = random_net(), []
     for block in [*model.down, *model.middle, *model.up]:
         block.register_forward_hook(
-            lambda _module, _args, out: formats.append(
-                out.is_contiguous(memory_format=torch.channels_last)
+            lambda _module, args, out: formats.extend(
+                value.is_contiguous(memory_format=torch.channels_last) for value in (args[0], out)
             )
         )
     model(torch.randn(2, 2, 8, 8), torch.rand(2))
-    assert len(formats) == 9
+    assert len(formats) == 2 * (len(model.down) + len(model.middle) + len(model.up))
     assert all(formats)
 
 

@@ -68,8 +68,8 @@ def test_nearest_distance_of_a_copy_is_exactly_zero():
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("tile", [7, 4096])
 def test_precision_recall_match_sklearn(k, tile):
-    """A narrower and shifted fake: precision above recall, neither 0 nor 1."""
-    real, fake = points(200, 3), 0.7 * points(150, 3, seed=1) + 0.9
+    """A narrower and shifted fake: different shares, neither 0 nor 1."""
+    real, fake = points(200, 3), 0.7 * points(150, 3, seed=1) + 1.5
 
     def covered(queries, centers):
         radii = neighbour_distances(centers, centers, k + 1)[:, -1]
@@ -79,7 +79,9 @@ def test_precision_recall_match_sklearn(k, tile):
     got = precision_recall(real, fake, k, tile)
     assert got.precision == pytest.approx(covered(fake, real))
     assert got.recall == pytest.approx(covered(real, fake))
-    assert 0 < got.recall < got.precision < 1
+    assert 0 < got.recall < 1
+    assert 0 < got.precision < 1
+    assert got.recall != got.precision
 
 
 def test_precision_recall_by_hand():

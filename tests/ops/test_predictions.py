@@ -12,7 +12,8 @@ LOGSNRS = torch.linspace(-30, 30, 121, dtype=torch.float64)
 PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
 OUT_TYPES = ("x0", "eps", "v", "both")
 
-# Coefficients of (first, second) argument, from z = alpha x0 + sigma eps and v = alpha eps - sigma x0.
+# Coefficients of the first and second argument, from z = alpha x0 + sigma eps and
+# v = alpha eps - sigma x0.
 COEFFICIENTS = {
     "x0_from_eps": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
     "x0_from_v": lambda alpha, sigma: (alpha, -sigma),

@@ -155,9 +155,9 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_integers_are_refused():
     images = torch.zeros(3, 2, dtype=torch.uint8)
-    with pytest.raises(TypeError, match=r"got torch.uint8; convert it first"):
+    with pytest.raises(TypeError, match=r"got torch\.uint8; convert it first"):
         q_sample(images, torch.zeros(3), images)
-    with pytest.raises(TypeError, match="expected logsnr to be floating-point, got torch.int64"):
+    with pytest.raises(TypeError, match="expected logsnr to be floating-point, got torch"):
         q_sample(torch.zeros(3, 2), torch.tensor([1, 2, 3]), torch.zeros(3, 2))
     for op in (alpha_sigma, log_alpha_sigma):
         with pytest.raises(TypeError, match="expected logsnr to be floating-point"):

@@ -1,4 +1,6 @@
-"""Keyed draws: the published Philox vectors, the distributions, and their independence of layout."""
+"""Keyed draws: the published Philox vectors, distributions, independence of layout."""
+
+import math
 
 import pytest
 import torch
@@ -46,9 +48,31 @@ def test_uniform_is_made_of_the_published_bits():
     assert got.tolist() == [(word + 0.5) / 2**52 for word in bits]
 
 
+def test_normals_are_made_of_the_published_bits():
+    """Box-Muller of the same four words, 32 bits to a uniform."""
+    words = (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+    u = [(word + 0.5) / 2**32 for word in words]
+    expected = []
+    for first, second in (u[:2], u[2:]):
+        radius, angle = math.sqrt(-2 * math.log(first)), 2 * math.pi * second
+        expected += [radius * math.cos(angle), radius * math.sin(angle)]
+    got = keyed_normal(0, 0, torch.tensor(0), (4,), torch.float64)
+    assert got.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_permutation_sorts_the_published_bits():
+    """Item i of an epoch has the counter (0, stream, i, epoch)."""
+
+    def bits(item):
+        first, second, *_ = _philox(tuple(map(torch.tensor, (0, 5, item, 3))), (7, 0))
+        return first.item(), second.item()
+
+    assert epoch_permutation(7, 3, 40, stream=5).tolist() == sorted(range(40), key=bits)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_distributions(dtype):
-    """Kolmogorov-Smirnov over 40,000 draws of fixed keys: a wrong scale of 3 % fails."""
+    """Kolmogorov-Smirnov over 40,000 draws of fixed keys: an error of 1 % in it fails."""
     index = torch.arange(400)
     uniform = keyed_uniform(1, 2, index, (100,), dtype).flatten().double().numpy()
     normal = keyed_normal(1, 3, index, (100,), dtype).flatten().double().numpy()
@@ -57,7 +81,7 @@ def test_distributions(dtype):
 
 
 def test_neighbouring_keys_are_uncorrelated():
-    """Within an index, and over indices, streams and seeds: four standard deviations of 1/sqrt(n)."""
+    """Within an index, and over indices, streams and seeds: four deviations of 1/sqrt(n)."""
     index = torch.arange(2000)
     base = keyed_normal(0, 0, index, (2,), torch.float64)
     columns = [

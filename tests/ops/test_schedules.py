@@ -48,8 +48,8 @@ def times():
     return torch.cat([ends, torch.linspace(0.01, 0.99, 99, dtype=torch.float64), 1 - ends])
 
 
-# The size down to which the float64 error is counted in relative terms: below 1 an absolute error in
-# log SNR is what counts, and the sigmoid schedule is a difference of two terms as large as its limits.
+# The size down to which an error is counted in relative terms: below 1 an absolute error in log SNR
+# is what counts, and the sigmoid schedule is a difference of two terms as large as its limits.
 FLOORS = {"cosine": 1.0, "linear": 1.0, "sigmoid": 16.0}
 
 
@@ -143,7 +143,7 @@ def test_logsnr_falls_in_time(pair, name):
     assert noisier < cleaner if t - s > 1e-9 else noisier <= cleaner + 1e-13
 
 
-@pytest.mark.parametrize("name", (*NAMES, "legacy"))
+@pytest.mark.parametrize("name", [*NAMES, "legacy"])
 def test_derivative_is_that_of_50_digits(name):
     """Autograd keeps its digits close to the ends, where naive forms return nan or 0."""
     exact = exact_legacy if name == "legacy" else partial(EXACT[name], low=mpf(-20), high=mpf(20))
@@ -169,7 +169,7 @@ def test_limits_in_the_wrong_order_are_refused(name, direction):
         getattr(ops, f"{name}_{direction}")(0.5, 3.0, 3.0)
 
 
-@pytest.mark.parametrize("name", (*NAMES, "legacy"))
+@pytest.mark.parametrize("name", [*NAMES, "legacy"])
 @pytest.mark.parametrize("direction", ["logsnr", "time"])
 def test_integer_tensors_are_refused(name, direction):
     argument = "t" if direction == "logsnr" else "logsnr"

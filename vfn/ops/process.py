@@ -145,6 +145,31 @@ def posterior_logvar(
     return log_gap + torch.lerp(small, large, intp_frac)
 
 
+def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
+    """Log-variance of a step, interpolated between small (0) and large (1) for every element.
+
+    Args:
+        logsnr_t: [B] at the noisier time.
+        logsnr_s: [B] at the cleaner time.
+        frac: in [0, 1], [B, ...]: the sigmoid of what the network gives.
+
+    Returns:
+        log-variance, shape and dtype of ``frac``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Nichol & Dhariwal 2021 (2102.09672), eq. 15.
+
+    >>> frac = torch.tensor([[0.0, 1.0]])
+    >>> learned_logvar(torch.zeros(1), torch.full((1,), 40.0), frac)
+    tensor([[-40.0000,  -0.6931]])
+    """
+    lt, ls = as_logsnr(logsnr_t, frac, "logsnr_t"), as_logsnr(logsnr_s, frac, "logsnr_s")
+    small = over(posterior_logvar(lt, ls, "fixed_small"), frac)
+    return torch.lerp(small, over(posterior_logvar(lt, ls, "fixed_large"), frac), frac)
+
+
 def q_posterior(
     z: Tensor,
     x0: Tensor,
