@@ -159,3 +159,12 @@ def test_unknown_preset_is_refused():
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none.toml does not exist; presets are .*digits"):
         load(str(tmp_path / "none.toml"))
+
+
+def test_override_names_every_fault_at_once():
+    with pytest.raises(
+        ValueError, match="unknown setting stepps, expected steps.*; .*lr at least 0"
+    ):
+        override(load("digits"), {"stepps": 3, "lr": -1.0, "hid_channels": 64})
+    with pytest.raises(ValueError, match="expected lr at least 0, got inf"):
+        override(load("digits"), {"lr": float("inf")})

@@ -53,6 +53,7 @@ ELEMENTWISE = {
     "predict v": lambda a: sum(ops.predict(a.x, a.y, a.t, "v")),
     "ddim_step": lambda a: ops.ddim_step(a.x, a.y, a.t, a.s),
     "ddim_step eta": lambda a: ops.ddim_step(a.x, a.y, a.t, a.s, 0.5, a.n),
+    "ddim_inverse_step": lambda a: ops.ddim_inverse_step(a.x, a.y, a.s, a.t),
     "ancestral_step": lambda a: ops.ancestral_step(a.x, a.y, a.t, a.s, a.n),
     "guide": lambda a: ops.guide(a.x, a.y, 0.5),
 }
@@ -61,7 +62,7 @@ REDUCING = {
     f"mse_loss {reweight}": lambda a, reweight=reweight: ops.mse_loss(
         Prediction(a.x, a.y, a.n), Prediction(a.y, a.n, a.x), reweight
     )
-    for reweight in ("constant", "snr", "truncated_snr", "alpha2")
+    for reweight in ("constant", "snr", "truncated_snr", "alpha2", "edm")
 }
 ALL = ELEMENTWISE | REDUCING
 BATCH = 3
@@ -95,7 +96,12 @@ def test_registry_names_every_op_over_data():
     """An op that is added to vfn.ops is added here, or to the list of what other files test."""
     elsewhere = """alpha_sigma ema_decay ema_update ema_update_ epoch_permutation fit_gaussian
         frechet_distance keyed_bernoulli keyed_normal keyed_uniform log_alpha_sigma logsnr_grid
-        logsnr_schedule loss_weight nearest_distances posterior_logvar precision_recall sample"""
+        logsnr_schedule loss_weight nearest_distances posterior_logvar precision_recall sample
+        check_zero_snr classifier_free combine discretized_gaussian_loglik distill_target
+        dynamic_threshold hybrid_loss importance_time interpolate_schedule interval_strength
+        karras_grid kl_loss learned_logvar logit_normal_time lognormal_logsnr low_discrepancy_time
+        mapped normal_kl posthoc_ema_weights power_ema_decay prior_bpd rescale shift_schedule
+        sigma_rel_to_gamma stratified_time uniform_logsnr_grid vlb_bpd"""
     functions = {name for name in ops.__all__ if name.islower()} - set(elsewhere.split())
     scales = {"alpha", "sigma", "log_alpha", "log_sigma"}
     assert functions == {name.split()[0] for name in ALL} - scales

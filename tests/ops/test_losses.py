@@ -92,7 +92,9 @@ def test_weight_by_hand(reweight, at_minus_log2, at_log2):
 def test_unknown_weighting_is_refused():
     pred = Prediction(*torch.zeros(3, 1, 1))
     for call in (lambda name: mse_loss(pred, pred, name), lambda name: loss_weight(0.0, name)):
-        with pytest.raises(ValueError, match="constant, snr, truncated_snr, alpha2, got 'snr_tr"):
+        with pytest.raises(
+            ValueError, match="truncated_snr, alpha2, min_snr, p2, sigmoid, edm, got 'snr_tr"
+        ):
             call("snr_trunc")
 
 

@@ -5,11 +5,12 @@ all read that description.
 """
 
 import dataclasses
+import math
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.ops import OutType, Reweight, Schedule, VarType
+from vfn.ops import FixedVarType, OutType, Reweight, Schedule
 
 Sampler = Literal["ddim", "ancestral"]
 LrSchedule = Literal["constant", "cosine"]
@@ -115,7 +116,7 @@ class SampleConfig(Section):
     sample_timesteps: int = option(64, "sampling steps", 1)
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
-    var_type: VarType = option("fixed_small", "variance of an ancestral step")
+    var_type: FixedVarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
     sample_batch: int = option(250, "images sampled at a time", 1)
 
@@ -151,11 +152,24 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:
-    """A configuration with some settings replaced, named without their section."""
+    """A configuration with some settings replaced, named without their section.
+
+    Raises:
+        ValueError: for unknown names and wrong values, all of them at once.
+    """
+    known = list(flat_fields(*SECTIONS))
+    faults = [
+        f"unknown setting {k}, expected {_closest(k, known)}" for k in values if k not in known
+    ]
     changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-        changed[section] = dataclasses.replace(getattr(config, section), **mine)
+        try:
+            changed[section] = dataclasses.replace(getattr(config, section), **mine)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
     return Config(**changed)
 
 
@@ -243,7 +257,7 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
 def _range(name: str, value: float, metadata: Any) -> list[str]:
     low, high = metadata.get("low"), metadata.get("high")
     inside = (low is None or value >= low) and (high is None or value <= high)
-    if value != value or not inside:
+    if not math.isfinite(value) or not inside:
         bounds = f"at least {low}" if high is None else f"in {low}..{high}"
         return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
     return []

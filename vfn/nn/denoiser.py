@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vfn.nn.unet import UNet
-from vfn.ops import Denoiser, LogSNRSchedule, OutType, guide, predict
+from vfn.ops import Denoiser, LogSNRSchedule, OutType, check_zero_snr, guide, predict
 
 
 def network_output(
@@ -49,7 +49,8 @@ def denoiser(
         ``denoise(z, logsnr) -> x0``.
 
     Raises:
-        ValueError: if guidance is asked for without labels.
+        ValueError: if guidance is negative, or asked for without labels, or the schedule ends at
+            zero signal and the network predicts eps.
 
     Source: Ho & Salimans 2021 (2207.12598), eq. 6.
 
@@ -60,6 +61,9 @@ def denoiser(
     >>> denoise(torch.randn(2, 1, 8, 8), torch.zeros(2)).shape
     torch.Size([2, 1, 8, 8])
     """
+    check_zero_snr(schedule.logsnr(1.0).item(), out_type)
+    if guidance < 0:
+        raise ValueError(f"expected guidance >= 0, got {guidance}")
     if guidance and labels is None:
         raise ValueError(
             f"expected labels for guidance {guidance}, got None; "

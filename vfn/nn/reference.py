@@ -34,18 +34,32 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
             for layer, source in (("norm", "norm"), ("qkv", "proj_in"), ("out", "proj_out")):
                 names[f"{ours}.attention.{layer}"] = f"{attention}.{source}"
 
-    params, missing = {}, []
+    params, faults = {}, []
     for name, like in model.named_parameters():
         layer, _, kind = name.rpartition(".")
         sources = fc if layer == "modulation" else [names[layer]]
         keys = [f"{source}.{kind}" for source in sources]
-        missing += [key for key in keys if key not in state]
-        if not missing:
-            params[name] = torch.cat([state.pop(key) for key in keys]).reshape_as(like)
-    if missing or state:
+        missing = [key for key in keys if key not in state]
+        faults += [f"{key} is missing" for key in missing]
+        found = [state.pop(key) for key in keys if key in state]
+        if missing:
+            continue
+        value = torch.cat(found)
+        value = (
+            value.flatten(1)
+            if layer.endswith(("qkv", "attention.out")) and kind == "weight"
+            else value
+        )
+        if value.shape == like.shape:
+            params[name] = value
+        else:
+            faults.append(f"{keys[0]} gives {tuple(value.shape)}, expected {tuple(like.shape)}")
+    faults += [f"{key} is left over" for key in sorted(state)]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(
-            "expected a checkpoint of the network that the configuration describes; "
-            f"missing {missing[:3]}, left over {sorted(state)[:3]}"
+            "expected a checkpoint of the network that the configuration describes: "
+            f"{'; '.join(faults[:3])}{more}"
         )
     return params
 

@@ -41,11 +41,22 @@ def as_float64(value: Scalar, name: str, device: torch.device | None = None) -> 
     return torch.as_tensor(value, dtype=torch.float64, device=device)
 
 
+def like(value: Tensor, argument: Scalar) -> Tensor:
+    """A float64 result in the dtype of the argument it was computed of."""
+    return value.to(argument.dtype) if isinstance(argument, Tensor) else value
+
+
 def same_shape(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
+    """Refuse two tensors of data that differ in shape or dtype."""
     if a.shape != b.shape:
         raise ValueError(
             f"expected {name_b} to have the shape of {name_a}, {tuple(a.shape)}, "
             f"got {tuple(b.shape)}"
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"expected {name_b} to have the dtype of {name_a}, {a.dtype}, got {b.dtype}; "
+            "convert one of them"
         )
 
 

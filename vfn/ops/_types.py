@@ -4,8 +4,9 @@ from typing import Any, Literal, get_args
 
 Schedule = Literal["cosine", "linear", "sigmoid", "legacy"]
 OutType = Literal["x0", "eps", "v", "both"]
-VarType = Literal["fixed_small", "fixed_large", "fixed_medium"]
-Reweight = Literal["constant", "snr", "truncated_snr", "alpha2"]
+FixedVarType = Literal["fixed_small", "fixed_large", "fixed_medium"]
+VarType = Literal["fixed_small", "fixed_large", "fixed_medium", "learned"]
+Reweight = Literal["constant", "snr", "truncated_snr", "alpha2", "min_snr", "p2", "sigmoid", "edm"]
 
 
 def check_choice(value: object, choices: Any, name: str) -> None:

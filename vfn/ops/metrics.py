@@ -66,6 +66,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     >>> frechet_distance(mean, cov, mean + 3, 4 * cov)
     20.0
     """
+    if mean1.ndim != 1:
+        raise ValueError(f"expected mean1 of shape [D], got {tuple(mean1.shape)}")
     dim = mean1.shape[0]
     for name, value, shape in (
         ("cov1", cov1, (dim, dim)),
@@ -99,6 +101,7 @@ def nearest_distances(queries: Tensor, references: Tensor, tile: int = 4096) -> 
     >>> nearest_distances(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [7.0]]))
     tensor([1., 2.])
     """
+    _check_features(queries, 0, "queries")
     _check_features(references, 1, "references")
     _check_same_width(queries, references)
     return torch.cat([_distances(part, references).amin(1) for part in queries.split(tile)])

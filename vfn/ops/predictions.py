@@ -187,9 +187,9 @@ def v_from_x0_eps(x0: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     return _mix(x0, eps, logsnr, _minus(_coef.sigma), _coef.alpha, "eps")
 
 
-def _halves(z: Tensor, both: Tensor) -> tuple[Tensor, ...]:
-    """Split along the dimension in which ``both`` is twice as long as ``z``."""
-    for dim, size in enumerate(z.shape[: both.ndim]):
+def _halves(z: Tensor, both: Tensor, batched: bool) -> tuple[Tensor, ...]:
+    """Split along the channels, where ``both`` is twice as long as ``z``."""
+    for dim, size in list(enumerate(z.shape))[int(batched) : 2]:
         doubled = (*z.shape[:dim], 2 * size, *z.shape[dim + 1 :])
         if size and both.shape == doubled:
             return both.chunk(2, dim=dim)
@@ -222,7 +222,7 @@ def x0_from_both(z: Tensor, both: Tensor, logsnr: Scalar) -> Tensor:
     tensor(0.7071)
     """
     value = as_logsnr(logsnr, z)
-    x_hat, eps_hat = _halves(z, both)
+    x_hat, eps_hat = _halves(z, both, batched=value.ndim > 0)
     alpha, sigma = _coef.alpha(value), _coef.sigma(value)
     return over(sigma.square(), z) * x_hat + over(alpha, z) * z - over(alpha * sigma, z) * eps_hat
 

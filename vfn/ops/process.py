@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_float64, as_logsnr, over, same_shape
-from vfn.ops._types import VarType, check_choice
+from vfn.ops._coef import Scalar, as_float64, as_logsnr, like, over, same_shape
+from vfn.ops._types import FixedVarType, VarType, check_choice
 
 
 class AlphaSigma(NamedTuple):
@@ -32,7 +32,7 @@ class Posterior(NamedTuple):
     logvar: Tensor
 
 
-def alpha_sigma(logsnr: Tensor) -> AlphaSigma:
+def alpha_sigma(logsnr: Scalar) -> AlphaSigma:
     """Signal and noise scale: ``alpha = sqrt(sigmoid(l))``, ``sigma = sqrt(sigmoid(-l))``.
 
     Args:
@@ -50,13 +50,10 @@ def alpha_sigma(logsnr: Tensor) -> AlphaSigma:
     tensor([0.0000, 0.7071, 1.0000])
     """
     value = as_float64(logsnr, "logsnr")
-    return AlphaSigma(
-        _coef.alpha(value).to(logsnr.dtype),
-        _coef.sigma(value).to(logsnr.dtype),
-    )
+    return AlphaSigma(like(_coef.alpha(value), logsnr), like(_coef.sigma(value), logsnr))
 
 
-def log_alpha_sigma(logsnr: Tensor) -> LogAlphaSigma:
+def log_alpha_sigma(logsnr: Scalar) -> LogAlphaSigma:
     """Logarithms of the scales: ``logsigmoid(±l) / 2``.
 
     Args:
@@ -73,8 +70,7 @@ def log_alpha_sigma(logsnr: Tensor) -> LogAlphaSigma:
     """
     value = as_float64(logsnr, "logsnr")
     return LogAlphaSigma(
-        (0.5 * F.logsigmoid(value)).to(logsnr.dtype),
-        (0.5 * F.logsigmoid(-value)).to(logsnr.dtype),
+        like(0.5 * F.logsigmoid(value), logsnr), like(0.5 * F.logsigmoid(-value), logsnr)
     )
 
 
@@ -105,7 +101,7 @@ def q_sample(x0: Tensor, logsnr: Scalar, noise: Tensor) -> Tensor:
 
 
 def posterior_logvar(
-    logsnr_t: Tensor, logsnr_s: Tensor, var_type: VarType, intp_frac: float | None = None
+    logsnr_t: Tensor, logsnr_s: Tensor, var_type: FixedVarType, intp_frac: float | None = None
 ) -> Tensor:
     """Log-variance of a step t -> s, float64, -inf where s = t.
 
@@ -130,10 +126,10 @@ def posterior_logvar(
     >>> posterior_logvar(zero, ten, "fixed_large").exp()
     tensor(0.5000, dtype=torch.float64)
     """
-    check_choice(var_type, VarType, "var_type")
-    log_gap = torch.log(_coef.one_minus_snr_ratio(logsnr_t.double(), logsnr_s.double()))
-    small = F.logsigmoid(-logsnr_s.double())
-    large = F.logsigmoid(-logsnr_t.double())
+    check_choice(var_type, FixedVarType, "var_type")
+    lt, ls = as_float64(logsnr_t, "logsnr_t"), as_float64(logsnr_s, "logsnr_s")
+    log_gap = torch.log(_coef.one_minus_snr_ratio(lt, ls))
+    small, large = F.logsigmoid(-ls), F.logsigmoid(-lt)
     if var_type == "fixed_small":
         return log_gap + small
     if var_type == "fixed_large":
@@ -176,20 +172,20 @@ def q_posterior(
     logsnr_t: Scalar,
     logsnr_s: Scalar,
     var_type: VarType = "fixed_small",
-    intp_frac: float | None = None,
+    intp_frac: float | Tensor | None = None,
 ) -> Posterior:
     """Posterior q(z_s | z_t, x0) for s < t.
 
     ``mean = r (alpha_s/alpha_t) z + (1-r) alpha_s x0``, ``r = exp(l_t - l_s)``; the log-variance
-    of ``fixed_small`` is the true one, see `posterior_logvar`.
+    of ``fixed_small`` is the true one, see `posterior_logvar` and `learned_logvar`.
 
     Args:
         z: noisy data at t [B, ...].
         x0: data, or a prediction of it, shape of ``z``.
         logsnr_t: [B] or broadcasting from the left.
         logsnr_s: [B] or broadcasting from the left, ``>= logsnr_t``.
-        var_type: fixed_small, fixed_large or fixed_medium.
-        intp_frac: for fixed_medium, in [0, 1].
+        var_type: fixed_small, fixed_large, fixed_medium or learned.
+        intp_frac: for fixed_medium a number in [0, 1], for learned a tensor in the shape of ``z``.
 
     Returns:
         Posterior(mean, logvar): mean in the shape and dtype of ``z``; logvar in its dtype, ready
@@ -206,10 +202,27 @@ def q_posterior(
     """
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    # r alpha_s / alpha_t = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) stays finite at alpha_t = 0.
-    coef_z = (_coef.alpha(lt) * _coef.inv_alpha(ls)) * (
-        _coef.sigma(ls) * _coef.inv_sigma(lt)
-    ).square()
+    # r alpha_s / alpha_t = sqrt(r) sigma_s / sigma_t stays finite at alpha_t = 0.
+    coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
     coef_x0 = _coef.one_minus_snr_ratio(lt, ls) * _coef.alpha(ls)
     mean = over(coef_z, z) * z + over(coef_x0, z) * x0
-    return Posterior(mean, over(posterior_logvar(lt, ls, var_type, intp_frac), z))
+    return Posterior(mean, _logvar(z, lt, ls, var_type, intp_frac))
+
+
+def _logvar(
+    z: Tensor, lt: Tensor, ls: Tensor, var_type: VarType, intp_frac: float | Tensor | None
+) -> Tensor:
+    check_choice(var_type, VarType, "var_type")
+    if var_type == "learned":
+        if not isinstance(intp_frac, Tensor):
+            raise ValueError(
+                "expected intp_frac to be a tensor in the shape of z with var_type learned, "
+                f"got {intp_frac}"
+            )
+        same_shape(z, intp_frac, "z", "intp_frac")
+        return learned_logvar(lt, ls, intp_frac)
+    if isinstance(intp_frac, Tensor):
+        raise ValueError(
+            f"expected intp_frac to be a number with var_type {var_type}, got a tensor"
+        )
+    return over(posterior_logvar(lt, ls, var_type, intp_frac), z)

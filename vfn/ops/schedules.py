@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64
-from vfn.ops._types import Schedule, check_choice
+from vfn.ops._coef import Scalar, as_float64, like
+from vfn.ops._types import OutType, Schedule, check_choice
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
@@ -26,15 +26,19 @@ class LogSNRSchedule(NamedTuple):
     time: Callable[[Scalar], Tensor]
 
 
-def _result(value: Tensor, like: Scalar) -> Tensor:
-    return value.to(like.dtype) if isinstance(like, Tensor) else value
-
-
 def _check_range(logsnr_min: float, logsnr_max: float) -> None:
     if not logsnr_min < logsnr_max:
         raise ValueError(
             f"expected logsnr_min < logsnr_max, got logsnr_min={logsnr_min} and "
             f"logsnr_max={logsnr_max}; time 0 is data and has the larger logsnr"
+        )
+
+
+def _check_finite(logsnr_min: float, logsnr_max: float) -> None:
+    if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max)):
+        raise ValueError(
+            f"expected finite limits, got {logsnr_min} and {logsnr_max}; logsnr that is linear in "
+            "time cannot reach infinity, use the cosine or linear schedule"
         )
 
 
@@ -74,7 +78,7 @@ def cosine_logsnr(
     start, span, rest = _angles(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
     angle, complement = start + span * time, rest + span * (1 - time)
-    return _result(2 * (torch.log(torch.sin(complement)) - torch.log(torch.sin(angle))), t)
+    return like(2 * (torch.log(torch.sin(complement)) - torch.log(torch.sin(angle))), t)
 
 
 def cosine_time(
@@ -99,7 +103,7 @@ def cosine_time(
     _check_range(logsnr_min, logsnr_max)
     start, span, _ = _angles(logsnr_min, logsnr_max)
     angle = torch.atan(torch.exp(-0.5 * as_float64(logsnr, "logsnr")))
-    return _result((angle - start) / span, logsnr)
+    return like((angle - start) / span, logsnr)
 
 
 def linear_logsnr(
@@ -131,7 +135,7 @@ def linear_logsnr(
     sigma2_0, sigma2_1 = torch.sigmoid(-ends)
     alpha2 = (1 - time) * alpha2_0 + time * alpha2_1
     sigma2 = (1 - time) * sigma2_0 + time * sigma2_1
-    return _result(torch.log(alpha2) - torch.log(sigma2), t)
+    return like(torch.log(alpha2) - torch.log(sigma2), t)
 
 
 def linear_time(
@@ -163,7 +167,7 @@ def linear_time(
         for end in (logsnr_min, logsnr_max)
     )
     ratio = torch.sigmoid(-value) * torch.expm1(value - high)
-    return _result(ratio / (torch.sigmoid(-low) * torch.expm1(low - high)), logsnr)
+    return like(ratio / (torch.sigmoid(-low) * torch.expm1(low - high)), logsnr)
 
 
 def sigmoid_logsnr(
@@ -186,8 +190,9 @@ def sigmoid_logsnr(
     tensor([ 20.,  10., -20.])
     """
     _check_range(logsnr_min, logsnr_max)
+    _check_finite(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
-    return _result((1 - time) * logsnr_max + time * logsnr_min, t)
+    return like((1 - time) * logsnr_max + time * logsnr_min, t)
 
 
 def sigmoid_time(
@@ -210,12 +215,14 @@ def sigmoid_time(
     tensor(0.2500, dtype=torch.float64)
     """
     _check_range(logsnr_min, logsnr_max)
+    _check_finite(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
-    return _result((logsnr_max - value) / (logsnr_max - logsnr_min), logsnr)
+    return like((logsnr_max - value) / (logsnr_max - logsnr_min), logsnr)
 
 
 # DDPM's betas 1e-4..0.02 over 1000 steps: alpha_n^2 falls linearly from 0.9999 to 0.98.
-_LEGACY_STEPS, _LEGACY_START, _LEGACY_SLOPE = 1000.0, 0.9999, 0.98 - 0.9999
+_LEGACY_STEPS, _LEGACY_START, _LEGACY_SLOPE = 1000.0, 0.9999, -0.0199
+_LEGACY_LOG_START = math.log1p(-1e-4)  # log(0.9999) without the rounding of 0.9999
 _LEGACY_TERMS = 10  # |u| < 0.02: the tenth term is below 1e-17 of the first
 
 
@@ -225,7 +232,7 @@ def _legacy_log_alpha2(t: Tensor) -> Tensor:
     series = torch.zeros_like(t)
     for n in range(_LEGACY_TERMS + 1, 1, -1):  # Horner over (-u)^(n-2) / (n (n-1))
         series = series * -u + 1 / (n * (n - 1))
-    return _LEGACY_STEPS * t * (math.log(_LEGACY_START) + u * series)
+    return _LEGACY_STEPS * t * (_LEGACY_LOG_START + u * series)
 
 
 def legacy_logsnr(t: Scalar) -> Tensor:
@@ -246,7 +253,7 @@ def legacy_logsnr(t: Scalar) -> Tensor:
     >>> legacy_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([     inf,  -2.4644, -10.1176])
     """
-    return _result(-torch.log(torch.expm1(-_legacy_log_alpha2(as_float64(t, "t")))), t)
+    return like(-torch.log(torch.expm1(-_legacy_log_alpha2(as_float64(t, "t")))), t)
 
 
 def legacy_time(logsnr: Scalar) -> Tensor:
@@ -262,15 +269,14 @@ def legacy_time(logsnr: Scalar) -> Tensor:
     tensor(0.3000, dtype=torch.float64)
     """
     log_alpha2 = F.logsigmoid(as_float64(logsnr, "logsnr"))
-    start = math.log(_LEGACY_START)
     bend = _LEGACY_SLOPE / _LEGACY_START / 2
-    # Root of bend t^2 + start t = log_alpha2 / 1000 in the form without cancellation.
+    # Root of bend t^2 + log(0.9999) t = log_alpha2 / 1000 in the form without cancellation.
     target = log_alpha2 / _LEGACY_STEPS
-    t = 2 * target / (start - torch.sqrt(start**2 + 4 * bend * target))
+    t = 2 * target / (_LEGACY_LOG_START - torch.sqrt(_LEGACY_LOG_START**2 + 4 * bend * target))
     for _ in range(4):
         slope = _LEGACY_STEPS * torch.log(_LEGACY_START + _LEGACY_SLOPE * t)
         t = t - (_legacy_log_alpha2(t) - log_alpha2) / slope
-    return _result(t, logsnr)
+    return like(t, logsnr)
 
 
 _BOUNDED = {
@@ -318,6 +324,183 @@ def logsnr_schedule(
     )
 
 
+def shift_schedule(schedule: LogSNRSchedule, resolution: int, base: int = 64) -> LogSNRSchedule:
+    """The schedule for pictures of another size: ``logsnr + 2 log(base / resolution)``.
+
+    Larger pictures keep more of their signal under the same noise, so they get more noise.
+
+    Args:
+        schedule: made for ``base``.
+        resolution: side of the pictures, > 0.
+        base: side that the schedule was made for, > 0.
+
+    Returns:
+        LogSNRSchedule; its ends move too.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    Source: Hoogeboom et al. 2023 (2301.11093), eq. 4.
+
+    >>> shift_schedule(logsnr_schedule("cosine"), 128).logsnr(0.5)
+    tensor(-1.3863, dtype=torch.float64)
+    """
+    offset = _offset(resolution, base)
+    return LogSNRSchedule(
+        lambda t: schedule.logsnr(t) + offset, lambda logsnr: schedule.time(logsnr - offset)
+    )
+
+
+def interpolate_schedule(
+    schedule: LogSNRSchedule, noise_resolution: int, data_resolution: int, base: int = 64
+) -> LogSNRSchedule:
+    """A schedule shifted for one size near the noise and for another near the data.
+
+    ``logsnr(t) = t shifted(noise_resolution)(t) + (1-t) shifted(data_resolution)(t)``.
+
+    Args:
+        schedule: made for ``base``.
+        noise_resolution: side that counts at t = 1.
+        data_resolution: side that counts at t = 0, usually the pictures'.
+        base: side that the schedule was made for.
+
+    Returns:
+        LogSNRSchedule; the inverse is by bisection and a secant step, for limits that are finite.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    Source: Hoogeboom et al. 2023 (2301.11093), eq. 5.
+
+    >>> mixed = interpolate_schedule(logsnr_schedule("cosine"), 32, 256)
+    >>> mixed.time(mixed.logsnr(0.3))
+    tensor(0.3000, dtype=torch.float64)
+    """
+    at_noise, at_data = _offset(noise_resolution, base), _offset(data_resolution, base)
+
+    def logsnr(t: Scalar) -> Tensor:
+        return schedule.logsnr(t) + t * at_noise + (1 - t) * at_data
+
+    def time(value: Scalar) -> Tensor:
+        target = as_float64(value, "logsnr")
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            later = logsnr(middle) > target
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        # One step of the secant method: it carries the derivative, which bisection has not.
+        t = 0.5 * (low + high).detach()
+        before, after = (t - _SECANT).clamp(min=0), (t + _SECANT).clamp(max=1)
+        slope = (logsnr(after) - logsnr(before)) / (after - before)
+        return like((t - (logsnr(t) - target) / slope).clamp(0, 1), value)
+
+    return LogSNRSchedule(logsnr, time)
+
+
+_BISECTIONS, _SECANT = 40, 1e-6
+
+
+def _offset(resolution: int, base: int) -> float:
+    if resolution <= 0 or base <= 0:
+        raise ValueError(f"expected resolution and base > 0, got {resolution} and {base}")
+    return 2 * math.log(base / resolution)
+
+
+def uniform_logsnr_grid(
+    logsnr_min: float, logsnr_max: float, steps: int, device: torch.device | None = None
+) -> Tensor:
+    """A sampling grid that is uniform in logsnr.
+
+    Args:
+        logsnr_min: where it starts.
+        logsnr_max: where it ends.
+        steps: N >= 1.
+        device: where to put it.
+
+    Returns:
+        logsnrs [N+1], float64, increasing.
+
+    Raises:
+        ValueError: if ``steps < 1`` or ``logsnr_min >= logsnr_max``.
+
+    >>> uniform_logsnr_grid(-20.0, 20.0, 2)
+    tensor([-20.,   0.,  20.], dtype=torch.float64)
+    """
+    _check_range(logsnr_min, logsnr_max)
+    _check_steps(steps)
+    return torch.linspace(logsnr_min, logsnr_max, steps + 1, dtype=torch.float64, device=device)
+
+
+def karras_grid(
+    steps: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """EDM's sampling grid: ``sigma_i^(1/rho)`` falls linearly, ``logsnr = -2 log sigma``.
+
+    Here sigma is EDM's, that is ``sigma/alpha``. The last level is sigma = 0, so logsnr = +inf.
+
+    Args:
+        steps: N >= 1.
+        sigma_min: last noise level before 0, > 0.
+        sigma_max: first noise level, > sigma_min.
+        rho: how much the grid prefers low noise, > 0.
+        device: where to put it.
+
+    Returns:
+        logsnrs [N+1], float64, increasing, the last is +inf.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Source: Karras et al. 2022 (2206.00364), eq. 5.
+
+    >>> karras_grid(2).exp()
+    tensor([1.5625e-04, 2.5000e+05,        inf], dtype=torch.float64)
+    """
+    _check_steps(steps)
+    if not 0 < sigma_min < sigma_max or rho <= 0:
+        raise ValueError(
+            f"expected 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max}, {rho}"
+        )
+    ramp = torch.arange(steps, dtype=torch.float64, device=device) / max(steps - 1, 1)
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigma = (first + ramp * (last - first)) ** rho
+    return torch.cat([-2 * torch.log(sigma), sigma.new_full((1,), math.inf)])
+
+
+def check_zero_snr(logsnr_min: float, out_type: OutType) -> None:
+    """Refuse a prediction type that carries no information where the signal is gone.
+
+    At logsnr = -inf the noisy data are all noise: predicting eps says nothing about x0. The other
+    types have a limit there.
+
+    Args:
+        logsnr_min: logsnr at t = 1.
+        out_type: what the network predicts.
+
+    Raises:
+        ValueError: for eps at -inf.
+
+    Source: Lin et al. 2023 (2305.08891), section 3.2.
+
+    >>> check_zero_snr(-float("inf"), "v")
+    """
+    check_choice(out_type, OutType, "out_type")
+    if logsnr_min == -math.inf and out_type == "eps":
+        raise ValueError(
+            "expected out_type x0, v or both for a schedule that ends at zero signal "
+            "(logsnr -inf), got eps, from which x0 cannot be found there"
+        )
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"expected at least 1 sampling step, got {steps}")
+
+
 def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | None = None) -> Tensor:
     """The sampling grid, uniform in time: ``logsnr(i / N)`` for i = N down to 0.
 
@@ -335,7 +518,6 @@ def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | Non
     >>> logsnr_grid(logsnr_schedule("sigmoid"), 4)
     tensor([-20., -10.,   0.,  10.,  20.], dtype=torch.float64)
     """
-    if steps < 1:
-        raise ValueError(f"expected at least 1 sampling step, got {steps}")
+    _check_steps(steps)
     t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
     return schedule.logsnr(t)

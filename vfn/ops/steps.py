@@ -62,6 +62,36 @@ def ddim_step(
     return mean + over(eta * torch.sqrt(gap) * _coef.sigma(ls), z) * noise
 
 
+def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar) -> Tensor:
+    """Deterministic DDIM step backwards, s -> t: the inverse of `ddim_step` for the same x0.
+
+    ``z_t = (sigma_t/sigma_s) z + alpha_t (1 - exp((l_s - l_t)/2)) x0``.
+
+    Args:
+        z: less noisy data at s [B, ...].
+        x0: predicted data, shape of ``z``.
+        logsnr_s: [B] or broadcasting from the left; not +inf, where z holds no noise to amplify.
+        logsnr_t: likewise, ``<= logsnr_s``.
+
+    Returns:
+        z_t, shape and dtype of ``z``.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Source: Song et al. 2020 (2010.02502), section 4.3.
+
+    >>> z, x0, low, high = torch.ones(1, 2), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)
+    >>> ddim_step(ddim_inverse_step(z, x0, high, low), x0, low, high)
+    tensor([[1.0000, 1.0000]])
+    """
+    same_shape(z, x0, "z", "x0")
+    ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
+    coef_z = _coef.sigma(lt) * _coef.inv_sigma(ls)
+    coef_x0 = -_coef.alpha(lt) * torch.expm1(0.5 * (ls - lt))
+    return over(coef_z, z) * z + over(coef_x0, z) * x0
+
+
 def ancestral_step(
     z: Tensor,
     x0: Tensor,
@@ -69,7 +99,7 @@ def ancestral_step(
     logsnr_s: Scalar,
     noise: Tensor,
     var_type: VarType = "fixed_small",
-    intp_frac: float | None = None,
+    intp_frac: float | Tensor | None = None,
 ) -> Tensor:
     """Ancestral step: a draw from the posterior, ``z_s = mean + exp(logvar / 2) noise``.
 
@@ -79,8 +109,8 @@ def ancestral_step(
         logsnr_t: [B] or broadcasting from the left.
         logsnr_s: likewise, ``>= logsnr_t``.
         noise: standard normal, shape of ``z``.
-        var_type: fixed_small, fixed_large or fixed_medium, see `q_posterior`.
-        intp_frac: for fixed_medium, in [0, 1].
+        var_type: fixed_small, fixed_large, fixed_medium or learned, see `q_posterior`.
+        intp_frac: for fixed_medium a number in [0, 1], for learned a tensor in the shape of ``z``.
 
     Returns:
         z_s, shape and dtype of ``z``.

@@ -1,9 +1,22 @@
-"""Training times from uniform draws."""
+"""Training times and noise levels, as functions of uniform or normal draws.
+
+The draws are arguments: with `vfn.ops.keyed_uniform` and `keyed_normal` the result for (seed, step,
+position) does not depend on the layout of the batch.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vfn.ops._coef import as_float64
+
+
+class WeightedTime(NamedTuple):
+    """Time and the density it was drawn with; divide the loss by it to undo the preference."""
+
+    t: Tensor
+    density: Tensor
 
 
 def discrete_time(u: Tensor, timesteps: int) -> Tensor:
@@ -27,3 +40,132 @@ def discrete_time(u: Tensor, timesteps: int) -> Tensor:
     if timesteps < 1:
         raise ValueError(f"expected timesteps >= 1, got {timesteps}")
     return (torch.ceil(as_float64(u, "u") * timesteps) / timesteps).to(u.dtype)
+
+
+def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
+    """One time in each of ``batch_size`` equal strata: ``t = (position + u) / batch_size``.
+
+    Args:
+        u: uniform draws in (0, 1), one for each position.
+        position: place in the global batch, integers 0..batch_size-1, shape of ``u``.
+        batch_size: size of the global batch.
+
+    Returns:
+        t, shape and dtype of ``u``; uniform over positions taken together.
+
+    Raises:
+        ValueError: if ``batch_size < 1``.
+
+    >>> stratified_time(torch.tensor([0.5, 0.5]), torch.tensor([0, 1]), 2)
+    tensor([0.2500, 0.7500])
+    """
+    _check_batch(batch_size)
+    return ((position + as_float64(u, "u")) / batch_size).to(u.dtype)
+
+
+def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
+    """Evenly spaced times with one common offset: ``t = frac(u + position / batch_size)``.
+
+    Args:
+        u: one uniform draw for the step, or its copies in the shape of ``position``.
+        position: place in the global batch, integers 0..batch_size-1.
+        batch_size: size of the global batch.
+
+    Returns:
+        t in [0, 1), shape of ``position``, dtype of ``u``; each alone is uniform.
+
+    Raises:
+        ValueError: if ``batch_size < 1``.
+
+    Source: Kingma et al. 2021 (2107.00630), appendix I.1.
+
+    >>> low_discrepancy_time(torch.tensor(0.75), torch.arange(2), 2)
+    tensor([0.7500, 0.2500])
+    """
+    _check_batch(batch_size)
+    return torch.frac(as_float64(u, "u") + position.double() / batch_size).to(u.dtype)
+
+
+def lognormal_logsnr(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """Noise levels of EDM: ``ln(sigma/alpha) ~ N(mean, std^2)``, so ``logsnr = -2 (mean + std n)``.
+
+    Args:
+        normal: standard normal draws, any shape.
+        mean: of ln(sigma/alpha).
+        std: of ln(sigma/alpha), > 0.
+
+    Returns:
+        logsnr, shape and dtype of ``normal``.
+
+    Raises:
+        ValueError: if ``std <= 0``.
+
+    Source: Karras et al. 2022 (2206.00364), table 1.
+
+    >>> lognormal_logsnr(torch.zeros(1))
+    tensor([2.4000])
+    """
+    return (-2 * (mean + _positive(std, "std") * as_float64(normal, "normal"))).to(normal.dtype)
+
+
+def logit_normal_time(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Times whose logit is normal: ``t = sigmoid(mean + std n)``.
+
+    Args:
+        normal: standard normal draws, any shape.
+        mean: of logit(t); above 0 prefers noise.
+        std: of logit(t), > 0.
+
+    Returns:
+        t in (0, 1), shape and dtype of ``normal``.
+
+    Raises:
+        ValueError: if ``std <= 0``.
+
+    Source: Esser et al. 2024 (2403.03206), eq. 19.
+
+    >>> logit_normal_time(torch.zeros(1))
+    tensor([0.5000])
+    """
+    logit = mean + _positive(std, "std") * as_float64(normal, "normal")
+    return torch.sigmoid(logit).to(normal.dtype)
+
+
+def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
+    """Times from a piecewise constant density, by its inverse distribution function.
+
+    Args:
+        u: uniform draws in (0, 1), any shape.
+        weights: positive weight of each of K equal intervals of [0, 1], [K]; any scale.
+
+    Returns:
+        WeightedTime(t, density), shape of ``u``, t in its dtype; the density integrates to 1.
+
+    Raises:
+        ValueError: if ``weights`` is not one-dimensional.
+
+    Source: Nichol & Dhariwal 2021 (2102.09672), eq. 18, in continuous time.
+
+    >>> importance_time(torch.tensor([0.5]), torch.tensor([1.0, 3.0]))
+    WeightedTime(t=tensor([0.6667]), density=tensor([1.5000], dtype=torch.float64))
+    """
+    if weights.ndim != 1 or weights.shape[0] < 1:
+        raise ValueError(f"expected weights of shape [K], got {tuple(weights.shape)}")
+    count = weights.shape[0]
+    share = as_float64(weights, "weights") / weights.double().sum()
+    ends = share.cumsum(0)
+    value = as_float64(u, "u")
+    bin_of = torch.searchsorted(ends, value).clamp(max=count - 1)
+    inside = (value - (ends - share)[bin_of]) / share[bin_of]
+    return WeightedTime(((bin_of + inside) / count).to(u.dtype), count * share[bin_of])
+
+
+def _check_batch(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, got {batch_size}")
+
+
+def _positive(value: float, name: str) -> float:
+    if not value > 0:
+        raise ValueError(f"expected {name} > 0, got {value}")
+    return value

@@ -41,7 +41,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     out = network(z, batch.t, batch.labels)
     target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
     return mse_loss(
-        predict(z, out, logsnr, diffusion.model_out_type), target, diffusion.reweight_type
+        predict(z, out, logsnr, diffusion.model_out_type), target, diffusion.reweight_type, logsnr
     )
 
 
