@@ -115,7 +115,7 @@ def test_posterior_of_the_process_is_the_process():
     logsnr_t, logsnr_s = neighbours()
     one, zero = torch.ones_like(logsnr_t), torch.zeros_like(logsnr_t)
     coef_z = q_posterior(one, zero, logsnr_t, logsnr_s).mean
-    coef_x0, logvar = q_posterior(zero, one, logsnr_t, logsnr_s)
+    coef_x0, logvar, _ = q_posterior(zero, one, logsnr_t, logsnr_s)
     noisy, clean = alpha_sigma(logsnr_t), alpha_sigma(logsnr_s)
     torch.testing.assert_close(coef_z * noisy.alpha + coef_x0, clean.alpha)
     variance = coef_z.square() * noisy.sigma.square() + logvar.exp()
@@ -124,7 +124,7 @@ def test_posterior_of_the_process_is_the_process():
 
 def test_posterior_of_equal_times_is_z():
     z, x0, logsnr = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([-9.0, 0.0, 9.0])
-    mean, logvar = q_posterior(z, x0, logsnr, logsnr)
+    mean, logvar, _ = q_posterior(z, x0, logsnr, logsnr)
     torch.testing.assert_close(mean, z)
     assert logvar.eq(-torch.inf).all()
 
@@ -171,3 +171,28 @@ def test_variances_that_do_not_exist_are_refused():
     for frac in (None, -0.1, 1.5):
         with pytest.raises(ValueError, match=rf"intp_frac in \[0, 1\].*got {frac}"):
             posterior_logvar(low, high, "fixed_medium", frac)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_standard_deviation_is_rounded_once(exact_scales, max_ulp, dtype):
+    """exp(logvar / 2) of a rounded logvar is off by up to 18 units in the last place."""
+    logsnr_t = torch.linspace(-30, 25, 24, dtype=torch.float64)
+    for gap in (1e-6, 0.1, 5.0, 40.0):
+        logsnr_s = logsnr_t + gap
+        z = torch.zeros(24, dtype=dtype)
+        got = q_posterior(z, z, logsnr_t, logsnr_s).std
+        exact = [
+            mpmath.sqrt(-mpmath.expm1(mpmath.mpf(t) - mpmath.mpf(s))) * exact_scales(s)[1]
+            for t, s in zip(logsnr_t.tolist(), logsnr_s.tolist(), strict=True)
+        ]
+        assert max_ulp(got, exact) <= (4 if dtype == torch.float64 else 1)
+
+
+def test_derivative_far_apart_keeps_its_digits():
+    """expm1's own derivative is all rounding where the two levels are far apart."""
+    logsnr_t = torch.tensor(-20.0, dtype=torch.float64, requires_grad=True)
+    one = torch.ones((), dtype=torch.float64)
+    mean = q_posterior(0 * one, one, logsnr_t, torch.tensor(20.0, dtype=torch.float64)).mean
+    (slope,) = torch.autograd.grad(mean, logsnr_t)
+    exact = -mpmath.exp(-40) / mpmath.sqrt(1 + mpmath.exp(-20))
+    assert slope.item() == pytest.approx(float(exact), rel=1e-12)

@@ -98,4 +98,12 @@ def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
 
 def one_minus_snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
     """1 - r without cancellation for close neighbours."""
-    return -torch.expm1(logsnr_t - logsnr_s)
+    return one_minus_exp(logsnr_t - logsnr_s)
+
+
+def one_minus_exp(x: Tensor) -> Tensor:
+    """1 - exp(x) for x <= 0, whose value and derivative both keep their digits.
+
+    Autograd takes expm1(x) + 1 for the derivative of expm1, which is all rounding far from 0.
+    """
+    return torch.where(x > -0.5, -torch.expm1(x), 1 - torch.exp(x))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_logsnr, over
+from vfn.ops._coef import Scalar, as_logsnr, one_minus_exp, over
 from vfn.ops.sampling import Denoiser
 from vfn.ops.steps import ddim_step
 
@@ -41,5 +41,5 @@ def distill_target(
     ls = as_logsnr(logsnr_s, z, "logsnr_s")
     x0_t = denoise(z, lt)
     x0_mid = denoise(ddim_step(z, x0_t, lt, lm), lm)
-    share = torch.expm1(0.5 * (lm - ls)) / torch.expm1(0.5 * (lt - ls))
+    share = one_minus_exp(0.5 * (lm - ls)) / one_minus_exp(0.5 * (lt - ls))
     return torch.lerp(x0_t, x0_mid, over(share, z).expand_as(z))

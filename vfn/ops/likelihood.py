@@ -137,7 +137,7 @@ def kl_loss(
     same_shape(x0, pred_x0, "x0", "pred_x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
     true = q_posterior(z, x0, lt, ls, "fixed_small")
-    mean, logvar = q_posterior(z, pred_x0, lt, ls, var_type, intp_frac)
+    mean, logvar, _ = q_posterior(z, pred_x0, lt, ls, var_type, intp_frac)
     kl = normal_kl(true.mean, true.logvar, mean, logvar)
     nll = -discretized_gaussian_loglik(x0, pred_x0, 0.5 * logvar)
     where_last = last.reshape(last.shape + (1,) * (z.ndim - last.ndim))

@@ -26,10 +26,11 @@ class LogAlphaSigma(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Mean (data's shape) and log-variance (logsnr's shape, broadcast from the left)."""
+    """Mean in the data's shape; log-variance and standard deviation, which broadcast over it."""
 
     mean: Tensor
     logvar: Tensor
+    std: Tensor
 
 
 def alpha_sigma(logsnr: Scalar) -> AlphaSigma:
@@ -188,8 +189,8 @@ def q_posterior(
         intp_frac: for fixed_medium a number in [0, 1], for learned a tensor in the shape of ``z``.
 
     Returns:
-        Posterior(mean, logvar): mean in the shape and dtype of ``z``; logvar in its dtype, ready
-        to broadcast over ``z``.
+        Posterior(mean, logvar, std): mean in the shape and dtype of ``z``; logvar and std in its
+        dtype, ready to broadcast over ``z``. std is rounded once, exp(logvar / 2) is not.
 
     Raises:
         ValueError: if shapes, ``var_type`` or ``intp_frac`` do not fit.
@@ -206,12 +207,13 @@ def q_posterior(
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
     coef_x0 = _coef.one_minus_snr_ratio(lt, ls) * _coef.alpha(ls)
     mean = over(coef_z, z) * z + over(coef_x0, z) * x0
-    return Posterior(mean, _logvar(z, lt, ls, var_type, intp_frac))
+    return Posterior(mean, *_spread(z, lt, ls, var_type, intp_frac))
 
 
-def _logvar(
+def _spread(
     z: Tensor, lt: Tensor, ls: Tensor, var_type: VarType, intp_frac: float | Tensor | None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Log-variance and standard deviation, ready to broadcast over z."""
     check_choice(var_type, VarType, "var_type")
     if var_type == "learned":
         if not isinstance(intp_frac, Tensor):
@@ -220,9 +222,17 @@ def _logvar(
                 f"got {intp_frac}"
             )
         same_shape(z, intp_frac, "z", "intp_frac")
-        return learned_logvar(lt, ls, intp_frac)
+        logvar = learned_logvar(lt, ls, intp_frac)
+        return logvar, torch.exp(0.5 * logvar)
     if isinstance(intp_frac, Tensor):
         raise ValueError(
             f"expected intp_frac to be a number with var_type {var_type}, got a tensor"
         )
-    return over(posterior_logvar(lt, ls, var_type, intp_frac), z)
+    logvar = posterior_logvar(lt, ls, var_type, intp_frac)
+    gap, small, large = _coef.one_minus_snr_ratio(lt, ls), _coef.sigma(ls), _coef.sigma(lt)
+    if var_type == "fixed_medium":
+        assert intp_frac is not None  # posterior_logvar has refused it
+        scale = small ** (1 - intp_frac) * large**intp_frac
+    else:
+        scale = small if var_type == "fixed_small" else large
+    return over(logvar, z), over(torch.sqrt(gap) * scale, z)

@@ -192,7 +192,9 @@ def sigmoid_logsnr(
     _check_range(logsnr_min, logsnr_max)
     _check_finite(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
-    return like((1 - time) * logsnr_max + time * logsnr_min, t)
+    # From the middle, so that it is exact to the last places where logsnr crosses 0.
+    middle, span = (logsnr_max + logsnr_min) / 2, logsnr_max - logsnr_min
+    return like(middle + (0.5 - time) * span, t)
 
 
 def sigmoid_time(

@@ -101,7 +101,7 @@ def ancestral_step(
     var_type: VarType = "fixed_small",
     intp_frac: float | Tensor | None = None,
 ) -> Tensor:
-    """Ancestral step: a draw from the posterior, ``z_s = mean + exp(logvar / 2) noise``.
+    """Ancestral step: a draw from the posterior, ``z_s = mean + std noise``.
 
     Args:
         z: noisy data at t [B, ...].
@@ -125,5 +125,5 @@ def ancestral_step(
     tensor([[1., 1.]])
     """
     same_shape(z, noise, "z", "noise")
-    mean, logvar = q_posterior(z, x0, logsnr_t, logsnr_s, var_type, intp_frac)
-    return mean + torch.exp(0.5 * logvar) * noise
+    mean, _, std = q_posterior(z, x0, logsnr_t, logsnr_s, var_type, intp_frac)
+    return mean + std * noise
