@@ -32,8 +32,10 @@ def processor() -> str:
     return platform.processor()
 
 
-def write_table(name: str, title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Print a Markdown table and store it under ``benchmarks/results``."""
+def write_table(
+    name: str, title: str, head: list[str], rows: list[list[str]], note: str = ""
+) -> None:
+    """Print a Markdown table, and a note below it, and store it under ``benchmarks/results``."""
     lines = [
         f"# {title}",
         "",
@@ -43,6 +45,7 @@ def write_table(name: str, title: str, head: list[str], rows: list[list[str]]) -
         "| " + " | ".join(head) + " |",
         "| " + " | ".join("---" for _ in head) + " |",
         *("| " + " | ".join(row) + " |" for row in rows),
+        *(["", note] if note else []),
     ]
     text = "\n".join(lines) + "\n"
     print(text)

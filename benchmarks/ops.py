@@ -1,0 +1,126 @@
+"""How far are the functions on tensors from the bound that memory sets, and from diffusers?
+
+The bound of an operation is the time of ``Tensor.copy_`` at the same size, scaled by the bytes
+that the operation must read and write. All parts are timed in turn within one run.
+"""
+
+from collections.abc import Callable
+
+import torch
+from common import interleaved, write_table
+from diffusers import DDIMScheduler
+
+from vfn import ops
+
+SHAPES = {(128, 3, 32, 32): 400, (512, 3, 64, 64): 60}  # rounds
+CALLS, ROUNDS = 50, 60  # of the measurement of the overhead
+AIMS = {"compiled": 1.3, "overhead": 30.0}
+NOTE = f"""\
+bound: bytes that must be read and written at the speed of `Tensor.copy_` on tensors of this size;
+eager, compiled, diffusers: multiples of it. `clone` shows what fresh memory alone costs. The aims
+are compiled <= {AIMS["compiled"]} and eager at least as fast as diffusers. diffusers: `add_noise`
+beside q_sample, `step` from x0 with eta 0 and 1 beside ddim_step and ancestral_step, `get_velocity`
+beside v_from_x0_eps. The last rows are microseconds for data [128, 1], aim {AIMS["overhead"]:.0f}.
+"""
+
+
+def operations(shape: tuple[int, ...]) -> dict[str, tuple[int, Callable, tuple]]:
+    """Each operation with the tensors of data that it must read or write, and its arguments."""
+    z, out, noise, other = (torch.randn(shape) for _ in range(4))
+    t = torch.linspace(-10, 9, shape[0])
+    s = t + 1
+    return {
+        "q_sample": (3, ops.q_sample, (z, t, noise)),
+        "x0_from_v": (3, ops.x0_from_v, (z, out, t)),
+        "v_from_x0_eps": (3, ops.v_from_x0_eps, (z, noise, t)),
+        "predict, v": (4, lambda *args: ops.predict(*args, "v"), (z, out, t)),
+        "mse_loss, constant": (2, mean_square, (z, other)),
+        "ddim_step": (3, ops.ddim_step, (z, out, t, s)),
+        "ancestral_step": (4, ops.ancestral_step, (z, out, t, s, noise)),
+    }
+
+
+def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return ops.mse_loss(ops.Prediction(a, a, a), ops.Prediction(b, b, b), "constant")
+
+
+def diffusers_operations(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+    z, out, noise = (torch.randn(shape) for _ in range(3))
+    scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False)
+    scheduler.set_timesteps(1000)
+    steps = torch.randint(1, 1000, shape[:1])
+    return {
+        "q_sample": lambda: scheduler.add_noise(z, noise, steps),
+        "v_from_x0_eps": lambda: scheduler.get_velocity(z, noise, steps),
+        "ddim_step": lambda: scheduler.step(out, 500, z),
+        "ancestral_step": lambda: scheduler.step(out, 500, z, 1.0, variance_noise=noise),
+    }
+
+
+def bound(function: Callable, args: tuple) -> Callable[[], object]:
+    return lambda: function(*args)
+
+
+def parts_of(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+    """Everything that is timed at one shape, compiled functions compiled."""
+    parts = {}
+    for name, (_, function, args) in operations(shape).items():
+        parts[f"eager {name}"] = bound(function, args)
+        compiled = torch.compile(function, fullgraph=True, dynamic=False)
+        parts[f"compiled {name}"] = bound(compiled, args)
+    for name, function in diffusers_operations(shape).items():
+        parts[f"diffusers {name}"] = function
+    return parts
+
+
+def bandwidth_rows(shape: tuple[int, ...], rounds: int) -> list[list[str]]:
+    source, target = torch.randn(shape), torch.empty(shape)
+    parts = {"copy": lambda: target.copy_(source), "clone": source.clone, **parts_of(shape)}
+    seconds = interleaved(parts, rounds)
+    per_tensor, label = seconds["copy"] / 2, f"{list(shape)}"
+    speed = 8 * source.numel() / seconds["copy"] / 1e9
+    fresh = f"{seconds['clone'] / seconds['copy']:.2f}"
+    rows = [[label, f"copy, {speed:.1f} GB/s", f"{1e6 * seconds['copy']:.0f}", fresh, "", "", ""]]
+    for name, (tensors, *_) in operations(shape).items():
+        kinds = ("eager", "compiled", "diffusers")
+        times = {kind: seconds.get(f"{kind} {name}") for kind in kinds}
+        least = tensors * per_tensor
+        missed = ["compiled"] * (times["compiled"] > AIMS["compiled"] * least)
+        if times["diffusers"] and times["eager"] > times["diffusers"]:
+            missed.append("eager")
+        multiples = [f"{t / least:.2f}" if t else "" for t in times.values()]
+        verdict = f"**missed: {', '.join(missed)}**" if missed else "met"
+        rows.append([label, name, f"{1e6 * least:.0f}", *multiples, verdict])
+    return rows
+
+
+def overhead_rows(shape: tuple[int, ...]) -> list[list[str]]:
+    """Microseconds of a call whose data cost nothing."""
+
+    def repeated(part: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [part() for _ in range(CALLS)]
+
+    parts = {name: repeated(part) for name, part in parts_of(shape).items()}
+    micros = {n: 1e6 * s / CALLS for n, s in interleaved(parts, ROUNDS).items()}
+    rows = []
+    for name in operations(shape):
+        kinds = ("eager", "compiled", "diffusers")
+        times = [micros.get(f"{kind} {name}") for kind in kinds]
+        verdict = "met" if times[0] <= AIMS["overhead"] else "**missed: eager**"
+        rows.append(
+            [str(list(shape)), name, "µs:", *(f"{t:.1f}" if t else "" for t in times), verdict]
+        )
+    return rows
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        rows = [row for shape, rounds in SHAPES.items() for row in bandwidth_rows(shape, rounds)]
+        rows += overhead_rows((128, 1))
+    head = ["data, float32", "operation", "bound µs", "eager", "compiled", "diffusers", "aims"]
+    write_table("ops", "Functions on tensors, as multiples of the memory bound", head, rows, NOTE)
+
+
+if __name__ == "__main__":
+    main()
