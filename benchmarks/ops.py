@@ -4,6 +4,7 @@ The bound of an operation is the time of ``Tensor.copy_`` at the same size, scal
 that the operation must read and write. All parts are timed in turn within one run.
 """
 
+import ctypes
 from collections.abc import Callable
 
 import torch
@@ -17,11 +18,20 @@ CALLS, ROUNDS = 50, 60  # of the measurement of the overhead
 AIMS = {"compiled": 1.3, "overhead": 30.0}
 NOTE = f"""\
 bound: bytes that must be read and written at the speed of `Tensor.copy_` on tensors of this size;
-eager, compiled, diffusers: multiples of it. `clone` shows what fresh memory alone costs. The aims
-are compiled <= {AIMS["compiled"]} and eager at least as fast as diffusers. diffusers: `add_noise`
-beside q_sample, `step` from x0 with eta 0 and 1 beside ddim_step and ancestral_step, `get_velocity`
+eager, compiled, diffusers: multiples of it; in the row of copy, `clone`. malloc keeps freed memory,
+otherwise new pages cost more than the arithmetic. Aims: compiled <= {AIMS["compiled"]}, eager at
+least as fast as diffusers. diffusers: `add_noise` beside q_sample, `step` from x0 with eta 0 and 1 beside ddim_step and ancestral_step, `get_velocity`
 beside v_from_x0_eps. The last rows are microseconds for data [128, 1], aim {AIMS["overhead"]:.0f}.
 """
+
+
+def keep_memory() -> None:
+    """Let malloc keep freed memory, as on GPUs: new pages cost more than the arithmetic."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def operations(shape: tuple[int, ...]) -> dict[str, tuple[int, Callable, tuple]]:
@@ -115,6 +125,7 @@ def overhead_rows(shape: tuple[int, ...]) -> list[list[str]]:
 
 def main() -> None:
     torch.manual_seed(0)
+    keep_memory()
     with torch.no_grad():
         rows = [row for shape, rounds in SHAPES.items() for row in bandwidth_rows(shape, rounds)]
         rows += overhead_rows((128, 1))

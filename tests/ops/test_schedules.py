@@ -61,8 +61,8 @@ def test_logsnr_matches_50_digits(name, low, high, dtype, bound, max_ulp):
     assert max_ulp(logsnr_schedule(name, low, high).logsnr(t), exact, FLOORS[name]) <= bound
 
 
-# The logarithm of 0.9999, rounded to float64, has a relative error of 5e-13: some 100 units.
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 128), (torch.float32, 1)])
+# Two logarithms and an expm1, each of a rounded argument: 4.1 units as measured.
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 5), (torch.float32, 1)])
 def test_legacy_logsnr_matches_50_digits(dtype, bound, max_ulp):
     t = times().to(dtype)
     exact = [exact_legacy(mpf(value)) for value in t.tolist()]

@@ -17,6 +17,22 @@ Conventions
     shape that broadcasts from the left over the data. Dtype, device and shape of the data come
     back unchanged. Coefficients are computed in float64 and cast once to the data's dtype. No
     function draws noise, changes an argument, waits for a device or prints.
+
+Names in the reference implementation and here
+    get_logsnr_schedule             logsnr_schedule, a pair of functions
+    q_sample(x_0, logsnr_t, eps)    q_sample(x0, logsnr, noise)
+    pred_x0_from_eps, _from_v       x0_from_eps, x0_from_v
+    pred_x0_from_x0eps              x0_from_both
+    pred_eps_from_x0, _from_v       eps_from_x0, eps_from_v
+    pred_v_from_x0, _from_x0eps     v_from_x0, v_from_x0_eps
+    from_model_out_to_pred          predict
+    logsnr_to_posterior             q_posterior, ancestral_step
+    logsnr_to_posterior_ddim        ddim_step
+    train_loss                      mse_loss, kl_loss
+    snr_trunc, snr_1plus            truncated_snr, alpha2
+    normal_kl                       normal_kl
+    discretized_gaussian_loglik     discretized_gaussian_loglik
+    p_sample                        sample
 """
 
 from vfn.ops._types import FixedVarType, OutType, Reweight, Schedule, VarType
