@@ -17,12 +17,13 @@ SHAPES = {(128, 3, 32, 32): 400, (512, 3, 64, 64): 60}  # rounds
 CALLS, ROUNDS = 50, 60  # of the measurement of the overhead
 AIMS = {"compiled": 1.3, "overhead": 30.0}
 NOTE = f"""\
-bound: bytes that must be read and written at the speed of `Tensor.copy_` on tensors of this size;
-eager, compiled, diffusers: multiples of it; in the row of copy, `clone`. malloc keeps freed memory,
-otherwise new pages cost more than the arithmetic. Aims: compiled <= {AIMS["compiled"]}, eager at
-least as fast as diffusers. diffusers: `add_noise` beside q_sample, `step` from x0 with eta 0 and 1 beside ddim_step and ancestral_step, `get_velocity`
-beside v_from_x0_eps. The last rows are microseconds for data [128, 1], aim {AIMS["overhead"]:.0f}.
-"""
+bound: bytes that must be read and written at the speed of `Tensor.copy_` on tensors of this size.
+eager, compiled, diffusers: multiples of it; in the row of copy, `clone`. malloc keeps freed memory:
+new pages cost more than the arithmetic, for every library. A copy writes memory that the cache has
+forgotten, hence results below 1. Aims: compiled <= {AIMS["compiled"]}, eager at least as fast as
+diffusers, whose `add_noise` stands beside q_sample, `get_velocity` beside v_from_x0_eps, `step`
+from x0, eta 0 and 1, beside ddim_step and ancestral_step. Last rows: microseconds for data
+[128, 1], aim {AIMS["overhead"]:.0f}."""
 
 
 def keep_memory() -> None:
