@@ -30,7 +30,8 @@ Columns = tuple[Tensor, ...]
 
 NOTE = """\
 Values in ULP of the result: at most 1 in bfloat16 and float32, 4 in float64, none infinite or NaN.
-Slopes are derivatives by logsnr through autograd, relative error: at most 1e-6 in float32, 2e-15 in float64.
+Slopes are derivatives by logsnr through autograd, relative error: at most 1e-6 in float32 and
+2e-15 in float64.
 diffusers and DPM-Solver (as in diffusers) compute in float32 from a table of alpha^2 that is
 rounded once, better than their cumulative product; ±10: only where \\|logsnr\\| <= 10.
 azula against its own formula, float32. Legacy schedule at t = 0: both sides are +inf."""
