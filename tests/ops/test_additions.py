@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 
@@ -29,12 +30,36 @@ def test_interpolated_schedule_and_its_inverse():
 
 def test_karras_grid_is_edm_s():
     sigma = torch.exp(-0.5 * ops.karras_grid(10))
+    assert ops.karras_grid(1).exp().tolist() == pytest.approx([80**-2, math.inf])
     expected = [
         (80 ** (1 / 7) + i / 9 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(10)
     ]
     assert sigma.tolist() == pytest.approx([*expected, 0])
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         ops.karras_grid(5, 2.0, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(32, 512), (64, 64), (128, 32)])
+def test_interpolated_schedule_has_the_derivative_of_both_directions(sizes):
+    mixed = ops.interpolate_schedule(COSINE, *sizes)
+    t = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixed.logsnr(t).sum(), t)
+    for time, got in zip(t.tolist(), slope.tolist(), strict=True):
+        b = mpmath.atan(mpmath.exp(-10))
+        a = mpmath.atan(mpmath.exp(10)) - b
+        tilt = 2 * mpmath.log(mpmath.mpf(sizes[1]) / sizes[0])
+        assert got == pytest.approx(
+            float(-4 * a / mpmath.sin(2 * (a * time + b)) + tilt), rel=1e-12
+        )
+    logsnr = mixed.logsnr(t).detach().requires_grad_()
+    (inverse,) = torch.autograd.grad(mixed.time(logsnr).sum(), logsnr)
+    # The secant is 2e-6 long and the schedule's relative third derivative near t = 0.01 is 2e4.
+    torch.testing.assert_close(inverse, 1 / slope, rtol=1e-6, atol=0)
+
+
+def test_uniform_grid_has_equal_steps():
+    grid = ops.uniform_logsnr_grid(-9.0, 12.0, 7)
+    assert grid.tolist() == pytest.approx([-9, -6, -3, 0, 3, 6, 9, 12])
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
@@ -56,6 +81,18 @@ def test_zero_terminal_snr_gives_no_nan(name):
         ops.logsnr_schedule("sigmoid", -math.inf, 20.0).logsnr(0.5)
 
 
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "both"])
+@pytest.mark.parametrize("reweight", ["min_snr", "p2", "sigmoid", "edm"])
+def test_perfect_prediction_has_no_loss(out_type, reweight):
+    """The square of 1e-16 magnified by exp(6), times a weight of at most exp(12)."""
+    x0, eps = torch.randn(2, 25, 2, 3, dtype=torch.float64)
+    logsnr = torch.linspace(-12, 12, 25, dtype=torch.float64)
+    target = ops.Prediction(x0, eps, ops.v_from_x0_eps(x0, eps, logsnr))
+    out = torch.cat([x0, eps], dim=1) if out_type == "both" else getattr(target, out_type)
+    pred = ops.predict(ops.q_sample(x0, logsnr, eps), out, logsnr, out_type)
+    assert ops.mse_loss(pred, target, reweight, logsnr).max() <= 1e-22
+
+
 @pytest.mark.parametrize(
     ("reweight", "options", "formula"),
     [
@@ -68,8 +105,11 @@ def test_zero_terminal_snr_gives_no_nan(name):
 )
 def test_weightings(reweight, options, formula):
     logsnr = torch.linspace(-30, 30, 41, dtype=torch.float64)
-    expected = [formula(math.exp(value)) for value in logsnr.tolist()]
-    assert ops.loss_weight(logsnr, reweight, **options).tolist() == pytest.approx(expected)
+    exact = [formula(mpmath.exp(mpmath.mpf(value))) for value in logsnr.tolist()]
+    expected = [float(value) for value in exact]
+    # A few roundings, of exponents up to 30 in size; softplus leaves out exp(-logsnr) beyond 20.
+    got = ops.loss_weight(logsnr, reweight, **options).tolist()
+    assert got == pytest.approx(expected, rel=1e-9 if reweight == "p2" else 2e-14, abs=0)
     x0, noise = torch.randn(2, 41, 6, dtype=torch.float64)
     target = ops.Prediction(x0, noise, ops.v_from_x0_eps(x0, noise, logsnr))
     assert not ops.mse_loss(target, target, reweight, logsnr, **options).any()
@@ -94,6 +134,20 @@ def test_ddim_inverse_undoes_a_step():
     for gap in (1e-6, 0.3, 3.0):
         back = ops.ddim_inverse_step(ops.ddim_step(z, x0, t, t + gap), x0, t + gap, t)
         torch.testing.assert_close(back, z, rtol=1e-9, atol=1e-9)
+
+
+def test_ddim_inverse_matches_50_digits(exact_scales, max_ulp):
+    """``z_t = alpha_t x0 + sigma_t (z_s - alpha_s x0) / sigma_s``; of six factors in float64."""
+    t = torch.linspace(-15, 12, 19, dtype=torch.float64)
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    for gap in (1e-6, 0.3, 12.0):
+        of_z, of_x0 = [], []
+        for noisy, clean in zip(t, t + gap, strict=True):
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = exact_scales(noisy), exact_scales(clean)
+            of_z.append(sigma_t / sigma_s)
+            of_x0.append(alpha_t - sigma_t * alpha_s / sigma_s)
+        assert max_ulp(ops.ddim_inverse_step(one, zero, t + gap, t), of_z) <= 4
+        assert max_ulp(ops.ddim_inverse_step(zero, one, t + gap, t), of_x0) <= 4
 
 
 def test_power_average_of_another_length_from_stored_ones():
@@ -131,3 +185,17 @@ def test_power_average_of_another_length_from_stored_ones():
 def test_numbers_out_of_range(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("reweight", ["min_snr", "p2"])
+def test_gamma_must_be_positive(reweight):
+    with pytest.raises(ValueError, match="expected gamma and sigma_data > 0, got 0"):
+        ops.loss_weight(0.0, reweight, gamma=0.0)
+
+
+def test_zero_snr_is_refused_for_eps_alone():
+    for out_type in ("x0", "v", "both"):
+        ops.check_zero_snr(-math.inf, out_type)
+    ops.check_zero_snr(-20.0, "eps")
+    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both"):
+        ops.check_zero_snr(-math.inf, "x_0")

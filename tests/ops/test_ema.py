@@ -1,9 +1,14 @@
 """The moving average: its closed form, and who is changed by it."""
 
+import itertools
+
+import mpmath
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vfn.ops import ema_decay, ema_update, ema_update_
+from vfn.ops import ema_decay, ema_update, ema_update_, power_ema_decay, sigma_rel_to_gamma
 
 
 def tensors(seed):
@@ -71,3 +76,32 @@ def test_names_that_differ_are_refused(update):
     del params["bias"]
     with pytest.raises(ValueError, match=r"same names, they differ in \['bias'\]"):
         update(ema, params, 0.5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 6.94, 16.97])
+def test_power_average_is_the_weighted_sum(gamma):
+    """The recursion telescopes: update i of n weighs ``(i^(g+1) - (i-1)^(g+1)) / n^(g+1)``, which
+    is ``i^g`` in proportion where i is large."""
+    values, count = torch.randn(200, dtype=torch.float64), 200
+    ema = {"w": torch.tensor(1e9, dtype=torch.float64)}  # the start is forgotten at once
+    for n, value in enumerate(values, 1):
+        ema = ema_update(ema, {"w": value}, power_ema_decay(n, gamma))
+    powers = [mpmath.mpf(i) ** (gamma + 1) for i in range(count + 1)]
+    weights = [(b - a) / powers[-1] for a, b in itertools.pairwise(powers)]
+    exact = sum(w * v for w, v in zip(weights, values.tolist(), strict=True))
+    assert ema["w"].item() == pytest.approx(float(exact), abs=1e-12)  # 200 roundings
+    # The midpoint rule: relative error of order (gamma / i)^2 in the half step.
+    assert float(weights[-1] / weights[-51]) == pytest.approx((199.5 / 149.5) ** gamma, rel=1e-2)
+
+
+@pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
+def test_exponents_are_the_published_ones(sigma_rel, gamma):
+    assert sigma_rel_to_gamma(sigma_rel) == pytest.approx(gamma, abs=5e-3)
+
+
+@given(st.floats(0.01, 0.28))
+def test_width_of_the_profile_is_sigma_rel(sigma_rel):
+    """The profile is a beta distribution; the root's error grows like 1 / sigma_rel^2."""
+    gamma = mpmath.mpf(sigma_rel_to_gamma(sigma_rel))
+    mean, square = (gamma + 1) / (gamma + 2), (gamma + 1) / (gamma + 3)
+    assert float(mpmath.sqrt(square - mean**2)) == pytest.approx(sigma_rel, rel=1e-9)

@@ -59,3 +59,38 @@ def test_clipping_before_and_after():
     after = ops.mapped(ops.classifier_free(double, same, 1.0), clip)
     assert before(z, logsnr).item() == after(z, logsnr).item() == 1
     assert ops.classifier_free(double, same, 1.0)(z, logsnr).item() == 3
+
+
+def test_rescale_is_the_published_mix():
+    """phi = 0.7: seven tenths of the prediction of cond's deviation, three of the guided one."""
+    guided, cond = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    expected = torch.stack(
+        [0.7 * g * (c.std() / g.std()) + 0.3 * g for g, c in zip(guided, cond, strict=True)]
+    )
+    torch.testing.assert_close(ops.rescale(guided, cond, 0.7), expected)
+    by_combinator = ops.classifier_free(lambda *_: cond, lambda *_: 2 * cond - guided, 1.0, 0.7)
+    torch.testing.assert_close(by_combinator(cond, torch.zeros(3)), expected)
+
+
+def test_strength_of_each_sample_and_of_a_weaker_model():
+    z, logsnr = torch.ones(3, 2), torch.tensor([-1.0, 0.0, 2.0])
+    got = ops.classifier_free(double, same, lambda logsnr: logsnr)(z, logsnr)
+    assert got[:, 0].tolist() == [1, 2, 4]
+    # Autoguidance writes weak + w (strong - weak); its w is one more.
+    weight = 2.5
+    auto = same(z, logsnr) + weight * (double(z, logsnr) - same(z, logsnr))
+    assert torch.equal(ops.classifier_free(double, same, weight - 1)(z, logsnr), auto)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dtype_is_kept(dtype):
+    x, logsnr = torch.randn(2, 8).to(dtype), torch.zeros(2, dtype=torch.float64)
+    strength = ops.interval_strength(1.5, -1.0, 1.0)
+    denoise = ops.classifier_free(double, ops.mapped(same, ops.dynamic_threshold), strength, 0.5)
+    assert denoise(x, logsnr).dtype == dtype
+    assert denoise(x, logsnr).isfinite().all()
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"cond to have the shape of guided, \(2, 3\)"):
+        ops.rescale(torch.zeros(2, 3), torch.zeros(2, 1), 0.5)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 from vfn import ops
 
@@ -15,11 +15,53 @@ def test_each_stratum_has_one_time():
     t = ops.stratified_time(U, position, 4000)
     assert torch.equal((t * 4000).floor().long(), position)
     assert torch.equal(ops.stratified_time(U[7:9], position[7:9], 4000), t[7:9])
+    # 4000 t loses three digits of the fraction.
+    torch.testing.assert_close((t * 4000).frac(), U, rtol=0, atol=1e-12)
 
 
 def test_low_discrepancy_times_are_evenly_spaced():
     t = ops.low_discrepancy_time(U[0], torch.arange(100), 100).sort().values
     torch.testing.assert_close(t.diff(), torch.full((99,), 0.01, dtype=torch.float64))
+
+
+SAMPLERS = {
+    "stratified": lambda position: ops.stratified_time(U[position], position, 4000),
+    "low discrepancy": lambda position: ops.low_discrepancy_time(U[0], position, 4000),
+    "importance": lambda position: ops.importance_time(U[position], torch.ones(7)).t,
+    "discrete": lambda position: ops.discrete_time(U[position], 4000),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_times_are_uniform_and_independent_of_the_layout(sampler):
+    position = torch.arange(4000)
+    t = sampler(position)
+    assert stats.kstest(t.numpy(), "uniform").pvalue > 0.01
+    shards = [sampler(position[rank::4]) for rank in range(4)]
+    assert torch.equal(torch.stack(shards, dim=1).flatten(), t)
+
+
+def test_low_discrepancy_time_of_one_position_is_uniform_over_steps():
+    t = ops.low_discrepancy_time(U, torch.full((4000,), 3), 8)
+    assert stats.kstest(t.numpy(), "uniform").pvalue > 0.01
+
+
+def test_importance_time_inverts_the_integral_of_its_density():
+    weights = torch.tensor([0.2, 3.0, 1.0, 0.7, 2.1], dtype=torch.float64)
+    u = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
+    t, density = ops.importance_time(u, weights)
+
+    def curve(x):
+        return weights[min(int(5 * x), 4)].item()
+
+    def integral(end):
+        return integrate.quad(curve, 0, end, points=[0.2, 0.4, 0.6, 0.8], limit=200)[0]
+
+    whole = integral(1.0)
+    for one_u, one_t, one_density in zip(u.tolist(), t.tolist(), density.tolist(), strict=True):
+        # quad's own error for a piecewise constant curve whose jumps it knows.
+        assert integral(one_t) / whole == pytest.approx(one_u, abs=1e-9)
+        assert one_density == pytest.approx(curve(one_t) / whole)
 
 
 def test_named_distributions():
