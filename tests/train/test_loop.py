@@ -149,16 +149,18 @@ def test_killed_run_resumes_to_the_same_result(tmp_path):
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
 
 
+def finish(arguments):
+    """Run a command to its end; what it printed is the message of a failure."""
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_processes_give_the_losses_of_one(tmp_path):
     arguments = ["--steps", "6", "--preview-every", "3"]
-    subprocess.run(
-        command("--out", str(tmp_path / "one"), *arguments), check=True, capture_output=True
-    )
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         *command("--out", str(tmp_path / "two"), "--device", "cpu", *arguments)[1:]],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    finish(command("--out", str(tmp_path / "one"), *arguments))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    two = command("--out", str(tmp_path / "two"), "--device", "cpu", *arguments)
+    finish([*launcher, "--nproc_per_node", "2", *two[1:]])
     # Sums in another order: float32 rounding, amplified by a few Adam steps.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert load_checkpoint(next((tmp_path / "two" / "checkpoints").iterdir())).step == 6
