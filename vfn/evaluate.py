@@ -1,16 +1,15 @@
 """How good are the pictures? Each figure stands beside the same figure for real pictures."""
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from vfn.configs import DiffusionConfig
 from vfn.data import Dataset, to_unit
+from vfn.nn import with_params
 from vfn.ops import (
     epoch_permutation,
     fit_gaussian,
@@ -225,7 +224,7 @@ def loss_by_logsnr(
     edges = torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64).tolist()
     x0 = to_unit(held_out.images.to(device))
     labels = None if held_out.labels is None else held_out.labels.to(device)
-    network = partial(_call, model, params)
+    network = with_params(model, params)
     rows = []
     for i, (low, high) in enumerate(pairwise(edges)):
         keys = torch.arange(len(x0), device=device) + i * len(x0)
@@ -235,10 +234,6 @@ def loss_by_logsnr(
         loss = held_out_loss(network, [batch], diffusion).mean().item()
         rows.append({"low": low, "high": high, "loss": loss, "count": len(x0)})
     return rows
-
-
-def _call(model: nn.Module, params: dict[str, Tensor], *inputs: Tensor | None) -> Tensor:
-    return functional_call(model, params, inputs)
 
 
 def _share(mask: Tensor) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vfn.nn import UNet, denoiser, network_output
+from vfn.nn import UNet, denoiser
 from vfn.nn.reference import params_from_reference
 from vfn.ops import logsnr_grid, logsnr_schedule, predict, sample
 
@@ -56,7 +56,7 @@ def test_network_is_conditioned_on_the_time_of_its_own_schedule(stub):
     z, logsnr = torch.zeros(2, 1, 2, 2), torch.tensor([-3.0, 5.0]).double()
     for name in ("cosine", "linear", "sigmoid"):
         schedule = logsnr_schedule(name)
-        network_output(stub, {"gain": torch.ones(())}, schedule, z, logsnr, None)
+        denoiser(stub, {"gain": torch.ones(())}, schedule, "v")(z, logsnr)
         torch.testing.assert_close(schedule.logsnr(stub.calls[-1][1]), logsnr)
 
 

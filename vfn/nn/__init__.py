@@ -1,6 +1,6 @@
 """Networks, used as functions of their parameters."""
 
-from vfn.nn.denoiser import denoiser, network_output
+from vfn.nn.denoiser import denoiser, with_params
 from vfn.nn.unet import UNet
 
-__all__ = ["UNet", "denoiser", "network_output"]
+__all__ = ["UNet", "denoiser", "with_params"]

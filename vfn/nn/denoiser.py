@@ -1,6 +1,6 @@
 """A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,22 @@ from vfn.nn.unet import UNet
 from vfn.ops import Denoiser, LogSNRSchedule, OutType, check_zero_snr, guide, predict
 
 
-def network_output(
-    model: nn.Module,
-    params: Mapping[str, Tensor],
-    schedule: LogSNRSchedule,
-    z: Tensor,
-    logsnr: Tensor,
-    labels: Tensor | None,
-) -> Tensor:
-    """The raw output of ``model`` with ``params``, conditioned on the time of ``logsnr``."""
-    return functional_call(model, dict(params), (z, schedule.time(logsnr), labels))
+def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+    """The network as a function of its inputs, with ``params`` in place of its own.
+
+    Args:
+        model: any module; it is not changed.
+        params: parameters by name: raw, EMA, or a teacher's.
+
+    Returns:
+        ``network(z, t, labels)``.
+
+    >>> double = with_params(nn.Linear(1, 1, bias=False), {"weight": torch.full((1, 1), 2.0)})
+    >>> double(torch.ones(1))
+    tensor([2.])
+    """
+    named = dict(params)
+    return lambda *inputs: functional_call(model, named, inputs)
 
 
 def denoiser(
@@ -72,9 +78,11 @@ def denoiser(
     if labels is not None and guidance:
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
+    network = with_params(model, params)
+
     def x0(z: Tensor, logsnr: Tensor) -> Tensor:
         given = _unconditional(model, z) if labels is None else labels
-        out = network_output(model, params, schedule, z, logsnr, given)
+        out = network(z, schedule.time(logsnr), given)
         value = predict(z, out, logsnr, out_type).x0
         return value.clamp(-1, 1) if clip else value
 

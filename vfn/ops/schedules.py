@@ -429,6 +429,7 @@ def uniform_logsnr_grid(
     tensor([-20.,   0.,  20.], dtype=torch.float64)
     """
     _check_range(logsnr_min, logsnr_max)
+    _check_finite(logsnr_min, logsnr_max)
     _check_steps(steps)
     return torch.linspace(logsnr_min, logsnr_max, steps + 1, dtype=torch.float64, device=device)
 

@@ -88,7 +88,8 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     same_shape(z, x0, "z", "x0")
     ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
     coef_z = _coef.sigma(lt) * _coef.inv_sigma(ls)
-    coef_x0 = -_coef.alpha(lt) * torch.expm1(0.5 * (ls - lt))
+    # alpha_t exp((l_s - l_t)/2) = sigma_t alpha_s/sigma_s stays finite at alpha_t = 0.
+    coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * _coef.one_minus_exp(0.5 * (lt - ls))
     return over(coef_z, z) * z + over(coef_x0, z) * x0
 
 

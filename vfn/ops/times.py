@@ -157,7 +157,7 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
     value = as_float64(u, "u")
     bin_of = torch.searchsorted(ends, value).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]
-    return WeightedTime(((bin_of + inside) / count).to(u.dtype), count * share[bin_of])
+    return WeightedTime(((bin_of + inside) / count).clamp(max=1).to(u.dtype), count * share[bin_of])
 
 
 def _check_batch(batch_size: int) -> None:

@@ -4,19 +4,17 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, dumps
 from vfn.data import Dataset, load_dataset, to_unit
 from vfn.files import write_atomic
 from vfn.generate import generate, preview_labels
-from vfn.nn import UNet
+from vfn.nn import UNet, with_params
 from vfn.ops import keyed_normal, keyed_uniform
 from vfn.pictures import grid, save_png
 from vfn.train.batch import Batch, make_batch
@@ -242,13 +240,9 @@ def _preview(run: Run, journal: Journal) -> None:
         run.out / "samples" / f"step-{state.step:08d}.png",
         grid(images, columns, column_labels=run.shape.class_names),
     )
-    network = partial(_with_params, run.model, state.ema)
+    network = with_params(run.model, state.ema)
     loss = held_out_loss(network, _held_out_batches(run), config.diffusion).mean().item()
     journal.log({"step": state.step, "held_out_loss": loss})
-
-
-def _with_params(model: UNet, params: dict, *inputs: torch.Tensor | None) -> torch.Tensor:
-    return functional_call(model, params, inputs)
 
 
 def _held_out_batches(run: Run) -> list[Batch]:

@@ -1,5 +1,6 @@
 """What training changes from step to step, and the step itself."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -94,8 +95,7 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
     if train.lr_schedule == "constant":
         return train.lr * warm
-    half_turn = torch.pi * min(1.0, step / train.steps)
-    return train.lr * warm * 0.5 * (1 + float(torch.cos(torch.tensor(half_turn))))
+    return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / train.steps)))
 
 
 def train_step(
