@@ -31,7 +31,8 @@ Columns = tuple[Tensor, ...]
 NOTE = """\
 Values in ULP of the result: at most 1 in bfloat16 and float32, 4 in float64, none infinite or NaN.
 Slopes are derivatives by logsnr through autograd, relative error: at most 1e-6 in float32 and
-2e-15 in float64.
+2e-15 in float64. That of the standard deviation of a step by the later logsnr is a difference of
+two terms and crosses zero: its error is relative to the larger of them.
 diffusers and DPM-Solver (as in diffusers) compute in float32 from a table of alpha^2 that is
 rounded once, better than their cumulative product; ±10: only where \\|logsnr\\| <= 10.
 azula against its own formula, float32. Legacy schedule at t = 0: both sides are +inf."""
@@ -48,6 +49,8 @@ class Quantity(NamedTuple):
     typed: bool = False  # arguments come in the dtype of the result, not in float64
     floor: float = 0.0
     derivative: bool = True
+    # Where the derivative by the last argument crosses zero: the size of its terms.
+    slope_terms: Callable[[Columns], Tensor] = lambda _: torch.zeros(())
 
 
 def single_grid() -> Columns:
@@ -110,7 +113,8 @@ def derivative_error(quantity: "Quantity", dtype: torch.dtype) -> Error:
     errors = []
     for wrt, grad in enumerate(grads):
         high, low = _exact(quantity.exact, _points(args), wrt).T
-        errors.append(_largest(grad.double(), high, low, high.abs()))
+        terms = quantity.slope_terms(args).detach() if wrt == len(args) - 1 else torch.zeros(())
+        errors.append(_largest(grad.double(), high, low, torch.maximum(high.abs(), terms)))
     return max(errors)
 
 
@@ -157,6 +161,11 @@ def posterior(slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
     return std[:, 0] if slot == 2 else mean[:, slot]
 
 
+def of_std(eta: float, args: Columns) -> Tensor:
+    """The term of d std / d logsnr_s that comes from sigma_s: ``-std sigmoid(logsnr_s) / 2``."""
+    return 0.5 * ddim(2, eta, args, F64) * torch.sigmoid(args[1].double())
+
+
 def inverse(slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
     return ops.ddim_inverse_step(*basis(2, args[0], dtype), args[1], args[0])[:, slot]
 
@@ -192,7 +201,7 @@ def exact_linear(low, high, t):
 
 
 def exact_sigmoid(low, high, t):
-    return high + t * (low - high)
+    return mp.mpf(high) + t * (mp.mpf(low) - mp.mpf(high))
 
 
 def exact_legacy(t):
@@ -314,10 +323,12 @@ def pairs() -> list[Quantity]:
             "diffusers": partial(diffusers_step, DDPMScheduler, slot, 1.0),
             "DPM-Solver": partial(dpm_solver_step, "sde-dpmsolver++", slot),
         }
-        rows.append(Quantity(f"q_posterior: {name}", exact, partial(posterior, slot), grid, others))
+        spread = {"slope_terms": partial(of_std, 1)} if slot == 2 else {}
+        ours = partial(posterior, slot)
+        rows.append(Quantity(f"q_posterior: {name}", exact, ours, grid, others, **spread))
         if slot == 2:
             ours = partial(ancestral, slot)
-            rows.append(Quantity(f"ancestral_step: {term}", exact, ours, grid, others))
+            rows.append(Quantity(f"ancestral_step: {term}", exact, ours, grid, others, **spread))
     for eta in (0.0, 0.5, 1.0):
         for slot, term in enumerate(terms[: 2 if eta == 0 else 3]):
             others = {"diffusers": partial(diffusers_step, DDIMScheduler, slot, eta)}
@@ -326,7 +337,9 @@ def pairs() -> list[Quantity]:
             elif eta == 1:
                 others["DPM-Solver"] = partial(dpm_solver_step, "sde-dpmsolver++", slot)
             exact, ours = partial(exact_ddim, slot, eta), partial(ddim, slot, eta)
-            rows.append(Quantity(f"ddim_step, eta {eta:g}: {term}", exact, ours, grid, others))
+            spread = {"slope_terms": partial(of_std, eta)} if slot == 2 else {}
+            title = f"ddim_step, eta {eta:g}: {term}"
+            rows.append(Quantity(title, exact, ours, grid, others, **spread))
     for slot, term in enumerate(terms[:2]):
         exact, ours = partial(exact_inverse, slot), partial(inverse, slot)
         rows.append(Quantity(f"ddim_inverse_step: {term}", exact, ours, grid, {}))
@@ -337,7 +350,7 @@ def schedules() -> list[Quantity]:
     rows, grid = [], time_grid()
     forms = {"cosine": exact_cosine, "linear": exact_linear, "sigmoid": exact_sigmoid}
     for name, exact in forms.items():
-        for low, high in ((-20, 20), (-30, 30)):
+        for low, high in ((-20, 20), (-30, 30), (-7, 13.37), (-3.3, 17)):
             schedule = ops.logsnr_schedule(name, low, high)
             rows.append((f"{name}, {low} to {high}", partial(exact, low, high), schedule))
     rows.append(("legacy", exact_legacy, ops.logsnr_schedule("legacy")))

@@ -201,3 +201,27 @@ def test_zero_snr_is_refused_for_eps_alone():
     ops.check_zero_snr(-20.0, "eps")
     with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both"):
         ops.check_zero_snr(-math.inf, "x_0")
+
+
+def test_interpolated_schedule_that_would_rise_is_refused():
+    with pytest.raises(ValueError, match="falls from data to noise.*data_resolution=4096"):
+        ops.interpolate_schedule(ops.logsnr_schedule("cosine"), 32, 4096)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda s: ops.shift_schedule(s, 256),
+        lambda s: ops.interpolate_schedule(s, 32, 256),
+    ],
+)
+def test_moved_schedules_round_once(moved):
+    schedule = moved(ops.logsnr_schedule("cosine"))
+    t = torch.linspace(0, 1, 999)
+    assert torch.equal(schedule.logsnr(t), schedule.logsnr(t.double()).float())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-7.0, 13.37), (-3.3, 17.0), (0.1, 0.3)])
+def test_sigmoid_schedule_reaches_its_ends_exactly(low, high):
+    ends = ops.sigmoid_logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64), low, high)
+    assert ends.tolist() == [high, low]

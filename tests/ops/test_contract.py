@@ -173,13 +173,15 @@ def test_forward_mode_agrees_with_backward_mode(op):
     assert_same(forward, sum(grad.sum() for grad in backward), 1e-11)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["cosine_logsnr", "legacy_time", "q_sample", "predict v", "ddim_step eta", "ancestral_step"],
-)
-def test_compiles_without_a_graph_break(name):
-    """Without code generation, which needs a C++ compiler and takes seconds an op."""
-    op, args = ELEMENTWISE[name], inputs()
+@every_op
+def test_compiles_whole_and_once(op):
+    """One graph: nothing waits for a value; and other values do not compile it again.
+
+    Without code generation, which needs a C++ compiler and takes seconds an op.
+    """
+    first, second = inputs(), Inputs(*(value + 0.25 for value in inputs()))
     torch._dynamo.reset()
     compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
-    assert_same(compiled(args), op(args))
+    assert_same(compiled(first), op(first))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert_same(compiled(second), op(second))

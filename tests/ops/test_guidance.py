@@ -1,5 +1,6 @@
 """Combinators over denoisers."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,3 +95,15 @@ def test_dtype_is_kept(dtype):
 def test_shapes_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"cond to have the shape of guided, \(2, 3\)"):
         ops.rescale(torch.zeros(2, 3), torch.zeros(2, 1), 0.5)
+
+
+def test_rescale_leaves_a_flat_picture_alone():
+    flat = torch.full((2, 3, 4), 0.25)
+    assert torch.equal(ops.rescale(flat, flat + 1, 0.7), flat)
+
+
+def test_dynamic_threshold_takes_the_quantile_in_the_data_s_precision():
+    x0 = 1 + torch.rand(1, 100, dtype=torch.float64)
+    expected = x0 / np.quantile(x0.numpy(), 0.9)
+    got = ops.dynamic_threshold(x0, 0.9)
+    torch.testing.assert_close(got, expected.clamp(max=1), rtol=1e-14, atol=0)

@@ -191,3 +191,26 @@ def test_hybrid_loss_adds_a_share_of_the_bound():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("var_type", ["fixed_small", "fixed_large", "fixed_medium"])
+def test_bound_is_finite_for_a_schedule_that_ends_without_noise(var_type):
+    """And its decoder not degenerate: a prediction half a level off costs a few bits, not 40."""
+    x0 = torch.linspace(-1, 1, 256).reshape(1, -1).double()
+    bpd = ops.vlb_bpd(
+        lambda z, logsnr: x0 + 1 / 255,
+        x0,
+        ops.logsnr_schedule("legacy"),
+        1000,
+        lambda i: torch.zeros_like(x0),
+        var_type,
+        0.5 if var_type == "fixed_medium" else None,
+    )
+    assert all(part.isfinite().all() for part in bpd)
+    assert 0 < bpd.decoder.item() < 5
+
+
+def test_learned_variance_of_no_step_is_zero():
+    t = torch.tensor([-5.0, 0.0, 9.0])
+    frac = torch.rand(3, 4, dtype=torch.float64)
+    assert (ops.learned_logvar(t, t, frac) == -math.inf).all()

@@ -6,12 +6,18 @@ autograd's derivative keeps its digits (``sigmoid(l).sqrt()`` loses them all for
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Tensor | float
 
 
 def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
+    """``logsnr`` in float64, checked against the data and shaped to broadcast over it."""
+    return from_left(check_logsnr(logsnr, data, name), data)
+
+
+def check_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     """``logsnr`` in float64 with its shape checked against the data's leading dimensions."""
     if not data.is_floating_point():
         raise TypeError(
@@ -20,8 +26,9 @@ def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
         )
     logsnr = as_float64(logsnr, name, data.device)
     lead = data.shape[: logsnr.ndim]
-    fits = logsnr.ndim <= data.ndim and all(
-        a == b or a == 1 for a, b in zip(logsnr.shape, lead, strict=True)
+    fits = logsnr.shape == lead or (
+        logsnr.ndim <= data.ndim
+        and all(a == b or a == 1 for a, b in zip(logsnr.shape, lead, strict=True))
     )
     if not fits:
         raise ValueError(
@@ -60,9 +67,22 @@ def same_shape(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
         )
 
 
-def over(coef: Tensor, data: Tensor) -> Tensor:
-    """Cast a coefficient once to the data's dtype and broadcast it from the left."""
-    return coef.to(data.dtype).reshape(coef.shape + (1,) * (data.ndim - coef.ndim))
+def from_left(coef: Tensor, data: Tensor) -> Tensor:
+    """A view of a coefficient that broadcasts over the data from the left."""
+    return coef[(...,) + (None,) * (data.ndim - coef.ndim)]
+
+
+def combine(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """``a x + b y`` for coefficients a, b, in two passes over memory instead of three."""
+    return torch.addcmul(a.to(x.dtype) * x, b.to(x.dtype), y)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log(sigmoid(x)), exact in float64 for every x.
+
+    ``F.logsigmoid`` starts all threads even for a handful of numbers, a thousand times the cost.
+    """
+    return -F.softplus(-x, threshold=50)  # log(1 + e^50) is 50 in float64
 
 
 def alpha(logsnr: Tensor) -> Tensor:

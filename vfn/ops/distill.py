@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_logsnr, one_minus_exp, over
+from vfn.ops._coef import Scalar, check_logsnr, from_left, one_minus_exp
 from vfn.ops.sampling import Denoiser
 from vfn.ops.steps import ddim_step
 
@@ -37,9 +37,9 @@ def distill_target(
     >>> distill_target(lambda z, logsnr: 0 * z + 1, z, -1.0, 0.0, 1.0).mean()
     tensor(1.)
     """
-    lt, lm = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_mid, z, "logsnr_mid")
-    ls = as_logsnr(logsnr_s, z, "logsnr_s")
+    lt, lm = check_logsnr(logsnr_t, z, "logsnr_t"), check_logsnr(logsnr_mid, z, "logsnr_mid")
+    ls = check_logsnr(logsnr_s, z, "logsnr_s")
     x0_t = denoise(z, lt)
     x0_mid = denoise(ddim_step(z, x0_t, lt, lm), lm)
     share = one_minus_exp(0.5 * (lm - ls)) / one_minus_exp(0.5 * (lt - ls))
-    return torch.lerp(x0_t, x0_mid, over(share, z).expand_as(z))
+    return torch.lerp(x0_t, x0_mid, from_left(share, z).to(z.dtype).expand_as(z))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import as_logsnr, over, same_shape
+from vfn.ops._coef import as_logsnr, from_left, same_shape
 from vfn.ops.sampling import Denoiser
 
 Strength = float | Callable[[Tensor], Tensor]
@@ -31,7 +31,7 @@ def guide(cond: Tensor, uncond: Tensor, w: float | Tensor) -> Tensor:
     tensor([2.5000])
     """
     same_shape(cond, uncond, "cond", "uncond")
-    weight = over(as_logsnr(w, cond, "w"), cond) if isinstance(w, Tensor) else w
+    weight = as_logsnr(w, cond, "w").to(cond.dtype) if isinstance(w, Tensor) else w
     return cond + weight * (cond - uncond)
 
 
@@ -61,8 +61,9 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     same_shape(guided, cond, "guided", "cond")
     if not 0 <= phi <= 1:
         raise ValueError(f"expected phi in [0, 1], got {phi}")
-    ratio = cond.flatten(1).std(1) / guided.flatten(1).std(1)
-    return guided * over(1 - phi + phi * ratio, guided)
+    spread, wanted = guided.flatten(1).std(1), cond.flatten(1).std(1)
+    ratio = torch.where(spread > 0, wanted / spread, 1.0)
+    return guided * from_left(1 - phi + phi * ratio, guided)
 
 
 def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
@@ -86,8 +87,9 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"expected quantile in (0, 1], got {quantile}")
-    magnitude = torch.quantile(x0.flatten(1).abs().float(), quantile, dim=1).clamp(min=1)
-    limit = over(magnitude, x0)
+    exact = torch.promote_types(x0.dtype, torch.float32)  # quantile takes no half precision
+    magnitude = torch.quantile(x0.flatten(1).abs().to(exact), quantile, dim=1).clamp(min=1)
+    limit = from_left(magnitude, x0).to(x0.dtype)
     return torch.minimum(torch.maximum(x0, -limit), limit) / limit
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, over, same_shape
+from vfn.ops._coef import Scalar, as_logsnr, from_left, same_shape
 from vfn.ops._types import VarType
 from vfn.ops.process import q_posterior, q_sample
 from vfn.ops.sampling import Denoiser
@@ -116,7 +116,8 @@ def kl_loss(
         x0: data in [-1, 1], shape of ``z``.
         pred_x0: the model's prediction, shape of ``z``.
         logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise, ``> logsnr_t``; at s = 0 the schedule's value there.
+        logsnr_s: likewise, finite and ``> logsnr_t``; at s = 0 the schedule's value there, and what
+            `vlb_bpd` takes where that is infinite.
         last: bool, shape of ``logsnr_s``: where s = 0.
         var_type: the model's variance.
         intp_frac: for fixed_medium a number in [0, 1]; for learned a tensor, shape of ``z``.
@@ -140,8 +141,7 @@ def kl_loss(
     mean, logvar, _ = q_posterior(z, pred_x0, lt, ls, var_type, intp_frac)
     kl = normal_kl(true.mean, true.logvar, mean, logvar)
     nll = -discretized_gaussian_loglik(x0, pred_x0, 0.5 * logvar)
-    where_last = last.reshape(last.shape + (1,) * (z.ndim - last.ndim))
-    return torch.where(where_last, nll, kl).flatten(1).mean(1) / math.log(2)
+    return torch.where(from_left(last, z), nll, kl).flatten(1).mean(1) / math.log(2)
 
 
 def prior_bpd(x0: Tensor, logsnr_min: Scalar) -> Tensor:
@@ -170,7 +170,7 @@ def prior_bpd(x0: Tensor, logsnr_min: Scalar) -> Tensor:
     # -alpha^2 - log(1 - alpha^2) = alpha^4/2 + alpha^6/3 + ...
     series = alpha2.square() * (0.5 + alpha2 / 3 + alpha2.square() / 4)
     rest = torch.where(alpha2 < 1e-4, series, F.softplus(logsnr) - alpha2)
-    nats = 0.5 * ((over(alpha, x0) * x0).square() + over(rest, x0))
+    nats = 0.5 * ((alpha.to(x0.dtype) * x0).square() + rest.to(x0.dtype))
     return nats.expand_as(x0).flatten(1).mean(1) / math.log(2)
 
 
@@ -186,7 +186,9 @@ def vlb_bpd(
     """The variational bound on the negative log-likelihood of 8-bit pictures.
 
     Prior KL at t = 1, plus the KL of every step t = i/T -> (i-1)/T for i = T..2, plus the
-    discretized decoder's term of the last step, each estimated with one draw of noise.
+    discretized decoder's term of the last step, each estimated with one draw of noise. A schedule
+    without any noise at t = 0 (legacy) would leave the decoder a variance of 0: it takes logsnr at
+    t = 1/(2T) there, which halves the noise of the last step.
 
     Args:
         denoise: ``denoise(z, logsnr) -> x0``, called T times.
@@ -218,6 +220,8 @@ def vlb_bpd(
     for i in range(1, timesteps + 1):
         t = torch.tensor([i / timesteps, (i - 1) / timesteps], dtype=torch.float64)
         lt, ls = schedule.logsnr(t.to(x0.device)).unsqueeze(1).expand(2, x0.shape[0])
+        if i == 1:
+            ls = torch.where(ls.isposinf(), schedule.logsnr(0.5 / timesteps), ls)
         z = q_sample(x0, lt, noise(i))
         last = torch.full_like(ls, i == 1, dtype=torch.bool)
         terms.append(kl_loss(z, x0, denoise(z, lt), lt, ls, last, var_type, intp_frac))

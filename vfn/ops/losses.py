@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64, same_shape
+from vfn.ops._coef import Scalar, as_float64, log_sigmoid, same_shape
 from vfn.ops._types import Reweight, check_choice
 from vfn.ops.predictions import Prediction
 
@@ -118,7 +118,7 @@ def loss_weight(
         return snr.clamp(max=_positive(5.0 if gamma is None else gamma))
     if reweight == "p2":  # SNR (1 + SNR)^-gamma without inf / inf
         power = _positive(1.0 if gamma is None else gamma)
-        return torch.exp(value + power * torch.nn.functional.logsigmoid(-value))
+        return torch.exp(value + power * log_sigmoid(-value))
     if reweight == "sigmoid":  # SNR sigmoid(bias - l) = exp(bias) sigmoid(l - bias)
         return math.exp(bias) * torch.sigmoid(value - bias)
     return snr + 1 / _positive(sigma_data) ** 2

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, over, same_shape
+from vfn.ops._coef import Scalar, as_logsnr, combine, same_shape
 from vfn.ops._types import OutType, check_choice
 
 
@@ -36,7 +37,7 @@ def _mix(
     """``coef_z(logsnr) z + coef_out(logsnr) out``."""
     value = as_logsnr(logsnr, z)
     same_shape(z, out, "z", name)
-    return over(coef_z(value), z) * z + over(coef_out(value), z) * out
+    return combine(coef_z(value), z, coef_out(value), out)
 
 
 def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
@@ -222,9 +223,11 @@ def x0_from_both(z: Tensor, both: Tensor, logsnr: Scalar) -> Tensor:
     tensor(0.7071)
     """
     value = as_logsnr(logsnr, z)
-    x_hat, eps_hat = _halves(z, both, batched=value.ndim > 0)
+    x_hat, eps_hat = _halves(z, both, batched=isinstance(logsnr, Tensor) and logsnr.ndim > 0)
     alpha, sigma = _coef.alpha(value), _coef.sigma(value)
-    return over(sigma.square(), z) * x_hat + over(alpha, z) * z - over(alpha * sigma, z) * eps_hat
+    return torch.addcmul(
+        combine(alpha, z, sigma.square(), x_hat), (alpha * sigma).to(z.dtype), eps_hat, value=-1
+    )
 
 
 def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Prediction:
@@ -249,7 +252,11 @@ def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Predic
     """
     check_choice(out_type, OutType, "out_type")
     if out_type == "v":
-        return Prediction(x0_from_v(z, out, logsnr), eps_from_v(z, out, logsnr), out)
+        value = as_logsnr(logsnr, z)
+        same_shape(z, out, "z", "out")
+        alpha, sigma = _coef.alpha(value).to(z.dtype), _coef.sigma(value).to(z.dtype)
+        x0 = torch.addcmul(alpha * z, sigma, out, value=-1)
+        return Prediction(x0, torch.addcmul(sigma * z, alpha, out), out)
     if out_type == "eps":
         return Prediction(x0_from_eps(z, out, logsnr), out, v_from_eps(z, out, logsnr))
     x0 = x0_from_both(z, out, logsnr) if out_type == "both" else out

@@ -1,13 +1,12 @@
 """The forward process: z = alpha x0 + sigma eps, and its posterior between two times."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_float64, as_logsnr, like, over, same_shape
+from vfn.ops._coef import Scalar, as_float64, as_logsnr, combine, like, same_shape
 from vfn.ops._types import FixedVarType, VarType, check_choice
 
 
@@ -71,7 +70,7 @@ def log_alpha_sigma(logsnr: Scalar) -> LogAlphaSigma:
     """
     value = as_float64(logsnr, "logsnr")
     return LogAlphaSigma(
-        like(0.5 * F.logsigmoid(value), logsnr), like(0.5 * F.logsigmoid(-value), logsnr)
+        like(0.5 * _coef.log_sigmoid(value), logsnr), like(0.5 * _coef.log_sigmoid(-value), logsnr)
     )
 
 
@@ -98,7 +97,7 @@ def q_sample(x0: Tensor, logsnr: Scalar, noise: Tensor) -> Tensor:
     """
     logsnr = as_logsnr(logsnr, x0)
     same_shape(x0, noise, "x0", "noise")
-    return over(_coef.alpha(logsnr), x0) * x0 + over(_coef.sigma(logsnr), x0) * noise
+    return combine(_coef.alpha(logsnr), x0, _coef.sigma(logsnr), noise)
 
 
 def posterior_logvar(
@@ -130,16 +129,20 @@ def posterior_logvar(
     check_choice(var_type, FixedVarType, "var_type")
     lt, ls = as_float64(logsnr_t, "logsnr_t"), as_float64(logsnr_s, "logsnr_s")
     log_gap = torch.log(_coef.one_minus_snr_ratio(lt, ls))
-    small, large = F.logsigmoid(-ls), F.logsigmoid(-lt)
     if var_type == "fixed_small":
-        return log_gap + small
+        return log_gap + _coef.log_sigmoid(-ls)
     if var_type == "fixed_large":
-        return log_gap + large
+        return log_gap + _coef.log_sigmoid(-lt)
+    small, large = _coef.log_sigmoid(-ls), _coef.log_sigmoid(-lt)
+    return log_gap + torch.lerp(small, large, _fraction(intp_frac))
+
+
+def _fraction(intp_frac: float | None) -> float:
     if intp_frac is None or not 0 <= intp_frac <= 1:
         raise ValueError(
             f"expected intp_frac in [0, 1] with var_type fixed_medium, got {intp_frac}"
         )
-    return log_gap + torch.lerp(small, large, intp_frac)
+    return intp_frac
 
 
 def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
@@ -151,7 +154,9 @@ def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
         frac: in [0, 1], [B, ...]: the sigmoid of what the network gives.
 
     Returns:
-        log-variance, shape and dtype of ``frac``.
+        log-variance, shape and dtype of ``frac``; -inf where s = t. At ``logsnr_s = +inf`` the
+        small one is a point and there is nothing to interpolate: give a finite one, as `vlb_bpd`
+        does.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -163,8 +168,10 @@ def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
     tensor([[-40.0000,  -0.6931]])
     """
     lt, ls = as_logsnr(logsnr_t, frac, "logsnr_t"), as_logsnr(logsnr_s, frac, "logsnr_s")
-    small = over(posterior_logvar(lt, ls, "fixed_small"), frac)
-    return torch.lerp(small, over(posterior_logvar(lt, ls, "fixed_large"), frac), frac)
+    log_gap = torch.log(_coef.one_minus_snr_ratio(lt, ls))
+    small, large = _coef.log_sigmoid(-ls), _coef.log_sigmoid(-lt)
+    log_gap, small, large = (x.to(frac.dtype) for x in (log_gap, small, large))
+    return log_gap + torch.lerp(small, large, frac)
 
 
 def q_posterior(
@@ -201,19 +208,39 @@ def q_posterior(
     >>> q_posterior(z, x0, torch.zeros(1), torch.zeros(1)).mean
     tensor([[1., 1.]])
     """
+    lt, ls, gap = posterior_times(z, x0, logsnr_t, logsnr_s)
+    std = posterior_std(z, lt, ls, gap, var_type, intp_frac)
+    if var_type == "learned":
+        logvar = learned_logvar(lt, ls, cast(Tensor, intp_frac))
+    else:
+        logvar = posterior_logvar(lt, ls, var_type, cast(float | None, intp_frac)).to(z.dtype)
+    return Posterior(posterior_mean(z, x0, lt, ls, gap), logvar, std)
+
+
+def posterior_times(
+    z: Tensor, x0: Tensor, logsnr_t: Scalar, logsnr_s: Scalar
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both ends of a step in float64, checked against the data, and ``1 - r`` between them."""
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
+    return lt, ls, _coef.one_minus_snr_ratio(lt, ls)
+
+
+def posterior_mean(z: Tensor, x0: Tensor, lt: Tensor, ls: Tensor, gap: Tensor) -> Tensor:
     # r alpha_s / alpha_t = sqrt(r) sigma_s / sigma_t stays finite at alpha_t = 0.
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
-    coef_x0 = _coef.one_minus_snr_ratio(lt, ls) * _coef.alpha(ls)
-    mean = over(coef_z, z) * z + over(coef_x0, z) * x0
-    return Posterior(mean, *_spread(z, lt, ls, var_type, intp_frac))
+    return combine(coef_z, z, gap * _coef.alpha(ls), x0)
 
 
-def _spread(
-    z: Tensor, lt: Tensor, ls: Tensor, var_type: VarType, intp_frac: float | Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Log-variance and standard deviation, ready to broadcast over z."""
+def posterior_std(
+    z: Tensor,
+    lt: Tensor,
+    ls: Tensor,
+    gap: Tensor,
+    var_type: VarType,
+    intp_frac: float | Tensor | None,
+) -> Tensor:
+    """Standard deviation, ready to broadcast over z."""
     check_choice(var_type, VarType, "var_type")
     if var_type == "learned":
         if not isinstance(intp_frac, Tensor):
@@ -222,17 +249,16 @@ def _spread(
                 f"got {intp_frac}"
             )
         same_shape(z, intp_frac, "z", "intp_frac")
-        logvar = learned_logvar(lt, ls, intp_frac)
-        return logvar, torch.exp(0.5 * logvar)
+        return torch.exp(0.5 * learned_logvar(lt, ls, intp_frac))
     if isinstance(intp_frac, Tensor):
         raise ValueError(
             f"expected intp_frac to be a number with var_type {var_type}, got a tensor"
         )
-    logvar = posterior_logvar(lt, ls, var_type, intp_frac)
-    gap, small, large = _coef.one_minus_snr_ratio(lt, ls), _coef.sigma(ls), _coef.sigma(lt)
-    if var_type == "fixed_medium":
-        assert intp_frac is not None  # posterior_logvar has refused it
-        scale = small ** (1 - intp_frac) * large**intp_frac
+    if var_type == "fixed_small":
+        scale = _coef.sigma(ls)
+    elif var_type == "fixed_large":
+        scale = _coef.sigma(lt)
     else:
-        scale = small if var_type == "fixed_small" else large
-    return over(logvar, z), over(torch.sqrt(gap) * scale, z)
+        frac = _fraction(intp_frac)
+        scale = _coef.sigma(ls) ** (1 - frac) * _coef.sigma(lt) ** frac
+    return (torch.sqrt(gap) * scale).to(z.dtype)

@@ -6,14 +6,14 @@ float64 and returns the dtype of its argument (float64 for a Python number).
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64, like
+from vfn.ops._coef import Scalar, as_float64, like, log_sigmoid
 from vfn.ops._types import OutType, Schedule, check_choice
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
@@ -192,9 +192,21 @@ def sigmoid_logsnr(
     _check_range(logsnr_min, logsnr_max)
     _check_finite(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
-    # From the middle, so that it is exact to the last places where logsnr crosses 0.
-    middle, span = (logsnr_max + logsnr_min) / 2, logsnr_max - logsnr_min
-    return like(middle + (0.5 - time) * span, t)
+    # From the nearest of both ends and the middle: exact there, and few places off where it is 0.
+    low, high = Fraction(logsnr_min), Fraction(logsnr_max)
+    (span, span_rest), (middle, middle_rest) = (
+        _two_floats(high - low),
+        _two_floats((high + low) / 2),
+    )
+    half = 0.5 - time
+    between = middle + (half * span + (middle_rest + half * span_rest))
+    late = torch.where(time > 0.75, logsnr_min + (1 - time) * span, between)
+    return like(torch.where(time < 0.25, logsnr_max - time * span, late), t)
+
+
+def _two_floats(exact: Fraction) -> tuple[float, float]:
+    """A number as the nearest float and what that leaves out."""
+    return float(exact), float(exact - Fraction(float(exact)))
 
 
 def sigmoid_time(
@@ -270,7 +282,7 @@ def legacy_time(logsnr: Scalar) -> Tensor:
     >>> legacy_time(legacy_logsnr(0.3))
     tensor(0.3000, dtype=torch.float64)
     """
-    log_alpha2 = F.logsigmoid(as_float64(logsnr, "logsnr"))
+    log_alpha2 = log_sigmoid(as_float64(logsnr, "logsnr"))
     bend = _LEGACY_SLOPE / _LEGACY_START / 2
     # Root of bend t^2 + log(0.9999) t = log_alpha2 / 1000 in the form without cancellation.
     target = log_alpha2 / _LEGACY_STEPS
@@ -349,7 +361,8 @@ def shift_schedule(schedule: LogSNRSchedule, resolution: int, base: int = 64) ->
     """
     offset = _offset(resolution, base)
     return LogSNRSchedule(
-        lambda t: schedule.logsnr(t) + offset, lambda logsnr: schedule.time(logsnr - offset)
+        lambda t: like(schedule.logsnr(as_float64(t, "t")) + offset, t),
+        lambda logsnr: like(schedule.time(as_float64(logsnr, "logsnr") - offset), logsnr),
     )
 
 
@@ -370,7 +383,8 @@ def interpolate_schedule(
         LogSNRSchedule; the inverse is by bisection and a secant step, for limits that are finite.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or logsnr would rise anywhere: the size at the data
+            is then too much larger than that at the noise (a ratio of 22 for cosine).
 
     Source: Hoogeboom et al. 2023 (2301.11093), eq. 5.
 
@@ -381,7 +395,8 @@ def interpolate_schedule(
     at_noise, at_data = _offset(noise_resolution, base), _offset(data_resolution, base)
 
     def logsnr(t: Scalar) -> Tensor:
-        return schedule.logsnr(t) + t * at_noise + (1 - t) * at_data
+        time = as_float64(t, "t")
+        return like(schedule.logsnr(time) + time * at_noise + (1 - time) * at_data, t)
 
     def time(value: Scalar) -> Tensor:
         target = as_float64(value, "logsnr")
@@ -396,9 +411,16 @@ def interpolate_schedule(
         slope = (logsnr(after) - logsnr(before)) / (after - before)
         return like((t - (logsnr(t) - target) / slope).clamp(0, 1), value)
 
+    if not (logsnr(torch.linspace(0, 1, _CHECKED, dtype=torch.float64)).diff() < 0).all():
+        raise ValueError(
+            "expected a schedule that falls from data to noise, got one that rises between for "
+            f"noise_resolution={noise_resolution} and data_resolution={data_resolution}; "
+            "bring them closer"
+        )
     return LogSNRSchedule(logsnr, time)
 
 
+_CHECKED = 1001
 _BISECTIONS, _SECANT = 40, 1e-6
 
 

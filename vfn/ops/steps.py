@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, over, same_shape
+from vfn.ops._coef import Scalar, as_logsnr, combine, same_shape
 from vfn.ops._types import VarType
-from vfn.ops.process import q_posterior
+from vfn.ops.process import posterior_mean, posterior_std, posterior_times
 
 
 def ddim_step(
@@ -22,7 +22,8 @@ def ddim_step(
     ``var = eta^2 (1-r) sigma_s^2``, ``r = exp(l_t - l_s)``, and eps is the one implied by z and x0.
     With eps eliminated the coefficient of z is ``sqrt(sigma_s^2 - var) / sigma_t`` and that of x0
     ``alpha_s q / (1 + sqrt(1-q))``, ``q = (1-r)(1 + eta^2 r)``, which does not cancel for close
-    neighbours. ``eta=0`` is deterministic, ``eta=1`` equals `ancestral_step` with fixed_small.
+    neighbours (``alpha_s (1 - sqrt(r))`` for ``eta=0``). ``eta=0`` is deterministic, ``eta=1``
+    equals `ancestral_step` with fixed_small.
 
     Args:
         z: noisy data at t [B, ...].
@@ -48,18 +49,19 @@ def ddim_step(
         raise ValueError(f"expected eta in [0, 1], got {eta}")
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
+    if eta == 0:
+        coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt)
+        return combine(coef_z, z, _coef.alpha(ls) * _coef.one_minus_exp(0.5 * (lt - ls)), x0)
+    if noise is None:
+        raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
+    same_shape(z, noise, "z", "noise")
     r, gap = _coef.snr_ratio(lt, ls), _coef.one_minus_snr_ratio(lt, ls)
     kept = (1 - eta**2) + eta**2 * r  # 1 - var / sigma_s^2
     q = gap * (1 + eta**2 * r)
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(kept)
     coef_x0 = _coef.alpha(ls) * q / (1 + torch.sqrt(r * kept))
-    mean = over(coef_z, z) * z + over(coef_x0, z) * x0
-    if eta == 0:
-        return mean
-    if noise is None:
-        raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
-    same_shape(z, noise, "z", "noise")
-    return mean + over(eta * torch.sqrt(gap) * _coef.sigma(ls), z) * noise
+    std = (eta * torch.sqrt(gap) * _coef.sigma(ls)).to(z.dtype)
+    return torch.addcmul(combine(coef_z, z, coef_x0, x0), std, noise)
 
 
 def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar) -> Tensor:
@@ -90,7 +92,7 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     coef_z = _coef.sigma(lt) * _coef.inv_sigma(ls)
     # alpha_t exp((l_s - l_t)/2) = sigma_t alpha_s/sigma_s stays finite at alpha_t = 0.
     coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * _coef.one_minus_exp(0.5 * (lt - ls))
-    return over(coef_z, z) * z + over(coef_x0, z) * x0
+    return combine(coef_z, z, coef_x0, x0)
 
 
 def ancestral_step(
@@ -126,5 +128,6 @@ def ancestral_step(
     tensor([[1., 1.]])
     """
     same_shape(z, noise, "z", "noise")
-    mean, _, std = q_posterior(z, x0, logsnr_t, logsnr_s, var_type, intp_frac)
-    return mean + std * noise
+    lt, ls, gap = posterior_times(z, x0, logsnr_t, logsnr_s)
+    std = posterior_std(z, lt, ls, gap, var_type, intp_frac)
+    return torch.addcmul(posterior_mean(z, x0, lt, ls, gap), std, noise)

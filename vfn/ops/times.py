@@ -72,7 +72,8 @@ def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor
         batch_size: size of the global batch.
 
     Returns:
-        t in [0, 1), shape of ``position``, dtype of ``u``; each alone is uniform.
+        t in [0, 1], shape of ``position``, dtype of ``u``; 1 by rounding only. Each alone is
+        uniform.
 
     Raises:
         ValueError: if ``batch_size < 1``.
