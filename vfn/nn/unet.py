@@ -17,6 +17,7 @@ from vfn.nn.layers import (
     conv,
     group_norm,
     linear,
+    silu,
     sinusoidal_embedding,
 )
 
@@ -176,7 +177,7 @@ class UNet(nn.Module):
             if takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, next(modulation))
-        return self.out_conv(F.silu(self.out_norm(h)))
+        return self.out_conv(silu(self.out_norm(h)))
 
 
 def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfAttention:
