@@ -138,3 +138,20 @@ class ResidualBlock(nn.Module):
         h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = self.conv2(F.dropout(h, self.dropout, self.training))
         return self.skip(self.resample(x)) + h
+
+
+class ConvResample(nn.Module):
+    """Change of resolution by a plain convolution: [B, C, H, W] -> [B, C, H', W'].
+
+    Down: zeros below and to the right only, then 3x3 with stride 2, so that an even size halves.
+    Up: nearest neighbours, then 3x3. It takes a modulation as blocks do, of width 0.
+    """
+
+    def __init__(self, channels: int, up: bool) -> None:
+        super().__init__()
+        self.resize = nn.Upsample(scale_factor=2) if up else nn.ZeroPad2d((0, 1, 0, 1))
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=int(up))
+        _init(self.conv, zero=False)
+
+    def forward(self, x: Tensor, _modulation: Tensor) -> Tensor:
+        return self.conv(self.resize(x))
