@@ -55,6 +55,7 @@ def places(model: UNet) -> list[Place]:
     return found
 
 
+@torch.no_grad()
 def fit(
     model: UNet, sources: Mapping[str, Source], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
