@@ -15,7 +15,7 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "pictures", "report", "sources"},
+    {"train", "generate", "evaluate", "pictures", "report", "sources", "importing", "summary"},
     {"commands", "demo"},
     {"cli", "__main__"},
 )

@@ -167,6 +167,68 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
         click.echo(f"figures are in {json_path}", err=True)
 
 
+@app.group("import")
+def import_group() -> None:
+    """Take over configurations and checkpoints of the reference implementation."""
+
+
+dataset_option = click.option("--dataset", help="mnist, cifar10 or celeba  [the file's]")
+
+
+@import_group.command("config")
+@click.argument("source", metavar="JSON", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="TOML file  [standard output]")
+@dataset_option
+def import_config_command(source: Path, out: Path | None, dataset: str | None) -> None:
+    """Write the configuration that does what a reference JSON file says.
+
+    Options that need no place here are listed; those that have none are refused.
+    """
+    from vfn.configs.reference import left_out
+    from vfn.files import write_atomic
+    from vfn.importing import import_config, with_dataset
+
+    text = configs.dumps(import_config(with_dataset(source, dataset)))
+    for line in left_out(source):
+        _say(f"left out: {line}")
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(out, text)
+        _say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+
+
+@import_group.command("checkpoint")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--config", "source", metavar="JSON", type=click.Path(path_type=Path), required=True,
+              help="the configuration of its run")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
+@dataset_option
+def import_checkpoint_command(file: Path, source: Path, out: Path, dataset: str | None) -> None:
+    """Make a run of a checkpoint: FILE is what the reference's torch.save wrote.
+
+    The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
+    """
+    from vfn.importing import import_checkpoint, with_dataset
+
+    path = import_checkpoint(file, with_dataset(source, dataset), out, _say)
+    _say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+
+
+@app.command("info")
+@click.argument("target", metavar="RUN|CONFIG")
+@click.option("--image", type=_List(int), help="channels,height,width  [the data set's]")
+@click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
+def info_command(target: str, image: tuple[int, ...] | None, classes: int | None) -> None:
+    """Show a network's parameters, operations and memory, and a run's checkpoints.
+
+    RUN is a run directory or checkpoint file, CONFIG a preset's name or a .toml file.
+    """
+    from vfn.summary import describe
+
+    click.echo(describe(target, image, classes, _say))
+
+
 @app.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 def report_command(run: Path) -> None:

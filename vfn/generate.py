@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
-from vfn.nn import denoiser
+from vfn.nn import check_labels, denoiser
 from vfn.ops import Step, ancestral_step, ddim_step, keyed_normal, logsnr_grid, sample
 from vfn.train.objective import schedule_of
 from vfn.train.state import DataShape
@@ -57,7 +57,7 @@ def generate(
         diffusion: schedule and prediction type of its training.
         settings: sampler, steps, guidance, batch.
         shape: shape of the pictures.
-        labels: class of each picture [N], 0 for unconditional.
+        labels: class of each picture [N], 0 for unconditional, or its 0/1 tags [N, K].
         indices: number of each picture within the seed [N]; it alone chooses the noise.
         seed: seed of the noise.
         device: where to compute.
@@ -68,8 +68,9 @@ def generate(
         uint8 [N, C, H, W] on the CPU.
 
     Raises:
-        ValueError: if guidance is asked of an unconditional network.
+        ValueError: if guidance is asked of an unconditional network, or a label is none of its.
     """
+    check_labels(labels, len(shape.class_names), shape.multitags)
     if settings.guidance and not shape.class_names:
         raise ValueError(
             f"guidance {settings.guidance} needs a class-conditional model, and this one is "

@@ -45,6 +45,7 @@ class Section:
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
     dataset: str = option("digits", "data set to train on")
+    conditional: bool = option(True, "train on the labels, where the data set has any")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class ModelConfig(Section):
     num_heads: int | None = option(None, "attention heads", 1)
     head_dim: int | None = option(None, "width of an attention head", 1)
     dropout: float = option(0.0, "dropout in the residual blocks", 0, 0.99)
+    resample_with_res: bool = option(True, "resample in residual blocks; false: plain convolutions")
+    checkpoint_activations: bool = option(
+        False, "compute activations again instead of keeping them"
+    )
 
     def conflicts(self) -> list[str]:
         faults = []

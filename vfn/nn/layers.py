@@ -112,7 +112,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = rearrange(pointwise(self.norm(x), self.qkv), "b c h w -> b h w c")  # a view
-        q, k, v = rearrange(qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads)
+        q, k, v = rearrange(
+            qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
+        )
         y = F.scaled_dot_product_attention(q, k, v)
         y = rearrange(y, "b n (h w) d -> b (n d) h w", h=x.shape[2])  # a view
         return pointwise(y, self.out).add_(x)  # fresh memory, read no more
@@ -149,3 +151,20 @@ class ResidualBlock(nn.Module):
         h = silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = self.conv2(F.dropout(h, self.dropout, self.training))
         return h.add_(self.skip(self.resample(x)))
+
+
+class ConvResample(nn.Module):
+    """Change of resolution by a plain convolution: [B, C, H, W] -> [B, C, H', W'].
+
+    Down: zeros below and to the right only, then 3x3 with stride 2, so that an even size halves.
+    Up: nearest neighbours, then 3x3. It takes a modulation as blocks do, of width 0.
+    """
+
+    def __init__(self, channels: int, up: bool) -> None:
+        super().__init__()
+        self.resize = nn.Upsample(scale_factor=2) if up else nn.ZeroPad2d((0, 1, 0, 1))
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=int(up))
+        _init(self.conv, zero=False)
+
+    def forward(self, x: Tensor, _modulation: Tensor) -> Tensor:
+        return self.conv(self.resize(x))

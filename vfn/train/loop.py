@@ -14,7 +14,7 @@ from vfn.configs import Config, dumps
 from vfn.data import Dataset, load_dataset, to_unit
 from vfn.files import write_atomic
 from vfn.generate import generate, preview_labels
-from vfn.nn import UNet, with_params
+from vfn.nn import UNet, check_labels, with_params
 from vfn.ops import keyed_normal, keyed_uniform
 from vfn.pictures import grid, save_png
 from vfn.train.batch import Batch, make_batch
@@ -119,6 +119,8 @@ def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
     shape = shape_of(dataset)
     torch.manual_seed(config.train.seed)
     model = build_model(config, shape).to(world.device)
+    if dataset.labels is not None:
+        check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
     found = newest_checkpoint(out / "checkpoints")
     if found and not resume:

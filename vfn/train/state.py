@@ -24,6 +24,7 @@ class DataShape(NamedTuple):
     height: int
     width: int
     class_names: tuple[str, ...]
+    multitags: bool = False
 
 
 class StepResult(NamedTuple):
@@ -69,6 +70,9 @@ def build_model(config: Config, shape: DataShape) -> UNet:
         num_heads=model.num_heads,
         head_dim=model.head_dim,
         num_classes=len(shape.class_names),
+        multitags=shape.multitags,
+        resample_with_res=model.resample_with_res,
+        checkpoint_activations=model.checkpoint_activations,
     )
 
 
