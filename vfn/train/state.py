@@ -102,6 +102,35 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / train.steps)))
 
 
+def clip_and_step(
+    optimizer: torch.optim.AdamW, params: Iterable[Tensor], max_norm: float
+) -> Tensor:
+    """Clip the gradients by their common norm, update the parameters, and drop the gradients.
+
+    The fused optimizer divides by the clipping factor on its way, which saves a pass over all
+    gradients, and leaves parameters and moments as they are where the norm is not finite, without
+    waiting for the device.
+
+    Args:
+        optimizer: a fused one, over ``params``; changed in place.
+        params: with gradients.
+        max_norm: the norm that gradients are scaled down to.
+
+    Returns:
+        norm of the gradient before clipping, on the device.
+    """
+    norm = nn.utils.get_total_norm(p.grad for p in params if p.grad is not None)
+    scaling = {
+        "grad_scale": ((norm + 1e-6) / max_norm).clamp(min=1),
+        "found_inf": (~norm.isfinite()).float(),
+    }
+    for name, value in scaling.items():  # attributes through which torch.amp tells it the same
+        setattr(optimizer, name, value)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 def train_step(
     state: TrainState,
     network: Callable[..., Tensor],
@@ -129,11 +158,9 @@ def train_step(
             loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
             loss.backward()
         losses.append(loss.detach())
-    grad_norm = nn.utils.clip_grad_norm_(state.params.values(), config.train.grad_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, config.train)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    grad_norm = clip_and_step(state.optimizer, state.params.values(), config.train.grad_norm)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, config.train.ema_decay))
     return StepResult(torch.stack(losses).sum(), grad_norm)
