@@ -24,6 +24,7 @@ class DataShape(NamedTuple):
     height: int
     width: int
     class_names: tuple[str, ...]
+    multitags: bool = False
 
 
 class StepResult(NamedTuple):
@@ -69,6 +70,7 @@ def build_model(config: Config, shape: DataShape) -> UNet:
         num_heads=model.num_heads,
         head_dim=model.head_dim,
         num_classes=len(shape.class_names),
+        multitags=shape.multitags,
     )
 
 
@@ -110,19 +112,19 @@ def train_step(
         state: changed: gradients are consumed, parameters, moments, EMA and step move on.
         network: the model, or its DistributedDataParallel wrapper, which averages the gradients
             over processes.
-        micro_batches: equally large parts of this process's share of the global batch.
+        micro_batches: the ``accumulate`` equally large parts of this process's share of the global
+            batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
 
     Returns:
         StepResult(loss, grad_norm), on the device.
     """
-    batches = list(micro_batches)
-    losses = []
-    for i, batch in enumerate(batches):
-        more = i < len(batches) - 1
+    parts, losses = config.train.accumulate, []
+    for i, batch in enumerate(micro_batches):
+        more = i < parts - 1
         wait = isinstance(network, DistributedDataParallel) and more
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
-            loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
+            loss = batch_loss(network, batch, config.diffusion).mean() / parts
             loss.backward()
         losses.append(loss.detach())
     grad_norm = nn.utils.clip_grad_norm_(state.params.values(), config.train.grad_norm)
