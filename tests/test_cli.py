@@ -159,7 +159,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
-        ("eval --real dataset:digits:dev --fake run:{run}", "split to be one of train, valid, test, all"),
+        ("eval --real dataset:digits:dev --fake run:{run}", "expected split to be one of train"),
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
