@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vfn.configs import Config, dumps
 from vfn.data import Dataset, load_dataset, load_held_out, to_unit
 from vfn.files import write_atomic
-from vfn.generate import generate, preview_labels
+from vfn.generate import check_guidance, generate, preview_labels
 from vfn.nn import UNet, with_params
 from vfn.ops import keyed_normal, keyed_uniform
 from vfn.pictures import grid, save_png
@@ -121,6 +121,7 @@ def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
     micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
     dataset = load_dataset(config.data, say=_say)
     shape = shape_of(dataset)
+    check_guidance(config.sample, shape)  # now, not at the first sample grid
     torch.manual_seed(config.train.seed)
     model = build_model(config, shape).to(world.device)
     state = init_state(model, config.train)
