@@ -29,7 +29,7 @@ def test_labels_and_names(tmp_path):
 
 
 def test_training_numbers_the_labels_that_have_no_names(tmp_path):
-    data = DataConfig(dataset=str(tmp_path / "a.npz"), held_out=0.0)
+    data = DataConfig(dataset=str(tmp_path / "a.npz"), test_share=0.0)
     np.savez(data.dataset, arr_0=noise(3, 2, 2), arr_1=[2, 1, 2])
     assert load_dataset(data).class_names == ("1", "2")
     np.savez(data.dataset, arr_0=noise(4, 2, 2), arr_1=np.eye(4, dtype=bool))

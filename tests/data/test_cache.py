@@ -25,8 +25,8 @@ from vfn.data import folder, prepare
 source_of = folder.folder_source
 counter = Path(sys.argv[2])
 
-def slow(path, held_out):
-    source = source_of(path, held_out)
+def slow(path, test_share):
+    source = source_of(path, test_share)
     def read(number):
         time.sleep(0.005)
         with counter.open("a") as file:
@@ -97,7 +97,7 @@ def test_prepared_data_are_reused(pictures):
 
 @pytest.mark.parametrize(
     "values",
-    [{"image_size": (2,)}, {"crop": (0, 0, 2, 2)}, {"channels": 1}, {"held_out": 0.5},
+    [{"image_size": (2,)}, {"crop": (0, 0, 2, 2)}, {"channels": 1}, {"test_share": 0.5},
      {"on_bad": "skip"}],
 )  # fmt: skip
 def test_settings_that_change_the_rows_are_prepared_beside_each_other(pictures, values):
@@ -165,13 +165,13 @@ def test_damaged_prepared_data_are_named(pictures, name):
 
 
 def test_splits_and_what_is_left_of_them(pictures):
-    found = prepare(data(pictures, held_out=0.25))
+    found = prepare(data(pictures, test_share=0.25))
     assert found.splits == {"train": 45, "test": 15}
-    assert len(load_held_out(data(pictures, held_out=0.25)).images) == 15
-    assert load_held_out(data(pictures, held_out=0.25, split="all")) is None
-    assert load_held_out(data(pictures, held_out=0.0)) is None
-    with pytest.raises(ValueError, match="split test has no pictures; change --held-out"):
-        load_dataset(data(pictures, held_out=0.0), "test")
+    assert len(load_held_out(data(pictures, test_share=0.25)).images) == 15
+    assert load_held_out(data(pictures, test_share=0.25, split="all")) is None
+    assert load_held_out(data(pictures, test_share=0.0)) is None
+    with pytest.raises(ValueError, match="split test has no pictures; change --test-share"):
+        load_dataset(data(pictures, test_share=0.0), "test")
 
 
 def test_unconditional_training_sees_no_labels(tmp_path):
@@ -223,7 +223,7 @@ def test_a_process_that_is_killed_while_it_prepares_is_replaced(pictures, tmp_pa
 def test_summary_says_what_is_there(tmp_path):
     save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(4, 6) for c in "abb" for i in range(5)})
     (tmp_path / "p" / "b" / "x.png").write_bytes(b"")
-    found = prepare(data(tmp_path / "p", on_bad="skip", held_out=0.2))
+    found = prepare(data(tmp_path / "p", on_bad="skip", test_share=0.2))
     lines = found.summary().splitlines()
     assert lines[0] == "pictures  8 train, 2 test; 1 x 4 x 6"
     assert lines[1] == "labels    2 classes: a (5), b (5)"

@@ -112,9 +112,9 @@ def test_skipped_pictures_leave_the_others_with_their_labels(tmp_path):
     save_pictures(folder, {f"{name[0]}/{name}": array for name, array in PICTURES.items()})
     (folder / "b" / "b.png").write_bytes(b"no picture")
     Image.new("L", (6, 4)).save(folder / "d" / "d.png")
-    data = DataConfig(dataset=str(folder), on_bad="skip", held_out=0.0)
+    data = DataConfig(dataset=str(folder), on_bad="skip", test_share=0.0)
     with pytest.raises(ValueError, match="2 of 5 pictures"):
-        load_dataset(DataConfig(dataset=str(folder), held_out=0.0))
+        load_dataset(DataConfig(dataset=str(folder), test_share=0.0))
     found = load_dataset(data)
     assert [found.class_names[k - 1] for k in found.labels.tolist()] == ["a", "c", "e"]
     assert np.array_equal(found.images[1].movedim(0, -1), PICTURES["c.png"])

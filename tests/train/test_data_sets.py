@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+ROOT = Path(__file__).parents[2]
 UNGUIDED = ["--guidance", "0"]
 CELEBA = ["--image-size", "16", "--head-dim", "32"]
 
@@ -91,7 +95,7 @@ def test_own_pictures_not_square_with_classes(tmp_path):
     folder = tmp_path / "own"
     save_pictures(folder, {f"{c}/{i}.png": noise(20, 30, 3) for c in "ab" for i in range(10)})
     checkpoint, held_out = train(
-        tmp_path / "run", "--dataset", folder, "--image-size", "16,24", "--held-out", "0.2"
+        tmp_path / "run", "--dataset", folder, "--image-size", "16,24", "--test-share", "0.2"
     )
     assert checkpoint.shape == (3, 16, 24, ("a", "b"), False)
     assert len(held_out) == 1
@@ -115,7 +119,7 @@ def test_guidance_without_labels_is_refused_before_the_first_step(tmp_path):
 def test_all_pictures_may_be_trained_on(tmp_path):
     np.save(tmp_path / "own.npy", noise(30, 8, 8))
     _, held_out = train(
-        tmp_path / "run", "--dataset", tmp_path / "own.npy", "--held-out", "0", *UNGUIDED
+        tmp_path / "run", "--dataset", tmp_path / "own.npy", "--test-share", "0", *UNGUIDED
     )
     assert held_out == []
     output = vfn("eval", "--real", f"dataset:{tmp_path / 'own.npy'}", "--num", "8", "--device",
@@ -129,6 +133,19 @@ def test_many_classes_do_not_make_a_preview_of_all(tmp_path):
     assert len(checkpoint.shape.class_names) == 40
     with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
         assert grid.width > 2 * grid.height  # ten columns, four rows
+
+
+def test_processes_of_one_run_prepare_once(tmp_path):
+    np.save(tmp_path / "own.npy", noise(2000, 8, 8))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [str(ROOT / "cli.py"), "train", "--out", str(tmp_path / "run"), "--steps", "2"]
+    options = ["--device", "cpu", "--dataset", str(tmp_path / "own.npy"), *SMALL, *UNGUIDED]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command, *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("preparing own.npy") == 1
+    assert find_checkpoint(tmp_path / "run").step == 2
 
 
 def test_mirrors_change_the_run_and_nothing_random_besides(tmp_path):

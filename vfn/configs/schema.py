@@ -57,7 +57,7 @@ class DataConfig(Section):
     )
     channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
     flip: bool = option(False, "mirror half of the pictures, at random")
-    held_out: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
+    test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
     on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
     data_dir: str | None = option(
         None, "where downloads and prepared data are; $VFN_DATA or ~/.cache/vfn if unset"

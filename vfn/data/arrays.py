@@ -11,14 +11,14 @@ from vfn.data.source import Source
 SUFFIXES = {".npy", ".npz"}
 
 
-def array_source(path: Path, held_out: float) -> Source:
+def array_source(path: Path, test_share: float) -> Source:
     """The pictures of an array file.
 
     Args:
         path: ``.npy`` holds uint8 [N, H, W] or [N, H, W, C], C 1 or 3; ``.npz`` the same as
             ``arr_0``, perhaps labels as ``arr_1``, classes 1..K [N] or 0/1 tags [N, K], and perhaps
             ``class_names``, K texts.
-        held_out: share of the test split.
+        test_share: share of the test split.
 
     Returns:
         Source.
@@ -45,7 +45,7 @@ def array_source(path: Path, held_out: float) -> Source:
         labels = _checked(labels, class_names, len(images), path)
 
     names = [f"{path.name}[{i}]" for i in range(len(images))]
-    splits = own_splits(len(images), held_out)
+    splits = own_splits(len(images), test_share)
     return Source(str(path), names, lambda i: to_picture(images[i]), labels, class_names, splits)
 
 

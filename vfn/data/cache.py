@@ -31,7 +31,7 @@ from vfn.files import make_directory
 
 FORMAT = 1
 # Settings that change a pixel or a row; the others only say what is done with the rows.
-_KEYED = ("image_size", "crop", "channels", "held_out", "on_bad")
+_KEYED = ("image_size", "crop", "channels", "test_share", "on_bad")
 _NAMED = 10  # labels and bad pictures in a summary
 Report = Callable[[str], object]
 
@@ -63,7 +63,7 @@ class Prepared(NamedTuple):
             raise ValueError(f"unknown split {split!r}, expected one of {', '.join(bounds)}")
         start, end = bounds[split]
         if start == end:
-            raise ValueError(f"split {split} has no pictures; change --held-out or add pictures")
+            raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
         if self.labels is None or not conditional:
             return Dataset(self.images[start:end], None, ())
         return Dataset(self.images[start:end], self.labels[start:end], self._names())
@@ -153,8 +153,9 @@ def prepare_cache(
         make_directory(path.parent)
         with _lock(path.parent / ".lock"):
             if fresh or not path.is_dir():
-                say(f"preparing {title}")
-                _write(path, title, read(), settings)
+                source = read()
+                say(f"preparing {title}: {len(source.names)} pictures")
+                _write(path, title, source, settings)
                 say(f"prepared {title} in {path}")
     return open_cache(path)
 

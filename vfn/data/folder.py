@@ -16,13 +16,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 TABLE = "labels.csv"
 
 
-def folder_source(path: Path, held_out: float) -> Source:
+def folder_source(path: Path, test_share: float) -> Source:
     """The pictures of a folder and of the folders in it; hidden ones are left out.
 
     Args:
         path: holds pictures, or a folder for each class, or pictures and ``labels.csv`` with the
             columns ``file`` and ``label`` (one class), or ``file`` and ``tags`` (joined by ``+``).
-        held_out: share of the test split.
+        test_share: share of the test split.
 
     Returns:
         Source.
@@ -50,7 +50,7 @@ def folder_source(path: Path, held_out: float) -> Source:
             )
         return Image.open(path / names[number])
 
-    return Source(str(path), names, read, labels, class_names, own_splits(len(names), held_out))
+    return Source(str(path), names, read, labels, class_names, own_splits(len(names), test_share))
 
 
 def folder_state(path: Path) -> list[list]:

@@ -143,7 +143,7 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
     """
     if spec.startswith("dataset:"):
         return load_dataset(spec_settings(spec, settings or DataConfig()))
-    own = DataConfig(dataset=spec, held_out=0.0)
+    own = DataConfig(dataset=spec, test_share=0.0)
     found = _find_files(own)
     if found is None:
         raise ValueError(
@@ -195,14 +195,14 @@ def _find_files(settings: DataConfig) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [str(path), folder_state(path)],
-            lambda: folder_source(path, settings.held_out),
+            lambda: folder_source(path, settings.test_share),
             settings,
         )
     if path.suffix in arrays.SUFFIXES and path.is_file():
         return _Origin(
             path.name,
             lambda: [str(path), file_state(path)],
-            lambda: array_source(path, settings.held_out),
+            lambda: array_source(path, settings.test_share),
             settings,
         )
     return None
