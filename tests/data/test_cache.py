@@ -105,6 +105,11 @@ def test_settings_that_change_the_rows_are_prepared_beside_each_other(pictures, 
     assert find_prepared(data(pictures)) is not None
 
 
+def test_a_square_may_be_one_number(pictures):
+    one, two = (prepare(data(pictures, image_size=size)) for size in ((2,), (2, 2)))
+    assert one.path == two.path
+
+
 @pytest.mark.parametrize(
     "values", [{"split": "test"}, {"flip": True}, {"conditional": False}, {"num_workers": 1}]
 )

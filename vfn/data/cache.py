@@ -117,8 +117,7 @@ def cache_path(home: Path, title: str, content: Any, settings: DataConfig) -> Pa
         content: what identifies its files, as JSON can hold it.
         settings: resolved: the data set's own size and crop are filled in.
     """
-    keyed = {name: getattr(settings, name) for name in _KEYED}
-    text = json.dumps([FORMAT, title, content, keyed], sort_keys=True)
+    text = json.dumps([FORMAT, title, content, _keyed(settings)], sort_keys=True)
     return home / "prepared" / title / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -205,7 +204,7 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
             "splits": found.splits,
             "bad": found.bad,
             "origin": source.origin,
-            "settings": {name: getattr(settings, name) for name in _KEYED},
+            "settings": _keyed(settings),
         }
         (temporary / "info.json").write_text(json.dumps(info, indent=1))
         for file in (*temporary.iterdir(), temporary):
@@ -230,6 +229,13 @@ def _write_images(path: Path, title: str, source: Source, settings: DataConfig) 
     )
     with bar, path.open("wb") as file:
         return gather(source, settings, lambda row: file.write(row.tobytes()), bar.update)
+
+
+def _keyed(settings: DataConfig) -> dict[str, Any]:
+    keyed = {name: getattr(settings, name) for name in _KEYED}
+    if settings.image_size is not None:  # one number is a square
+        keyed["image_size"] = [settings.image_size[0], settings.image_size[-1]]
+    return keyed
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
-from vfn.data.cache import Prepared, Report, cache_path, in_memory, open_cache, prepare_cache
+from vfn.data.cache import Prepared, Report, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.source import Source
@@ -30,6 +30,12 @@ class _Origin(NamedTuple):
     content: Callable[[], Any] | None
     source: Callable[[], Source]
     settings: DataConfig
+
+    def path(self) -> Path | None:
+        """Where it is prepared; None if it is read into memory."""
+        if self.content is None:
+            return None
+        return cache_path(data_home(self.settings), self.title, self.content(), self.settings)
 
 
 def datasets() -> list[str]:
@@ -70,9 +76,9 @@ def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) ->
     {'train': 1437, 'test': 360}
     """
     origin = _find(settings)
-    if origin.content is None:
+    path = origin.path()
+    if path is None:
         return in_memory(origin.source(), origin.settings)
-    path = cache_path(data_home(settings), origin.title, origin.content(), origin.settings)
     return prepare_cache(path, origin.title, origin.source, origin.settings, say, fresh)
 
 
@@ -82,11 +88,8 @@ def find_prepared(settings: DataConfig) -> Prepared | None:
     Raises:
         ValueError: for an unknown data set.
     """
-    origin = _find(settings)
-    if origin.content is None:
-        return prepare(settings)
-    path = cache_path(data_home(settings), origin.title, origin.content(), origin.settings)
-    return open_cache(path) if path.is_dir() else None
+    path = _find(settings).path()
+    return prepare(settings) if path is None or path.is_dir() else None
 
 
 def load_dataset(
@@ -173,11 +176,8 @@ def _find(settings: DataConfig) -> _Origin:
     name = settings.dataset
     if name in STANDARD:
         known = STANDARD[name]
-        resolved = replace(
-            settings,
-            image_size=settings.image_size or known.image_size,
-            crop=settings.crop or known.crop,
-        )
+        size = settings.image_size or known.image_size
+        resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
         return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
     found = _find_files(settings)
     if found is None:
