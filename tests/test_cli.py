@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from formats import noise, save_pictures
 from PIL import Image
 from small import SMALL
 
@@ -126,7 +127,45 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("verb", ["", "train", "sample", "eval", "report", "demo"])
+def test_data_are_prepared_and_shown(vfn, tmp_path, monkeypatch):
+    monkeypatch.setenv("VFN_DATA", str(tmp_path / "home"))
+    save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(4, 6) for c in "ab" for i in range(10)})
+    options = f"--dataset {tmp_path / 'p'} --test-share 0.2"
+    code, out, err = vfn(f"data info {options}")
+    assert code == 0
+    assert out == f"{tmp_path / 'p'} is not prepared in {tmp_path / 'home'}; use vfn data prepare\n"
+    code, prepared, err = vfn(f"data prepare {options}")
+    assert code == 0
+    assert "pictures  16 train, 4 test; 1 x 4 x 6" in prepared
+    assert err.startswith(f"preparing p: 20 pictures\nprepared p in {tmp_path / 'home'}")
+    assert vfn(f"data info {options}") == (0, prepared, "")
+    assert vfn(f"data prepare {options}") == (0, prepared, "")
+    assert "prepared p in" in vfn(f"data prepare --fresh {options}")[2]
+
+
+def test_data_directory_is_an_option(vfn, tmp_path):
+    np.save(tmp_path / "a.npy", noise(10, 4, 4))
+    _, out, _ = vfn(f"data prepare --dataset {tmp_path / 'a.npy'} --data-dir {tmp_path / 'here'}")
+    assert f"prepared  {tmp_path / 'here' / 'prepared' / 'a.npy'}" in out
+
+
+def test_bad_pictures_are_refused_or_skipped_as_asked(vfn, tmp_path):
+    save_pictures(tmp_path / "p", {f"{i}.png": noise(4, 4) for i in range(9)})
+    (tmp_path / "p" / "3.png").write_bytes(b"no picture")
+    line = f"data prepare --dataset {tmp_path / 'p'} --data-dir {tmp_path}"
+    code, out, err = vfn(line)
+    assert (code, out) == (2, "")
+    assert "1 of 9 pictures in" in err.splitlines()[-1]
+    assert "cannot be used: 3.png (cannot identify image file" in err.splitlines()[-1]
+    code, out, _ = vfn(f"{line} --on-bad skip")
+    assert code == 0
+    assert "left out  1: 3.png (cannot identify image file" in out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["", "train", "sample", "eval", "report", "demo", "data", "data prepare", "data info"],
+)
 def test_help(vfn, verb):
     code, out, _ = vfn(f"{verb} --help")
     assert code == 0
@@ -136,14 +175,24 @@ def test_help(vfn, verb):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (digits)"),
+        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (celeba"),
         ("train --config no.toml --out {new}", "config file no.toml does not exist"),
         ("train --out /proc/vfn", "/proc/vfn"),
         ("train --out {file}", "but there is a file"),
         ("train --out {new} --steps 0", "expected steps at least 1, got 0"),
         ("train --out {new} --batch-size 10 --accumulate 4", "use 8 or 12"),
         ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
-        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of digits"),
+        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("train --out {new} --dataset {empty}", "holds no pictures"),
+        ("train --out {new} --dataset {file}", "expected one of celeba, cifar10, digits, mnist"),
+        ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
+        ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
+        ("train --out {new} --conditional false", "guidance 0.5 needs a class-conditional model"),
+        ("train --out {new} --data-dir {file} --dataset {npy}", "but there is a file"),
+        ("train --out {new} --data-dir /proc/x --dataset {npy}", "/proc/x"),
+        ("data prepare --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("data info --dataset cats", "unknown data set 'cats'"),
+        ("data clean", "No such command 'clean'"),
         ("train --out {new} --lr fast", "'fast' is not a valid float"),
         ("train --out {new} --ch-multipliers 1,2,2", "of one length, got 2 and 3"),
         ("train --out {new} --resume", "nothing to resume"),
@@ -159,7 +208,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
-        ("eval --real dataset:digits:dev --fake run:{run}", "unknown split 'dev'"),
+        ("eval --real dataset:digits:dev --fake run:{run}", "expected split to be one of train"),
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
@@ -170,8 +219,9 @@ def test_help(vfn, verb):
 def test_mistakes_end_in_one_line(vfn, trained, tmp_path, line, message):
     (tmp_path / "file").write_text("no checkpoint")
     (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "a.npy", noise(10, 8, 8))
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
-              "empty": tmp_path / "empty", "run": trained}  # fmt: skip
+              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy"}  # fmt: skip
     code, out, err = vfn(line.format(**places))
     assert code == 2
     assert out == ""

@@ -15,7 +15,7 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "pictures", "report", "sources", "importing", "summary"},
+    {"train", "generate", "evaluate", "pictures", "report", "importing", "summary"},
     {"commands", "demo"},
     {"cli", "__main__"},
 )

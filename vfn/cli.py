@@ -16,6 +16,8 @@ from vfn.configs.schema import flat_fields, override, plain_hint
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
+# `vfn data` leaves out what training does with the pictures.
+DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
 
 class _List(click.ParamType):
@@ -61,6 +63,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+data_dir_option = _option("data_dir", *flat_fields("data")["data_dir"], "data_dir")
 device_option = click.option("--device", default="auto", help="auto, cpu or cuda  [auto]")
 
 
@@ -113,7 +116,7 @@ def train_command(
               help="run directory or checkpoint file")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="output directory")
 @click.option("--num", type=click.IntRange(1), help="pictures  [10 for each label]")
-@click.option("--labels", help="class names separated by commas, or all  [all]")
+@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
 @click.option("--guidance", help="strength w, or several separated by commas for a comparison")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
 @click.option("--format", "kind", type=click.Choice(["png", "npz"]), default="png",
@@ -146,6 +149,7 @@ def sample_command(**options: Any) -> None:
 @click.option("--guidance", type=float, help="strength w for a run")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
 @device_option
+@data_dir_option
 @settings("sample", names=SAMPLE_NAMES)
 def eval_command(json_path: Path | None, **options: Any) -> None:
     """Judge pictures against real ones, in pixel space.
@@ -157,7 +161,7 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
     from vfn.commands import evaluate_pictures
     from vfn.files import write_json
 
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device")
+    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir")
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
     click.echo(result.table())
@@ -227,6 +231,46 @@ def info_command(target: str, image: tuple[int, ...] | None, classes: int | None
     from vfn.summary import describe
 
     click.echo(describe(target, image, classes, _say))
+
+
+@app.group("data")
+def data_group() -> None:
+    """Prepare data sets, and look at them."""
+
+
+def data_options(command: Callable) -> Callable:
+    config = click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
+    return config(settings("data", names=DATA_NAMES)(command))
+
+
+@data_group.command("prepare")
+@click.option("--fresh", is_flag=True, help="prepare again what is there")
+@data_options
+def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
+    """Download a data set and prepare its pictures for training.
+
+    Training does the same on its first use of a data set. Give the options that it will get: other
+    sizes, crops and so on are prepared beside each other.
+    """
+    from vfn.data import prepare
+
+    click.echo(prepare(_data_settings(preset, options), _say, fresh).summary())
+
+
+@data_group.command("info")
+@data_options
+def data_info_command(preset: str | None, **options: Any) -> None:
+    """Show what is prepared: pictures, labels, what was left out, where it is."""
+    from vfn.data import data_home, find_prepared
+
+    settings = _data_settings(preset, options)
+    found = find_prepared(settings)
+    missing = f"{settings.dataset} is not prepared in {data_home(settings)}; use vfn data prepare"
+    click.echo(found.summary() if found else missing)
+
+
+def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
+    return override(configs.load(preset or "digits"), _given(options)).data
 
 
 @app.command("report")

@@ -19,7 +19,6 @@ from vfn.ops import (
     nearest_distances,
     precision_recall,
 )
-from vfn.sources import Pictures
 from vfn.train.batch import Batch
 from vfn.train.objective import held_out_loss, schedule_of
 from vfn.train.streams import Stream
@@ -45,13 +44,13 @@ class Metric(NamedTuple):
 class Sides(NamedTuple):
     """What is compared: real, fake, and real pictures that training has not seen (or None)."""
 
-    real: Pictures
-    fake: Pictures
-    held_out: Pictures | None
+    real: Dataset
+    fake: Dataset
+    held_out: Dataset | None
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Pictures as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
+    """Dataset as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
 
     >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
     tensor([[1.],
@@ -143,9 +142,11 @@ def agreement_metric(sides: Sides, seed: int) -> list[Metric]:
     del seed
     from sklearn.svm import SVC
 
-    def examples(side: Pictures, name: str) -> tuple[Any, Any]:
+    def examples(side: Dataset, name: str) -> tuple[Any, Any]:
         if side.labels is None:
             raise ValueError(f"agreement needs labels, and the {name} pictures have none")
+        if side.multitags:
+            raise ValueError(f"agreement needs one class a picture, the {name} ones have tags")
         return (pixels(side.images) * 16).numpy(), side.labels.numpy()
 
     held_out = _needs(sides.held_out, "agreement", "held-out pictures")
@@ -240,7 +241,7 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def _needs(side: Pictures | None, metric: str, what: str) -> Pictures:
+def _needs(side: Dataset | None, metric: str, what: str) -> Dataset:
     if side is None:
         raise ValueError(f"{metric} needs {what}; name them with --held-out")
     return side

@@ -35,6 +35,19 @@ def solver(settings: SampleConfig) -> Step:
     return partial(ancestral_step, var_type=settings.var_type, intp_frac=settings.intp_frac)
 
 
+def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
+    """Refuse guidance where there is nothing to be guided by.
+
+    Raises:
+        ValueError: if guidance is asked of an unconditional network.
+    """
+    if settings.guidance and not shape.class_names:
+        raise ValueError(
+            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
+            "unconditional; use --guidance 0"
+        )
+
+
 @torch.inference_mode()
 def generate(
     model: nn.Module,
@@ -71,11 +84,7 @@ def generate(
         ValueError: if guidance is asked of an unconditional network, or a label is none of its.
     """
     check_labels(labels, len(shape.class_names), shape.multitags)
-    if settings.guidance and not shape.class_names:
-        raise ValueError(
-            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
-            "unconditional; use --guidance 0"
-        )
+    check_guidance(settings, shape)
     schedule = schedule_of(diffusion)
     grid = logsnr_grid(schedule, settings.sample_timesteps, device)
     size = (shape.channels, shape.height, shape.width)

@@ -14,6 +14,8 @@ from vfn.ops import FixedVarType, OutType, Reweight, Schedule
 
 Sampler = Literal["ddim", "ancestral"]
 LrSchedule = Literal["constant", "cosine"]
+Split = Literal["train", "valid", "test", "all"]
+OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 
 
@@ -44,8 +46,33 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    dataset: str = option("digits", "data set to train on")
+    dataset: str = option("digits", "digits, mnist, cifar10, celeba, a folder, .npy or .npz file")
+    split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
+    image_size: tuple[int, ...] | None = option(
+        None, "resize and cut to height, width (one number: square); the data set's own if unset", 1
+    )
+    crop: tuple[int, ...] | None = option(
+        None, "cut out top, left, height, width before resizing; the data set's own if unset", 0
+    )
+    channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
+    flip: bool = option(False, "mirror half of the pictures, at random")
+    test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
+    on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
+    data_dir: str | None = option(
+        None, "where downloads and prepared data are; $VFN_DATA or ~/.cache/vfn if unset"
+    )
+    num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1)
+
+    def conflicts(self) -> list[str]:
+        faults = []
+        if self.image_size is not None and len(self.image_size) > 2:
+            faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
+        if self.crop is not None and (len(self.crop) != 4 or 0 in self.crop[2:]):
+            faults.append(f"expected crop to be top, left, height, width, got {list(self.crop)}")
+        if self.channels not in (None, 1, 3):
+            faults.append(f"expected channels to be 1 or 3, got {self.channels}")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)

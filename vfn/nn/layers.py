@@ -5,6 +5,7 @@ h heads of width d. Feature maps are [B, C, H, W], in channels_last memory forma
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,12 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
 
 def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Outside of autocast, on devices that have it."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def silu(x: Tensor) -> Tensor:

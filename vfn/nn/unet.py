@@ -18,6 +18,7 @@ from vfn.nn.layers import (
     ResidualBlock,
     SelfAttention,
     conv,
+    full_precision,
     group_norm,
     linear,
     silu,
@@ -197,7 +198,7 @@ class UNet(nn.Module):
         _check_input(z, self.in_channels, self.levels)
         if y is not None:
             _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
-        with torch.autocast(z.device.type, enabled=False):  # 8 bits would blur neighbouring times
+        with full_precision(z.device):  # 8 bits would blur neighbouring times
             embedding = F.silu(self.embed(t, y))
         modulation = iter(self.modulation(embedding).split(self.modulation_widths, dim=-1))
         h = self.in_conv(z.contiguous(memory_format=torch.channels_last))

@@ -1,23 +1,26 @@
 """The loop around `train_step`: processes, files, signals, clocks."""
 
 import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, dumps
-from vfn.data import Dataset, load_dataset, to_unit
+from vfn.data import Dataset, load_dataset, load_held_out, to_unit
 from vfn.files import write_atomic
-from vfn.generate import generate, preview_labels
+from vfn.generate import check_guidance, generate, preview_labels
 from vfn.nn import UNet, check_labels, with_params
 from vfn.ops import keyed_normal, keyed_uniform
 from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch, make_batch
+from vfn.train.batch import Batch, make_batch, prefetch
 from vfn.train.checkpoint import newest_checkpoint, restore, save_checkpoint
 from vfn.train.journal import Journal
 from vfn.train.objective import held_out_loss
@@ -26,8 +29,8 @@ from vfn.train.state import train_step as step_of
 from vfn.train.streams import Stream
 from vfn.train.world import World, average, join_world, largest, leave_world
 
-PREVIEW_ROWS = 4
-HELD_OUT_DRAWS = 4
+PREVIEW_ROWS, PREVIEW_COLUMNS = 4, 10
+HELD_OUT_DRAWS, HELD_OUT_PICTURES = 4, 512
 
 
 class Outcome(NamedTuple):
@@ -44,6 +47,7 @@ class Run(NamedTuple):
     out: Path
     world: World
     dataset: Dataset
+    held_out: Dataset | None
     shape: DataShape
     model: UNet
     state: TrainState
@@ -51,7 +55,7 @@ class Run(NamedTuple):
 
 def shape_of(dataset: Dataset) -> DataShape:
     channels, height, width = dataset.images.shape[1:]
-    return DataShape(channels, height, width, dataset.class_names)
+    return DataShape(channels, height, width, dataset.class_names, dataset.multitags)
 
 
 def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
@@ -115,8 +119,9 @@ def train(config: Config, out: Path, resume: bool = False, device: str = "auto")
 def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
     """Build everything, and restore it from the newest checkpoint where asked."""
     micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
-    dataset = load_dataset(config.data.dataset, "train")
+    dataset = load_dataset(config.data, say=_say)
     shape = shape_of(dataset)
+    check_guidance(config.sample, shape)  # now, not at the first sample grid
     torch.manual_seed(config.train.seed)
     model = build_model(config, shape).to(world.device)
     if dataset.labels is not None:
@@ -132,7 +137,12 @@ def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
         restore(state, found)
     if world.rank == 0:
         write_atomic(out / "config.toml", dumps(config))
-    return Run(config, out, world, dataset, shape, model, state)
+    held_out = load_held_out(config.data)
+    return Run(config, out, world, dataset, held_out, shape, model, state)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _journal(run: Run) -> Journal | None:
@@ -159,13 +169,18 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def _loop(run: Run, journal: Journal | None, stop: list[int]) -> Outcome:
+    with closing(_batches(run)) as batches:
+        return _steps(run, batches, journal, stop)
+
+
+def _steps(run: Run, batches: Iterator[Batch], journal: Journal | None, stop: list[int]) -> Outcome:
     settings, state, world = run.config.train, run.state, run.world
     network = DistributedDataParallel(run.model) if world.size > 1 else run.model
     window_start, window_step, window_loss = time.perf_counter(), state.step, []
     signum = 0
     while state.step < settings.steps and not signum:
         run.model.train()
-        result = step_of(state, network, _micro_batches(run), run.config)
+        result = step_of(state, network, _micro_batches(run, batches), run.config)
         window_loss.append(result.loss)
         if journal:
             journal.advance()
@@ -208,24 +223,38 @@ def _check_finite(loss: float, step: int) -> None:
         )
 
 
-def _micro_batches(run: Run) -> Iterator[Batch]:
-    """This process's part of the global batch of the current step."""
-    settings, world = run.config.train, run.world
+def _batches(run: Run) -> Generator[Batch]:
+    """This process's micro-batches from the current step to the last, one made ahead."""
+    config, settings, world = run.config, run.config.train, run.world
     size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
-    first = run.state.step * settings.batch_size + world.rank * size * settings.accumulate
-    for part in range(settings.accumulate):
+
+    def make(number: int) -> Batch:
+        step, part = divmod(number, settings.accumulate)
+        first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
+        draws = torch.arange(size) + first
+        return make_batch(
+            run.dataset, config.diffusion, settings.seed, draws, world.device, config.data.flip
+        )
+
+    steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
+    return prefetch(make, steps)
+
+
+def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """This process's part of the global batch of the current step, each with its dropout key."""
+    settings, world = run.config.train, run.world
+    for part, batch in enumerate(islice(batches, settings.accumulate)):
         if run.config.model.dropout:
             key = (run.state.step * world.size + world.rank) * settings.accumulate + part
             torch.manual_seed(settings.seed + (key << 16))
-        draws = torch.arange(size) + first + part * size
-        yield make_batch(run.dataset, run.config.diffusion, settings.seed, draws, world.device)
+        yield batch
 
 
 def _preview(run: Run, journal: Journal) -> None:
     """Sample grid with fixed noise and loss on the held-out pictures, both with EMA parameters."""
     config, state, device = run.config, run.state, run.world.device
     run.model.eval()
-    labels = preview_labels(len(run.shape.class_names), PREVIEW_ROWS)
+    labels, names = _preview_labels(run)
     images = generate(
         run.model,
         state.ema,
@@ -237,21 +266,31 @@ def _preview(run: Run, journal: Journal) -> None:
         config.train.seed,
         device,
     )
-    columns = len(run.shape.class_names) or 10
     save_png(
         run.out / "samples" / f"step-{state.step:08d}.png",
-        grid(images, columns, column_labels=run.shape.class_names),
+        grid(images, len(names) or PREVIEW_COLUMNS, column_labels=names),
     )
-    network = with_params(run.model, state.ema)
-    loss = held_out_loss(network, _held_out_batches(run), config.diffusion).mean().item()
-    journal.log({"step": state.step, "held_out_loss": loss})
+    if run.held_out:
+        batches = _held_out_batches(run, run.held_out)
+        network = with_params(run.model, state.ema)
+        loss = held_out_loss(network, batches, config.diffusion).mean().item()
+        journal.log({"step": state.step, "held_out_loss": loss})
 
 
-def _held_out_batches(run: Run) -> list[Batch]:
-    """The held-out pictures with times and noise that stay the same throughout the run."""
-    held_out, device = load_dataset(run.config.data.dataset, "test"), run.world.device
-    x0 = to_unit(held_out.images.to(device))
-    labels = None if held_out.labels is None else held_out.labels.to(device)
+def _preview_labels(run: Run) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels of the sample grids, and names of its columns: some classes, or tags that occur."""
+    if run.dataset.multitags and run.dataset.labels is not None:
+        return run.dataset.labels[: PREVIEW_ROWS * PREVIEW_COLUMNS], ()
+    names = run.shape.class_names[:PREVIEW_COLUMNS]
+    return preview_labels(len(names), PREVIEW_ROWS), names
+
+
+def _held_out_batches(run: Run, held_out: Dataset) -> list[Batch]:
+    """Held-out pictures with times and noise that stay the same throughout the run."""
+    device, count = run.world.device, len(held_out.images)
+    some = torch.arange(0, count, max(1, count // HELD_OUT_PICTURES))[:HELD_OUT_PICTURES]
+    x0 = to_unit(held_out.images[some].to(device))
+    labels = None if held_out.labels is None else held_out.labels[some].to(device)
     batches = []
     for draw in range(HELD_OUT_DRAWS):
         keys = torch.arange(len(x0), device=device) + draw * len(x0)

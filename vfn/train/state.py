@@ -143,19 +143,19 @@ def train_step(
         state: changed: gradients are consumed, parameters, moments, EMA and step move on.
         network: the model, or its DistributedDataParallel wrapper, which averages the gradients
             over processes.
-        micro_batches: equally large parts of this process's share of the global batch.
+        micro_batches: the ``accumulate`` equally large parts of this process's share of the global
+            batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
 
     Returns:
         StepResult(loss, grad_norm), on the device.
     """
-    batches = list(micro_batches)
-    losses = []
-    for i, batch in enumerate(batches):
-        more = i < len(batches) - 1
+    parts, losses = config.train.accumulate, []
+    for i, batch in enumerate(micro_batches):
+        more = i < parts - 1
         wait = isinstance(network, DistributedDataParallel) and more
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
-            loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
+            loss = batch_loss(network, batch, config.diffusion).mean() / parts
             loss.backward()
         losses.append(loss.detach())
     for group in state.optimizer.param_groups:

@@ -12,4 +12,5 @@ class Stream(IntEnum):
     LABEL_DROP = 3
     HELD_OUT_TIME = 4
     HELD_OUT_NOISE = 5
+    FLIP = 6
     SAMPLE = 1000  # SAMPLE is the start noise, SAMPLE + 1 + i the noise of step i
