@@ -77,11 +77,19 @@ def app() -> None:
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
+@click.option("--init-from", type=click.Path(path_type=Path),
+              help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "sample")
 def train_command(
-    preset: str | None, out: Path, resume: bool, dry_run: bool, device: str, **options: Any
+    preset: str | None,
+    out: Path,
+    resume: bool,
+    init_from: Path | None,
+    dry_run: bool,
+    device: str,
+    **options: Any,
 ) -> None:
     """Train a model in a run directory.
 
@@ -99,7 +107,7 @@ def train_command(
         return
     from vfn.train.loop import train
 
-    outcome = train(config, out, resume, device)
+    outcome = train(config, out, resume, device, init_from)
     if outcome.signum:
         click.echo(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
@@ -231,6 +239,20 @@ def info_command(target: str, image: tuple[int, ...] | None, classes: int | None
     from vfn.summary import describe
 
     click.echo(describe(target, image, classes, _say))
+
+
+@app.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".safetensors file")
+def export_command(run: Path, out: Path) -> None:
+    """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
+    from vfn.train.checkpoint import export_model, find_checkpoint
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"expected --out to end in .safetensors, got {out}")
+    checkpoint = find_checkpoint(run, _say)
+    export_model(checkpoint, out)
+    _say(f"{out}: EMA parameters of step {checkpoint.step}")
 
 
 @app.group("data")

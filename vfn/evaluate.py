@@ -20,10 +20,9 @@ from vfn.ops import (
     precision_recall,
 )
 from vfn.train.batch import Batch
-from vfn.train.objective import held_out_loss, schedule_of
+from vfn.train.objective import held_out_loss, logsnr_edges, schedule_of
 from vfn.train.streams import Stream
 
-LOGSNR_BINS = 8
 NEIGHBOURS = 3
 # What stands beside a figure.
 HALVES = "two halves of the real pictures against each other"
@@ -220,9 +219,7 @@ def loss_by_logsnr(
         for each bin ``low``, ``high``, ``loss`` and ``count``.
     """
     schedule = schedule_of(diffusion)
-    # Not the very ends: legacy's logsnr is infinite at t=0.
-    lowest, highest = schedule.logsnr(torch.tensor([1.0, 1e-4], dtype=torch.float64)).tolist()
-    edges = torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64).tolist()
+    edges = logsnr_edges(diffusion).tolist()
     x0 = to_unit(held_out.images.to(device))
     labels = None if held_out.labels is None else held_out.labels.to(device)
     network = with_params(model, params)

@@ -73,7 +73,8 @@ def import_checkpoint(
         moments = {kind: {n: torch.zeros_like(p) for n, p in params.items()} for kind in ADAM}
     state = init_state(build_model(config, shape), config.train)
     step = _step(found, settings)
-    restore(state, Checkpoint(step, config, shape, params, average or params, moments))
+    counters = state.counters | {"updates": torch.tensor(float(step))}
+    restore(state, Checkpoint(step, config, shape, params, average or params, moments, counters))
     path = save_checkpoint(out / "checkpoints", state, config, shape, keep=1)
     write_atomic(out / "config.toml", dumps(config))
     return path

@@ -12,7 +12,7 @@ from vfn.configs import Config
 from vfn.configs.reference import REFERENCE_DATA
 from vfn.data import load_dataset
 from vfn.train.checkpoint import checkpoint_files, find_checkpoint
-from vfn.train.loop import shape_of
+from vfn.train.run import shape_of
 from vfn.train.state import DataShape, build_model
 
 FLOAT32 = 4

@@ -14,6 +14,7 @@ from vfn.ops import FixedVarType, OutType, Reweight, Schedule
 
 Sampler = Literal["ddim", "ancestral"]
 LrSchedule = Literal["constant", "cosine"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
 OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
@@ -127,6 +128,9 @@ class TrainConfig(Section):
     steps: int = option(100_000, "optimizer steps", 1)
     batch_size: int = option(128, "images a step, over all processes", 1)
     accumulate: int = option(1, "micro-batches a step on each process", 1)
+    precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
+    tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
+    compile: bool = option(False, "torch.compile the network")
     lr: float = option(2e-4, "learning rate", 0)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or cosine to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0)
@@ -140,6 +144,10 @@ class TrainConfig(Section):
     checkpoint_every: int = option(1000, "steps between checkpoints", 1)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1)
     preview_every: int = option(1000, "steps between sample grids and held-out losses", 1)
+    eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
+    eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
+    max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)
+    tensorboard: bool = option(False, "also write TensorBoard logs")
 
 
 @dataclass(frozen=True, kw_only=True)
