@@ -6,6 +6,7 @@ Run this file to write them anew.
 import dataclasses
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from vfn import configs
@@ -18,11 +19,18 @@ MARK = "<!-- fields -->\n"
 
 def help_texts() -> str:
     parts = ["# Command line\n"]
-    for verb in ("", *app.commands):
-        arguments = [*filter(None, [verb]), "--help"]
-        text = CliRunner().invoke(app, arguments, prog_name="vfn", terminal_width=100).output
-        parts.append(f"## vfn {verb}".rstrip() + f"\n\n```text\n{text}```\n")
+    for verbs in commands(app):
+        text = (
+            CliRunner().invoke(app, [*verbs, "--help"], prog_name="vfn", terminal_width=100).output
+        )
+        parts.append(f"## {' '.join(('vfn', *verbs))}\n\n```text\n{text}```\n")
     return "\n".join(parts)
+
+
+def commands(command: click.Command) -> list[tuple[str, ...]]:
+    """The words of a command and of all below it."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    return [(), *((name, *verbs) for name, sub in below.items() for verbs in commands(sub))]
 
 
 def field_tables() -> str:
