@@ -1,6 +1,8 @@
 """The reference's configurations in our words: every option has its place, or is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vfn.configs import dumps, loads
 from vfn.configs.reference import (
@@ -152,3 +154,22 @@ def test_what_is_left_out_is_told():
 @pytest.mark.parametrize(("name", "labels"), [("mnist", 10), ("cifar10", 10), ("celeba", 40)])
 def test_data_sets(name, labels):
     assert len(set(REFERENCE_DATA[name].class_names)) == labels
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 300), st.floats(), st.text(max_size=3),
+    st.lists(st.one_of(st.booleans(), st.integers(-1, 3)), max_size=3), st.just({}),
+)  # fmt: skip
+SECTIONS = st.one_of(VALUES, st.dictionaries(
+    st.sampled_from([key for keys in OPTIONS.values() for key in keys]), VALUES, max_size=4
+))  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from([*OPTIONS, "denoise", "use_ema", "x"]), SECTIONS))
+def test_any_content_is_read_or_refused(content):
+    """With a ValueError and nothing else."""
+    try:
+        config = config_of(content)
+    except ValueError:
+        return
+    assert loads(dumps(config)) == config
