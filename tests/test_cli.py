@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from foreign import Reference
 from formats import noise, save_pictures
 from PIL import Image
 from small import SMALL
 
 from vfn.cli import main
+from vfn.configs import load
 from vfn.data import load_dataset
 
 
@@ -120,6 +123,54 @@ def test_eval_of_real_pictures_in_a_folder(vfn, tmp_path):
     assert figures["Memorised"] == 0
 
 
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """A folder with a checkpoint of the reference implementation and its configuration."""
+    folder = tmp_path_factory.mktemp("reference")
+    net = Reference((1,), attends=(False,), out=1, labels=10)
+    net(torch.zeros(2, 1, 4, 4), torch.zeros(2), torch.tensor([1, 2]))
+    torch.save({"model": net.state, "ema": {"shadow": net.state}}, folder / "ckpt.pt")
+    config = {
+        "data": {"name": "mnist", "root": "/data"},
+        "model": {"in_channels": 1, "hid_channels": 32, "ch_multipliers": [1],
+                  "num_res_blocks": 1, "apply_attn": [False]},
+        "diffusion": {"model_out_type": "v", "sample_timesteps": 2},
+        "conditional": {"use_cfg": True},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_import_of_a_checkpoint_and_sampling_of_it(vfn, reference, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    code, _, err = vfn(
+        f"import checkpoint {reference}/ckpt.pt --config {reference}/config.json --out {run}"
+    )
+    assert code == 0
+    assert "vfn sample --checkpoint" in err
+    assert vfn(f"sample --checkpoint {run} --out {out} --num 2 --labels 3,9 --no-animate")[0] == 0
+    with Image.open(out / "images" / "000000.png") as picture:
+        assert picture.size == (32, 32)
+    assert vfn(f"info {run}")[1].startswith("UNet for 1 x 32 x 32, 10 classes, predicts v")
+
+
+def test_import_of_a_configuration(vfn, reference, tmp_path):
+    _, out, err = vfn(f"import config {reference}/config.json")
+    vfn(f"import config {reference}/config.json --out {tmp_path}/c.toml")
+    assert (tmp_path / "c.toml").read_text() == out
+    assert load(f"{tmp_path}/c.toml").data.dataset == "mnist"
+    assert err == "left out: data.root: where the data are\n"
+
+
+def test_info_of_a_run_lists_its_checkpoints(vfn, trained):
+    code, out, _ = vfn(f"info {trained}")
+    assert code == 0
+    assert "step-00000003.safetensors" in out
+    assert "newest intact checkpoint: step 3" in out
+    file = trained / "checkpoints" / "step-00000003.safetensors"
+    assert vfn(f"info {file}")[1] == out
+
+
 def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
     code, out, _ = vfn(f"train --out {tmp_path / 'x'} --dry-run --lr 0.5 --ch-multipliers 1,1")
     assert code == 0
@@ -164,7 +215,22 @@ def test_bad_pictures_are_refused_or_skipped_as_asked(vfn, tmp_path):
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "train", "sample", "eval", "report", "demo", "data", "data prepare", "data info"],
+    [
+        "",
+        "train",
+        "sample",
+        "eval",
+        "import",
+        "import config",
+        "import checkpoint",
+        "info",
+        "report",
+        "export",
+        "data",
+        "data prepare",
+        "data info",
+        "demo",
+    ],
 )
 def test_help(vfn, verb):
     code, out, _ = vfn(f"{verb} --help")
@@ -213,15 +279,29 @@ def test_help(vfn, verb):
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
         ("report {empty}", "expected"),
+        ("import checkpoint {new} --config {json} --out {out}", "does not exist"),
+        ("import checkpoint {file} --config {json} --out {out}", "it was not loaded"),
+        ("import checkpoint {ckpt} --config {file} --out {out}", "is not valid JSON"),
+        ("import checkpoint {ckpt} --config {json} --out {run}", "already holds a run"),
+        ("import checkpoint {ckpt} --config {json} --out {out} --dataset celeba",
+         "expected model.in_channels to be 3, got 1"),
+        ("import config {new}", "cannot be read: No such file"),
+        ("import config {json} --dataset cats", "unknown data set 'cats' in data.name"),
+        ("import pictures", "No such command 'pictures'"),
+        ("info {empty}", "holds no intact checkpoint"),
+        ("info cats", "unknown config 'cats'"),
+        ("info digits --image 3,x", "'x' is not a valid integer"),
+        ("info {run} --classes 3", "knows its pictures; leave out --image and --classes"),
         ("paint", "No such command 'paint'"),
     ],
 )  # fmt: skip
-def test_mistakes_end_in_one_line(vfn, trained, tmp_path, line, message):
+def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, message):
     (tmp_path / "file").write_text("no checkpoint")
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "a.npy", noise(10, 8, 8))
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
-              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy"}  # fmt: skip
+              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy",
+              "json": reference / "config.json", "ckpt": reference / "ckpt.pt"}  # fmt: skip
     code, out, err = vfn(line.format(**places))
     assert code == 2
     assert out == ""

@@ -19,20 +19,18 @@ MARK = "<!-- fields -->\n"
 
 def help_texts() -> str:
     parts = ["# Command line\n"]
-    for verbs in ((), *verbs_of(app)):
-        arguments = [*verbs, "--help"]
-        text = CliRunner().invoke(app, arguments, prog_name="vfn", terminal_width=100).output
-        parts.append(f"## {' '.join(['vfn', *verbs])}\n\n```text\n{text}```\n")
+    for verbs in commands(app):
+        text = (
+            CliRunner().invoke(app, [*verbs, "--help"], prog_name="vfn", terminal_width=100).output
+        )
+        parts.append(f"## {' '.join(('vfn', *verbs))}\n\n```text\n{text}```\n")
     return "\n".join(parts)
 
 
-def verbs_of(group: click.Group) -> list[tuple[str, ...]]:
-    """Every command below a group, each by the words that call it."""
-    found = []
-    for name, command in group.commands.items():
-        below = verbs_of(command) if isinstance(command, click.Group) else []
-        found += [(name,), *((name, *verbs) for verbs in below)]
-    return found
+def commands(command: click.Command) -> list[tuple[str, ...]]:
+    """The words of a command and of all below it."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    return [(), *((name, *verbs) for name, sub in below.items() for verbs in commands(sub))]
 
 
 def field_tables() -> str:

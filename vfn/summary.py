@@ -106,7 +106,7 @@ def _data_shape(config: Config, image: tuple[int, ...] | None, classes: int | No
         raise ValueError("expected --image with --classes")
     known = REFERENCE_DATA.get(config.data.dataset)
     if known is None:
-        shape = shape_of(load_dataset(config.data.dataset))
+        shape = shape_of(load_dataset(config.data))
     else:
         size = known.size, known.size
         shape = DataShape(known.channels, *size, known.class_names, known.multitags)

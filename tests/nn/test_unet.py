@@ -7,7 +7,13 @@ import torch
 from torch.func import functional_call
 
 from vfn.nn import UNet
-from vfn.nn.layers import ResidualBlock, SelfAttention, lecun_normal_, sinusoidal_embedding
+from vfn.nn.layers import (
+    ConvResample,
+    ResidualBlock,
+    SelfAttention,
+    lecun_normal_,
+    sinusoidal_embedding,
+)
 from vfn.nn.reference import params_from_reference
 
 # Reassociated sums in float32, relative to the largest output.
@@ -176,6 +182,39 @@ def test_residual_block_is_its_formula(resample, size):
     torch.testing.assert_close(block(x, modulation), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_plain_resampling_is_its_formula():
+    """Output [i, j] of the way down sees the input's rows 2i..2i+2 and columns 2j..2j+2."""
+    torch.manual_seed(0)
+    x, none = torch.randn(2, 32, 4, 6), torch.zeros(2, 0)
+    down, up = ConvResample(32, up=False), ConvResample(32, up=True)
+    windows = torch.nn.functional.pad(x, (0, 1, 0, 1)).unfold(2, 3, 2).unfold(3, 3, 2)
+    expected = torch.einsum("bcijuv,ocuv->boij", windows, down.conv.weight)
+    assert expected.shape == (2, 32, 2, 3)
+    torch.testing.assert_close(down(x, none), expected, rtol=1e-4, atol=1e-5)
+    doubled = torch.nn.functional.pad(x.repeat_interleave(2, 2).repeat_interleave(2, 3), (1,) * 4)
+    windows = doubled.unfold(2, 3, 1).unfold(3, 3, 1)
+    expected = torch.einsum("bcijuv,ocuv->boij", windows, up.conv.weight)
+    torch.testing.assert_close(up(x, none), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_resamples_by_plain_convolutions():
+    model = random_net(resample_with_res=False)
+    kinds = [type(block).__name__ for block in [*model.down, *model.up]]
+    assert kinds == [
+        "Block",
+        "ConvResample",
+        "Block",
+        "Block",
+        "Block",
+        "ConvResample",
+        *["Block"] * 2,
+    ]
+    out = model(torch.randn(2, 2, 8, 12), torch.rand(2))
+    assert out.shape == (2, 2, 8, 12)
+    out.square().sum().backward()
+    assert all(param.grad.abs().sum() > 0 for param in model.parameters())
+
+
 def test_initial_weights_are_truncated_normals():
     """Variance 1 / fan_in to 3 %, over 120,000 draws; none beyond two standard deviations."""
     torch.manual_seed(0)
@@ -229,6 +268,21 @@ def test_networks_that_do_not_exist_are_refused(options, message):
 def test_inputs_that_do_not_fit_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         random_net()(torch.zeros(shape), torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("multitags", "shape", "message"),
+    [
+        (False, (1,), r"labels of shape \(2,\), one for each sample of z, got \(1,\)"),
+        (False, (2, 3), r"labels of shape \(2,\), .* got \(2, 3\)"),
+        (True, (2,), r"labels of shape \(2, 3\), .* got \(2,\)"),
+        (True, (2, 4), r"labels of shape \(2, 3\), .* got \(2, 4\)"),
+    ],
+)
+def test_labels_of_another_shape_are_refused(multitags, shape, message):
+    model = random_net(num_classes=3, multitags=multitags)
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(2, 2, 8, 8), torch.zeros(2), torch.ones(shape, dtype=torch.long))
 
 
 def test_labels_of_an_unconditional_network_are_refused():

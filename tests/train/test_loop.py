@@ -14,6 +14,7 @@ from small import SMALL
 
 import vfn.train.state as state_module
 from vfn.configs import override
+from vfn.data import load_dataset
 from vfn.train.batch import image_indices
 from vfn.train.checkpoint import export_model, find_checkpoint, load_checkpoint
 from vfn.train.loop import train
@@ -255,3 +256,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     # Sums in another order: float32 rounding, amplified by a few Adam steps.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert load_checkpoint(next((tmp_path / "two" / "checkpoints").iterdir())).step == 6
+
+
+def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp_path, monkeypatch):
+    def odd(*args, **options):
+        found = load_dataset(*args, **options)
+        return found._replace(labels=found.labels + 5)
+
+    monkeypatch.setattr("vfn.train.loop.load_dataset", odd)
+    with pytest.raises(ValueError, match="expected labels in 0..10, 0 for unconditional, got 1"):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -3,7 +3,8 @@
 import json
 from typing import Any, NamedTuple
 
-from vfn.configs.schema import Config, from_tables
+from vfn.configs import load
+from vfn.configs.schema import Config, from_tables, to_tables
 from vfn.nn.reference_config import Json, Settings, read_json
 
 
@@ -140,10 +141,9 @@ def _json(settings: Settings, name: str) -> str:
 
 
 def _data(settings: Settings) -> dict[str, Any]:
-    return {
-        "dataset": settings["data"]["name"],
-        "conditional": settings["conditional"]["use_cfg"],
-    }
+    """Size, cut, mirroring and split of the pictures are those of the data set's preset."""
+    preset = {"cifar10": "cifar10_uncond"}.get(name := settings["data"]["name"], name)
+    return to_tables(load(preset))["data"] | {"conditional": settings["conditional"]["use_cfg"]}
 
 
 def _model(settings: Settings) -> dict[str, Any]:
