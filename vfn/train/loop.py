@@ -133,9 +133,9 @@ def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
         )
     if found:
         restore(state, found)
+    held_out = load_held_out(config.data)
     if world.rank == 0:
         write_atomic(out / "config.toml", dumps(config))
-    held_out = load_held_out(config.data)
     return Run(config, out, world, dataset, held_out, shape, model, state)
 
 
