@@ -22,6 +22,8 @@ def counted_by_hand(model, shape):
         nonlocal total
         positions = inputs[0].shape[2] * inputs[0].shape[3]
         total += 2 * 2 * positions**2 * layer.out.in_features  # scores, then the mixture
+        for maps in (layer.qkv, layer.out):  # by their weights, not as layers
+            total += 2 * positions * maps.weight.numel()
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -49,7 +49,7 @@ class Sides(NamedTuple):
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Dataset as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
+    """Pictures as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
 
     >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
     tensor([[1.],

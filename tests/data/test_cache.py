@@ -159,6 +159,15 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
     assert contents(tmp_path) == []
 
 
+def test_a_disk_without_locks_is_named(pictures, monkeypatch):
+    def refuse(_file, _kind):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match=r"lock cannot be locked \(.*\); name another --data-dir"):
+        prepare(data(pictures))
+
+
 @pytest.mark.parametrize("name", ["images.bin", "info.json"])
 def test_damaged_prepared_data_are_named(pictures, name):
     path = prepare(data(pictures)).path

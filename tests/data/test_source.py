@@ -97,9 +97,11 @@ def test_more_than_8_bits_are_refused(mode):
         to_row(Image.new(mode, (2, 2)), DataConfig())
 
 
-def test_a_picture_smaller_than_the_crop_is_refused():
+@pytest.mark.parametrize("crop", [(2, 0, 2, 4), (0, 2, 3, 3)])
+def test_a_picture_smaller_than_the_crop_is_refused(crop):
+    assert to_row(Image.new("L", (4, 3)), DataConfig(crop=(1, 2, 2, 2))).shape == (1, 2, 2)
     with pytest.raises(ValueError, match="3 x 4 does not hold the crop"):
-        to_row(Image.new("L", (4, 3)), DataConfig(crop=(2, 0, 2, 4)))
+        to_row(Image.new("L", (4, 3)), DataConfig(crop=crop))
 
 
 def some(count, bad=()):

@@ -263,7 +263,7 @@ def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp
         found = load_dataset(*args, **options)
         return found._replace(labels=found.labels + 5)
 
-    monkeypatch.setattr("vfn.train.loop.load_dataset", odd)
+    monkeypatch.setattr("vfn.train.run.load_dataset", odd)
     with pytest.raises(ValueError, match="expected labels in 0..10, 0 for unconditional, got 1"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

@@ -142,7 +142,8 @@ def _json(settings: Settings, name: str) -> str:
 
 def _data(settings: Settings) -> dict[str, Any]:
     """Size, cut, mirroring and split of the pictures are those of the data set's preset."""
-    preset = {"cifar10": "cifar10_uncond"}.get(name := settings["data"]["name"], name)
+    name: str = settings["data"]["name"]
+    preset = "cifar10_uncond" if name == "cifar10" else name
     return to_tables(load(preset))["data"] | {"conditional": settings["conditional"]["use_cfg"]}
 
 

@@ -242,7 +242,10 @@ def _keyed(settings: DataConfig) -> dict[str, Any]:
 def _lock(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock; it is given back even by one that dies."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems cannot
+            raise OSError(f"{path} cannot be locked ({error}); name another --data-dir") from None
         yield
 
 

@@ -107,9 +107,10 @@ def open_run(
             f"process {world.rank} finds step {state.step} in {out}, another process a later one; "
             "all of them have to see the same directory"
         )
+    held_out = load_held_out(config.data)
     if world.rank == 0:
         write_atomic(out / "config.toml", dumps(config))
-    return Run(config, out, world, dataset, load_held_out(config.data), shape, model, state)
+    return Run(config, out, world, dataset, held_out, shape, model, state)
 
 
 def say(line: str) -> None:

@@ -207,23 +207,23 @@ def train_step(
         state: changed: gradients are consumed, parameters, moments, EMA and step move on.
         network: the model, or its DistributedDataParallel wrapper, which averages the gradients
             over processes.
-        micro_batches: equally large parts of this process's share of the global batch.
+        micro_batches: ``accumulate`` equally large parts of this process's share of the global
+            batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
     """
-    batches = list(micro_batches)
     settings, scaling = config.train, config.train.precision == "fp16"
     scale = state.counters["loss_scale"] if scaling else 1.0
     losses, bins = [], []
-    for i, batch in enumerate(batches):
-        more = i < len(batches) - 1
+    for i, batch in enumerate(micro_batches):
+        more = i < settings.accumulate - 1
         wait = isinstance(network, DistributedDataParallel) and more
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
             with autocast(settings.precision, batch.x0.device):
                 each = batch_loss(network, batch, config.diffusion)
-            loss = each.mean() / len(batches)
+            loss = each.mean() / settings.accumulate
             (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
