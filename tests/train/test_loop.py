@@ -164,6 +164,21 @@ def test_evaluations_keep_the_best(config, tmp_path):
     assert load_checkpoint(tmp_path / "checkpoints" / "best.safetensors").step == best["step"]
 
 
+def test_tensorboard_gets_the_numbers_of_the_log(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(override(config, {"tensorboard": True}), tmp_path, device="cpu")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert logged == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path))]
+
+
+def test_tensorboard_that_is_missing_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'vfn\[tensorboard\]'"):
+        train(override(config, {"tensorboard": True}), tmp_path, device="cpu")
+
+
 def test_a_new_run_starts_from_another_s_average(config, tmp_path):
     train(config, tmp_path / "first", device="cpu")
     export_model(find_checkpoint(tmp_path / "first"), tmp_path / "model.safetensors")
