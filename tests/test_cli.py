@@ -122,6 +122,27 @@ def test_eval_of_a_run(vfn, trained, tmp_path):
     assert record["command"].startswith("vfn eval --real dataset:digits")
 
 
+def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
+    """A picture's figures do not depend on the batch."""
+    monkeypatch.setattr("vfn.bits.STEPS", 3)
+    monkeypatch.setattr("vfn.bits.DRAWS", 3)
+    monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
+    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    figures = []
+    for batch in (180, 100):
+        monkeypatch.setattr("vfn.bits.BATCH", batch)
+        code, out, _ = vfn(f"{line} --json {tmp_path / 'm.json'}")
+        assert code == 0
+        figures.append(json.loads((tmp_path / "m.json").read_text())["bits_per_dim"])
+    assert [f["name"] for f in figures[0]] == [
+        "bound, discrete", "bound, continuous", "probability flow"
+    ]  # fmt: skip
+    assert "probability flow" in out
+    assert all(np.isfinite(f["value"]) and f["error"] > 0 for f in figures[0])
+    for one, other in zip(*figures, strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-4)
+
+
 def test_eval_of_real_pictures_in_a_folder(vfn, tmp_path):
     """Held-out pictures, written and read back, are as good as real ones can be."""
     held_out = load_dataset("digits", "test")
@@ -188,6 +209,7 @@ def test_help(vfn, verb):
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
+        ("eval --real dataset:digits --fake {empty} --bpd", "--bpd goes with --fake run:DIR"),
         ("report {empty}", "expected"),
         ("paint", "No such command 'paint'"),
     ],

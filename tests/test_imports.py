@@ -15,7 +15,7 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "pictures", "report", "sources"},
+    {"train", "generate", "evaluate", "bits", "pictures", "report", "sources"},
     {"commands", "demo"},
     {"cli", "__main__"},
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vfn import __version__
+from vfn.bits import Bits, bits_per_dim
 from vfn.configs import SampleConfig
 from vfn.data import load_dataset, parse_labels, to_uint8
 from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
@@ -59,11 +60,12 @@ class Trained(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The figures, what they were computed of, and the held-out loss by log-SNR bin."""
+    """The figures, what they were computed of, held-out loss by log-SNR bin, bits per dimension."""
 
     metrics: list[Metric]
     settings: dict[str, Any]
     loss_by_logsnr: list[dict[str, float]]
+    bits_per_dim: list[Bits]
 
     def table(self) -> str:
         """The figures as lines of text for a terminal."""
@@ -82,6 +84,12 @@ class Evaluation(NamedTuple):
             f"{row['low']:7.2f} ..{row['high']:7.2f}  {row['loss']:.4f}"
             for row in self.loss_by_logsnr
         ]
+        if self.bits_per_dim:
+            lines += ["", "bits per dimension of held-out pictures"]
+        lines += [
+            f"{bits.name:17}  {bits.value:.4f} ± {bits.error:.4f}  ({bits.note})"
+            for bits in self.bits_per_dim
+        ]
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
@@ -97,6 +105,7 @@ class Evaluation(NamedTuple):
                 for metric in self.metrics
             ],
             "loss_by_logsnr": self.loss_by_logsnr,
+            "bits_per_dim": [bits._asdict() for bits in self.bits_per_dim],
         }
 
 
@@ -262,6 +271,7 @@ def evaluate_pictures(
     device: str,
     overrides: dict[str, Any],
     say: Say,
+    bpd: bool = False,
 ) -> Evaluation:
     """Judge the pictures that ``fake`` stands for against those of ``real``.
 
@@ -275,30 +285,34 @@ def evaluate_pictures(
     unseen = read_pictures(held_out) if held_out else None
     settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed, "version": __version__}
     bins: list[dict[str, float]] = []
+    bits: list[Bits] = []
     wants_loss = "loss" in names
     if fake.startswith("run:"):
         trained = open_trained(Path(fake.removeprefix("run:")), device, say)
         sampling = replace(trained.checkpoint.config.sample, **overrides)
         fakes = _fakes(trained, sampling, num, seed)
         settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
-        if wants_loss:
-            config = trained.checkpoint.config
-            bins = loss_by_logsnr(
-                trained.model,
-                trained.params,
-                config.diffusion,
-                load_dataset(config.data.dataset, "test"),
-                seed,
-                trained.device,
-            )
+        config = trained.checkpoint.config
+        unseen_by_it = (
+            trained.model,
+            trained.params,
+            config.diffusion,
+            load_dataset(config.data.dataset, "test"),
+            seed,
+            trained.device,
+        )
+        bins = loss_by_logsnr(*unseen_by_it) if wants_loss else []
+        bits = bits_per_dim(*unseen_by_it) if bpd else []
     else:
+        if bpd:
+            raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
         if overrides:
             raise ValueError(f"sampling options go with --fake run:DIR, got {fake}; leave them out")
         fakes = read_pictures(fake)
         settings["num"] = len(fakes.images)
     chosen = [name for name in names if name != "loss"]
     sides = Sides(reals, _relabel(fakes, reals), _relabel(unseen, reals) if unseen else None)
-    return Evaluation(evaluate(sides, chosen, seed), settings, bins)
+    return Evaluation(evaluate(sides, chosen, seed), settings, bins, bits)
 
 
 def _relabel(pictures: Pictures, like: Pictures) -> Pictures:
