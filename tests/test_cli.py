@@ -85,6 +85,27 @@ def test_a_picture_does_not_depend_on_number_and_batch(vfn, trained, tmp_path):
     assert np.abs(a["arr_0"][:10].astype(int) - b["arr_0"]).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--sampler heun --churn 0.2",
+        "--sampler dpmpp_2m --grid logsnr",
+        "--sampler dpmpp_2m_sde --grid karras",
+        "--sampler abm2",
+        "--sampler adaptive --tolerance 0.1",
+    ],
+)
+def test_samplers(vfn, trained, tmp_path, options):
+    """Each of its own, and its picture the same in every batch."""
+    line = f"sample --checkpoint {trained} --num 3 --steps 5 --format npz"
+    for name, more in (("a", options), ("b", f"{options} --batch 1"), ("ddim", "")):
+        assert vfn(f"{line} --out {tmp_path / name} {more}")[0] == 0
+    a, b, ddim = (read_npz(tmp_path / n / "samples.npz")["arr_0"] for n in ("a", "b", "ddim"))
+    assert np.abs(a.astype(int) - b).max() <= 1
+    assert not np.array_equal(a, ddim)
+    assert (tmp_path / "a" / "denoising.webp").exists()
+
+
 def test_guidance_sweep(vfn, trained, tmp_path):
     vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 10 --guidance 0,1.5 --format npz")
     assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png"}
@@ -103,6 +124,27 @@ def test_eval_of_a_run(vfn, trained, tmp_path):
     assert figures["Label agreement"]["reference"] > 0.98
     assert [b["count"] for b in record["loss_by_logsnr"]] == [360] * 8
     assert record["command"].startswith("vfn eval --real dataset:digits")
+
+
+def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
+    """A picture's figures do not depend on the batch."""
+    monkeypatch.setattr("vfn.bits.STEPS", 3)
+    monkeypatch.setattr("vfn.bits.DRAWS", 3)
+    monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
+    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    figures = []
+    for batch in (180, 100):
+        monkeypatch.setattr("vfn.bits.BATCH", batch)
+        code, out, _ = vfn(f"{line} --json {tmp_path / 'm.json'}")
+        assert code == 0
+        figures.append(json.loads((tmp_path / "m.json").read_text())["bits_per_dim"])
+    assert [f["name"] for f in figures[0]] == [
+        "bound, discrete", "bound, continuous", "probability flow"
+    ]  # fmt: skip
+    assert "probability flow" in out
+    assert all(np.isfinite(f["value"]) and f["error"] > 0 for f in figures[0])
+    for one, other in zip(*figures, strict=True):
+        assert one["value"] == pytest.approx(other["value"], rel=1e-4)
 
 
 def test_eval_of_real_pictures_in_a_folder(vfn, tmp_path):
@@ -273,11 +315,16 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
+        ("sample --checkpoint {run} --out {out} --grid even", "'time', 'logsnr', 'karras'"),
+        ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "eta 0 with sampler"),
+        ("sample --checkpoint {run} --out {out} --churn 0.1", "churn 0 with sampler ddim, got 0.1"),
+        ("sample --checkpoint {run} --out {out} --tolerance 0", "tolerance at least 1e-06, got 0"),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
         ("eval --real dataset:digits:dev --fake run:{run}", "expected split to be one of train"),
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
+        ("eval --real dataset:digits --fake {empty} --bpd", "--bpd goes with --fake run:DIR"),
         ("report {empty}", "expected"),
         ("import checkpoint {new} --config {json} --out {out}", "does not exist"),
         ("import checkpoint {file} --config {json} --out {out}", "it was not loaded"),

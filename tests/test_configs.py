@@ -109,7 +109,7 @@ def test_configuration_is_frozen():
         ("[model]\nch_multipliers = [1, 2.5]", "ch_multipliers to be a list of int"),
         ("[model]\napply_attn = [1, 0, 1]", "apply_attn to be a list of bool"),
         ("[diffusion]\nlogsnr_schedule = 'cosin'", "cosine, linear, sigmoid, legacy, got 'cosin'"),
-        ("[sample]\nsampler = 1", "expected sampler to be one of ddim, ancestral, got 1"),
+        ("[sample]\nsampler = 1", "expected sampler to be one of ddim, ancestral, heun, "),
         # ranges
         ("[train]\nsteps = 0", "expected steps at least 1, got 0"),
         ("[train]\nlr = -1e-3", "expected lr at least 0, got -0.001"),

@@ -155,6 +155,7 @@ def sample_command(**options: Any) -> None:
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--guidance", type=float, help="strength w for a run")
+@click.option("--bpd", is_flag=True, help="also bits per dimension of held-out pictures, for a run")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
 @device_option
 @data_dir_option
@@ -164,12 +165,13 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
 
     fd: Fréchet distance. pr: precision and recall (k = 3). agreement: a classifier trained on the
     real pictures finds the asked label. memorisation: pictures nearer to a training picture than
-    held-out ones are. loss: held-out loss by log-SNR bin (run:DIR only).
+    held-out ones are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational
+    bound and the likelihood under the probability flow, with their standard errors.
     """
     from vfn.commands import evaluate_pictures
     from vfn.files import write_json
 
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir")
+    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd")
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
     click.echo(result.table())

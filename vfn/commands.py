@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vfn import __version__
+from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
 from vfn.data import (
     Dataset,
@@ -66,11 +67,12 @@ class Trained(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The figures, what they were computed of, and the held-out loss by log-SNR bin."""
+    """The figures, what they were computed of, held-out loss by log-SNR bin, bits per dimension."""
 
     metrics: list[Metric]
     settings: dict[str, Any]
     loss_by_logsnr: list[dict[str, float]]
+    bits_per_dim: list[Bits]
 
     def table(self) -> str:
         """The figures as lines of text for a terminal."""
@@ -89,6 +91,12 @@ class Evaluation(NamedTuple):
             f"{row['low']:7.2f} ..{row['high']:7.2f}  {row['loss']:.4f}"
             for row in self.loss_by_logsnr
         ]
+        if self.bits_per_dim:
+            lines += ["", "bits per dimension of held-out pictures"]
+        lines += [
+            f"{bits.name:17}  {bits.value:.4f} ± {bits.error:.4f}  ({bits.note})"
+            for bits in self.bits_per_dim
+        ]
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
@@ -104,6 +112,7 @@ class Evaluation(NamedTuple):
                 for metric in self.metrics
             ],
             "loss_by_logsnr": self.loss_by_logsnr,
+            "bits_per_dim": [bits._asdict() for bits in self.bits_per_dim],
         }
 
 
@@ -271,6 +280,7 @@ def evaluate_pictures(
     data_dir: str | None,
     overrides: dict[str, Any],
     say: Say,
+    bpd: bool = False,
 ) -> Evaluation:
     """Judge the pictures that ``fake`` stands for against those of ``real``.
 
@@ -286,13 +296,15 @@ def evaluate_pictures(
     unseen = _unseen(real, held_out, data)
     settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed, "version": __version__}
     bins: list[dict[str, float]] = []
+    bits: list[Bits] = []
     if trained:
         sampling = replace(trained.checkpoint.config.sample, **overrides)
         fakes = _fakes(trained, sampling, num, seed)
         settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
-        pictures = load_held_out(data) if "loss" in names else None
+        wants_loss = "loss" in names
+        pictures = load_held_out(data) if wants_loss or bpd else None
         if pictures:
-            bins = loss_by_logsnr(
+            unseen_by_it = (
                 trained.model,
                 trained.params,
                 trained.checkpoint.config.diffusion,
@@ -300,16 +312,20 @@ def evaluate_pictures(
                 seed,
                 trained.device,
             )
-        elif "loss" in names:
+            bins = loss_by_logsnr(*unseen_by_it) if wants_loss else []
+            bits = bits_per_dim(*unseen_by_it) if bpd else []
+        elif wants_loss or bpd:
             say("no held-out loss: the run was trained on all pictures")
     else:
+        if bpd:
+            raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
         if overrides:
             raise ValueError(f"sampling options go with --fake run:DIR, got {fake}; leave them out")
         fakes = read_pictures(fake, data)
         settings["num"] = len(fakes.images)
     chosen = [name for name in names if name != "loss"]
     sides = Sides(reals, _relabel(fakes, reals), _relabel(unseen, reals) if unseen else None)
-    return Evaluation(evaluate(sides, chosen, seed), settings, bins)
+    return Evaluation(evaluate(sides, chosen, seed), settings, bins, bits)
 
 
 def _unseen(real: str, held_out: str | None, data: DataConfig) -> Dataset | None:

@@ -1,7 +1,6 @@
 """Pictures from a trained network: image i of a seed depends on nothing but (seed, i)."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
 from vfn.nn import check_labels, denoiser
-from vfn.ops import Step, ancestral_step, ddim_step, keyed_normal, logsnr_grid, sample
+from vfn.ops import DrawSamples, keyed_normal, sampler, sampling_grid
 from vfn.train.objective import schedule_of
 from vfn.train.state import DataShape
 from vfn.train.streams import Stream
@@ -28,11 +27,16 @@ def preview_labels(num_classes: int, per_class: int) -> Tensor:
     return torch.arange(1, num_classes + 1).repeat(per_class)
 
 
-def solver(settings: SampleConfig) -> Step:
-    """The step function that the settings name."""
-    if settings.sampler == "ddim":
-        return partial(ddim_step, eta=settings.eta)
-    return partial(ancestral_step, var_type=settings.var_type, intp_frac=settings.intp_frac)
+def sampler_of(settings: SampleConfig) -> DrawSamples:
+    """The sampler that the settings name."""
+    return sampler(
+        settings.sampler,
+        settings.eta,
+        settings.var_type,
+        settings.intp_frac,
+        settings.churn,
+        settings.tolerance,
+    )
 
 
 def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
@@ -86,7 +90,8 @@ def generate(
     check_labels(labels, len(shape.class_names), shape.multitags)
     check_guidance(settings, shape)
     schedule = schedule_of(diffusion)
-    grid = logsnr_grid(schedule, settings.sample_timesteps, device)
+    grid = sampling_grid(settings.grid, schedule, settings.sample_timesteps, device)
+    draw = sampler_of(settings)
     size = (shape.channels, shape.height, shape.width)
     done, images = 0, []
     for index, label in zip(
@@ -106,8 +111,7 @@ def generate(
             settings.guidance,
         )
         start = keyed_normal(seed, Stream.SAMPLE, keys, size)
-        drawn = noise if settings.sampler == "ancestral" or settings.eta else None
-        images.append(to_uint8(sample(denoise, start, grid, solver(settings), drawn, watch).x0))
+        images.append(to_uint8(draw(denoise, start, grid, noise=noise, callback=watch).x0))
         done += len(index)
         if progress is not None:
             progress(done)

@@ -55,6 +55,23 @@ ELEMENTWISE = {
     "ddim_step eta": lambda a: ops.ddim_step(a.x, a.y, a.t, a.s, 0.5, a.n),
     "ddim_inverse_step": lambda a: ops.ddim_inverse_step(a.x, a.y, a.s, a.t),
     "ancestral_step": lambda a: ops.ancestral_step(a.x, a.y, a.t, a.s, a.n),
+    "renoise_step": lambda a: ops.renoise_step(a.x, a.s, a.t, a.n),
+    "heun_step": lambda a: ops.heun_step(a.x, a.y, a.t, a.s, a.n),
+    "dpmpp_2m_step": lambda a: ops.dpmpp_2m_step(a.x, a.y, a.t, a.s, a.n, a.t - 0.4),
+    "dpmpp_2m_step first": lambda a: ops.dpmpp_2m_step(a.x, a.y, a.t, a.s),
+    "dpmpp_2m_step eta": lambda a: ops.dpmpp_2m_step(a.x, a.y, a.t, a.s, a.n, a.t - 0.4, 1.0, a.n),
+    "dpmpp_3m_step": lambda a: ops.dpmpp_3m_step(
+        a.x, a.y, a.t, a.s, a.n, a.t - 0.4, a.x, a.t - 1.3
+    ),
+    "dpmpp_3m_step long": lambda a: ops.dpmpp_3m_step(
+        a.x, a.y, a.t, a.s + 9, a.n, a.t - 3, a.x, a.t - 9, 1.0
+    ),
+    "unic_step": lambda a: ops.unic_step(a.x, a.y, a.t, a.s, a.n, a.x, a.t - 0.4),
+    "unic_step first": lambda a: ops.unic_step(a.x, a.y, a.t, a.s, a.n),
+    "ab2_step": lambda a: ops.ab2_step(a.x, a.y, a.t, a.s, a.n, a.t - 0.4),
+    "ab2_step back": lambda a: ops.ab2_step(a.x, a.y, a.s, a.t, a.n, a.s + 0.4),
+    "am2_step": lambda a: ops.am2_step(a.x, a.y, a.t, a.s, a.n),
+    "dequantize": lambda a: ops.dequantize(a.x, a.y),
     "guide": lambda a: ops.guide(a.x, a.y, 0.5),
 }
 # These give one value a sample.
@@ -101,7 +118,10 @@ def test_registry_names_every_op_over_data():
         dynamic_threshold hybrid_loss importance_time interpolate_schedule interval_strength
         karras_grid kl_loss learned_logvar logit_normal_time lognormal_logsnr low_discrepancy_time
         mapped normal_kl posthoc_ema_weights power_ema_decay prior_bpd rescale shift_schedule
-        sigma_rel_to_gamma stratified_time uniform_logsnr_grid vlb_bpd"""
+        sigma_rel_to_gamma stratified_time uniform_logsnr_grid vlb_bpd
+        adams_solver continuous_vlb_bpd dpmpp_2m_solver dpmpp_3m_solver edit_start encode
+        flow_loglik heun_solver inpaint loglik_bpd mean_and_error sample_adaptive sampler
+        sampling_grid single_step slerp unipc_solver with_known"""
     functions = {name for name in ops.__all__ if name.islower()} - set(elsewhere.split())
     scales = {"alpha", "sigma", "log_alpha", "log_sigma"}
     assert functions == {name.split()[0] for name in ALL} - scales

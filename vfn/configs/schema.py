@@ -10,9 +10,8 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.ops import FixedVarType, OutType, Reweight, Schedule
+from vfn.ops import FixedVarType, Grid, OutType, Reweight, Sampler, Schedule
 
-Sampler = Literal["ddim", "ancestral"]
 LrSchedule = Literal["constant", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
@@ -153,17 +152,27 @@ class TrainConfig(Section):
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
     sampler: Sampler = option("ddim", "solver")
-    sample_timesteps: int = option(64, "sampling steps", 1)
+    sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
+    grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: FixedVarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
+    churn: float = option(0.0, "growth of the noise before a step of heun", 0, 0.41)
+    tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6)
     sample_batch: int = option(250, "images sampled at a time", 1)
 
     def conflicts(self) -> list[str]:
+        faults = []
         if self.var_type == "fixed_medium" and self.intp_frac is None:
-            return ["expected intp_frac with var_type fixed_medium"]
-        return []
+            faults.append("expected intp_frac with var_type fixed_medium")
+        for name, sampler in (("eta", "ddim"), ("churn", "heun")):
+            if getattr(self, name) and self.sampler != sampler:
+                faults.append(
+                    f"expected {name} 0 with sampler {self.sampler}, got {getattr(self, name)}; "
+                    f"it belongs to {sampler}"
+                )
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)

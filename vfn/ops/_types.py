@@ -6,6 +6,20 @@ Schedule = Literal["cosine", "linear", "sigmoid", "legacy"]
 OutType = Literal["x0", "eps", "v", "both"]
 FixedVarType = Literal["fixed_small", "fixed_large", "fixed_medium"]
 VarType = Literal["fixed_small", "fixed_large", "fixed_medium", "learned"]
+Sampler = Literal[
+    "ddim",
+    "ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
+    "unipc",
+    "ab2",
+    "abm2",
+    "adaptive",
+]
+Grid = Literal["time", "logsnr", "karras"]
+Ending = Literal["x0", "step"]
 Reweight = Literal["constant", "snr", "truncated_snr", "alpha2", "min_snr", "p2", "sigmoid", "edm"]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import Scalar, as_float64, like, log_sigmoid
-from vfn.ops._types import OutType, Schedule, check_choice
+from vfn.ops._types import Grid, OutType, Schedule, check_choice
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
@@ -546,3 +546,35 @@ def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | Non
     _check_steps(steps)
     t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
     return schedule.logsnr(t)
+
+
+def sampling_grid(
+    name: Grid, schedule: LogSNRSchedule, steps: int, device: torch.device | None = None
+) -> Tensor:
+    """A sampling grid by name, within the limits of a schedule.
+
+    Args:
+        name: ``time``, uniform in time; ``logsnr``, uniform in logsnr; ``karras``, EDM's from
+            sigma/alpha = 80, or the schedule's own limit, to 0.002 and 0.
+        schedule: see `logsnr_schedule`.
+        steps: N >= 1.
+        device: where to put it.
+
+    Returns:
+        logsnrs [N+1], float64, increasing, from noise to data.
+
+    Raises:
+        ValueError: if ``steps < 1``, for an unknown name, or if the schedule has infinite limits
+            that a grid uniform in logsnr cannot reach.
+
+    >>> sampling_grid("logsnr", logsnr_schedule("cosine"), 2)
+    tensor([-20.,   0.,  20.], dtype=torch.float64)
+    """
+    check_choice(name, Grid, "grid")
+    if name == "time":
+        return logsnr_grid(schedule, steps, device)
+    low, high = schedule.logsnr(1.0).item(), schedule.logsnr(0.0).item()
+    if name == "logsnr":
+        return uniform_logsnr_grid(low, high, steps, device)
+    sigma_min, sigma_max = math.exp(-high / 2), math.exp(-low / 2)
+    return karras_grid(steps, max(sigma_min, 0.002), min(sigma_max, 80.0), device=device)

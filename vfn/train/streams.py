@@ -13,4 +13,8 @@ class Stream(IntEnum):
     HELD_OUT_TIME = 4
     HELD_OUT_NOISE = 5
     FLIP = 6
+    BITS_TIME = 20  # noise levels of the continuous bound
+    BITS_LEVEL = 21  # dequantization
+    BITS_PROBE = 22  # the trace of the probability flow
+    BITS_NOISE = 100  # BITS_NOISE + k is draw k of a bound, below 900
     SAMPLE = 1000  # SAMPLE is the start noise, SAMPLE + 1 + i the noise of step i
