@@ -9,8 +9,8 @@ from common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.train.batch import make_batch
-from vfn.train.loop import shape_of
 from vfn.train.objective import batch_loss
+from vfn.train.run import shape_of
 from vfn.train.state import build_model, init_state, train_step
 
 ROUNDS = 30

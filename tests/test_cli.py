@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from foreign import Reference
+from formats import noise, save_pictures
 from PIL import Image
 from small import SMALL
 
 from vfn.cli import main
+from vfn.configs import load
 from vfn.data import load_dataset
 
 
@@ -127,7 +131,7 @@ def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("vfn.bits.STEPS", 3)
     monkeypatch.setattr("vfn.bits.DRAWS", 3)
     monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
-    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
         monkeypatch.setattr("vfn.bits.BATCH", batch)
@@ -161,6 +165,54 @@ def test_eval_of_real_pictures_in_a_folder(vfn, tmp_path):
     assert figures["Memorised"] == 0
 
 
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """A folder with a checkpoint of the reference implementation and its configuration."""
+    folder = tmp_path_factory.mktemp("reference")
+    net = Reference((1,), attends=(False,), out=1, labels=10)
+    net(torch.zeros(2, 1, 4, 4), torch.zeros(2), torch.tensor([1, 2]))
+    torch.save({"model": net.state, "ema": {"shadow": net.state}}, folder / "ckpt.pt")
+    config = {
+        "data": {"name": "mnist", "root": "/data"},
+        "model": {"in_channels": 1, "hid_channels": 32, "ch_multipliers": [1],
+                  "num_res_blocks": 1, "apply_attn": [False]},
+        "diffusion": {"model_out_type": "v", "sample_timesteps": 2},
+        "conditional": {"use_cfg": True},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_import_of_a_checkpoint_and_sampling_of_it(vfn, reference, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    code, _, err = vfn(
+        f"import checkpoint {reference}/ckpt.pt --config {reference}/config.json --out {run}"
+    )
+    assert code == 0
+    assert "vfn sample --checkpoint" in err
+    assert vfn(f"sample --checkpoint {run} --out {out} --num 2 --labels 3,9 --no-animate")[0] == 0
+    with Image.open(out / "images" / "000000.png") as picture:
+        assert picture.size == (32, 32)
+    assert vfn(f"info {run}")[1].startswith("UNet for 1 x 32 x 32, 10 classes, predicts v")
+
+
+def test_import_of_a_configuration(vfn, reference, tmp_path):
+    _, out, err = vfn(f"import config {reference}/config.json")
+    vfn(f"import config {reference}/config.json --out {tmp_path}/c.toml")
+    assert (tmp_path / "c.toml").read_text() == out
+    assert load(f"{tmp_path}/c.toml").data.dataset == "mnist"
+    assert err == "left out: data.root: where the data are\n"
+
+
+def test_info_of_a_run_lists_its_checkpoints(vfn, trained):
+    code, out, _ = vfn(f"info {trained}")
+    assert code == 0
+    assert "step-00000003.safetensors" in out
+    assert "newest intact checkpoint: step 3" in out
+    file = trained / "checkpoints" / "step-00000003.safetensors"
+    assert vfn(f"info {file}")[1] == out
+
+
 def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
     code, out, _ = vfn(f"train --out {tmp_path / 'x'} --dry-run --lr 0.5 --ch-multipliers 1,1")
     assert code == 0
@@ -168,7 +220,60 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("verb", ["", "train", "sample", "eval", "report", "demo"])
+def test_data_are_prepared_and_shown(vfn, tmp_path, monkeypatch):
+    monkeypatch.setenv("VFN_DATA", str(tmp_path / "home"))
+    save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(4, 6) for c in "ab" for i in range(10)})
+    options = f"--dataset {tmp_path / 'p'} --test-share 0.2"
+    code, out, err = vfn(f"data info {options}")
+    assert code == 0
+    assert out == f"{tmp_path / 'p'} is not prepared in {tmp_path / 'home'}; use vfn data prepare\n"
+    code, prepared, err = vfn(f"data prepare {options}")
+    assert code == 0
+    assert "pictures  16 train, 4 test; 1 x 4 x 6" in prepared
+    assert err.startswith(f"preparing p: 20 pictures\nprepared p in {tmp_path / 'home'}")
+    assert vfn(f"data info {options}") == (0, prepared, "")
+    assert vfn(f"data prepare {options}") == (0, prepared, "")
+    assert "prepared p in" in vfn(f"data prepare --fresh {options}")[2]
+
+
+def test_data_directory_is_an_option(vfn, tmp_path):
+    np.save(tmp_path / "a.npy", noise(10, 4, 4))
+    _, out, _ = vfn(f"data prepare --dataset {tmp_path / 'a.npy'} --data-dir {tmp_path / 'here'}")
+    assert f"prepared  {tmp_path / 'here' / 'prepared' / 'a.npy'}" in out
+
+
+def test_bad_pictures_are_refused_or_skipped_as_asked(vfn, tmp_path):
+    save_pictures(tmp_path / "p", {f"{i}.png": noise(4, 4) for i in range(9)})
+    (tmp_path / "p" / "3.png").write_bytes(b"no picture")
+    line = f"data prepare --dataset {tmp_path / 'p'} --data-dir {tmp_path}"
+    code, out, err = vfn(line)
+    assert (code, out) == (2, "")
+    assert "1 of 9 pictures in" in err.splitlines()[-1]
+    assert "cannot be used: 3.png (cannot identify image file" in err.splitlines()[-1]
+    code, out, _ = vfn(f"{line} --on-bad skip")
+    assert code == 0
+    assert "left out  1: 3.png (cannot identify image file" in out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "",
+        "train",
+        "sample",
+        "eval",
+        "import",
+        "import config",
+        "import checkpoint",
+        "info",
+        "report",
+        "export",
+        "data",
+        "data prepare",
+        "data info",
+        "demo",
+    ],
+)
 def test_help(vfn, verb):
     code, out, _ = vfn(f"{verb} --help")
     assert code == 0
@@ -178,14 +283,24 @@ def test_help(vfn, verb):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (digits)"),
+        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (celeba"),
         ("train --config no.toml --out {new}", "config file no.toml does not exist"),
         ("train --out /proc/vfn", "/proc/vfn"),
         ("train --out {file}", "but there is a file"),
         ("train --out {new} --steps 0", "expected steps at least 1, got 0"),
         ("train --out {new} --batch-size 10 --accumulate 4", "use 8 or 12"),
         ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
-        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of digits"),
+        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("train --out {new} --dataset {empty}", "holds no pictures"),
+        ("train --out {new} --dataset {file}", "expected one of celeba, cifar10, digits, mnist"),
+        ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
+        ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
+        ("train --out {new} --conditional false", "guidance 0.5 needs a class-conditional model"),
+        ("train --out {new} --data-dir {file} --dataset {npy}", "but there is a file"),
+        ("train --out {new} --data-dir /proc/x --dataset {npy}", "/proc/x"),
+        ("data prepare --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("data info --dataset cats", "unknown data set 'cats'"),
+        ("data clean", "No such command 'clean'"),
         ("train --out {new} --lr fast", "'fast' is not a valid float"),
         ("train --out {new} --ch-multipliers 1,2,2", "of one length, got 2 and 3"),
         ("train --out {new} --resume", "nothing to resume"),
@@ -205,20 +320,35 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --churn 0.1", "churn 0 with sampler ddim, got 0.1"),
         ("sample --checkpoint {run} --out {out} --tolerance 0", "tolerance at least 1e-06, got 0"),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
-        ("eval --real dataset:digits:dev --fake run:{run}", "unknown split 'dev'"),
+        ("eval --real dataset:digits:dev --fake run:{run}", "expected split to be one of train"),
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
         ("eval --real dataset:digits --fake run:{run} --metrics x --num 9", "unknown metric 'x'"),
         ("eval --real dataset:digits --fake {empty}", "holds no pictures"),
         ("eval --real dataset:digits --fake {empty} --bpd", "--bpd goes with --fake run:DIR"),
         ("report {empty}", "expected"),
+        ("import checkpoint {new} --config {json} --out {out}", "does not exist"),
+        ("import checkpoint {file} --config {json} --out {out}", "it was not loaded"),
+        ("import checkpoint {ckpt} --config {file} --out {out}", "is not valid JSON"),
+        ("import checkpoint {ckpt} --config {json} --out {run}", "already holds a run"),
+        ("import checkpoint {ckpt} --config {json} --out {out} --dataset celeba",
+         "expected model.in_channels to be 3, got 1"),
+        ("import config {new}", "cannot be read: No such file"),
+        ("import config {json} --dataset cats", "unknown data set 'cats' in data.name"),
+        ("import pictures", "No such command 'pictures'"),
+        ("info {empty}", "holds no intact checkpoint"),
+        ("info cats", "unknown config 'cats'"),
+        ("info digits --image 3,x", "'x' is not a valid integer"),
+        ("info {run} --classes 3", "knows its pictures; leave out --image and --classes"),
         ("paint", "No such command 'paint'"),
     ],
 )  # fmt: skip
-def test_mistakes_end_in_one_line(vfn, trained, tmp_path, line, message):
+def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, message):
     (tmp_path / "file").write_text("no checkpoint")
     (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "a.npy", noise(10, 8, 8))
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
-              "empty": tmp_path / "empty", "run": trained}  # fmt: skip
+              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy",
+              "json": reference / "config.json", "ckpt": reference / "ckpt.pt"}  # fmt: skip
     code, out, err = vfn(line.format(**places))
     assert code == 2
     assert out == ""

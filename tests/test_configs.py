@@ -119,7 +119,15 @@ def test_configuration_is_frozen():
         ("[model]\nch_multipliers = [1, 0, 2]", "expected ch_multipliers at least 1, got 0"),
         ("[sample]\nguidance = -1", "expected guidance at least 0, got -1"),
         ("[diffusion]\nlogsnr_min = nan", "expected logsnr_min to be a number, got nan"),
+        ("[data]\nimage_size = 32", "expected image_size to be a list of int, got 32"),
+        ("[data]\nimage_size = [0]", "expected image_size at least 1, got 0"),
+        ("[data]\ntest_share = 1.0", "expected test_share in 0..0.9, got 1.0"),
+        ("[data]\non_bad = 'drop'", "expected on_bad to be one of refuse, skip, got 'drop'"),
         # combinations
+        ("[data]\nimage_size = [1, 2, 3]", r"image_size to be height, width, got \[1, 2, 3\]"),
+        ("[data]\ncrop = [1, 2, 3]", r"crop to be top, left, height, width, got \[1, 2, 3\]"),
+        ("[data]\ncrop = [0, 0, 0, 9]", r"crop to be top, left, height, width, got \[0, 0, 0, 9\]"),
+        ("[data]\nchannels = 2", "expected channels to be 1 or 3, got 2"),
         ("[model]\nhid_channels = 33", "hid_channels to be a multiple of 32, got 33"),
         (
             "[model]\napply_attn = [true]",

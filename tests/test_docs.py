@@ -6,6 +6,7 @@ Run this file to write them anew.
 import dataclasses
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from vfn import configs
@@ -18,29 +19,36 @@ MARK = "<!-- fields -->\n"
 
 def help_texts() -> str:
     parts = ["# Command line\n"]
-    for verb in ("", *app.commands):
-        arguments = [*filter(None, [verb]), "--help"]
-        text = CliRunner().invoke(app, arguments, prog_name="vfn", terminal_width=100).output
-        parts.append(f"## vfn {verb}".rstrip() + f"\n\n```text\n{text}```\n")
+    for verbs in commands(app):
+        text = (
+            CliRunner().invoke(app, [*verbs, "--help"], prog_name="vfn", terminal_width=100).output
+        )
+        parts.append(f"## {' '.join(('vfn', *verbs))}\n\n```text\n{text}```\n")
     return "\n".join(parts)
+
+
+def commands(command: click.Command) -> list[tuple[str, ...]]:
+    """The words of a command and of all below it."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    return [(), *((name, *verbs) for name, sub in below.items() for verbs in commands(sub))]
 
 
 def field_tables() -> str:
-    parts, digits = [], configs.load("digits")
+    parts, presets = [], {name: configs.load(name) for name in configs.presets()}
     for name, section in SECTIONS.items():
-        rows = [
-            f"## [{name}]\n",
-            "| field | meaning | default | digits |",
-            "| --- | --- | --- | --- |",
-        ]
+        heads = ["field", "meaning", "default", *presets]
+        rows = [f"## [{name}]\n", _row(heads), _row(["---"] * len(heads))]
         for field in dataclasses.fields(section):
-            chosen = getattr(getattr(digits, name), field.name)
-            rows.append(
-                f"| `{field.name}` | {field.metadata['help']} | {_text(field.default)} "
-                f"| {_text(chosen)} |"
-            )
+            chosen = [getattr(getattr(config, name), field.name) for config in presets.values()]
+            differing = ["" if value == field.default else _text(value) for value in chosen]
+            texts = [f"`{field.name}`", field.metadata["help"], _text(field.default), *differing]
+            rows.append(_row(texts))
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def _row(texts: list[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def _text(value) -> str:

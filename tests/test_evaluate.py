@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vfn.data import load_dataset
+from vfn.data import Dataset, load_dataset
 from vfn.evaluate import Sides, evaluate
-from vfn.sources import Pictures
 
-REAL, HELD_OUT = (Pictures(*load_dataset("digits", split)) for split in ("train", "test"))
+REAL, HELD_OUT = (load_dataset("digits", split) for split in ("train", "test"))
+TAGGED = REAL._replace(labels=torch.ones(len(REAL.images), 3, dtype=torch.uint8))
 
 
 def figures(fake, *names):
@@ -25,7 +25,7 @@ def test_held_out_pictures_are_good_and_not_memorised():
 
 
 def test_copies_of_training_pictures_are_memorised():
-    copies = Pictures(REAL.images[:100], REAL.labels[:100], REAL.class_names)
+    copies = Dataset(REAL.images[:100], REAL.labels[:100], REAL.class_names)
     got = figures(copies, "memorisation", "pr")
     assert got["Memorised"] == 1
     assert got["Precision"] == 1
@@ -37,7 +37,7 @@ def test_wrong_labels_lower_the_agreement():
 
 
 def test_noise_is_far_away():
-    noise = Pictures(torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8), None, ())
+    noise = Dataset(torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8), None, ())
     got = figures(noise, "fd", "pr")
     assert got["Fréchet distance (pixels)"] > 5
     assert got["Precision"] == 0
@@ -45,7 +45,7 @@ def test_noise_is_far_away():
 
 def test_one_class_alone_has_little_recall():
     zeros = HELD_OUT.labels == 1
-    got = figures(Pictures(HELD_OUT.images[zeros], HELD_OUT.labels[zeros], ()), "pr")
+    got = figures(Dataset(HELD_OUT.images[zeros], HELD_OUT.labels[zeros], ()), "pr")
     assert got["Precision"] > 0.8
     assert got["Recall"] < 0.3
 
@@ -56,8 +56,9 @@ def test_one_class_alone_has_little_recall():
         (Sides(REAL, HELD_OUT, HELD_OUT), "is", "unknown metric 'is', expected among fd, pr"),
         (Sides(REAL, HELD_OUT, None), "memorisation", "needs held-out pictures"),
         (Sides(REAL, HELD_OUT._replace(labels=None), HELD_OUT), "agreement", "fake pictures have"),
-        (Sides(REAL, Pictures(torch.zeros(9, 3, 8, 8), None, ()), None), "fd", "of one shape, got"),
-        (Sides(REAL, Pictures(REAL.images[:3], None, ()), None), "pr", "N >= 4, got"),
+        (Sides(TAGGED, HELD_OUT, HELD_OUT), "agreement", "the real ones have tags"),
+        (Sides(REAL, Dataset(torch.zeros(9, 3, 8, 8), None, ()), None), "fd", "of one shape, got"),
+        (Sides(REAL, Dataset(REAL.images[:3], None, ()), None), "pr", "N >= 4, got"),
     ],
 )
 def test_what_cannot_be_judged(sides, metric, message):

@@ -15,7 +15,7 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "bits", "pictures", "report", "sources"},
+    {"train", "generate", "evaluate", "bits", "pictures", "report", "importing", "summary"},
     {"commands", "demo"},
     {"cli", "__main__"},
 )

@@ -16,6 +16,8 @@ from vfn.configs.schema import flat_fields, override, plain_hint
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
+# `vfn data` leaves out what training does with the pictures.
+DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
 
 class _List(click.ParamType):
@@ -61,6 +63,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+data_dir_option = _option("data_dir", *flat_fields("data")["data_dir"], "data_dir")
 device_option = click.option("--device", default="auto", help="auto, cpu or cuda  [auto]")
 
 
@@ -74,11 +77,19 @@ def app() -> None:
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
+@click.option("--init-from", type=click.Path(path_type=Path),
+              help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "sample")
 def train_command(
-    preset: str | None, out: Path, resume: bool, dry_run: bool, device: str, **options: Any
+    preset: str | None,
+    out: Path,
+    resume: bool,
+    init_from: Path | None,
+    dry_run: bool,
+    device: str,
+    **options: Any,
 ) -> None:
     """Train a model in a run directory.
 
@@ -96,7 +107,7 @@ def train_command(
         return
     from vfn.train.loop import train
 
-    outcome = train(config, out, resume, device)
+    outcome = train(config, out, resume, device, init_from)
     if outcome.signum:
         click.echo(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
@@ -113,7 +124,7 @@ def train_command(
               help="run directory or checkpoint file")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="output directory")
 @click.option("--num", type=click.IntRange(1), help="pictures  [10 for each label]")
-@click.option("--labels", help="class names separated by commas, or all  [all]")
+@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
 @click.option("--guidance", help="strength w, or several separated by commas for a comparison")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
 @click.option("--format", "kind", type=click.Choice(["png", "npz"]), default="png",
@@ -144,9 +155,14 @@ def sample_command(**options: Any) -> None:
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--guidance", type=float, help="strength w for a run")
-@click.option("--bpd", is_flag=True, help="also bits per dimension of held-out pictures, for a run")
+@click.option(
+    "--bpd",
+    is_flag=True,
+    help="also bits per dimension of the first --num held-out pictures, for a run",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
 @device_option
+@data_dir_option
 @settings("sample", names=SAMPLE_NAMES)
 def eval_command(json_path: Path | None, **options: Any) -> None:
     """Judge pictures against real ones, in pixel space.
@@ -159,7 +175,7 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
     from vfn.commands import evaluate_pictures
     from vfn.files import write_json
 
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "bpd")
+    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd")
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
     click.echo(result.table())
@@ -167,6 +183,122 @@ def eval_command(json_path: Path | None, **options: Any) -> None:
         command = shlex.join(["vfn", *click.get_current_context().obj])
         write_json(json_path, {**result.record(), "command": command})
         click.echo(f"figures are in {json_path}", err=True)
+
+
+@app.group("import")
+def import_group() -> None:
+    """Take over configurations and checkpoints of the reference implementation."""
+
+
+dataset_option = click.option("--dataset", help="mnist, cifar10 or celeba  [the file's]")
+
+
+@import_group.command("config")
+@click.argument("source", metavar="JSON", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="TOML file  [standard output]")
+@dataset_option
+def import_config_command(source: Path, out: Path | None, dataset: str | None) -> None:
+    """Write the configuration that does what a reference JSON file says.
+
+    Options that need no place here are listed; those that have none are refused.
+    """
+    from vfn.configs.reference import left_out
+    from vfn.files import write_atomic
+    from vfn.importing import import_config, with_dataset
+
+    text = configs.dumps(import_config(with_dataset(source, dataset)))
+    for line in left_out(source):
+        _say(f"left out: {line}")
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(out, text)
+        _say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+
+
+@import_group.command("checkpoint")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--config", "source", metavar="JSON", type=click.Path(path_type=Path), required=True,
+              help="the configuration of its run")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
+@dataset_option
+def import_checkpoint_command(file: Path, source: Path, out: Path, dataset: str | None) -> None:
+    """Make a run of a checkpoint: FILE is what the reference's torch.save wrote.
+
+    The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
+    """
+    from vfn.importing import import_checkpoint, with_dataset
+
+    path = import_checkpoint(file, with_dataset(source, dataset), out, _say)
+    _say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+
+
+@app.command("info")
+@click.argument("target", metavar="RUN|CONFIG")
+@click.option("--image", type=_List(int), help="channels,height,width  [the data set's]")
+@click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
+def info_command(target: str, image: tuple[int, ...] | None, classes: int | None) -> None:
+    """Show a network's parameters, operations and memory, and a run's checkpoints.
+
+    RUN is a run directory or checkpoint file, CONFIG a preset's name or a .toml file.
+    """
+    from vfn.summary import describe
+
+    click.echo(describe(target, image, classes, _say))
+
+
+@app.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".safetensors file")
+def export_command(run: Path, out: Path) -> None:
+    """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
+    from vfn.train.checkpoint import export_model, find_checkpoint
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"expected --out to end in .safetensors, got {out}")
+    checkpoint = find_checkpoint(run, _say)
+    export_model(checkpoint, out)
+    _say(f"{out}: EMA parameters of step {checkpoint.step}")
+
+
+@app.group("data")
+def data_group() -> None:
+    """Prepare data sets, and look at them."""
+
+
+def data_options(command: Callable) -> Callable:
+    config = click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
+    return config(settings("data", names=DATA_NAMES)(command))
+
+
+@data_group.command("prepare")
+@click.option("--fresh", is_flag=True, help="prepare again what is there")
+@data_options
+def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
+    """Download a data set and prepare its pictures for training.
+
+    Training does the same on its first use of a data set. Give the options that it will get: other
+    sizes, crops and so on are prepared beside each other.
+    """
+    from vfn.data import prepare
+
+    click.echo(prepare(_data_settings(preset, options), _say, fresh).summary())
+
+
+@data_group.command("info")
+@data_options
+def data_info_command(preset: str | None, **options: Any) -> None:
+    """Show what is prepared: pictures, labels, what was left out, where it is."""
+    from vfn.data import data_home, find_prepared
+
+    settings = _data_settings(preset, options)
+    found = find_prepared(settings)
+    missing = f"{settings.dataset} is not prepared in {data_home(settings)}; use vfn data prepare"
+    click.echo(found.summary() if found else missing)
+
+
+def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
+    return override(configs.load(preset or "digits"), _given(options)).data
 
 
 @app.command("report")

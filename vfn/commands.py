@@ -15,14 +15,21 @@ from tqdm import tqdm
 
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
-from vfn.configs import SampleConfig
-from vfn.data import load_dataset, parse_labels, to_uint8
+from vfn.configs import DataConfig, SampleConfig
+from vfn.data import (
+    Dataset,
+    label_names,
+    load_held_out,
+    parse_labels,
+    read_pictures,
+    spec_settings,
+    to_uint8,
+)
 from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
 from vfn.files import make_directory, write_atomic, write_json
 from vfn.generate import generate
 from vfn.nn import UNet
 from vfn.pictures import grid, save_animation, save_images, save_png, sheet
-from vfn.sources import Pictures, read_pictures
 from vfn.train.checkpoint import Checkpoint, check_fits, find_checkpoint
 from vfn.train.state import build_model
 from vfn.train.world import choose_device
@@ -128,14 +135,14 @@ def open_trained(path: Path, device: str, say: Say) -> Trained:
 
 def _labels(trained: Trained, names: str | None, num: int | None) -> Tensor:
     """The asked labels in turn, until there are ``num``."""
-    known = trained.checkpoint.shape.class_names
-    if not known:
+    shape = trained.checkpoint.shape
+    if not shape.class_names:
         if names is not None:
             raise ValueError("this model is unconditional and takes no --labels; leave them out")
         return torch.zeros(num or 10 * PER_LABEL, dtype=torch.long)
-    chosen = torch.tensor(parse_labels(names or "all", known))
+    chosen = torch.tensor(parse_labels(names or "all", shape.class_names, shape.multitags))
     count = num or PER_LABEL * len(chosen)
-    return chosen.repeat(-(-count // len(chosen)))[:count]
+    return chosen[torch.arange(count) % len(chosen)]
 
 
 def _progress(total: int) -> tuple[tqdm, Callable[[int], None]]:
@@ -169,7 +176,7 @@ def sample_to_directory(
     trained = open_trained(checkpoint, device, say)
     settings = replace(trained.checkpoint.config.sample, **overrides)
     asked = _labels(trained, labels, num)
-    columns = len(set(asked.tolist())) if trained.checkpoint.shape.class_names else 10
+    columns = len(asked.unique(dim=0)) if trained.checkpoint.shape.class_names else 10
     names = _names(trained, asked)
     variants = [replace(settings, guidance=w) for w in strengths] or [settings]
     blocks = []
@@ -191,7 +198,7 @@ def sample_to_directory(
 
 def _names(trained: Trained, labels: Tensor) -> list[str]:
     known = trained.checkpoint.shape.class_names
-    return [known[label - 1] for label in labels.tolist()] if known else []
+    return label_names(labels, known) if known else []
 
 
 def _sample_one(
@@ -229,7 +236,8 @@ def _sample_one(
     if names:
         text = io.StringIO()
         rows = [(f"{stem}.png", name) for stem, name in zip(stems, names, strict=True)]
-        csv.writer(text, lineterminator="\n").writerows([("file", "label"), *rows])
+        head = ("file", "tags" if labels.ndim == 2 else "label")
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
         write_atomic(folder / "images" / "labels.csv", text.getvalue())
     return images
 
@@ -269,6 +277,7 @@ def evaluate_pictures(
     num: int,
     seed: int,
     device: str,
+    data_dir: str | None,
     overrides: dict[str, Any],
     say: Say,
     bpd: bool = False,
@@ -279,45 +288,56 @@ def evaluate_pictures(
         ValueError: for pictures, metrics or checkpoints that do not fit.
     """
     names = [name.strip() for name in metrics.split(",")]
-    if held_out is None and real.startswith("dataset:"):
-        held_out = f"dataset:{real.split(':')[1]}:test"
-    reals = read_pictures(real)
-    unseen = read_pictures(held_out) if held_out else None
+    run = fake.removeprefix("run:") if fake.startswith("run:") else None
+    trained = open_trained(Path(run), device, say) if run is not None else None
+    data = trained.checkpoint.config.data if trained else DataConfig()
+    data = replace(data, data_dir=data_dir or data.data_dir)
+    reals = read_pictures(real, data)
+    unseen = _unseen(real, held_out, data)
     settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed, "version": __version__}
     bins: list[dict[str, float]] = []
     bits: list[Bits] = []
-    wants_loss = "loss" in names
-    if fake.startswith("run:"):
-        trained = open_trained(Path(fake.removeprefix("run:")), device, say)
+    if trained:
         sampling = replace(trained.checkpoint.config.sample, **overrides)
         fakes = _fakes(trained, sampling, num, seed)
         settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
-        config = trained.checkpoint.config
-        unseen_by_it = (
-            trained.model,
-            trained.params,
-            config.diffusion,
-            load_dataset(config.data.dataset, "test"),
-            seed,
-            trained.device,
-        )
-        bins = loss_by_logsnr(*unseen_by_it) if wants_loss else []
-        bits = bits_per_dim(*unseen_by_it) if bpd else []
+        pictures = load_held_out(data) if "loss" in names or bpd else None
+        if pictures:
+            what = (trained.model, trained.params, trained.checkpoint.config.diffusion, pictures)
+            bins = loss_by_logsnr(*what, seed, trained.device) if "loss" in names else []
+            bits = bits_per_dim(*what, num, seed, trained.device) if bpd else []
+        elif "loss" in names or bpd:
+            say("no held-out loss: the run was trained on all pictures")
     else:
         if bpd:
             raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
         if overrides:
             raise ValueError(f"sampling options go with --fake run:DIR, got {fake}; leave them out")
-        fakes = read_pictures(fake)
+        fakes = read_pictures(fake, data)
         settings["num"] = len(fakes.images)
     chosen = [name for name in names if name != "loss"]
     sides = Sides(reals, _relabel(fakes, reals), _relabel(unseen, reals) if unseen else None)
     return Evaluation(evaluate(sides, chosen, seed), settings, bins, bits)
 
 
-def _relabel(pictures: Pictures, like: Pictures) -> Pictures:
+def _unseen(real: str, held_out: str | None, data: DataConfig) -> Dataset | None:
+    """Real pictures never trained on: those named, or what the data set holds out."""
+    if held_out:
+        return read_pictures(held_out, data)
+    if not real.startswith("dataset:"):
+        return None
+    asked = spec_settings(real, data)
+    # `data` has the split that the run was trained on.
+    if asked.dataset == data.dataset and load_held_out(data) is None:
+        return None
+    return load_held_out(asked)
+
+
+def _relabel(pictures: Dataset, like: Dataset) -> Dataset:
     """Number the classes as ``like`` does, by their names."""
-    if pictures.labels is None or not pictures.class_names or not like.class_names:
+    if pictures.labels is None or pictures.multitags:
+        return pictures
+    if not pictures.class_names or not like.class_names:
         return pictures
     strange = [name for name in pictures.class_names if name not in like.class_names]
     if strange:
@@ -325,13 +345,13 @@ def _relabel(pictures: Pictures, like: Pictures) -> Pictures:
             f"label {strange[0]!r} is not among the real pictures' {', '.join(like.class_names)}"
         )
     numbers = torch.tensor([0, *(like.class_names.index(n) + 1 for n in pictures.class_names)])
-    return Pictures(pictures.images, numbers[pictures.labels], like.class_names)
+    return pictures._replace(labels=numbers[pictures.labels], class_names=like.class_names)
 
 
-def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int) -> Pictures:
+def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int) -> Dataset:
     labels = _labels(trained, None, num)
     bar, advance = _progress(num)
     with bar:
         images = trained.generate(settings, labels, torch.arange(num), seed, progress=advance)
     shape = trained.checkpoint.shape
-    return Pictures(images, labels if shape.class_names else None, shape.class_names)
+    return Dataset(images, labels if shape.class_names else None, shape.class_names)

@@ -19,12 +19,10 @@ from vfn.ops import (
     nearest_distances,
     precision_recall,
 )
-from vfn.sources import Pictures
 from vfn.train.batch import Batch
-from vfn.train.objective import held_out_loss, schedule_of
+from vfn.train.objective import held_out_loss, logsnr_edges, schedule_of
 from vfn.train.streams import Stream
 
-LOGSNR_BINS = 8
 NEIGHBOURS = 3
 # What stands beside a figure.
 HALVES = "two halves of the real pictures against each other"
@@ -45,9 +43,9 @@ class Metric(NamedTuple):
 class Sides(NamedTuple):
     """What is compared: real, fake, and real pictures that training has not seen (or None)."""
 
-    real: Pictures
-    fake: Pictures
-    held_out: Pictures | None
+    real: Dataset
+    fake: Dataset
+    held_out: Dataset | None
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -143,9 +141,11 @@ def agreement_metric(sides: Sides, seed: int) -> list[Metric]:
     del seed
     from sklearn.svm import SVC
 
-    def examples(side: Pictures, name: str) -> tuple[Any, Any]:
+    def examples(side: Dataset, name: str) -> tuple[Any, Any]:
         if side.labels is None:
             raise ValueError(f"agreement needs labels, and the {name} pictures have none")
+        if side.multitags:
+            raise ValueError(f"agreement needs one class a picture, the {name} ones have tags")
         return (pixels(side.images) * 16).numpy(), side.labels.numpy()
 
     held_out = _needs(sides.held_out, "agreement", "held-out pictures")
@@ -219,9 +219,7 @@ def loss_by_logsnr(
         for each bin ``low``, ``high``, ``loss`` and ``count``.
     """
     schedule = schedule_of(diffusion)
-    # Not the very ends: legacy's logsnr is infinite at t=0.
-    lowest, highest = schedule.logsnr(torch.tensor([1.0, 1e-4], dtype=torch.float64)).tolist()
-    edges = torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64).tolist()
+    edges = logsnr_edges(diffusion).tolist()
     x0 = to_unit(held_out.images.to(device))
     labels = None if held_out.labels is None else held_out.labels.to(device)
     network = with_params(model, params)
@@ -240,7 +238,7 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def _needs(side: Pictures | None, metric: str, what: str) -> Pictures:
+def _needs(side: Dataset | None, metric: str, what: str) -> Dataset:
     if side is None:
         raise ValueError(f"{metric} needs {what}; name them with --held-out")
     return side

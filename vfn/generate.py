@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
-from vfn.nn import denoiser
+from vfn.nn import check_labels, denoiser
 from vfn.ops import DrawSamples, keyed_normal, sampler, sampling_grid
 from vfn.train.objective import schedule_of
 from vfn.train.state import DataShape
@@ -39,6 +39,19 @@ def sampler_of(settings: SampleConfig) -> DrawSamples:
     )
 
 
+def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
+    """Refuse guidance where there is nothing to be guided by.
+
+    Raises:
+        ValueError: if guidance is asked of an unconditional network.
+    """
+    if settings.guidance and not shape.class_names:
+        raise ValueError(
+            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
+            "unconditional; use --guidance 0"
+        )
+
+
 @torch.inference_mode()
 def generate(
     model: nn.Module,
@@ -61,7 +74,7 @@ def generate(
         diffusion: schedule and prediction type of its training.
         settings: sampler, steps, guidance, batch.
         shape: shape of the pictures.
-        labels: class of each picture [N], 0 for unconditional.
+        labels: class of each picture [N], 0 for unconditional, or its 0/1 tags [N, K].
         indices: number of each picture within the seed [N]; it alone chooses the noise.
         seed: seed of the noise.
         device: where to compute.
@@ -72,13 +85,10 @@ def generate(
         uint8 [N, C, H, W] on the CPU.
 
     Raises:
-        ValueError: if guidance is asked of an unconditional network.
+        ValueError: if guidance is asked of an unconditional network, or a label is none of its.
     """
-    if settings.guidance and not shape.class_names:
-        raise ValueError(
-            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
-            "unconditional; use --guidance 0"
-        )
+    check_labels(labels, len(shape.class_names), shape.multitags)
+    check_guidance(settings, shape)
     schedule = schedule_of(diffusion)
     grid = sampling_grid(settings.grid, schedule, settings.sample_timesteps, device)
     draw = sampler_of(settings)

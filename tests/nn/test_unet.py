@@ -7,7 +7,13 @@ import torch
 from torch.func import functional_call
 
 from vfn.nn import UNet
-from vfn.nn.layers import ResidualBlock, SelfAttention, lecun_normal_, sinusoidal_embedding
+from vfn.nn.layers import (
+    ConvResample,
+    ResidualBlock,
+    SelfAttention,
+    lecun_normal_,
+    sinusoidal_embedding,
+)
 from vfn.nn.reference import params_from_reference
 
 # Reassociated sums in float32, relative to the largest output.
@@ -176,6 +182,39 @@ def test_residual_block_is_its_formula(resample, size):
     torch.testing.assert_close(block(x, modulation), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_plain_resampling_is_its_formula():
+    """Output [i, j] of the way down sees the input's rows 2i..2i+2 and columns 2j..2j+2."""
+    torch.manual_seed(0)
+    x, none = torch.randn(2, 32, 4, 6), torch.zeros(2, 0)
+    down, up = ConvResample(32, up=False), ConvResample(32, up=True)
+    windows = torch.nn.functional.pad(x, (0, 1, 0, 1)).unfold(2, 3, 2).unfold(3, 3, 2)
+    expected = torch.einsum("bcijuv,ocuv->boij", windows, down.conv.weight)
+    assert expected.shape == (2, 32, 2, 3)
+    torch.testing.assert_close(down(x, none), expected, rtol=1e-4, atol=1e-5)
+    doubled = torch.nn.functional.pad(x.repeat_interleave(2, 2).repeat_interleave(2, 3), (1,) * 4)
+    windows = doubled.unfold(2, 3, 1).unfold(3, 3, 1)
+    expected = torch.einsum("bcijuv,ocuv->boij", windows, up.conv.weight)
+    torch.testing.assert_close(up(x, none), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_resamples_by_plain_convolutions():
+    model = random_net(resample_with_res=False)
+    kinds = [type(block).__name__ for block in [*model.down, *model.up]]
+    assert kinds == [
+        "Block",
+        "ConvResample",
+        "Block",
+        "Block",
+        "Block",
+        "ConvResample",
+        *["Block"] * 2,
+    ]
+    out = model(torch.randn(2, 2, 8, 12), torch.rand(2))
+    assert out.shape == (2, 2, 8, 12)
+    out.square().sum().backward()
+    assert all(param.grad.abs().sum() > 0 for param in model.parameters())
+
+
 def test_initial_weights_are_truncated_normals():
     """Variance 1 / fan_in to 3 %, over 120,000 draws; none beyond two standard deviations."""
     torch.manual_seed(0)
@@ -231,6 +270,111 @@ def test_inputs_that_do_not_fit_are_refused(shape, message):
         random_net()(torch.zeros(shape), torch.zeros(1))
 
 
+@pytest.mark.parametrize(
+    ("multitags", "shape", "message"),
+    [
+        (False, (1,), r"labels of shape \(2,\), one for each sample of z, got \(1,\)"),
+        (False, (2, 3), r"labels of shape \(2,\), .* got \(2, 3\)"),
+        (True, (2,), r"labels of shape \(2, 3\), .* got \(2,\)"),
+        (True, (2, 4), r"labels of shape \(2, 3\), .* got \(2, 4\)"),
+    ],
+)
+def test_labels_of_another_shape_are_refused(multitags, shape, message):
+    model = random_net(num_classes=3, multitags=multitags)
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(2, 2, 8, 8), torch.zeros(2), torch.ones(shape, dtype=torch.long))
+
+
 def test_labels_of_an_unconditional_network_are_refused():
     with pytest.raises(ValueError, match="expected no labels for an unconditional network"):
         random_net()(torch.zeros(1, 2, 8, 8), torch.zeros(1), torch.ones(1, dtype=torch.long))
+
+
+def gradients(model, params, z, t, y):
+    """Of every parameter given, through `functional_call`."""
+    loss = functional_call(model, params, (z, t, y)).square().mean()
+    return torch.autograd.grad(loss, list(params.values()))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_checkpointed_activations_give_the_same_gradients(dropout):
+    """Also for parameters that are not the module's own, which backward no longer finds there."""
+    model = random_net(num_classes=3, dropout=dropout).train()
+    saving = random_net(num_classes=3, dropout=dropout, checkpoint_activations=True).train()
+    other = {k: (1.5 * p).detach().requires_grad_() for k, p in model.named_parameters()}
+    inputs = torch.randn(2, 2, 4, 8), torch.rand(2), torch.tensor([0, 3])
+    results = []
+    for each in (model, saving):
+        torch.manual_seed(1)
+        results.append(gradients(each, other, *inputs))
+    for plain, again in zip(*results, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+def test_checkpointed_activations_are_not_kept():
+    """What autograd saves for the backward pass, in numbers."""
+    kept = {}
+    for saving in (False, True):
+        model, saved = random_net(checkpoint_activations=saving), []
+        own = {p.data_ptr() for p in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda x: x):
+            model(torch.randn(2, 2, 16, 16), torch.rand(2))
+        kept[saving] = sum(x.numel() for x in saved if x.data_ptr() not in own)
+    assert kept[True] < kept[False] / 3
+
+
+@pytest.mark.parametrize("options", [{}, {"resample_with_res": False}])
+def test_gradients_are_those_of_finite_differences(options):
+    """In float64, of every parameter, along random directions."""
+    model = random_net(num_classes=3, **options).double()
+    names, values = zip(*model.named_parameters(), strict=True)
+    inputs = torch.randn(2, 2, 4, 4).double(), torch.rand(2).double(), torch.tensor([1, 0])
+
+    def network(*params):
+        return functional_call(model, dict(zip(names, params, strict=True)), inputs)
+
+    assert torch.autograd.gradcheck(network, values, fast_mode=True)
+
+
+def test_stacked_parameters_are_a_loop():
+    """Several sets side by side under vmap, for the same inputs."""
+    models = [random_net(num_classes=3) for _ in range(2)]
+    params = [dict(model.named_parameters()) for model in models]
+    params[1] = {name: 0.5 * value for name, value in params[1].items()}
+    stacked = {name: torch.stack([p[name] for p in params]).detach() for name in params[0]}
+    inputs = torch.randn(3, 2, 4, 8), torch.rand(3), torch.tensor([0, 1, 3])
+    got = torch.vmap(lambda p: functional_call(models[0], p, inputs))(stacked)
+    for each, p in zip(got, params, strict=True):
+        assert relative_error(each, functional_call(models[0], p, inputs)) < RELATIVE
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_compiles_whole_and_once(grad):
+    """One graph, and neither other times nor other labels compile it again."""
+    model, z = random_net(num_classes=3), torch.randn(3, 2, 4, 8)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(grad):
+        for i, y in enumerate(torch.tensor([[0, 1, 2], [3, 3, 3]])):
+            with torch._dynamo.config.patch(error_on_recompile=i > 0):
+                got = compiled(z, torch.rand(3, generator=torch.manual_seed(i)), y)
+            expected = model(z, torch.rand(3, generator=torch.manual_seed(i)), y)
+            assert relative_error(got, expected) < RELATIVE
+
+
+def test_autocast_keeps_conditioning_and_output_in_float32():
+    """bfloat16 has 8 bits: the result is within a few units of it."""
+    model, inputs = random_net(num_classes=3), (torch.randn(2, 2, 4, 8), torch.rand(2))
+    seen = {}
+    for name in ("time_embed", "label_embed", "in_conv", "middle.0"):
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, out, name=name: seen.update({name: out.dtype})
+        )
+    labels = torch.tensor([1, 2])
+    expected = model(*inputs, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model(*inputs, labels)
+    full, half = torch.float32, torch.bfloat16
+    assert seen == {"time_embed": full, "label_embed": full, "in_conv": half, "middle.0": half}
+    assert got.dtype == full
+    assert 0 < relative_error(got, expected) < 0.05

@@ -15,7 +15,7 @@ from vfn.train.checkpoint import (
     restore,
     save_checkpoint,
 )
-from vfn.train.loop import shape_of
+from vfn.train.run import shape_of
 from vfn.train.state import build_model, init_state
 
 SHAPE = shape_of(load_dataset("digits"))
@@ -33,6 +33,7 @@ def state(config):
         param.grad = torch.randn_like(param)
     state.optimizer.step()
     state.step = 7
+    state.counters["updates"] += 7
     return state
 
 

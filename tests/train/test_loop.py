@@ -12,9 +12,13 @@ import pytest
 import torch
 from small import SMALL
 
+import vfn.train.state as state_module
 from vfn.configs import override
-from vfn.train.checkpoint import find_checkpoint, load_checkpoint
-from vfn.train.loop import micro_batch_size, train
+from vfn.data import load_dataset
+from vfn.train.batch import image_indices
+from vfn.train.checkpoint import export_model, find_checkpoint, load_checkpoint
+from vfn.train.loop import train
+from vfn.train.run import micro_batch_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,9 +98,112 @@ def test_batch_sizes_that_do_not_divide(size):
         micro_batch_size(size, processes=2, accumulate=2)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
-    with pytest.raises(ValueError, match=r"the loss is .* at step"):
-        train(override(config, {"lr": 1e30, "warmup": 0, "steps": 20}), tmp_path, device="cpu")
+def entries(run, key):
+    """Lines of the log that have a key, as dictionaries."""
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [entry for entry in lines if key in entry]
+
+
+def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
+    """With a checkpoint, and with the last batch's pictures by number."""
+    hopeless = {"lr": 1e30, "warmup": 0, "steps": 40, "max_bad_steps": 3}
+    with pytest.raises(ValueError, match=r"no finite gradient in the last 3 steps up to step"):
+        train(override(config, hopeless), tmp_path, device="cpu")
+    (record,) = tmp_path.glob("not-finite-*.json")
+    record = json.loads(record.read_text())
+    assert record["bad_steps"] == 3
+    found = find_checkpoint(tmp_path)
+    assert found.step == record["step"]
+    assert found.counters["skipped"] == 3
+    assert found.counters["updates"] == found.step - 3
+    draws = torch.arange(16) + 16 * (found.step - 1)
+    assert record["pictures"] == image_indices(0, draws, 1437).tolist()
+    assert entries(tmp_path, "skipped")[-1]["skipped"] == 3
+
+
+def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp_path, monkeypatch):
+    """One infinite loss: the run goes on, and a resumed one takes the same way."""
+    real = state_module.batch_loss
+    calls = []
+
+    def poisoned(network, batch, diffusion):
+        loss = real(network, batch, diffusion)
+        calls.append(None)
+        return loss * float("inf") if len(calls) == 2 else loss
+
+    config = override(config, {"steps": 6})
+    monkeypatch.setattr(state_module, "batch_loss", poisoned)
+    train(config, tmp_path / "whole", device="cpu")
+    assert find_checkpoint(tmp_path / "whole").counters["skipped"] == 1
+    assert find_checkpoint(tmp_path / "whole").counters["updates"] == 5
+    assert all(torch.isfinite(p).all() for p in find_checkpoint(tmp_path / "whole").params.values())
+    calls.clear()
+    train(override(config, {"steps": 3}), tmp_path / "parts", device="cpu")
+    monkeypatch.setattr(state_module, "batch_loss", real)
+    train(config, tmp_path / "parts", resume=True, device="cpu")
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_log_tells_the_loss_by_logsnr(config, tmp_path):
+    """Bins weighted by their counts are the mean of the window."""
+    train(override(config, {"steps": 2, "log_every": 2, "batch_size": 64}), tmp_path, device="cpu")
+    (entry,) = entries(tmp_path, "loss_by_logsnr")
+    assert len(entry["loss_by_logsnr"]) == 8
+    present = [value for value in entry["loss_by_logsnr"] if value is not None]
+    assert min(present) <= entry["loss"] <= max(present)
+    assert entry["memory_mib"] > 50
+
+
+def test_evaluations_keep_the_best(config, tmp_path):
+    settings = {"steps": 6, "eval_every": 2, "eval_num": 30, "lr": 0.0}
+    train(override(config, settings), tmp_path, device="cpu")
+    found = entries(tmp_path, "frechet_distance")
+    assert [entry["step"] for entry in found] == [2, 4, 6]
+    assert {"precision", "recall"} <= found[0].keys()
+    best = min(found, key=lambda entry: entry["frechet_distance"])
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.safetensors").step == best["step"]
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(override(config, {"tensorboard": True}), tmp_path, device="cpu")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert logged == [(i + 1, pytest.approx(loss)) for i, loss in enumerate(losses(tmp_path))]
+
+
+def test_tensorboard_that_is_missing_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'vfn\[tensorboard\]'"):
+        train(override(config, {"tensorboard": True}), tmp_path, device="cpu")
+
+
+def test_a_new_run_starts_from_another_s_average(config, tmp_path):
+    train(config, tmp_path / "first", device="cpu")
+    export_model(find_checkpoint(tmp_path / "first"), tmp_path / "model.safetensors")
+    for source in ("first", "model.safetensors"):
+        out = tmp_path / f"from-{source}"
+        settings = override(config, {"steps": 1, "lr": 0.0})
+        train(settings, out, device="cpu", init_from=tmp_path / source)
+        begun, first = find_checkpoint(out), find_checkpoint(tmp_path / "first")
+        assert begun.step == 1
+        assert all(torch.equal(begun.params[name], first.ema[name]) for name in first.ema)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision):
+    config = override(config, {"precision": precision, "steps": 12})
+    train(config, tmp_path / "whole", device="cpu")
+    train(override(config, {"steps": 5}), tmp_path / "parts", device="cpu")
+    train(config, tmp_path / "parts", resume=True, device="cpu")
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    full = override(config, {"precision": "fp32"})
+    train(full, tmp_path / "full", device="cpu")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "full"), rel=0.05)
+    assert losses(tmp_path / "whole") != losses(tmp_path / "full")
+    scale = find_checkpoint(tmp_path / "whole").counters["loss_scale"]
+    assert scale == (2.0**16 if precision == "fp16" else 1)
 
 
 def wait_for_step(run, step, process):
@@ -111,7 +218,7 @@ def wait_for_step(run, step, process):
     raise AssertionError("the run did not get anywhere")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signals_end_with_a_checkpoint_and_a_line(tmp_path, signum):
     process = subprocess.Popen(
         command("--out", str(tmp_path), "--steps", "100000"), stderr=subprocess.PIPE, text=True
@@ -164,3 +271,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     # Sums in another order: float32 rounding, amplified by a few Adam steps.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert load_checkpoint(next((tmp_path / "two" / "checkpoints").iterdir())).step == 6
+
+
+def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp_path, monkeypatch):
+    def odd(*args, **options):
+        found = load_dataset(*args, **options)
+        return found._replace(labels=found.labels + 5)
+
+    monkeypatch.setattr("vfn.train.run.load_dataset", odd)
+    with pytest.raises(ValueError, match="expected labels in 0..10, 0 for unconditional, got 1"):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from vfn.ops import FixedVarType, Grid, OutType, Reweight, Sampler, Schedule
 
 LrSchedule = Literal["constant", "cosine"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Split = Literal["train", "valid", "test", "all"]
+OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 
 
@@ -43,7 +46,33 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    dataset: str = option("digits", "data set to train on")
+    dataset: str = option("digits", "digits, mnist, cifar10, celeba, a folder, .npy or .npz file")
+    split: Split = option("train", "pictures to train on")
+    conditional: bool = option(True, "train on the labels, where the data set has any")
+    image_size: tuple[int, ...] | None = option(
+        None, "resize and cut to height, width (one number: square); the data set's own if unset", 1
+    )
+    crop: tuple[int, ...] | None = option(
+        None, "cut out top, left, height, width before resizing; the data set's own if unset", 0
+    )
+    channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
+    flip: bool = option(False, "mirror half of the pictures, at random")
+    test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
+    on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
+    data_dir: str | None = option(
+        None, "where downloads and prepared data are; $VFN_DATA or ~/.cache/vfn if unset"
+    )
+    num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1)
+
+    def conflicts(self) -> list[str]:
+        faults = []
+        if self.image_size is not None and len(self.image_size) > 2:
+            faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
+        if self.crop is not None and (len(self.crop) != 4 or 0 in self.crop[2:]):
+            faults.append(f"expected crop to be top, left, height, width, got {list(self.crop)}")
+        if self.channels not in (None, 1, 3):
+            faults.append(f"expected channels to be 1 or 3, got {self.channels}")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +85,10 @@ class ModelConfig(Section):
     num_heads: int | None = option(None, "attention heads", 1)
     head_dim: int | None = option(None, "width of an attention head", 1)
     dropout: float = option(0.0, "dropout in the residual blocks", 0, 0.99)
+    resample_with_res: bool = option(True, "resample in residual blocks; false: plain convolutions")
+    checkpoint_activations: bool = option(
+        False, "compute activations again instead of keeping them"
+    )
 
     def conflicts(self) -> list[str]:
         faults = []
@@ -94,6 +127,9 @@ class TrainConfig(Section):
     steps: int = option(100_000, "optimizer steps", 1)
     batch_size: int = option(128, "images a step, over all processes", 1)
     accumulate: int = option(1, "micro-batches a step on each process", 1)
+    precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
+    tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
+    compile: bool = option(False, "torch.compile the network")
     lr: float = option(2e-4, "learning rate", 0)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or cosine to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0)
@@ -107,6 +143,10 @@ class TrainConfig(Section):
     checkpoint_every: int = option(1000, "steps between checkpoints", 1)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1)
     preview_every: int = option(1000, "steps between sample grids and held-out losses", 1)
+    eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
+    eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
+    max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)
+    tensorboard: bool = option(False, "also write TensorBoard logs")
 
 
 @dataclass(frozen=True, kw_only=True)

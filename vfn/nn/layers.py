@@ -5,6 +5,7 @@ h heads of width d. Feature maps are [B, C, H, W], in channels_last memory forma
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,17 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Outside of autocast, on devices that have it."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else holds: in its own memory where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     """Embedding of time: ``[sin(1000 t f_i), cos(1000 t f_i)]``, ``f_i = 10^(-4 i / (dim/2 - 1))``.
 
@@ -83,6 +95,14 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer over the channels of [B, C, H, W] as a 1x1 convolution.
+
+    That adds the bias while it multiplies; on the CPU ``F.linear`` first copies it to every row.
+    """
+    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over positions with a residual connection.
 
@@ -98,13 +118,13 @@ class SelfAttention(nn.Module):
         self.out = linear(num_heads * head_dim, channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "b c h w -> b h w c")  # a view in channels_last
+        qkv = rearrange(pointwise(self.norm(x), self.qkv), "b c h w -> b h w c")  # a view
         q, k, v = rearrange(
-            self.qkv(tokens), "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
+            qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
         )
         y = F.scaled_dot_product_attention(q, k, v)
-        y = rearrange(y, "b n (h w) d -> b h w (n d)", h=x.shape[2])
-        return x + rearrange(self.out(y), "b h w c -> b c h w")
+        y = rearrange(y, "b n (h w) d -> b (n d) h w", h=x.shape[2])  # a view
+        return pointwise(y, self.out).add_(x)  # fresh memory, read no more
 
 
 class ResidualBlock(nn.Module):
@@ -134,7 +154,24 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         shift, scale = rearrange(modulation, "b (two c) -> two b c 1 1", two=2)
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        h = self.conv1(self.resample(silu(self.norm1(x))))
+        h = silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
         h = self.conv2(F.dropout(h, self.dropout, self.training))
-        return self.skip(self.resample(x)) + h
+        return h.add_(self.skip(self.resample(x)))
+
+
+class ConvResample(nn.Module):
+    """Change of resolution by a plain convolution: [B, C, H, W] -> [B, C, H', W'].
+
+    Down: zeros below and to the right only, then 3x3 with stride 2, so that an even size halves.
+    Up: nearest neighbours, then 3x3. It takes a modulation as blocks do, of width 0.
+    """
+
+    def __init__(self, channels: int, up: bool) -> None:
+        super().__init__()
+        self.resize = nn.Upsample(scale_factor=2) if up else nn.ZeroPad2d((0, 1, 0, 1))
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=int(up))
+        _init(self.conv, zero=False)
+
+    def forward(self, x: Tensor, _modulation: Tensor) -> Tensor:
+        return self.conv(self.resize(x))

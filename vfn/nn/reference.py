@@ -1,15 +1,23 @@
 """Names and layouts of the reference implementation's UNet parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from vfn.nn.layers import ConvResample
+from vfn.nn.layout import Place, Source, fit, places
 from vfn.nn.unet import UNet
+
+PARTS = {"down": "downsamples", "up": "upsamples"}
+PREFIX = "module."
 
 
 def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str, Tensor]:
     """Translate the reference's parameters into those of ``model``.
+
+    Both of its attention layouts are known: one 1x1 convolution for q, k and v, and three linear
+    layers. Whatever has the parameters' names and shapes is translated alike: EMA, Adam's moments.
 
     Args:
         state: the reference's parameters by name, perhaps with ``module.`` in front of each.
@@ -21,75 +29,53 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
     Raises:
         ValueError: if names or shapes do not fit the model; the first that differ are listed.
     """
-    state = {name.removeprefix("module."): value.float() for name, value in state.items()}
-    names = dict(_fixed_names(model))
-    fc: list[str] = []
-    for ours, theirs, has_attention in _blocks(model):
-        residual = f"{theirs}.0" if has_attention and not theirs.startswith("middle") else theirs
-        attention = "middle.1" if theirs.startswith("middle") else f"{theirs}.1"
-        for layer in ("norm1", "conv1", "norm2", "conv2", "skip"):
-            names[f"{ours}.residual.{layer}"] = f"{residual}.{layer}"
-        fc.append(f"{residual}.fc")
-        if has_attention:
-            for layer, source in (("norm", "norm"), ("qkv", "proj_in"), ("out", "proj_out")):
-                names[f"{ours}.attention.{layer}"] = f"{attention}.{source}"
-
-    params, faults = {}, []
+    state = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    layers = dict(_layers(model, linear=any(".to_q." in name for name in state)))
+    sources = {}
     for name, like in model.named_parameters():
         layer, _, kind = name.rpartition(".")
-        sources = fc if layer == "modulation" else [names[layer]]
-        keys = [f"{source}.{kind}" for source in sources]
-        missing = [key for key in keys if key not in state]
-        faults += [f"{key} is missing" for key in missing]
-        found = [state.pop(key) for key in keys if key in state]
-        if missing:
+        keys = tuple(f"{theirs}.{kind}" for theirs in layers[layer])
+        sources[name] = Source(keys, _rows if like.ndim == 2 else _stack)
+    return fit(model, sources, state)
+
+
+def _stack(*values: Tensor) -> Tensor:
+    return torch.cat(values)
+
+
+def _rows(*values: Tensor) -> Tensor:
+    """The weight of a linear layer, of 1x1 convolutions or of linear layers."""
+    return torch.cat(values).flatten(1)
+
+
+def _layers(model: UNet, linear: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each of our layers, and those of the reference that it is made of."""
+    yield "time_embed.0", ("time_embed.0",)
+    yield "time_embed.2", ("time_embed.2",)
+    yield "label_embed", ("class_embed" if model.multitags else "class_embed.1",)
+    yield "in_conv", ("in_conv",)
+    yield "out_norm", ("out_conv.0",)
+    yield "out_conv", ("out_conv.2",)
+    conditioned = []
+    for place in places(model):
+        residual, attention = _names(place)
+        if isinstance(place.block, ConvResample):
+            yield f"{place.name}.conv", (f"{residual}.1" if place.part == "up" else residual,)
             continue
-        value = torch.cat(found)
-        value = (
-            value.flatten(1)
-            if layer.endswith(("qkv", "attention.out")) and kind == "weight"
-            else value
-        )
-        if value.shape == like.shape:
-            params[name] = value
-        else:
-            faults.append(f"{keys[0]} gives {tuple(value.shape)}, expected {tuple(like.shape)}")
-    faults += [f"{key} is left over" for key in sorted(state)]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(
-            "expected a checkpoint of the network that the configuration describes: "
-            f"{'; '.join(faults[:3])}{more}"
-        )
-    return params
+        for layer in ("norm1", "conv1", "norm2", "conv2", "skip"):
+            yield f"{place.name}.residual.{layer}", (f"{residual}.{layer}",)
+        conditioned.append(f"{residual}.fc")
+        qkv = ("to_q", "to_k", "to_v") if linear else ("proj_in",)
+        yield f"{place.name}.attention.norm", (f"{attention}.norm",)
+        yield f"{place.name}.attention.qkv", tuple(f"{attention}.{layer}" for layer in qkv)
+        yield f"{place.name}.attention.out", (f"{attention}.proj_out",)
+    yield "modulation", tuple(conditioned)
 
 
-def _fixed_names(model: UNet) -> list[tuple[str, str]]:
-    return [
-        ("time_embed.0", "time_embed.0"),
-        ("time_embed.2", "time_embed.2"),
-        ("label_embed", "class_embed" if model.multitags else "class_embed.1"),
-        ("in_conv", "in_conv"),
-        ("out_norm", "out_conv.0"),
-        ("out_conv", "out_conv.2"),
-    ]
-
-
-def _blocks(model: UNet) -> list[tuple[str, str, bool]]:
-    """(our name, the reference's name, has attention) of each block in our order."""
-    down, up = [], []
-    per_level = model.num_res_blocks
-    for level in range(model.levels):
-        count = per_level + (level < model.levels - 1)
-        down += [f"downsamples.level_{level}.{j}" for j in range(count)]
-    for level in reversed(range(model.levels)):
-        up += [f"upsamples.level_{level}.{j}" for j in range(per_level + 1 + (level > 0))]
-    theirs = [*down, "middle.0", "middle.2", *up]
-    ours = [
-        f"{part}.{i}" for part in ("down", "middle", "up") for i in range(len(getattr(model, part)))
-    ]
-    blocks = [*model.down, *model.middle, *model.up]
-    return [
-        (mine, name, block.attention is not None)
-        for mine, name, block in zip(ours, theirs, blocks, strict=True)
-    ]
+def _names(place: Place) -> tuple[str, str]:
+    """The reference's names of a block's residual part and of its attention."""
+    if place.part == "middle":
+        return f"middle.{2 * place.position}", "middle.1"
+    name = f"{PARTS[place.part]}.level_{place.level}.{place.position}"
+    attends = not isinstance(place.block, ConvResample) and place.block.attention is not None
+    return f"{name}.0" if attends else name, f"{name}.1"

@@ -9,14 +9,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from vfn.nn.layers import (
     GROUPS,
+    ConvResample,
     ResidualBlock,
     SelfAttention,
     conv,
+    full_precision,
     group_norm,
     linear,
+    silu,
     sinusoidal_embedding,
 )
 
@@ -51,6 +56,10 @@ class UNet(nn.Module):
         head_dim: width of a head; C / num_heads if None.
         num_classes: K labels; 0 for an unconditional network.
         multitags: labels are 0/1 vectors of K tags instead of one class.
+        resample_with_res: change the resolution inside residual blocks (with attention where the
+            level has it); if False, by plain 3x3 convolutions.
+        checkpoint_activations: keep only what goes from block to block for the backward pass and
+            compute the rest again: less memory, a third more time.
 
     Raises:
         ValueError: for a combination that has no network.
@@ -76,6 +85,8 @@ class UNet(nn.Module):
         head_dim: int | None = None,
         num_classes: int = 0,
         multitags: bool = False,
+        resample_with_res: bool = True,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         levels = len(ch_multipliers)
@@ -84,12 +95,19 @@ class UNet(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
         self.num_res_blocks = num_res_blocks
+        self.checkpoint_activations = checkpoint_activations
         self.num_classes, self.multitags = num_classes, multitags
         embedding_dim = embedding_dim or 4 * hid_channels
 
         def block(width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None):
             attn = _attention(width_out, num_heads, head_dim) if attend else None
             return Block(ResidualBlock(width_in, width_out, dropout, resample), attn)
+
+        def resampling(width: int, attend: bool, up: bool) -> Block | ConvResample:
+            if not resample_with_res:
+                return ConvResample(width, up)
+            resize = nn.Upsample(scale_factor=2, mode="nearest") if up else nn.AvgPool2d(2)
+            return block(width, width, attend, resize)
 
         self.time_embed = nn.Sequential(
             linear(hid_channels, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
@@ -106,7 +124,7 @@ class UNet(nn.Module):
                 width = level_width
                 skips.append(width)
             if level < levels - 1:
-                self.down.append(block(width, width, attention[level], nn.AvgPool2d(2)))
+                self.down.append(resampling(width, attention[level], up=False))
                 skips.append(width)
 
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
@@ -119,19 +137,33 @@ class UNet(nn.Module):
                 self.takes_skip.append(True)
                 width = widths[level]
             if level > 0:
-                upsample = nn.Upsample(scale_factor=2, mode="nearest")
-                self.up.append(block(width, width, attention[level], upsample))
+                self.up.append(resampling(width, attention[level], up=True))
                 self.takes_skip.append(False)
 
         self.out_norm = group_norm(width)
         self.out_conv = conv(width, out_channels, 3, zero=True)
         # Shift and scale of every block by one matrix product instead of one in each block.
-        self.modulation_widths = [2 * b.residual.out_channels for b in self._blocks()]
+        self.modulation_widths = [
+            2 * b.residual.out_channels if isinstance(b, Block) else 0 for b in self._blocks()
+        ]
         self.modulation = linear(embedding_dim, sum(self.modulation_widths))
         self.to(memory_format=torch.channels_last)
 
-    def _blocks(self) -> list[Block]:
+    def _blocks(self) -> list[Block | ConvResample]:
         return [*self.down, *self.middle, *self.up]
+
+    def _run(self, block: nn.Module, h: Tensor, modulation: Tensor) -> Tensor:
+        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+            return block(h, modulation)
+        # When backward computes the block again, functional_call has put the module's own
+        # parameters back: keep those of now.
+        params: dict[str, Tensor] = dict(block.named_parameters())
+        return checkpoint(
+            lambda *inputs: functional_call(block, params, inputs),
+            h,
+            modulation,
+            use_reentrant=False,
+        )
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Conditioning [B, E] of times [B] and labels; None leaves out the labels' bias as well."""
@@ -157,26 +189,30 @@ class UNet(nn.Module):
             y: labels [B] or [B, K], or None.
 
         Returns:
-            output [B, C_out, H, W].
+            output [B, C_out, H, W], dtype of ``z`` (under autocast too).
 
         Raises:
-            ValueError: if z does not fit the network, or labels go to an unconditional one.
+            ValueError: if z does not fit the network, labels are not one for each sample, or go to
+                an unconditional network.
         """
         _check_input(z, self.in_channels, self.levels)
-        embedding = F.silu(self.embed(t, y))
+        if y is not None:
+            _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
+        with full_precision(z.device):  # 8 bits would blur neighbouring times
+            embedding = F.silu(self.embed(t, y))
         modulation = iter(self.modulation(embedding).split(self.modulation_widths, dim=-1))
         h = self.in_conv(z.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
-            h = block(h, next(modulation))
+            h = self._run(block, h, next(modulation))
             skips.append(h)
         for block in self.middle:
-            h = block(h, next(modulation))
+            h = self._run(block, h, next(modulation))
         for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
             if takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = block(h, next(modulation))
-        return self.out_conv(F.silu(self.out_norm(h)))
+            h = self._run(block, h, next(modulation))
+        return self.out_conv(silu(self.out_norm(h))).to(z.dtype)
 
 
 def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfAttention:
@@ -216,4 +252,12 @@ def _check_input(z: Tensor, in_channels: int, levels: int) -> None:
         raise ValueError(
             f"expected H and W to be multiples of {multiple} for {levels} levels, "
             f"got {z.shape[2]} x {z.shape[3]}"
+        )
+
+
+def _check_labels(y: Tensor, expected: tuple[int, ...]) -> None:
+    """By shape only: looking at the values would wait for the device."""
+    if tuple(y.shape) != expected:
+        raise ValueError(
+            f"expected labels of shape {expected}, one for each sample of z, got {tuple(y.shape)}"
         )

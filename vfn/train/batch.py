@@ -1,5 +1,8 @@
 """The global batch of a step, as a function of (seed, step, position) alone."""
 
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,9 +14,11 @@ from vfn.data import Dataset, to_unit
 from vfn.ops import discrete_time, epoch_permutation, keyed_bernoulli, keyed_normal, keyed_uniform
 from vfn.train.streams import Stream
 
+AHEAD = 1  # batches that are made while another is used
+
 
 class Batch(NamedTuple):
-    """What one micro-batch is trained on: x0 and noise [B, C, H, W], t [B], labels [B] or None."""
+    """What one micro-batch is trained on: x0 and noise [B, C, H, W], t [B], labels or None."""
 
     x0: Tensor
     labels: Tensor | None
@@ -53,6 +58,7 @@ def make_batch(
     seed: int,
     draws: Tensor,
     device: torch.device,
+    flip: bool = False,
 ) -> Batch:
     """Pictures, dropped labels, times and noise for some draws of the run.
 
@@ -62,6 +68,7 @@ def make_batch(
         seed: the run's seed.
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
+        flip: mirror half of the pictures.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -69,6 +76,9 @@ def make_batch(
     index = image_indices(seed, draws, len(dataset.images))
     x0 = to_unit(dataset.images[index].to(device))
     keys = draws.to(device)
+    if flip:
+        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
+        x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
     t = keyed_uniform(seed, Stream.TIME, keys, dtype=torch.float64)
     if diffusion.train_timesteps:
         t = discrete_time(t, diffusion.train_timesteps)
@@ -76,5 +86,29 @@ def make_batch(
     labels = None
     if dataset.labels is not None:
         dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
-        labels = dataset.labels[index].to(device).masked_fill(dropped, 0)
+        labels = dataset.labels[index].to(device)
+        labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.multitags else dropped, 0)
     return Batch(x0, labels, t, noise)
+
+
+def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
+    """Each batch in turn, the next one made by another thread while this one is used.
+
+    Args:
+        make: a pure function of the batch's number; an exception in it comes out here.
+        numbers: which batches.
+
+    Returns:
+        the batches; closing the iterator waits for the one that is being made.
+
+    >>> [batch.tolist() for batch in prefetch(lambda i: torch.tensor(i), range(3))]
+    [0, 1, 2]
+    """
+    with ThreadPoolExecutor(1, "prefetch") as pool:
+        coming: deque[Future[Batch]] = deque()
+        for number in numbers:
+            coming.append(pool.submit(make, number))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

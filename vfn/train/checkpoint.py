@@ -20,13 +20,16 @@ from vfn.configs import Config, dumps, loads
 from vfn.files import write_atomic
 from vfn.train.state import DataShape, TrainState
 
-FORMAT = "vfn-checkpoint-1"
+FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 Report = Callable[[str], object]
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name."""
+    """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
+
+    Of an exported model ``params`` are its averaged parameters, and ``moments`` empty.
+    """
 
     step: int
     config: Config
@@ -34,6 +37,7 @@ class Checkpoint(NamedTuple):
     params: dict[str, Tensor]
     ema: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
+    counters: dict[str, Tensor]
 
 
 def _silent(_line: str) -> None:
@@ -76,25 +80,64 @@ def save_checkpoint(
     Raises:
         OSError: if the file cannot be written; earlier ones are left as they were.
     """
-    groups = {"params": state.params, "ema": state.ema, **_moments(state)}
+    path = directory / f"step-{state.step:08d}.safetensors"
+    write_atomic(path, _serialised(state, config, shape))
+    for old in checkpoint_files(directory)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def save_best(directory: Path, state: TrainState, config: Config, shape: DataShape) -> Path:
+    """Write ``best.safetensors``, which stays until there is a better one."""
+    path = directory / "best.safetensors"
+    write_atomic(path, _serialised(state, config, shape))
+    return path
+
+
+def _serialised(state: TrainState, config: Config, shape: DataShape) -> bytes:
+    groups = {
+        "params": state.params,
+        "ema": state.ema,
+        "counters": state.counters,
+        **_moments(state),
+    }
     tensors = {
         f"{group}.{name}": value.detach().cpu().contiguous()
         for group, values in groups.items()
         for name, value in values.items()
     }
+    return _with_metadata(FORMAT, tensors, state.step, config, shape)
+
+
+def _with_metadata(
+    kind: str, tensors: dict[str, Tensor], step: int, config: Config, shape: DataShape
+) -> bytes:
     metadata = {
-        "format": FORMAT,
+        "format": kind,
         "version": __version__,
-        "step": str(state.step),
+        "step": str(step),
         "config": dumps(config),
         "shape": json.dumps(shape._asdict()),
         "sha256": _digest(tensors),
     }
-    path = directory / f"step-{state.step:08d}.safetensors"
-    write_atomic(path, save(tensors, metadata))
-    for old in checkpoint_files(directory)[keep:]:
-        old.unlink(missing_ok=True)
-    return path
+    return save(tensors, metadata)
+
+
+def export_model(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the averaged parameters alone, with the configuration in the file's metadata.
+
+    Args:
+        checkpoint: see `find_checkpoint`.
+        path: a safetensors file: one tensor for each parameter, under its name in the `UNet`;
+            `vfn sample` and ``--init-from`` take it like a checkpoint.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    content = _with_metadata(
+        MODEL_FORMAT, checkpoint.ema, checkpoint.step, checkpoint.config, checkpoint.shape
+    )
+    write_atomic(path, content)
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
@@ -125,7 +168,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"checkpoint {path} is damaged or not a checkpoint ({error}); "
             "use another one of the same run"
         ) from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
         raise ValueError(
             f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
             f"got {metadata.get('format')}"
@@ -136,6 +179,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "use another one of the same run"
         )
     groups: dict[str, dict[str, Tensor]] = {}
+    if metadata["format"] == MODEL_FORMAT:  # the average stands for all there is
+        tensors = {f"{group}.{n}": v for group in ("params", "ema") for n, v in tensors.items()}
     for name, value in tensors.items():
         group, _, rest = name.partition(".")
         groups.setdefault(group, {})[rest] = value
@@ -147,7 +192,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         DataShape(**shape),
         groups["params"],
         groups["ema"],
-        {kind: groups[kind] for kind in _MOMENTS},
+        {kind: groups.get(kind, {}) for kind in _MOMENTS},
+        {"updates": torch.tensor(float(metadata["step"])), **groups.get("counters", {})},
     )
 
 
@@ -209,10 +255,29 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
         slots = state.optimizer.state[param]
-        slots["step"] = torch.tensor(float(checkpoint.step), device=param.device)
+        slots["step"] = checkpoint.counters["updates"].to(param.device, copy=True)
         for kind in _MOMENTS:
             slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
+    for name, value in checkpoint.counters.items():
+        state.counters[name].copy_(value)
     state.step = checkpoint.step
+
+
+@torch.no_grad()
+def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Begin with another run's averaged parameters, and nothing else of it.
+
+    Args:
+        state: fresh, of a model of the same architecture; changed in place.
+        checkpoint: see `load_checkpoint`.
+
+    Raises:
+        ValueError: if names or shapes differ; the first ones are listed.
+    """
+    check_fits(checkpoint.ema, state.params)
+    for name, param in state.params.items():
+        param.copy_(checkpoint.ema[name])
+        state.ema[name].copy_(checkpoint.ema[name])
 
 
 def check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -1,33 +1,30 @@
 """The loop around `train_step`: processes, files, signals, clocks."""
 
-import signal
+import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vfn.configs import Config, dumps
-from vfn.data import Dataset, load_dataset, to_unit
-from vfn.files import write_atomic
-from vfn.generate import generate, preview_labels
-from vfn.nn import UNet, with_params
-from vfn.ops import keyed_normal, keyed_uniform
-from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch, make_batch
-from vfn.train.checkpoint import newest_checkpoint, restore, save_checkpoint
-from vfn.train.journal import Journal
-from vfn.train.objective import held_out_loss
-from vfn.train.state import DataShape, TrainState, build_model, init_state, learning_rate
+from vfn.configs import Config
+from vfn.files import write_json
+from vfn.train.batch import Batch, image_indices, make_batch, prefetch
+from vfn.train.checkpoint import save_best, save_checkpoint
+from vfn.train.journal import Journal, read_log
+from vfn.train.previews import evaluation, preview
+from vfn.train.run import Run, micro_batch_size, open_run
+from vfn.train.signals import Stop, Stopped, stop_signals
+from vfn.train.state import StepResult, learning_rate
 from vfn.train.state import train_step as step_of
-from vfn.train.streams import Stream
-from vfn.train.world import World, average, join_world, largest, leave_world
+from vfn.train.world import World, join_world, leave_world, total
 
-PREVIEW_ROWS = 4
-HELD_OUT_DRAWS = 4
+BEST = "frechet_distance"  # what the best checkpoint has least of
 
 
 class Outcome(NamedTuple):
@@ -37,52 +34,13 @@ class Outcome(NamedTuple):
     signum: int
 
 
-class Run(NamedTuple):
-    """What the parts of the loop share."""
-
-    config: Config
-    out: Path
-    world: World
-    dataset: Dataset
-    shape: DataShape
-    model: UNet
-    state: TrainState
-
-
-def shape_of(dataset: Dataset) -> DataShape:
-    channels, height, width = dataset.images.shape[1:]
-    return DataShape(channels, height, width, dataset.class_names)
-
-
-def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
-    """Pictures in one forward pass.
-
-    Args:
-        batch_size: pictures a step, over all processes.
-        processes: how many there are.
-        accumulate: micro-batches a step on each.
-
-    Returns:
-        ``batch_size / (processes * accumulate)``.
-
-    Raises:
-        ValueError: if that is not whole; the nearest batch sizes that are get named.
-
-    >>> micro_batch_size(128, processes=2, accumulate=4)
-    16
-    """
-    parts = processes * accumulate
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        nearest = f"{below} or {below + parts}" if below else f"{parts}"
-        raise ValueError(
-            f"expected a batch_size that {processes} processes x {accumulate} micro-batches "
-            f"divide, got {batch_size}; use {nearest}"
-        )
-    return batch_size // parts
-
-
-def train(config: Config, out: Path, resume: bool = False, device: str = "auto") -> Outcome:
+def train(
+    config: Config,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    init_from: Path | None = None,
+) -> Outcome:
     """Train, or go on training, in a run directory.
 
     Args:
@@ -90,21 +48,23 @@ def train(config: Config, out: Path, resume: bool = False, device: str = "auto")
         out: run directory: gets ``config.toml``, ``log.jsonl``, ``checkpoints/``, ``samples/``.
         resume: go on from the newest intact checkpoint in ``out``.
         device: auto, cpu or cuda.
+        init_from: run directory or checkpoint file whose average a new run starts from.
 
     Returns:
         Outcome(step, signum).
 
     Raises:
-        ValueError: if ``out`` holds a run and ``resume`` is not asked for, or settings do not fit.
+        ValueError: if ``out`` holds a run and ``resume`` is not asked for, settings do not fit, or
+            gradients stay without finite values.
         OSError: if ``out`` cannot be written.
     """
     world = join_world(device)
     try:
-        run = _open(config, out, resume, world)
+        run = open_run(config, out, world, resume, init_from)
         journal = _journal(run)
         try:
-            with stop_signals() as stop:
-                return _loop(run, journal, stop)
+            with stop_signals(world) as stop, closing(_batches(run)) as batches:
+                return _loop(run, batches, journal, stop)
         finally:
             if journal:
                 journal.close()
@@ -112,150 +72,161 @@ def train(config: Config, out: Path, resume: bool = False, device: str = "auto")
         leave_world(world)
 
 
-def _open(config: Config, out: Path, resume: bool, world: World) -> Run:
-    """Build everything, and restore it from the newest checkpoint where asked."""
-    micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
-    dataset = load_dataset(config.data.dataset, "train")
-    shape = shape_of(dataset)
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, shape).to(world.device)
-    state = init_state(model, config.train)
-    found = newest_checkpoint(out / "checkpoints")
-    if found and not resume:
-        raise ValueError(
-            f"{out} already holds a run at step {found.step}; "
-            "add --resume to go on with it, or choose another --out"
-        )
-    if found:
-        restore(state, found)
-    if world.rank == 0:
-        write_atomic(out / "config.toml", dumps(config))
-    return Run(config, out, world, dataset, shape, model, state)
-
-
 def _journal(run: Run) -> Journal | None:
     if run.world.rank:
         return None
-    return Journal(run.out / "log.jsonl", run.state.step, run.config.train.steps)
+    settings = run.config.train
+    board = run.out / "tensorboard" if settings.tensorboard else None
+    return Journal(run.out / "log.jsonl", run.state.step, settings.steps, board)
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one is obeyed at once."""
-    received: list[int] = []
-
-    def note(signum: int, _frame: object) -> None:
-        received.append(signum)
-        signal.signal(signum, previous[signum])
-
-    previous: dict[int, Any] = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+def _network(run: Run) -> Callable[..., Tensor]:
+    network = torch.compile(run.model) if run.config.train.compile else run.model
+    return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
-def _loop(run: Run, journal: Journal | None, stop: list[int]) -> Outcome:
-    settings, state, world = run.config.train, run.state, run.world
-    network = DistributedDataParallel(run.model) if world.size > 1 else run.model
-    window_start, window_step, window_loss = time.perf_counter(), state.step, []
-    signum = 0
+def _loop(run: Run, batches: Iterator[Batch], journal: Journal | None, stop: Stop) -> Outcome:
+    settings, state = run.config.train, run.state
+    network, window = _network(run), Window(run)
+    signum = stop.agreed()
     while state.step < settings.steps and not signum:
         run.model.train()
-        result = step_of(state, network, _micro_batches(run), run.config)
-        window_loss.append(result.loss)
+        window.add(step_of(state, network, _micro_batches(run, batches), run.config))
         if journal:
             journal.advance()
-        if state.step % settings.log_every == 0 or state.step == settings.steps:
-            loss = average(torch.stack(window_loss).mean(), world).item()
-            _check_finite(loss, state.step)
-            if journal:
-                elapsed = time.perf_counter() - window_start
-                images = (state.step - window_step) * settings.batch_size
-                journal.seconds += elapsed
-                journal.log(
-                    {
-                        "step": state.step,
-                        "loss": loss,
-                        "grad_norm": result.grad_norm.item(),
-                        "lr": learning_rate(state.step - 1, settings),
-                        "images_per_s": images / elapsed,
-                        "seconds": journal.seconds,
-                    }
-                )
-            window_start, window_step, window_loss = time.perf_counter(), state.step, []
-        signum = largest(stop[0] if stop else 0, world)
         finished = state.step == settings.steps
+        if state.step % settings.log_every == 0 or finished:
+            entry = window.close()
+            if journal:
+                journal.log(entry)
+            _check_finite(run)
+        signum = stop.agreed()
         if journal and (state.step % settings.checkpoint_every == 0 or finished or signum):
-            save_checkpoint(
-                run.out / "checkpoints", state, run.config, run.shape, settings.max_checkpoints
-            )
-        if journal and not signum and (state.step % settings.preview_every == 0 or finished):
-            started = time.perf_counter()
-            _preview(run, journal)
-            window_start += time.perf_counter() - started
+            _save(run)
+        if not signum:
+            signum = _show(run, journal, stop, window)
     return Outcome(state.step, 0 if state.step == settings.steps else signum)
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise ValueError(
-            f"the loss is {loss} at step {step}; resume from the last checkpoint with a smaller "
-            "--lr, or a smaller --grad-norm"
+def _save(run: Run) -> None:
+    directory, keep = run.out / "checkpoints", run.config.train.max_checkpoints
+    save_checkpoint(directory, run.state, run.config, run.shape, keep)
+
+
+def _show(run: Run, journal: Journal | None, stop: Stop, window: "Window") -> int:
+    """Preview and evaluation where they are due; the signal that cut them short, or 0."""
+    settings, step = run.config.train, run.state.step
+    finished = step == settings.steps
+    parts = []
+    if step % settings.preview_every == 0 or finished:
+        parts.append(preview)
+    if settings.eval_every and (step % settings.eval_every == 0 or finished):
+        parts.append(evaluation)
+    started = time.perf_counter()
+    try:
+        figures = {name: value for part in parts for name, value in part(run, stop.check).items()}
+    except Stopped:
+        if journal:
+            _save(run)
+        return stop.agreed()
+    finally:
+        window.leave_out(time.perf_counter() - started)
+    if journal and figures:
+        earlier = [e[BEST] for e in read_log(run.out / "log.jsonl") if BEST in e]
+        if BEST in figures and figures[BEST] < min(earlier, default=float("inf")):
+            save_best(run.out / "checkpoints", run.state, run.config, run.shape)
+        journal.log({"step": step, **figures})
+    return 0
+
+
+class Window:
+    """What is gathered between two lines of the log; figures stay on the device until then."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._start()
+
+    def _start(self) -> None:
+        self.started, self.step = time.perf_counter(), self.run.state.step
+        self.results: list[StepResult] = []
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent on training."""
+        self.started += seconds
+
+    def close(self) -> dict[str, Any]:
+        """A line for the log; all processes must ask together."""
+        run, settings = self.run, self.run.config.train
+        losses = torch.stack([result.loss for result in self.results])
+        loss = total(losses.nanmean(), run.world).item() / run.world.size
+        sums, counts = total(torch.stack([r.bins for r in self.results]).sum(0), run.world).tolist()
+        elapsed = time.perf_counter() - self.started
+        entry = {
+            "step": run.state.step,
+            "loss": loss,
+            "loss_by_logsnr": [s / n if n else None for s, n in zip(sums, counts, strict=True)],
+            "grad_norm": self.results[-1].grad_norm.item(),
+            "lr": learning_rate(run.state.step - 1, settings),
+            "skipped": int(run.state.counters["skipped"]),
+            "images_per_s": (run.state.step - self.step) * settings.batch_size / elapsed,
+            "memory_mib": _memory(run.world),
+            "seconds": elapsed,
+        }
+        self._start()
+        return entry
+
+
+def _memory(world: World) -> float:
+    """Most memory held so far, in MiB: of the GPU, or of the process."""
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _check_finite(run: Run) -> None:
+    """Stop a run whose gradients stay without finite values; the state is still a good one."""
+    bad = int(run.state.counters["in_row"])
+    settings, step = run.config.train, run.state.step
+    if bad < settings.max_bad_steps:
+        return
+    draws = torch.arange(settings.batch_size) + (step - 1) * settings.batch_size
+    indices = image_indices(settings.seed, draws, len(run.dataset.images)).tolist()
+    path = run.out / f"not-finite-{step:08d}.json"
+    if run.world.rank == 0:
+        write_json(path, {"step": step, "bad_steps": bad, "pictures": indices})
+        _save(run)
+    raise ValueError(
+        f"no finite gradient in the last {bad} steps up to step {step}; these steps changed no "
+        f"parameters, and a checkpoint is written. The last batch's pictures are in {path}; go on "
+        "with --resume and a smaller --lr, or delete newer checkpoints to go back"
+    )
+
+
+def _batches(run: Run) -> Generator[Batch]:
+    """This process's micro-batches from the current step to the last, one made ahead."""
+    config, settings, world = run.config, run.config.train, run.world
+    size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
+
+    def make(number: int) -> Batch:
+        step, part = divmod(number, settings.accumulate)
+        first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
+        draws = torch.arange(size) + first
+        return make_batch(
+            run.dataset, config.diffusion, settings.seed, draws, world.device, config.data.flip
         )
 
+    steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
+    return prefetch(make, steps)
 
-def _micro_batches(run: Run) -> Iterator[Batch]:
-    """This process's part of the global batch of the current step."""
+
+def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """This process's part of the global batch of the current step, each with its dropout key."""
     settings, world = run.config.train, run.world
-    size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
-    first = run.state.step * settings.batch_size + world.rank * size * settings.accumulate
-    for part in range(settings.accumulate):
+    for part, batch in enumerate(islice(batches, settings.accumulate)):
         if run.config.model.dropout:
             key = (run.state.step * world.size + world.rank) * settings.accumulate + part
             torch.manual_seed(settings.seed + (key << 16))
-        draws = torch.arange(size) + first + part * size
-        yield make_batch(run.dataset, run.config.diffusion, settings.seed, draws, world.device)
-
-
-def _preview(run: Run, journal: Journal) -> None:
-    """Sample grid with fixed noise and loss on the held-out pictures, both with EMA parameters."""
-    config, state, device = run.config, run.state, run.world.device
-    run.model.eval()
-    labels = preview_labels(len(run.shape.class_names), PREVIEW_ROWS)
-    images = generate(
-        run.model,
-        state.ema,
-        config.diffusion,
-        config.sample,
-        run.shape,
-        labels,
-        torch.arange(len(labels)),
-        config.train.seed,
-        device,
-    )
-    columns = len(run.shape.class_names) or 10
-    save_png(
-        run.out / "samples" / f"step-{state.step:08d}.png",
-        grid(images, columns, column_labels=run.shape.class_names),
-    )
-    network = with_params(run.model, state.ema)
-    loss = held_out_loss(network, _held_out_batches(run), config.diffusion).mean().item()
-    journal.log({"step": state.step, "held_out_loss": loss})
-
-
-def _held_out_batches(run: Run) -> list[Batch]:
-    """The held-out pictures with times and noise that stay the same throughout the run."""
-    held_out, device = load_dataset(run.config.data.dataset, "test"), run.world.device
-    x0 = to_unit(held_out.images.to(device))
-    labels = None if held_out.labels is None else held_out.labels.to(device)
-    batches = []
-    for draw in range(HELD_OUT_DRAWS):
-        keys = torch.arange(len(x0), device=device) + draw * len(x0)
-        t = keyed_uniform(run.config.train.seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
-        noise = keyed_normal(
-            run.config.train.seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:])
-        )
-        batches.append(Batch(x0, labels, t, noise))
-    return batches
+        yield batch

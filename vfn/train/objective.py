@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.configs import DiffusionConfig
@@ -17,12 +18,30 @@ from vfn.ops import (
 )
 from vfn.train.batch import Batch
 
+LOGSNR_BINS = 8
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
     """The log-SNR schedule that a configuration names."""
     return logsnr_schedule(diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max)
+
+
+def logsnr_edges(diffusion: DiffusionConfig) -> Tensor:
+    """Edges of `LOGSNR_BINS` equal bins of the schedule's logsnr, float64, rising."""
+    # Not the very end: legacy's logsnr is infinite at t=0.
+    ends = torch.tensor([1.0, 1e-4], dtype=torch.float64)
+    lowest, highest = schedule_of(diffusion).logsnr(ends).tolist()
+    return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64)
+
+
+def binned(loss: Tensor, t: Tensor, diffusion: DiffusionConfig) -> Tensor:
+    """Sum of the finite losses and their number in each bin of `logsnr_edges`, [2, LOGSNR_BINS]."""
+    inner = logsnr_edges(diffusion)[1:-1].to(t.device)
+    bins = torch.bucketize(schedule_of(diffusion).logsnr(t), inner)
+    member = F.one_hot(bins, LOGSNR_BINS).to(loss.dtype)
+    finite = loss.isfinite()
+    return torch.stack([torch.where(finite, loss, 0), finite.to(loss.dtype)]) @ member
 
 
 def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Tensor:

@@ -1,8 +1,8 @@
 """What training changes from step to step, and the step itself."""
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from vfn.configs import Config, TrainConfig
 from vfn.nn import UNet
 from vfn.ops import ema_decay, ema_update_
 from vfn.train.batch import Batch
-from vfn.train.objective import batch_loss
+from vfn.train.objective import batch_loss, binned
+
+FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
 
 class DataShape(NamedTuple):
@@ -24,12 +26,18 @@ class DataShape(NamedTuple):
     height: int
     width: int
     class_names: tuple[str, ...]
+    multitags: bool = False
 
 
 class StepResult(NamedTuple):
-    """Mean loss over this process's pictures and norm of the gradient before clipping."""
+    """Of one step, on the device.
+
+    loss: mean over this process's pictures. bins: their losses by logsnr, see `binned`. grad_norm:
+    of all processes' gradient, before clipping.
+    """
 
     loss: Tensor
+    bins: Tensor
     grad_norm: Tensor
 
 
@@ -38,12 +46,14 @@ class TrainState:
     """Parameters, their average, the optimizer's moments and the number of steps done.
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
-    `torch.func.functional_call` puts in their place.
+    `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
+    `count_step`.
     """
 
     params: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: torch.optim.AdamW
+    counters: dict[str, Tensor]
     step: int = 0
 
 
@@ -69,6 +79,9 @@ def build_model(config: Config, shape: DataShape) -> UNet:
         num_heads=model.num_heads,
         head_dim=model.head_dim,
         num_classes=len(shape.class_names),
+        multitags=shape.multitags,
+        resample_with_res=model.resample_with_res,
+        checkpoint_activations=model.checkpoint_activations,
     )
 
 
@@ -82,7 +95,55 @@ def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
         weight_decay=train.weight_decay,
         fused=True,
     )
-    return TrainState(params, {k: v.detach().clone() for k, v in params.items()}, optimizer)
+    device = next(iter(params.values())).device
+    start = {"updates": 0.0, "skipped": 0.0, "in_row": 0.0, "loss_scale": 1.0, "since_change": 0.0}
+    if train.precision == "fp16":
+        start["loss_scale"] = FIRST_LOSS_SCALE
+    return TrainState(
+        params,
+        {k: v.detach().clone() for k, v in params.items()},
+        optimizer,
+        {name: torch.tensor(value, device=device) for name, value in start.items()},
+    )
+
+
+def count_step(
+    counters: Mapping[str, Tensor], finite: Tensor, scaling: bool = False
+) -> dict[str, Tensor]:
+    """The counters after one more step, without waiting for the device.
+
+    updates: steps that changed the parameters; skipped: steps left out because the gradient was
+    not finite; in_row: how many of these came last. With ``scaling`` (fp16) the loss scale halves
+    after a step left out and doubles after 2000 good ones.
+
+    Args:
+        counters: numbers, each of shape [].
+        finite: whether this step's gradient was, bool [].
+        scaling: whether the loss is scaled.
+
+    Returns:
+        new counters.
+
+    Source: Micikevicius et al. 2018 (1710.03740), section 3.2.
+
+    >>> before = {k: torch.zeros(()) for k in ("updates", "skipped", "in_row", "since_change")}
+    >>> after = count_step(before | {"loss_scale": torch.tensor(8.0)}, torch.tensor(False), True)
+    >>> after["skipped"], after["loss_scale"]
+    (tensor(1.), tensor(4.))
+    """
+    good = finite.float()
+    scale, since = counters["loss_scale"], counters["since_change"] + 1
+    if scaling:
+        grow = good * (since >= SCALE_GROWTH_STEPS)
+        scale = scale * torch.where(finite, 1 + grow, 0.5)
+        since = since * good * (1 - grow)
+    return {
+        "updates": counters["updates"] + good,
+        "skipped": counters["skipped"] + (1 - good),
+        "in_row": (counters["in_row"] + 1) * (1 - good),
+        "loss_scale": scale,
+        "since_change": since,
+    }
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
@@ -98,6 +159,40 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / train.steps)))
 
 
+def clip_and_step(
+    optimizer: torch.optim.AdamW,
+    params: Iterable[Tensor],
+    max_norm: float,
+    loss_scale: Tensor | float = 1.0,
+) -> Tensor:
+    """Clip the gradients by their common norm, update the parameters, and drop the gradients.
+
+    The fused optimizer divides by the clipping factor on its way, which saves a pass over all
+    gradients, and leaves parameters and moments as they are where the norm is not finite, without
+    waiting for the device.
+
+    Args:
+        optimizer: a fused one, over ``params``; changed in place.
+        params: with gradients.
+        max_norm: the norm that gradients are scaled down to.
+        loss_scale: what the loss was multiplied by.
+
+    Returns:
+        norm of the gradient before clipping, on the device.
+    """
+    gradients = [p.grad for p in params if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) / loss_scale
+    scaling = {
+        "grad_scale": loss_scale * ((norm + 1e-6) / max_norm).clamp(min=1),
+        "found_inf": (~norm.isfinite()).float(),
+    }
+    for name, value in scaling.items():  # attributes through which torch.amp tells it the same
+        setattr(optimizer, name, value)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 def train_step(
     state: TrainState,
     network: Callable[..., Tensor],
@@ -106,30 +201,43 @@ def train_step(
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
+    A gradient that is not finite changes neither parameters nor moments; it is counted.
+
     Args:
         state: changed: gradients are consumed, parameters, moments, EMA and step move on.
         network: the model, or its DistributedDataParallel wrapper, which averages the gradients
             over processes.
-        micro_batches: equally large parts of this process's share of the global batch.
+        micro_batches: ``accumulate`` equally large parts of this process's share of the global
+            batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
 
     Returns:
-        StepResult(loss, grad_norm), on the device.
+        StepResult(loss, bins, grad_norm), on the device.
     """
-    batches = list(micro_batches)
-    losses = []
-    for i, batch in enumerate(batches):
-        more = i < len(batches) - 1
+    settings, scaling = config.train, config.train.precision == "fp16"
+    scale = state.counters["loss_scale"] if scaling else 1.0
+    losses, bins = [], []
+    for i, batch in enumerate(micro_batches):
+        more = i < settings.accumulate - 1
         wait = isinstance(network, DistributedDataParallel) and more
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
-            loss = batch_loss(network, batch, config.diffusion).mean() / len(batches)
-            loss.backward()
+            with autocast(settings.precision, batch.x0.device):
+                each = batch_loss(network, batch, config.diffusion)
+            loss = each.mean() / settings.accumulate
+            (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
-    grad_norm = nn.utils.clip_grad_norm_(state.params.values(), config.train.grad_norm)
+        bins.append(binned(each.detach(), batch.t, config.diffusion))
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, config.train)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+        group["lr"] = learning_rate(state.step, settings)
+    norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
+    state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
-    ema_update_(state.ema, state.params, ema_decay(state.step, config.train.ema_decay))
-    return StepResult(torch.stack(losses).sum(), grad_norm)
+    ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
+    return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Half precision for the products of the network, where asked for."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -12,6 +12,7 @@ class Stream(IntEnum):
     LABEL_DROP = 3
     HELD_OUT_TIME = 4
     HELD_OUT_NOISE = 5
+    FLIP = 6
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow

@@ -1,18 +1,23 @@
 """The processes of a run: who we are among them, and what all of them agree on."""
 
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 class World(NamedTuple):
-    """This process's number, the number of processes, and its device."""
+    """This process's number, the number of processes, its device, and how they agree on numbers.
+
+    ``control`` is a group over the CPU: asking the others does not wait for the GPU.
+    """
 
     rank: int
     size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -59,7 +64,8 @@ def join_world(device: str) -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(dist.get_rank(), size, chosen)
+    control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+    return World(dist.get_rank(), size, chosen, control)
 
 
 def leave_world(world: World) -> None:
@@ -71,13 +77,40 @@ def largest(value: int, world: World) -> int:
     """The largest of all processes' values, so that they decide alike."""
     if world.size == 1:
         return value
-    shared = torch.tensor(value, device=world.device)
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX, group=world.control)
     return int(shared)
 
 
-def average(value: torch.Tensor, world: World) -> torch.Tensor:
-    """The mean of all processes' values."""
+def total(value: Tensor, world: World) -> Tensor:
+    """The sum of all processes' values."""
     if world.size > 1:
         dist.all_reduce(value)
-    return value / world.size
+    return value
+
+
+def share(count: int, world: World) -> Tensor:
+    """Which of ``count`` items this process works on: as many as every other, at least one.
+
+    Where they do not divide, the last item is done more than once.
+
+    >>> share(5, World(1, 2, torch.device("cpu"))).tolist()
+    [3, 4, 4]
+    """
+    each = -(-count // world.size)
+    return (torch.arange(each) + world.rank * each).clamp(max=count - 1)
+
+
+def gather(part: Tensor, count: int, world: World) -> Tensor:
+    """All items from every process's share of them, on every process.
+
+    Args:
+        part: what became of the items of `share`, on the CPU, the same shape everywhere.
+        count: items in all.
+        world: the processes.
+    """
+    if world.size == 1:
+        return part
+    parts = [torch.empty_like(part) for _ in range(world.size)]
+    dist.all_gather(parts, part.contiguous(), group=world.control)
+    return torch.cat(parts)[:count]

@@ -1,0 +1,315 @@
+"""How fast is the UNet, beside the reference's, diffusers' and its own bare products?
+
+All networks of one shape are timed in turn within one run. The bound is the convolutions, matrix
+products and attention of our network alone, on tensors of the same shapes and memory formats.
+The reference implementation takes part if ``--reference`` gives a checkout of it; its network then
+has the same weights, and the outputs are compared first.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+import torch.nn.functional as F
+from common import interleaved, write_table
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+
+from vfn.nn import UNet
+from vfn.nn.reference import params_from_reference
+from vfn.ops import ema_update_
+from vfn.train.state import clip_and_step
+
+CLASSES = 10
+
+
+class Case(NamedTuple):
+    """A shape of network and batch: three levels, attention at all but the first."""
+
+    hid: int
+    blocks: int
+    batch: int
+    rounds: int
+    size: int = 32
+    plain: bool = False  # resampling by plain convolutions, as diffusers' networks have it
+
+    def __str__(self) -> str:
+        shape = f"[{self.batch}, 3, {self.size}, {self.size}]"
+        return f"hid {self.hid}, {self.blocks} blocks, {shape}{', plain' * self.plain}"
+
+
+CASES = {
+    "cpu": [Case(64, 3, 16, 15), Case(256, 3, 2, 15)],
+    "cuda": [Case(256, 3, 128, 15)],
+}
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Record(TorchFunctionMode):
+    """Keeps the products that a network computes, as calls that can be made again."""
+
+    PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention)
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable, list[Any]]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.PRODUCTS:
+            fresh = [
+                torch.randn_like(a).requires_grad_(a.is_floating_point())
+                if isinstance(a, Tensor)
+                else a
+                for a in args
+            ]
+            self.calls.append((func, fresh))
+        return func(*args, **(kwargs or {}))
+
+
+def ours(case: Case) -> UNet:
+    attention = (False, True, True)
+    net = UNet(
+        3,
+        3,
+        case.hid,
+        (1, 1, 1),
+        case.blocks,
+        attention,
+        num_classes=CLASSES,
+        resample_with_res=not case.plain,
+    )
+    with torch.no_grad():  # layers that start at zero would hide a wrong map of names
+        for weight in net.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return net
+
+
+def reference(case: Case, checkout: str, net: UNet) -> nn.Module:
+    """The reference's network; its weights go into ours."""
+    sys.path.insert(0, checkout)
+    from v_diffusion.models.unet import UNet as ReferenceUNet  # type: ignore[import-not-found]
+
+    attention = [False, True, True]
+    theirs = ReferenceUNet(3, case.hid, 3, [1, 1, 1], case.blocks, attention, num_classes=CLASSES)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    net.load_state_dict(params_from_reference(theirs.state_dict(), net))
+    return theirs
+
+
+class Diffusers(nn.Module):
+    """diffusers' network of the same widths, blocks, attention and modulation."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.net = UNet2DModel(
+            sample_size=case.size,
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=case.blocks,
+            block_out_channels=(case.hid,) * 3,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            resnet_time_scale_shift="scale_shift",
+            attention_head_dim=case.hid,
+            num_class_embeds=CLASSES + 1,
+        )
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.net(z, 1000 * t, y).sample
+
+
+def forward(net: Network, inputs: tuple[Tensor, ...], cast: Callable) -> Callable[[], object]:
+    def run() -> Tensor:
+        with torch.inference_mode(), cast():
+            return net(*inputs)
+
+    return run
+
+
+def backward(net: nn.Module, inputs: tuple[Tensor, ...], cast: Callable) -> Callable[[], None]:
+    def run() -> None:
+        with cast():
+            loss = net(*inputs).square().mean()
+        loss.backward()
+
+    return run
+
+
+def without_gradients(net: nn.Module, run: Callable[[], None]) -> Callable[[], object]:
+    def cleared() -> None:
+        run()
+        net.zero_grad()
+
+    return cleared
+
+
+def training_step(name: str, net: nn.Module, run: Callable[[], None]) -> Callable[[], object]:
+    """Gradients, clipping, AdamW and the average of the parameters, as each project has them."""
+    params = dict(net.named_parameters())
+    optimizer = torch.optim.AdamW(params.values(), lr=1e-6, fused=name == "vfn" or None)
+    if name == "vfn":
+        average = {k: p.detach().clone() for k, p in params.items()}
+
+        def update() -> None:
+            ema_update_(average, params, 0.9999)
+    elif name == "reference":
+        from v_diffusion.utils import EMA  # type: ignore[import-not-found]
+
+        update = EMA(net, decay=0.9999).update
+    else:
+        from diffusers.training_utils import EMAModel
+
+        ema = EMAModel(params.values(), decay=0.9999)
+
+        def update() -> None:
+            ema.step(params.values())
+
+    def step() -> None:
+        run()
+        if name == "vfn":
+            clip_and_step(optimizer, params.values(), 1.0)
+        else:
+            nn.utils.clip_grad_norm_(params.values(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        update()
+
+    return step
+
+
+def products(net: UNet, inputs: tuple[Tensor, ...], cast: Callable) -> dict[str, Callable]:
+    """The bound: forward alone, and with the gradients of all inputs of each product."""
+    with Record() as record, cast(), torch.no_grad():
+        net(*inputs)
+
+    def run_forward() -> None:
+        with torch.inference_mode(), cast():
+            for func, args in record.calls:
+                func(*args)
+
+    def run_backward() -> None:
+        for func, args in record.calls:
+            with cast():
+                out = func(*args)
+            wanted = [a for a in args if isinstance(a, Tensor)]
+            torch.autograd.grad(out, wanted, out)
+
+    return {"forward": run_forward, "forward and backward": run_backward}
+
+
+def peak_memory(run: Callable[[], object], device: str) -> float:
+    """MiB above what is held before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    held = peak = 0
+    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / 2**20
+
+
+def synchronised(run: Callable[[], object], device: str) -> Callable[[], object]:
+    if device == "cpu":
+        return run
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return waited
+
+
+def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) -> Iterator[list]:
+    torch.manual_seed(0)
+    net = ours(case)
+    others: dict[str, nn.Module] = {}
+    if checkout and not case.plain:
+        others["reference"] = reference(case, checkout, net)
+    if case.plain:
+        others["diffusers"] = Diffusers(case)
+    nets: dict[str, nn.Module] = {"vfn": net.to(device)} | {
+        name: other.to(device) for name, other in others.items()
+    }
+    z = torch.randn(case.batch, 3, case.size, case.size, device=device)
+    t = torch.rand(case.batch, device=device)
+    y = torch.randint(1, CLASSES + 1, (case.batch,), device=device)
+    inputs = (z, t, y)
+    if "reference" in nets and dtype == "float32":
+        with torch.no_grad():
+            torch.testing.assert_close(net(*inputs), nets["reference"](*inputs), rtol=0, atol=1e-4)
+
+    def cast():
+        return torch.autocast(device, torch.bfloat16) if dtype == "bf16" else nullcontext()
+
+    parts, bound = {}, products(net, inputs, cast)
+    for name, each in nets.items():
+        called = torch.compile(each) if compiled else each
+        parts[f"forward, {name}"] = forward(called, inputs, cast)
+        gradients = backward(called, inputs, cast)
+        parts[f"forward and backward, {name}"] = without_gradients(each, gradients)
+        parts[f"training step, {name}"] = training_step(name, each, gradients)
+    for name, run in bound.items():
+        parts[f"{name}, bound"] = run
+    parts = {name: synchronised(run, device) for name, run in parts.items()}
+    seconds = interleaved(parts, case.rounds)
+    for kind in (*bound, "training step"):
+        least = seconds.get(f"{kind}, bound")
+        own = seconds[f"{kind}, vfn"]
+        for name in nets:
+            time = seconds[f"{kind}, {name}"]
+            yield [
+                str(case),
+                f"{dtype}, {'compiled' if compiled else 'eager'}",
+                kind,
+                name,
+                f"{1e3 * time:.0f}",
+                f"{time / own:.2f}",
+                f"{time / least:.2f}" if least else "",
+                f"{case.batch / time:.1f}",
+                f"{peak_memory(parts[f'{kind}, {name}'], device):.0f}",
+            ]
+
+
+@click.command()
+@click.option("--reference", "checkout", default="", help="Checkout of the reference.")
+@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
+@click.option("--dtype", "dtypes", multiple=True, default=["float32", "bf16"])
+@click.option("--eager-only", is_flag=True, help="Leave out torch.compile (first shape).")
+def main(checkout: str, device: str, dtypes: tuple[str, ...], eager_only: bool) -> None:
+    rows = [
+        row
+        for shape in CASES[device]
+        for case in (shape, shape._replace(plain=True))
+        for dtype in dtypes
+        for compiled in ([False] if eager_only or case != CASES[device][0] else [False, True])
+        for row in rows_of(case, device, dtype, compiled, str(Path(checkout)) if checkout else "")
+    ]
+    head = ["shape", "mode", "what", "network", "ms", "time / vfn", "time / bound"]
+    head += ["images/s", "peak MiB"]
+    write_table(f"unet_{device}", "The UNet and others of its shape", head, rows, NOTE)
+
+
+NOTE = """\
+bound: convolutions, matrix products and attention of our network alone, eager, same mode.
+time / vfn above 1: slower than ours. reference: the same weights, outputs equal to 1e-4.
+plain: resampling by plain convolutions instead of residual blocks, the only kind in which the
+UNet2DModel of diffusers has the same blocks and attention (the reference cannot run it).
+training step: forward and backward, gradient clipping, AdamW, average of the parameters."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Array files: npy and npz, grey and RGB, classes and tags."""
+
+import numpy as np
+import pytest
+from formats import noise
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfn.configs import DataConfig
+from vfn.data import load_dataset, read_pictures
+from vfn.data.arrays import array_source
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 6), (5, 4, 6, 1), (5, 4, 6, 3)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_pictures_come_out_as_they_are(tmp_path, shape, suffix):
+    images, path = noise(*shape), tmp_path / f"a.{suffix}"
+    np.save(path, images) if suffix == "npy" else np.savez_compressed(path, arr_0=images)
+    found = read_pictures(str(path))
+    assert np.array_equal(found.images.movedim(1, -1), images.reshape(5, 4, 6, -1))
+    assert found.labels is None
+
+
+def test_labels_and_names(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, arr_0=noise(3, 2, 2, 3), arr_1=[2, 1, 2], class_names=["cat", "dog"])
+    found = read_pictures(str(path))
+    assert (found.labels.tolist(), found.class_names) == ([2, 1, 2], ("cat", "dog"))
+
+
+def test_training_numbers_the_labels_that_have_no_names(tmp_path):
+    data = DataConfig(dataset=str(tmp_path / "a.npz"), test_share=0.0)
+    np.savez(data.dataset, arr_0=noise(3, 2, 2), arr_1=[2, 1, 2])
+    assert load_dataset(data).class_names == ("1", "2")
+    np.savez(data.dataset, arr_0=noise(4, 2, 2), arr_1=np.eye(4, dtype=bool))
+    found = load_dataset(data)
+    assert found.class_names == ("1", "2", "3", "4")
+    assert found.multitags
+    assert found.labels.tolist() == np.eye(4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": noise(2, 2, 2)}, "is not an array file of pictures"),
+        ({"arr_0": np.zeros((2, 4, 4, 1))}, "uint8 .* got float64"),
+        ({"arr_0": noise(2, 4)}, r"got uint8 \[2, 4\]"),
+        ({"arr_0": noise(2, 3, 4, 4)}, r"got uint8 \[2, 3, 4, 4\]"),
+        ({"arr_0": noise(0, 4, 4)}, r"holds no pictures: \[0, 4, 4, 1\]"),
+        (
+            {"arr_0": noise(2, 2, 2), "arr_1": [1]},
+            r"classes 1..K \[2\].* got int64 \[1\] with 1..1",
+        ),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [0, 1]}, "with 0..1"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, 2.0]}, "got float64"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [[0, 2], [1, 0]]}, "with 0..2"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1, 3], "class_names": ["a", "b"]}, "2 class_names"),
+        ({"arr_0": noise(1, 2, 2), "arr_1": [[0, 1]], "class_names": ["a"]}, "1 class_names"),
+        ({"arr_0": np.array([{}], dtype=object)}, "is not an array file of pictures"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        read_pictures(str(tmp_path / "a.npz"))
+
+
+@given(content=st.binary(max_size=60), suffix=st.sampled_from(["npy", "npz"]))
+def test_any_bytes_end_in_a_clean_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("any") / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is not an array file of pictures"):
+        array_source(path, 0.0)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_harmless(tmp_path_factory, place, bit):
+    path, images = tmp_path_factory.mktemp("flip") / "a.npz", noise(3, 8, 8)
+    np.savez(path, arr_0=images)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        source = array_source(path, 0.0)
+    except ValueError:
+        return
+    read = [np.asarray(source.read(i)) for i in range(len(source.names))]
+    assert np.array_equal(np.stack(read), images)
+
+
+@given(cut=st.floats(0, 0.99), suffix=st.sampled_from(["npy", "npz"]))
+def test_a_truncated_file_ends_in_a_clean_error(tmp_path_factory, cut, suffix):
+    path = tmp_path_factory.mktemp("cut") / f"a.{suffix}"
+    images = noise(3, 8, 8)
+    np.save(path, images) if suffix == "npy" else np.savez(path, arr_0=images)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * cut)])
+    with pytest.raises(ValueError, match="is not an array file of pictures"):
+        array_source(path, 0.0)

@@ -1,0 +1,120 @@
+"""Folders: classes by subfolder or by labels.csv, tags, or nothing; what is odd is named."""
+
+import numpy as np
+import pytest
+from formats import noise, save_pictures
+from PIL import Image
+
+from vfn.configs import DataConfig
+from vfn.data import load_dataset, read_pictures
+
+PICTURES = {f"{name}.png": noise(4, 6, 3, seed=i) for i, name in enumerate("abcde")}
+
+
+def table(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "labels.csv").write_text(text)
+
+
+def test_plain_folder_has_no_labels(tmp_path):
+    save_pictures(tmp_path, PICTURES)
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"no picture")
+    found = read_pictures(str(tmp_path))
+    assert (found.labels, found.class_names) == (None, ())
+    assert np.array_equal(found.images.movedim(1, -1), np.stack(list(PICTURES.values())))
+
+
+def test_subfolders_are_classes(tmp_path):
+    names = ["dog/a.png", "cat/b.png", "dog/old/c.png", ".trash/d.png", "cat/.e.png"]
+    save_pictures(tmp_path, dict(zip(names, PICTURES.values(), strict=True)))
+    found = read_pictures(str(tmp_path))
+    assert found.class_names == ("cat", "dog")
+    assert found.labels.tolist() == [1, 2, 2]
+    b, a, c = (PICTURES[f"{name}.png"] for name in "bac")
+    assert np.array_equal(found.images.movedim(1, -1), np.stack([b, a, c]))
+
+
+def test_linked_folders_are_followed(tmp_path):
+    save_pictures(tmp_path / "far", PICTURES)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cat").symlink_to(tmp_path / "far")
+    assert len(read_pictures(str(tmp_path / "here")).images) == 5
+
+
+def test_labels_in_a_table_with_subfolders_and_a_byte_order_mark(tmp_path):
+    save_pictures(tmp_path, {"x/a.png": PICTURES["a.png"], "b.png": PICTURES["b.png"]})
+    table(tmp_path, '\ufefffile,label\nb.png,"fox, red"\nx/a.png,ant\n')
+    found = read_pictures(str(tmp_path))
+    assert found.class_names == ("ant", "fox, red")
+    assert found.labels.tolist() == [2, 1]
+
+
+def test_tags_in_a_table(tmp_path):
+    save_pictures(tmp_path, {f"{name}.png": PICTURES[f"{name}.png"] for name in "abc"})
+    table(tmp_path, "file,tags\na.png,young + smiling\nc.png,\nb.png,old\n")
+    found = read_pictures(str(tmp_path))
+    assert found.multitags
+    assert found.class_names == ("old", "smiling", "young")
+    assert found.labels.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("files", "text", "message"),
+    [
+        ("", None, r"holds no pictures \(.bmp, .jpeg, .jpg, .png, .webp\)"),
+        ("ab", "file,label\na.png,1\n", r"1 of 2 .* b.png \(no label in labels.csv\)"),
+        ("ab", "file,label\na.png,1\nb.png,\n", r"b.png \(no label in labels.csv\)"),
+        ("a", "file,label\na.png,1\nz.png,1\n", r"1 of 2 .* z.png \(.*No such file"),
+        ("a", "file,tags\na.png,1\nz.png,2\n", r"z.png \(.*No such file"),
+        ("ab", "file,tags\na.png,1\n", r"b.png \(no label in labels.csv\)"),
+        ("a", "name,label\na.png,1\n", "columns file,label or file,tags, .* got name,label"),
+        ("a", "file,label,more\na.png,1,2\n", "got file,label,more"),
+        ("a", "file,label\na.png\n", "columns file,label or file,tags"),
+        ("a", "", "columns file,label or file,tags"),
+        ("a", "file,label\na.png,1\na.png,2\n", "names a.png 2 times; leave one line"),
+    ],
+)
+def test_faults_are_named(tmp_path, files, text, message):
+    save_pictures(tmp_path, {f"{name}.png": PICTURES[f"{name}.png"] for name in files})
+    if text is not None:
+        table(tmp_path, text)
+    with pytest.raises(ValueError, match=message):
+        read_pictures(str(tmp_path))
+
+
+def test_a_table_that_is_no_text(tmp_path):
+    save_pictures(tmp_path, PICTURES)
+    (tmp_path / "labels.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
+    with pytest.raises(ValueError, match="labels.csv cannot be read as a table"):
+        read_pictures(str(tmp_path))
+
+
+def test_a_picture_beside_the_folders_of_classes(tmp_path):
+    save_pictures(tmp_path, {"cat/a.png": PICTURES["a.png"], "b.png": PICTURES["b.png"]})
+    with pytest.raises(ValueError, match=r"b.png \(lies beside the folders of classes\)"):
+        read_pictures(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.jpg", "b.webp", "b.bmp"])
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.1, 0.5])
+def test_damaged_files_of_every_kind_are_bad_pictures(tmp_path, name, keep):
+    """Empty, cut off in the header, in the middle: always named, never a traceback."""
+    save_pictures(tmp_path, {"a.png": noise(64, 64, 3), name: noise(64, 64, 3)})
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ValueError, match=rf"1 of 2 pictures .* cannot be used: {name} \("):
+        read_pictures(str(tmp_path))
+
+
+def test_skipped_pictures_leave_the_others_with_their_labels(tmp_path):
+    folder = tmp_path / "pictures"
+    save_pictures(folder, {f"{name[0]}/{name}": array for name, array in PICTURES.items()})
+    (folder / "b" / "b.png").write_bytes(b"no picture")
+    Image.new("L", (6, 4)).save(folder / "d" / "d.png")
+    data = DataConfig(dataset=str(folder), on_bad="skip", test_share=0.0)
+    with pytest.raises(ValueError, match="2 of 5 pictures"):
+        load_dataset(DataConfig(dataset=str(folder), test_share=0.0))
+    found = load_dataset(data)
+    assert [found.class_names[k - 1] for k in found.labels.tolist()] == ["a", "c", "e"]
+    assert np.array_equal(found.images[1].movedim(0, -1), PICTURES["c.png"])

@@ -1,0 +1,76 @@
+"""Data sets by name and path, and the pictures that an evaluation names."""
+
+import numpy as np
+import pytest
+import torch
+from formats import fake_mnist, noise, save_pictures
+
+from vfn.configs import DataConfig
+from vfn.data import data_home, load_dataset, read_pictures
+
+
+def test_folder_and_npz_hold_the_same(tmp_path):
+    images = noise(5, 4, 6, 3)
+    np.savez(tmp_path / "a.npz", arr_0=images, arr_1=np.arange(1, 6))
+    save_pictures(tmp_path, {f"{i}.png": picture for i, picture in enumerate(images)})
+    (tmp_path / "labels.csv").write_text(
+        "file,label\n" + "".join(f"{i}.png,c{i}\n" for i in range(5))
+    )
+    npz, folder = read_pictures(str(tmp_path / "a.npz")), read_pictures(str(tmp_path))
+    assert np.array_equal(npz.images.movedim(1, -1), images)
+    assert torch.equal(folder.images, npz.images)
+    assert npz.labels.tolist() == folder.labels.tolist() == [1, 2, 3, 4, 5]
+    assert folder.class_names == ("c0", "c1", "c2", "c3", "c4")
+
+
+def test_training_and_evaluation_read_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("VFN_DATA", str(tmp_path / "home"))
+    save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(3, 5) for c in "ab" for i in range(9)})
+    direct, prepared = read_pictures(str(tmp_path / "p")), load_dataset(str(tmp_path / "p"), "all")
+    assert direct.class_names == prepared.class_names
+    pairs = [
+        sorted(zip(found.images.flatten(1).tolist(), found.labels.tolist(), strict=True))
+        for found in (direct, prepared)
+    ]
+    assert pairs[0] == pairs[1]
+
+
+def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_pictures(tmp_path / "digits", {"a.png": noise(3, 3), "b.png": noise(3, 3)})
+    assert len(load_dataset("digits", "all").images) == 1797
+    assert len(load_dataset("./digits", "all").images) == 2
+
+
+def test_data_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VFN_DATA", "~/there")
+    assert data_home(DataConfig()) == tmp_path / "there"
+    assert data_home(DataConfig(data_dir="~/here")) == tmp_path / "here"
+    monkeypatch.delenv("VFN_DATA")
+    assert data_home(DataConfig()) == tmp_path / ".cache" / "vfn"
+
+
+def test_an_evaluation_prepares_the_run_s_data_set_as_the_run_did(tmp_path, monkeypatch):
+    fake_mnist(tmp_path, monkeypatch)
+    run = DataConfig(dataset="mnist", data_dir=str(tmp_path), image_size=(16,), conditional=False)
+    found = read_pictures("dataset:mnist:test", run)
+    assert found.images.shape == (8, 1, 16, 16)
+    assert found.class_names == tuple("0123456789")
+    # Another data set has its own settings.
+    assert read_pictures("dataset:digits", run).images.shape == (1437, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dataset:cats", "unknown data set 'cats', expected one of celeba, cifar10, digits, mnist"),
+        ("dataset:digits:dev", "expected split to be one of train, valid, test, all, got 'dev'"),
+        ("dataset:digits:valid", "unknown split 'valid', expected one of train, test, all"),
+        ("none", "expected pictures at 'none': an existing folder, an .npy or .npz file"),
+        ("none.npz", "expected pictures at 'none.npz'"),
+    ],
+)
+def test_what_is_not_there(spec, message):
+    with pytest.raises(ValueError, match=message):
+        read_pictures(spec)

@@ -1,0 +1,160 @@
+"""Pictures become rows as torchvision's transforms would make them; bad ones are named."""
+
+import numpy as np
+import pytest
+from formats import noise
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from vfn.configs import DataConfig
+from vfn.data.source import Source, gather, to_row
+
+
+def picture(height, width, channels=3):
+    array = noise(height, width, channels)
+    return Image.fromarray(array[..., 0] if channels == 1 else array)
+
+
+def expected(image, *transforms):
+    """uint8 [C, H, W] of torchvision."""
+    return v2.Compose([*transforms, v2.PILToTensor()])(image).numpy()
+
+
+def test_a_picture_of_the_right_size_is_not_touched():
+    for channels in (1, 3):
+        image = picture(6, 9, channels)
+        for size in (None, (6, 9)):
+            assert np.array_equal(to_row(image, DataConfig(image_size=size)), expected(image))
+
+
+def test_celeba_is_cropped_and_resized_as_published():
+    """148 x 148 from top 40 and left 15, then 64 x 64 bilinear."""
+    image = picture(218, 178)
+    row = to_row(image, DataConfig(crop=(40, 15, 148, 148), image_size=(64, 64)))
+    box = v2.Lambda(lambda i: v2.functional.crop(i, top=40, left=15, height=148, width=148))
+    resize = v2.Resize((64, 64), v2.InterpolationMode.BILINEAR)
+    assert np.array_equal(row, expected(image, box, resize))
+
+
+def test_mnist_is_resized_as_published():
+    image = picture(28, 28, 1)
+    assert np.array_equal(
+        to_row(image, DataConfig(image_size=(32,))), expected(image, v2.Resize((32, 32)))
+    )
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40)])
+def test_the_middle_of_a_longer_picture_is_kept(height, width):
+    """An even scale leaves whole pixels on both sides, so that two ways are one."""
+    image = picture(height, width)
+    row = to_row(image, DataConfig(image_size=(20, 20)))
+    assert np.array_equal(row, expected(image, v2.Resize(20), v2.CenterCrop(20)))
+
+
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_every_size_becomes_every_size(size, wanted):
+    row = to_row(picture(*size), DataConfig(image_size=wanted))
+    assert row.shape == (3, *wanted)
+    assert row.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("CMYK", 3), ("YCbCr", 3)],
+)
+def test_channels_follow_the_picture_or_the_settings(mode, channels):
+    image = picture(4, 4).convert(mode)
+    assert to_row(image, DataConfig()).shape == (channels, 4, 4)
+    for asked in (1, 3):
+        assert to_row(image, DataConfig(channels=asked)).shape == (asked, 4, 4)
+
+
+def test_a_palette_with_transparency_gives_its_colours(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    image.save(tmp_path / "p.png", transparency=bytes([0, 128]))
+    with Image.open(tmp_path / "p.png") as read:
+        assert to_row(read, DataConfig())[:, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_a_turned_photograph_is_set_upright(tmp_path):
+    image, exif = picture(8, 16), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as read:
+        assert np.array_equal(to_row(read, DataConfig()), expected(image.rotate(-90, expand=True)))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_8_bits_are_refused(mode):
+    with pytest.raises(ValueError, match=f"mode {mode}, expected 8 bits a channel"):
+        to_row(Image.new(mode, (2, 2)), DataConfig())
+
+
+@pytest.mark.parametrize("crop", [(2, 0, 2, 4), (0, 2, 3, 3)])
+def test_a_picture_smaller_than_the_crop_is_refused(crop):
+    assert to_row(Image.new("L", (4, 3)), DataConfig(crop=(1, 2, 2, 2))).shape == (1, 2, 2)
+    with pytest.raises(ValueError, match="3 x 4 does not hold the crop"):
+        to_row(Image.new("L", (4, 3)), DataConfig(crop=crop))
+
+
+def some(count, bad=()):
+    """``count`` pictures 2 x 2 whose only level is their number; reading the bad ones raises."""
+
+    def read(number):
+        if number in bad:
+            raise OSError(f"broken\nin {number}")
+        return Image.new("L", (2, 2), number)
+
+    splits = {"train": range(1, count), "test": [0]}
+    names = [f"p{i}" for i in range(count)]
+    return Source("here", names, read, np.arange(count) + 1, ("a",) * count, splits)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rows_come_in_the_order_of_the_splits(workers):
+    rows, advanced = [], []
+    settings = DataConfig(num_workers=workers)
+    found = gather(some(200), settings, rows.append, lambda: advanced.append(1))
+    assert [int(row[0, 0, 0]) for row in rows] == [*range(1, 200), 0]
+    assert found.labels.tolist() == [*range(2, 201), 1]
+    assert found.splits == {"train": 199, "test": 1}
+    assert len(advanced) == 200
+
+
+def test_bad_pictures_are_refused_with_names_and_number():
+    with pytest.raises(ValueError, match="^4 of 9 pictures in here cannot be used: ") as error:
+        gather(some(9, bad=(0, 2, 3, 5)), DataConfig(), lambda row: None)
+    message = str(error.value)
+    assert "p2 (broken in 2), p3 (broken in 3), p5 (broken in 5) and 1 more;" in message
+    assert message.endswith("leave them out with --on-bad skip")
+
+
+def test_bad_pictures_are_left_out_with_their_labels():
+    rows = []
+    found = gather(some(9, bad=(0, 2, 3, 5)), DataConfig(on_bad="skip"), rows.append)
+    assert [int(row[0, 0, 0]) for row in rows] == [1, 4, 6, 7, 8]
+    assert found.labels.tolist() == [2, 5, 7, 8, 9]
+    assert found.splits == {"train": 5, "test": 0}
+    assert [name for name, _ in found.bad] == ["p2", "p3", "p5", "p0"]
+
+
+def test_more_bad_pictures_than_good_are_never_skipped():
+    with pytest.raises(ValueError, match="^5 of 9 .* with --image-size and --channels$"):
+        gather(some(9, bad=(0, 2, 3, 5, 6)), DataConfig(on_bad="skip"), lambda row: None)
+
+
+def test_pictures_unlike_the_first_are_bad():
+    images = [Image.new("L", (4, 4)), Image.new("L", (5, 4)), Image.new("RGB", (4, 4))]
+    source = Source("here", "abc", images.__getitem__, None, (), {"train": range(3)})
+    with pytest.raises(ValueError, match=r"b \(4 x 5 grey, not 4 x 4 grey like a\), c \(4 x 4 RGB"):
+        gather(source, DataConfig(), lambda row: None)
+    rows = []
+    gather(source, DataConfig(image_size=(4, 4), channels=3), rows.append)
+    assert [row.shape for row in rows] == [(3, 4, 4)] * 3

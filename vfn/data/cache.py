@@ -1,0 +1,267 @@
+"""Data sets prepared once: a directory with all pictures as one memory-mapped uint8 array.
+
+``images.bin`` holds uint8 [N, C, H, W], split after split; ``labels.npy`` the labels; ``info.json``
+shape, names and splits. The directory's name has a hash of the content and of all settings that
+change a pixel or a row. It is written beside its place and renamed, so it is there whole or not at
+all.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vfn.configs import DataConfig, Split
+from vfn.data.dataset import Dataset
+from vfn.data.source import Bad, Gathered, Source, gather
+from vfn.files import make_directory
+
+FORMAT = 1
+# Settings that change a pixel or a row; the others only say what is done with the rows.
+_KEYED = ("image_size", "crop", "channels", "test_share", "on_bad")
+_NAMED = 10  # labels and bad pictures in a summary
+Report = Callable[[str], object]
+
+
+class Prepared(NamedTuple):
+    """A data set ready for use.
+
+    images: uint8 [N, C, H, W], split after split; memory-mapped if there is a ``path``. splits:
+    pictures of each. bad: pictures that were left out.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    splits: dict[str, int]
+    bad: list[Bad]
+    path: Path | None
+
+    def dataset(self, split: Split, conditional: bool = True) -> Dataset:
+        """The rows of a split, sharing memory.
+
+        Raises:
+            ValueError: if there is no such split, or it has no pictures.
+        """
+        ends = dict(zip(self.splits, accumulate(self.splits.values()), strict=True))
+        bounds = {k: (end - self.splits[k], end) for k, end in ends.items()}
+        bounds["all"] = (0, len(self.images))
+        if split not in bounds:
+            raise ValueError(f"unknown split {split!r}, expected one of {', '.join(bounds)}")
+        start, end = bounds[split]
+        if start == end:
+            raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
+        if self.labels is None or not conditional:
+            return Dataset(self.images[start:end], None, ())
+        return Dataset(self.images[start:end], self.labels[start:end], self._names())
+
+    def summary(self) -> str:
+        """Lines of text for a terminal."""
+        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}"]
+        if self.labels is not None:
+            tags, names = self.labels.ndim == 2, self._names()
+            counts = (
+                self.labels.sum(0) if tags else self.labels.bincount(minlength=len(names) + 1)[1:]
+            )
+            named = [f"{n} ({c})" for n, c in zip(names, counts.tolist(), strict=True)]
+            lines.append(f"labels    {len(named)} {'tags' if tags else 'classes'}: {_few(named)}")
+        if self.bad:
+            named = [f"{name} ({reason})" for name, reason in self.bad]
+            lines.append(f"left out  {len(named)}: {_few(named)}")
+        if self.path:
+            lines.append(f"prepared  {self.path}, {self.images.numel() / 1e6:.1f} MB")
+        return "\n".join(lines)
+
+    def _names(self) -> tuple[str, ...]:
+        """The labels' names; their numbers if they have none."""
+        if self.class_names or self.labels is None:
+            return self.class_names
+        count = self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max())
+        return tuple(str(k) for k in range(1, count + 1))
+
+
+def in_memory(source: Source, settings: DataConfig) -> Prepared:
+    """Read a source into memory.
+
+    Raises:
+        ValueError: see `gather`.
+    """
+    rows: list[np.ndarray] = []
+    found = gather(source, settings, rows.append)
+    images = torch.from_numpy(np.stack(rows))
+    return Prepared(
+        images, _tensor(found.labels), source.class_names, found.splits, found.bad, None
+    )
+
+
+def cache_path(home: Path, title: str, content: Any, settings: DataConfig) -> Path:
+    """Where a data set is, or will be, prepared.
+
+    Args:
+        home: the data directory.
+        title: of the data set.
+        content: what identifies its files, as JSON can hold it.
+        settings: resolved: the data set's own size and crop are filled in.
+    """
+    text = json.dumps([FORMAT, title, content, _keyed(settings)], sort_keys=True)
+    return home / "prepared" / title / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prepare_cache(
+    path: Path,
+    title: str,
+    read: Callable[[], Source],
+    settings: DataConfig,
+    say: Report,
+    fresh: bool,
+) -> Prepared:
+    """The data set at ``path``, written first if it is not there.
+
+    One process writes while the others, of the same run or not, wait.
+
+    Args:
+        path: see `cache_path`.
+        title: of the data set.
+        read: gives the source; may download.
+        settings: resolved.
+        say: hears one line from the process that writes, before and after.
+        fresh: write it anew.
+
+    Returns:
+        Prepared.
+
+    Raises:
+        ValueError: see `gather`, or if what is there is damaged.
+        OSError: if it cannot be written.
+    """
+    if fresh or not path.is_dir():
+        make_directory(path.parent)
+        with _lock(path.parent / ".lock"):
+            if fresh or not path.is_dir():
+                source = read()
+                say(f"preparing {title}: {len(source.names)} pictures")
+                _write(path, title, source, settings)
+                say(f"prepared {title} in {path}")
+    return open_cache(path)
+
+
+def open_cache(path: Path) -> Prepared:
+    """A prepared data set, its pictures memory-mapped.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        info = json.loads((path / "info.json").read_text())
+        size = math.prod(info["shape"])
+        if (path / "images.bin").stat().st_size != size:
+            raise ValueError(f"images.bin does not have {size} bytes")
+        # Not shared: a write would go to a private copy, never to the file.
+        flat = torch.from_file(str(path / "images.bin"), shared=False, size=size, dtype=torch.uint8)
+        labels = np.load(path / "labels.npy") if info["labels"] else None
+        return Prepared(
+            flat.view(info["shape"]),
+            _tensor(labels),
+            tuple(info["class_names"]),
+            info["splits"],
+            [Bad(*pair) for pair in info["bad"]],
+            path,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the prepared data in {path} is damaged ({error}); remove that directory"
+        ) from None
+
+
+def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None:
+    for orphan in path.parent.glob(".*.tmp"):  # of a process that died: we hold the lock
+        shutil.rmtree(orphan)
+    temporary, old = (path.with_name(f".{path.name}.{kind}.tmp") for kind in ("new", "old"))
+    temporary.mkdir()
+    try:
+        found = _write_images(temporary / "images.bin", title, source, settings)
+        if found.labels is not None:
+            np.save(temporary / "labels.npy", found.labels)
+        info = {
+            "format": FORMAT,
+            "shape": [sum(found.splits.values()), *found.shape],
+            "labels": found.labels is not None,
+            "class_names": source.class_names,
+            "splits": found.splits,
+            "bad": found.bad,
+            "origin": source.origin,
+            "settings": _keyed(settings),
+        }
+        (temporary / "info.json").write_text(json.dumps(info, indent=1))
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        if path.is_dir():
+            path.rename(old)  # a run that has it mapped keeps its pictures
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        for directory in (temporary, old):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Gathered:
+    total = sum(len(numbers) for numbers in source.splits.values())
+    bar = tqdm(
+        desc=f"preparing {title}",
+        total=total,
+        unit="image",
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+    with bar, path.open("wb") as file:
+        return gather(source, settings, lambda row: file.write(row.tobytes()), bar.update)
+
+
+def _keyed(settings: DataConfig) -> dict[str, Any]:
+    keyed = {name: getattr(settings, name) for name in _KEYED}
+    if settings.image_size is not None:  # one number is a square
+        keyed["image_size"] = [settings.image_size[0], settings.image_size[-1]]
+    return keyed
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock; it is given back even by one that dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems cannot
+            raise OSError(f"{path} cannot be locked ({error}); name another --data-dir") from None
+        yield
+
+
+def _sync(path: Path) -> None:
+    """Force a file or directory to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _few(texts: list[str]) -> str:
+    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return ", ".join(texts[:_NAMED]) + more
+
+
+def _tensor(labels: np.ndarray | None) -> Tensor | None:
+    return None if labels is None else torch.from_numpy(labels)

@@ -1,0 +1,208 @@
+"""Data sets by name or path, and the pictures that an evaluation compares."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vfn.configs import DataConfig, Split
+from vfn.data import arrays
+from vfn.data.arrays import array_source
+from vfn.data.cache import Prepared, Report, cache_path, in_memory, prepare_cache
+from vfn.data.dataset import Dataset
+from vfn.data.folder import file_state, folder_source, folder_state
+from vfn.data.source import Source
+from vfn.data.standard import STANDARD
+
+DATA_VARIABLE = "VFN_DATA"
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+class _Origin(NamedTuple):
+    """A data set that settings name: its title, content (see `Standard`), reader, and settings
+    with the data set's own filled in."""
+
+    title: str
+    content: Callable[[], Any] | None
+    source: Callable[[], Source]
+    settings: DataConfig
+
+    def path(self) -> Path | None:
+        """Where it is prepared; None if it is read into memory."""
+        if self.content is None:
+            return None
+        return cache_path(data_home(self.settings), self.title, self.content(), self.settings)
+
+
+def datasets() -> list[str]:
+    """Names of the data sets.
+
+    >>> datasets()
+    ['celeba', 'cifar10', 'digits', 'mnist']
+    """
+    return sorted(STANDARD)
+
+
+def data_home(settings: DataConfig) -> Path:
+    """The directory of downloads and prepared data: the setting, ``$VFN_DATA``, or a cache.
+
+    >>> data_home(DataConfig(data_dir="/data"))
+    PosixPath('/data')
+    """
+    named = settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn"
+    return Path(named).expanduser()
+
+
+def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) -> Prepared:
+    """Download and prepare a data set, unless that has been done.
+
+    Args:
+        settings: which data set, and how its pictures are wanted.
+        say: hears what is being prepared.
+        fresh: prepare it anew.
+
+    Returns:
+        Prepared: all splits.
+
+    Raises:
+        ValueError: for an unknown data set, one that cannot be downloaded, or bad pictures.
+        OSError: if the data directory cannot be written.
+
+    >>> prepare(DataConfig(dataset="digits")).splits
+    {'train': 1437, 'test': 360}
+    """
+    origin = _find(settings)
+    path = origin.path()
+    if path is None:
+        return in_memory(origin.source(), origin.settings)
+    return prepare_cache(path, origin.title, origin.source, origin.settings, say, fresh)
+
+
+def find_prepared(settings: DataConfig) -> Prepared | None:
+    """What `prepare` would give if that needs no work, else None.
+
+    Raises:
+        ValueError: for an unknown data set.
+    """
+    path = _find(settings).path()
+    return prepare(settings) if path is None or path.is_dir() else None
+
+
+def load_dataset(
+    data: DataConfig | str, split: Split | None = None, say: Report = _silent
+) -> Dataset:
+    """A split of a data set, prepared first if need be.
+
+    Args:
+        data: settings, or just the data set's name or path.
+        split: ``train``, ``test`` (never trained on unless settings say so), ``valid`` where there
+            is one, or ``all``; the settings' own if None.
+        say: hears what is being prepared.
+
+    Returns:
+        Dataset; its pictures are memory-mapped where they come from files.
+
+    Raises:
+        ValueError: see `prepare`, or for an unknown split.
+
+    >>> load_dataset("digits", "test").images.shape
+    torch.Size([360, 1, 8, 8])
+    """
+    settings = DataConfig(dataset=data) if isinstance(data, str) else data
+    return prepare(settings, say).dataset(split or settings.split, settings.conditional)
+
+
+def load_held_out(settings: DataConfig) -> Dataset | None:
+    """The test split, or None if there is none or the settings train on it.
+
+    >>> load_held_out(DataConfig(dataset="digits", split="all"))
+    """
+    prepared = prepare(settings)
+    if settings.split in ("test", "all") or not prepared.splits["test"]:
+        return None
+    return prepared.dataset("test", settings.conditional)
+
+
+def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
+    """Pictures from ``dataset:NAME[:split]``, a folder, or an array file.
+
+    Args:
+        spec: NAME is a data set's name or path; a folder or array file alone is read as it is, all
+            of it, into memory.
+        settings: how the data set of that NAME is prepared; where all data are.
+
+    Returns:
+        Dataset.
+
+    Raises:
+        ValueError: if there is nothing there, or it cannot be read.
+
+    >>> read_pictures("dataset:digits:test").images.shape
+    torch.Size([360, 1, 8, 8])
+    """
+    if spec.startswith("dataset:"):
+        return load_dataset(spec_settings(spec, settings or DataConfig()))
+    own = DataConfig(dataset=spec, test_share=0.0)
+    found = _find_files(own)
+    if found is None:
+        raise ValueError(
+            f"expected pictures at {spec!r}: an existing folder, an .npy or .npz file, "
+            "dataset:NAME[:train|test|all], or run:DIR"
+        )
+    everything = in_memory(found.source(), own)
+    return Dataset(everything.images, everything.labels, everything.class_names)
+
+
+def spec_settings(spec: str, like: DataConfig) -> DataConfig:
+    """Settings of ``dataset:NAME[:split]``: those of ``like`` if it is the data set of that NAME.
+
+    Raises:
+        ValueError: for an unknown split.
+
+    >>> spec_settings("dataset:mnist:test", DataConfig(data_dir="/data")).split
+    'test'
+    """
+    name, _, split = spec.removeprefix("dataset:").rpartition(":")
+    name, split = (name, split) if name else (split, "train")
+    base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
+    return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
+
+
+def _find(settings: DataConfig) -> _Origin:
+    name = settings.dataset
+    if name in STANDARD:
+        known = STANDARD[name]
+        size = settings.image_size or known.image_size
+        resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
+        return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
+    found = _find_files(settings)
+    if found is None:
+        raise ValueError(
+            f"unknown data set {name!r}, expected one of {', '.join(datasets())}, "
+            "or the path of a folder, .npy or .npz file"
+        )
+    return found
+
+
+def _find_files(settings: DataConfig) -> _Origin | None:
+    """The folder or array file that settings name."""
+    path = Path(settings.dataset).expanduser().resolve()
+    if path.is_dir():
+        return _Origin(
+            path.name,
+            lambda: [str(path), folder_state(path)],
+            lambda: folder_source(path, settings.test_share),
+            settings,
+        )
+    if path.suffix in arrays.SUFFIXES and path.is_file():
+        return _Origin(
+            path.name,
+            lambda: [str(path), file_state(path)],
+            lambda: array_source(path, settings.test_share),
+            settings,
+        )
+    return None

@@ -1,0 +1,180 @@
+"""From pictures as they lie about to rows of one uint8 array; what cannot be used is named."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vfn.configs import DataConfig
+
+# Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
+_GREY = {"1", "L", "LA"}
+_COLOUR = {"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+_BLOCK = 32  # pictures on their way for each thread
+_NAMED = 3  # bad pictures that a message names
+
+
+class Source(NamedTuple):
+    """Pictures that are not read yet.
+
+    origin: a name for messages. names: one for each of N pictures. read: a picture by its number;
+    raises if it is damaged or missing. labels: int64 [N], 1..K, or uint8 [N, K], or None.
+    class_names: K names, or none if labels have only numbers. splits: numbers of the pictures of
+    each split, disjoint, in the order in which they are kept.
+    """
+
+    origin: str
+    names: Sequence[str]
+    read: Callable[[int], Image.Image]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Sequence[int]]
+
+
+class Bad(NamedTuple):
+    """A picture that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+class Gathered(NamedTuple):
+    """What `gather` has found: shape of a row, labels and splits of what was kept, the rest."""
+
+    shape: tuple[int, ...]
+    labels: np.ndarray | None
+    splits: dict[str, int]
+    bad: list[Bad]
+
+
+def gather(
+    source: Source,
+    settings: DataConfig,
+    take: Callable[[np.ndarray], object],
+    advance: Callable[[], object] = lambda: None,
+) -> Gathered:
+    """Read all pictures of a source, in the order of its splits.
+
+    Args:
+        source: the pictures.
+        settings: size, crop, channels, and what to do about bad pictures.
+        take: gets uint8 [C, H, W] of each good picture; all have one shape.
+        advance: called for each picture, good or bad.
+
+    Returns:
+        Gathered.
+
+    Raises:
+        ValueError: if there are bad pictures and they are not to be skipped, or more than half are
+            bad.
+    """
+    first: tuple[str, tuple[int, ...]] | None = None  # the picture that all others are to be like
+    bad: list[Bad] = []
+    kept: list[int] = []
+    counts: dict[str, int] = {}
+    for split, numbers in source.splits.items():
+        before = len(kept)
+        for number, row in _rows(source, numbers, settings):
+            advance()
+            name = source.names[number]
+            if isinstance(row, np.ndarray):
+                first = first or (name, row.shape)
+                if row.shape != first[1]:
+                    row = f"{_kind(row.shape)}, not {_kind(first[1])} like {first[0]}"
+            if isinstance(row, str):
+                bad.append(Bad(name, row))
+            else:
+                take(row)
+                kept.append(number)
+        counts[split] = len(kept) - before
+    if bad and (settings.on_bad == "refuse" or len(bad) > len(kept)):
+        raise ValueError(_refusal(source, bad, len(kept)))
+    assert first is not None  # no source is empty
+    labels = None if source.labels is None else source.labels[kept]
+    return Gathered(first[1], labels, counts, bad)
+
+
+def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
+    """A picture as settings want it: turned, grey or RGB, cropped, resized and cut to size.
+
+    Args:
+        picture: 8 bits a channel; transparency is dropped.
+        settings: ``channels``, ``crop`` and ``image_size``. The picture is scaled (bilinear, with
+            antialiasing) until it covers the size, and what sticks out is cut off on both sides.
+
+    Returns:
+        uint8 [C, H, W].
+
+    Raises:
+        ValueError: for more than 8 bits a channel, or a picture smaller than the crop.
+
+    >>> to_row(Image.new("RGB", (30, 20)), DataConfig(image_size=(8,), channels=1)).shape
+    (1, 8, 8)
+    """
+    mode = _mode(picture, settings.channels)
+    picture = ImageOps.exif_transpose(picture)
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    picture = picture.convert(mode)
+    if settings.crop:
+        top, left, height, width = settings.crop
+        if left + width > picture.width or top + height > picture.height:
+            raise ValueError(f"{picture.height} x {picture.width} does not hold the crop")
+        picture = picture.crop((left, top, left + width, top + height))
+    if settings.image_size:
+        size = (settings.image_size[-1], settings.image_size[0])  # width, height
+        picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    row = np.asarray(picture)
+    return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _rows(
+    source: Source, numbers: Sequence[int], settings: DataConfig
+) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Each number with its row, or with what is wrong; read by all cores, given in order."""
+
+    def row(number: int) -> np.ndarray | str:
+        # A damaged file can make a decoder raise nearly anything.
+        try:
+            with source.read(number) as picture:
+                return to_row(picture, settings)
+        except Exception as error:
+            return " ".join(str(error).split()) or type(error).__name__
+
+    workers = settings.num_workers or available_cores()
+    block = _BLOCK * workers
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(numbers), block):
+            some = numbers[start : start + block]
+            yield from zip(some, pool.map(row, some), strict=True)
+
+
+def _mode(picture: Image.Image, channels: int | None) -> str:
+    if picture.mode not in _GREY | _COLOUR:
+        raise ValueError(f"mode {picture.mode}, expected 8 bits a channel")
+    grey = picture.mode in _GREY if channels is None else channels == 1
+    return "L" if grey else "RGB"
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
+
+
+def _refusal(source: Source, bad: list[Bad], good: int) -> str:
+    named = ", ".join(f"{name} ({reason})" for name, reason in bad[:_NAMED])
+    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    skip = ", or leave them out with --on-bad skip" if good >= len(bad) else ""
+    return (
+        f"{len(bad)} of {len(bad) + good} pictures in {source.origin} cannot be used: "
+        f"{named}{more}; mend them, make them alike with --image-size and --channels{skip}"
+    )

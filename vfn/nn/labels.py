@@ -1,0 +1,40 @@
+"""Labels that a network knows."""
+
+from torch import Tensor
+
+
+def check_labels(labels: Tensor, num_classes: int, multitags: bool = False) -> None:
+    """Refuse labels that a network does not know.
+
+    It reads the values, so it belongs before the steps, on labels that are still on the host: the
+    network itself looks at shapes alone.
+
+    Args:
+        labels: classes [N] in 0..K, 0 = unconditional; or 0/1 tags [N, K].
+        num_classes: K.
+        multitags: labels are tags.
+
+    Raises:
+        ValueError: for another shape, or values out of range; the first one is named.
+
+    >>> import torch
+    >>> check_labels(torch.tensor([0, 3, 11]), num_classes=10)
+    Traceback (most recent call last):
+    ValueError: expected labels in 0..10, 0 for unconditional, got 11 at 2
+    """
+    expected = f"[N, {num_classes}]" if multitags else "[N]"
+    if labels.ndim != 1 + multitags or (multitags and labels.shape[1] != num_classes):
+        raise ValueError(f"expected labels of shape {expected}, got {tuple(labels.shape)}")
+    allowed = (
+        (labels == 0) | (labels == 1)
+        if multitags
+        else (labels >= 0) & (labels <= num_classes) & (labels % 1 == 0)
+    )
+    if not allowed.all():
+        where = (~allowed).nonzero()[0].tolist()
+        valid = (
+            "0 and 1 as tags" if multitags else f"labels in 0..{num_classes}, 0 for unconditional"
+        )
+        raise ValueError(
+            f"expected {valid}, got {labels[tuple(where)].item()} at {', '.join(map(str, where))}"
+        )
