@@ -131,7 +131,7 @@ def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("vfn.bits.STEPS", 3)
     monkeypatch.setattr("vfn.bits.DRAWS", 3)
     monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
-    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
         monkeypatch.setattr("vfn.bits.BATCH", batch)

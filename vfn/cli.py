@@ -155,7 +155,11 @@ def sample_command(**options: Any) -> None:
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--guidance", type=float, help="strength w for a run")
-@click.option("--bpd", is_flag=True, help="also bits per dimension of held-out pictures, for a run")
+@click.option(
+    "--bpd",
+    is_flag=True,
+    help="also bits per dimension of the first --num held-out pictures, for a run",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
 @device_option
 @data_dir_option

@@ -301,20 +301,12 @@ def evaluate_pictures(
         sampling = replace(trained.checkpoint.config.sample, **overrides)
         fakes = _fakes(trained, sampling, num, seed)
         settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
-        wants_loss = "loss" in names
-        pictures = load_held_out(data) if wants_loss or bpd else None
+        pictures = load_held_out(data) if "loss" in names or bpd else None
         if pictures:
-            unseen_by_it = (
-                trained.model,
-                trained.params,
-                trained.checkpoint.config.diffusion,
-                pictures,
-                seed,
-                trained.device,
-            )
-            bins = loss_by_logsnr(*unseen_by_it) if wants_loss else []
-            bits = bits_per_dim(*unseen_by_it) if bpd else []
-        elif wants_loss or bpd:
+            what = (trained.model, trained.params, trained.checkpoint.config.diffusion, pictures)
+            bins = loss_by_logsnr(*what, seed, trained.device) if "loss" in names else []
+            bits = bits_per_dim(*what, num, seed, trained.device) if bpd else []
+        elif "loss" in names or bpd:
             say("no held-out loss: the run was trained on all pictures")
     else:
         if bpd:

@@ -10,6 +10,8 @@ Notation
     z           noisy data, z = alpha x0 + sigma eps.
     v           velocity, v = alpha eps - sigma x0.
     r           SNR(t) / SNR(s) = exp(logsnr_t - logsnr_s), in [0, 1].
+    h           length of a step in log(alpha/sigma), (logsnr_s - logsnr_t) / 2.
+    phi         angle, alpha = cos phi and sigma = sin phi; z turns at rate v, dz/dphi = v.
     NFE         number of function evaluations, that is, of calls of the denoiser.
 
 Conventions
