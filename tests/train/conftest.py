@@ -1,7 +1,7 @@
-"""A network so small that a step takes milliseconds, and runs of it that others are held against."""
+"""A network so small that a step takes milliseconds, and runs that others are held against."""
 
 import pytest
-from runs import STEPS, finish, start_of
+from processes import STEPS, finish, start_of
 
 from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
 

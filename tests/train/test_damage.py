@@ -8,7 +8,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from runs import STEPS, checkpoints, differing, ended, finish, losses, running, saved_steps, start_of
+from processes import (
+    STEPS,
+    checkpoints,
+    differing,
+    ended,
+    finish,
+    losses,
+    running,
+    saved_steps,
+    start_of,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -122,7 +132,6 @@ def test_nothing_intact_is_no_reason_to_begin_anew(run):
     assert (run / "log.jsonl").read_bytes() == log
 
 
-@pytest.mark.xfail(strict=True, reason="open_run does not give newest_checkpoint its parameters")
 def test_a_checkpoint_of_another_architecture_is_passed_over(run, tmp_path):
     finish(start_of(1, tmp_path / "wider", "--steps", "1", "--hid-channels", "64"))
     late = run / "checkpoints" / f"step-{STEPS:08d}.safetensors"

@@ -9,8 +9,7 @@ import time
 from collections import Counter
 
 import pytest
-from runs import (
-    PATIENCE,
+from processes import (
     STEPS,
     Forks,
     alive,
@@ -98,7 +97,6 @@ def test_torchrun_replaces_killed_workers(undisturbed, tmp_path):
     assert losses(tmp_path) == losses(undisturbed(2, 1))
 
 
-@pytest.mark.xfail(strict=True, reason="each process counts its own restarts instead of agreeing")
 def test_machines_need_not_count_the_same_restarts(undisturbed, tmp_path):
     """torchrun counts only on the machine where a process died; on others it joins anew."""
     shutil.copytree(undisturbed(2, 1), tmp_path / "run")

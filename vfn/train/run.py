@@ -91,8 +91,9 @@ def open_run(
     if dataset.labels is not None:
         check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
-    found = newest_checkpoint(out / "checkpoints", say)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    found = newest_checkpoint(out / "checkpoints", say, state.params)
+    # torchrun counts restarts on the machine where a process died, not on the others.
+    restarted = largest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), world) > 0
     if found and not (resume or restarted):
         raise ValueError(
             f"{out} already holds a run at step {found.step}; "

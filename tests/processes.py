@@ -73,7 +73,8 @@ def workers(launcher):
     found = {}
     for pid in children:
         variables = dict(
-            line.partition("=")[::2] for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
+            line.partition("=")[::2]
+            for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
         )
         if "RANK" in variables:
             found[int(variables["RANK"])] = int(pid)
