@@ -108,7 +108,7 @@ def test_samplers(vfn, trained, tmp_path, options):
 
 def test_guidance_sweep(vfn, trained, tmp_path):
     vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 10 --guidance 0,1.5 --format npz")
-    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png", "guidance.webp"}
     assert json.loads((tmp_path / "w1.5" / "settings.json").read_text())["guidance"] == 1.5
 
 
@@ -310,11 +310,11 @@ def test_help(vfn, verb):
         ("sample --checkpoint {file} --out {out}", "is damaged or not a checkpoint"),
         ("sample --checkpoint {run} --out {out} --labels 11", "unknown label '11', expected names"),
         ("sample --checkpoint {run} --out {out} --steps 0", "sample_timesteps at least 1, got 0"),
-        ("sample --checkpoint {run} --out {out} --guidance abc", "numbers separated by commas"),
+        ("sample --checkpoint {run} --out {out} --guidance abc", "'abc' is not a valid float"),
         ("sample --checkpoint {run} --out {out} --guidance -1", "guidance at least 0, got -1"),
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
-        ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
+        ("sample --checkpoint {run} --out {out} --sampler euler", "one of ddim, ancestral"),
         ("sample --checkpoint {run} --out {out} --grid even", "'time', 'logsnr', 'karras'"),
         ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "eta 0 with sampler"),
         ("sample --checkpoint {run} --out {out} --churn 0.1", "churn 0 with sampler ddim, got 0.1"),

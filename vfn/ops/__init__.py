@@ -74,6 +74,7 @@ from vfn.ops.flow import (
     mean_and_error,
 )
 from vfn.ops.guidance import (
+    Strength,
     classifier_free,
     dynamic_threshold,
     guide,
@@ -209,6 +210,7 @@ __all__ = [
     "Start",
     "Step",
     "Stepped",
+    "Strength",
     "VarType",
     "WeightedTime",
     "ab2_step",
