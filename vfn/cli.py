@@ -127,7 +127,7 @@ def train_command(
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True,
               help="run directory or checkpoint file")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="output directory")
-@click.option("--num", type=click.IntRange(1), help="pictures  [10 for each label]")
+@click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
 @click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip

@@ -187,8 +187,8 @@ def _varied(settings: Sequence[SampleConfig]) -> list[str]:
 
 
 def _folder_part(name: str, settings: SampleConfig) -> str:
-    value = getattr(settings, name)
-    return {"guidance": f"w{value:g}", STEPS: f"steps{value}"}.get(name, value)
+    short = {STEPS: f"steps{settings.sample_timesteps}", "guidance": f"w{settings.guidance:g}"}
+    return short.get(name, settings.sampler)
 
 
 def _begin(variant: Variant, record: dict[str, Any], fresh: bool) -> None:
