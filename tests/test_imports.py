@@ -15,8 +15,20 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "bits", "pictures", "report", "importing", "summary"},
-    {"commands", "demo"},
+    {
+        "train",
+        "generate",
+        "evaluate",
+        "bits",
+        "pictures",
+        "report",
+        "importing",
+        "summary",
+        "output",
+        "progress",
+        "trained",
+    },
+    {"commands", "sampling", "demo"},
     {"cli", "__main__"},
 )
 # The functional core uses nothing else.

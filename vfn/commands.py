@@ -1,69 +1,18 @@
-"""What `vfn sample` and `vfn eval` do once their options are parsed."""
+"""What `vfn eval` does once its options are parsed."""
 
-import csv
-import io
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
-from vfn.data import (
-    Dataset,
-    label_names,
-    load_held_out,
-    parse_labels,
-    read_pictures,
-    spec_settings,
-    to_uint8,
-)
+from vfn.data import Dataset, load_held_out, read_pictures, spec_settings
 from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
-from vfn.files import make_directory, write_atomic, write_json
-from vfn.generate import generate
-from vfn.nn import UNet
-from vfn.pictures import grid, save_animation, save_images, save_png, sheet
-from vfn.train.checkpoint import Checkpoint, check_fits, find_checkpoint
-from vfn.train.state import build_model
-from vfn.train.world import choose_device
-
-Say = Callable[[str], None]
-PER_LABEL = 10
-FRAMES, FRAME_MS, HOLD_MS = 32, 60, 1500
-ANIMATED = 50
-SWEEP_ROWS = 4
-
-
-class Trained(NamedTuple):
-    """A network ready to sample from: its parameters are the checkpoint's EMA."""
-
-    checkpoint: Checkpoint
-    model: UNet
-    params: dict[str, Tensor]
-    device: torch.device
-
-    def generate(
-        self, settings: SampleConfig, labels: Tensor, indices: Tensor, seed: int, **watchers: Any
-    ) -> Tensor:
-        return generate(
-            self.model,
-            self.params,
-            self.checkpoint.config.diffusion,
-            settings,
-            self.checkpoint.shape,
-            labels,
-            indices,
-            seed,
-            self.device,
-            **watchers,
-        )
+from vfn.progress import Progress, Say
+from vfn.trained import Trained, asked_labels, open_trained
 
 
 class Evaluation(NamedTuple):
@@ -116,159 +65,6 @@ class Evaluation(NamedTuple):
         }
 
 
-def open_trained(path: Path, device: str, say: Say) -> Trained:
-    """Load the EMA network of a run directory or checkpoint file.
-
-    Raises:
-        ValueError: if there is no intact checkpoint, or no such device.
-    """
-    where = choose_device(device)
-    checkpoint = find_checkpoint(path, say)
-    model = build_model(checkpoint.config, checkpoint.shape).to(where).eval()
-    check_fits(checkpoint.ema, dict(model.named_parameters()))
-    params = {
-        name: torch.empty_like(param).copy_(checkpoint.ema[name]).detach()
-        for name, param in model.named_parameters()
-    }
-    return Trained(checkpoint, model, params, where)
-
-
-def _labels(trained: Trained, names: str | None, num: int | None) -> Tensor:
-    """The asked labels in turn, until there are ``num``."""
-    shape = trained.checkpoint.shape
-    if not shape.class_names:
-        if names is not None:
-            raise ValueError("this model is unconditional and takes no --labels; leave them out")
-        return torch.zeros(num or 10 * PER_LABEL, dtype=torch.long)
-    chosen = torch.tensor(parse_labels(names or "all", shape.class_names, shape.multitags))
-    count = num or PER_LABEL * len(chosen)
-    return chosen[torch.arange(count) % len(chosen)]
-
-
-def _progress(total: int) -> tuple[tqdm, Callable[[int], None]]:
-    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-
-    def advance(done: int) -> None:
-        bar.update(done - bar.n)
-
-    return bar, advance
-
-
-def sample_to_directory(
-    checkpoint: Path,
-    out: Path,
-    num: int | None,
-    labels: str | None,
-    seed: int,
-    kind: str,
-    animate: bool,
-    device: str,
-    strengths: list[float],
-    overrides: dict[str, Any],
-    say: Say,
-) -> None:
-    """Sample, and write pictures, grid and animation; one folder for each of several strengths.
-
-    Raises:
-        ValueError: for settings, labels or checkpoints that do not fit.
-        OSError: if ``out`` cannot be written.
-    """
-    trained = open_trained(checkpoint, device, say)
-    settings = replace(trained.checkpoint.config.sample, **overrides)
-    asked = _labels(trained, labels, num)
-    columns = len(asked.unique(dim=0)) if trained.checkpoint.shape.class_names else 10
-    names = _names(trained, asked)
-    variants = [replace(settings, guidance=w) for w in strengths] or [settings]
-    blocks = []
-    for variant in variants:
-        folder = out if len(variants) == 1 else out / f"w{variant.guidance:g}"
-        images = _sample_one(trained, variant, asked, names, seed, kind, folder)
-        picture = grid(images, columns, column_labels=names[:columns])
-        save_png(folder / "grid.png", picture)
-        if animate and len(variants) == 1:
-            _animate(trained, variant, asked, names, seed, columns, folder / "denoising.webp")
-        rows = images[: SWEEP_ROWS * columns]
-        head = names[:columns]
-        blocks.append((f"w = {variant.guidance:g}", grid(rows, columns, column_labels=head)))
-        say(f"{len(images)} pictures at guidance {variant.guidance:g}: {folder / 'grid.png'}")
-    if len(variants) > 1:
-        save_png(out / "sweep.png", sheet(blocks))
-        say(f"comparison: {out / 'sweep.png'}")
-
-
-def _names(trained: Trained, labels: Tensor) -> list[str]:
-    known = trained.checkpoint.shape.class_names
-    return label_names(labels, known) if known else []
-
-
-def _sample_one(
-    trained: Trained,
-    settings: SampleConfig,
-    labels: Tensor,
-    names: list[str],
-    seed: int,
-    kind: str,
-    folder: Path,
-) -> Tensor:
-    """Sample one set and write it as PNGs or npz, with its settings."""
-    make_directory(folder)  # fails now, not after the sampling
-    bar, advance = _progress(len(labels))
-    with bar:
-        images = trained.generate(
-            settings, labels, torch.arange(len(labels)), seed, progress=advance
-        )
-    write_json(
-        folder / "settings.json",
-        {"seed": seed, "num": len(images), "step": trained.checkpoint.step,
-         "version": __version__, **asdict(settings)},
-    )  # fmt: skip
-    if kind == "npz":
-        array = images.movedim(1, -1).numpy()
-        buffer = io.BytesIO()
-        if names:
-            np.savez(buffer, arr_0=array, arr_1=labels.numpy())
-        else:
-            np.savez(buffer, arr_0=array)
-        write_atomic(folder / "samples.npz", buffer.getvalue())
-        return images
-    stems = [f"{i:06d}" for i in range(len(images))]
-    save_images(folder / "images", images, stems)
-    if names:
-        text = io.StringIO()
-        rows = [(f"{stem}.png", name) for stem, name in zip(stems, names, strict=True)]
-        head = ("file", "tags" if labels.ndim == 2 else "label")
-        csv.writer(text, lineterminator="\n").writerows([head, *rows])
-        write_atomic(folder / "images" / "labels.csv", text.getvalue())
-    return images
-
-
-def _animate(
-    trained: Trained,
-    settings: SampleConfig,
-    labels: Tensor,
-    names: list[str],
-    seed: int,
-    columns: int,
-    path: Path,
-) -> None:
-    """Draw the first pictures again, keeping some of the states on the way."""
-    count = min(len(labels), max(1, ANIMATED // columns) * columns)
-    steps = settings.sample_timesteps
-    wanted = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
-    states: list[Tensor] = []
-
-    def watch(i: int, z: Tensor, _x0: Tensor) -> None:
-        if i in wanted:
-            states.append(to_uint8(z).cpu())
-
-    final = trained.generate(
-        replace(settings, sample_batch=count), labels[:count], torch.arange(count), seed,
-        watch=watch,
-    )  # fmt: skip
-    frames = [grid(state, columns, column_labels=names[:columns]) for state in [*states, final]]
-    save_animation(path, frames, FRAME_MS, HOLD_MS)
-
-
 def evaluate_pictures(
     real: str,
     fake: str,
@@ -299,7 +95,7 @@ def evaluate_pictures(
     bits: list[Bits] = []
     if trained:
         sampling = replace(trained.checkpoint.config.sample, **overrides)
-        fakes = _fakes(trained, sampling, num, seed)
+        fakes = _fakes(trained, sampling, num, seed, say)
         settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
         pictures = load_held_out(data) if "loss" in names or bpd else None
         if pictures:
@@ -348,10 +144,9 @@ def _relabel(pictures: Dataset, like: Dataset) -> Dataset:
     return pictures._replace(labels=numbers[pictures.labels], class_names=like.class_names)
 
 
-def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int) -> Dataset:
-    labels = _labels(trained, None, num)
-    bar, advance = _progress(num)
-    with bar:
-        images = trained.generate(settings, labels, torch.arange(num), seed, progress=advance)
+def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int, say: Say) -> Dataset:
+    labels = asked_labels(trained.checkpoint.shape).of(torch.arange(num))
+    with Progress(num, say) as progress:
+        images = trained.generate(settings, labels, torch.arange(num), seed, progress=progress.show)
     shape = trained.checkpoint.shape
     return Dataset(images, labels if shape.class_names else None, shape.class_names)

@@ -76,6 +76,7 @@ from vfn.ops.flow import (
     mean_and_error,
 )
 from vfn.ops.guidance import (
+    Strength,
     classifier_free,
     dynamic_threshold,
     guide,
@@ -211,6 +212,7 @@ __all__ = [
     "Start",
     "Step",
     "Stepped",
+    "Strength",
     "VarType",
     "WeightedTime",
     "ab2_step",

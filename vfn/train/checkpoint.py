@@ -44,9 +44,9 @@ def _silent(_line: str) -> None:
     pass
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of everything in a file but this itself."""
-    others = {name: text for name, text in metadata.items() if name != "sha256"}
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of a file's tensors and of its texts but for this one; tensors on the CPU."""
+    others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
     sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -123,7 +123,7 @@ def _with_metadata(
         "config": dumps(config),
         "shape": json.dumps(shape._asdict()),
     }
-    return save(tensors, metadata | {"sha256": _digest(tensors, metadata)})
+    return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
 def export_model(checkpoint: Checkpoint, path: Path) -> None:
@@ -176,7 +176,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
             f"got {metadata.get('format')!r}"
         )
-    if metadata.get("sha256") != _digest(tensors, metadata):
+    if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(
             f"checkpoint {path} is damaged: its checksum does not match; "
             "use another one of the same run"
