@@ -15,8 +15,19 @@ LAYERS = (
     {"ops"},
     {"nn"},
     {"configs", "files", "data"},
-    {"train", "generate", "evaluate", "bits", "pictures", "report", "importing", "summary"},
-    {"commands", "demo"},
+    {
+        "train",
+        "generate",
+        "evaluate",
+        "extractors",
+        "features",
+        "bits",
+        "pictures",
+        "report",
+        "importing",
+        "summary",
+    },
+    {"commands", "judging", "demo"},
     {"cli", "__main__"},
 )
 # The functional core uses nothing else.

@@ -44,7 +44,8 @@ def _silent(_line: str) -> None:
     pass
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, dtypes and shapes."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name]
@@ -118,7 +119,7 @@ def _with_metadata(
         "step": str(step),
         "config": dumps(config),
         "shape": json.dumps(shape._asdict()),
-        "sha256": _digest(tensors),
+        "sha256": digest(tensors),
     }
     return save(tensors, metadata)
 
@@ -173,7 +174,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
             f"got {metadata.get('format')}"
         )
-    if _digest(tensors) != metadata["sha256"]:
+    if digest(tensors) != metadata["sha256"]:
         raise ValueError(
             f"checkpoint {path} is damaged: its checksum does not match; "
             "use another one of the same run"
