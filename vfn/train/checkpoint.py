@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
-from vfn.files import write_atomic
+from vfn.files import printable, write_atomic
 from vfn.train.state import DataShape, TrainState, build_model
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
@@ -168,7 +168,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({error}); "
+            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
             "use another one of the same run"
         ) from None
     if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
@@ -184,9 +184,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return _parse(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        fault = " ".join(str(error).split())
+        fault = f"{type(error).__name__}: {printable(str(error))}"
         raise ValueError(
-            f"checkpoint {path} does not hold what it should ({type(error).__name__}: {fault}); "
+            f"checkpoint {path} does not hold what it should ({fault}); "
             "use another one of the same run"
         ) from None
 
@@ -217,7 +217,9 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     if not exported:
         check_resumable(checkpoint, expected)
     if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
-        raise ValueError("expected step and counters to be single numbers of at least 0")
+        raise ValueError("expected a step of at least 0 and counters that are single numbers")
+    if any(value.dtype != torch.float32 for value in tensors.values()):
+        raise ValueError("expected float32 tensors")
     return checkpoint
 
 
