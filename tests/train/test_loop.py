@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import SMALL
 
-import vfn.train.state as state_module
+import vfn.train.run as run_module
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.train.batch import image_indices
@@ -123,7 +123,7 @@ def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
 
 def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp_path, monkeypatch):
     """One infinite loss: the run goes on, and a resumed one takes the same way."""
-    real = state_module.batch_loss
+    real = run_module.batch_loss
     calls = []
 
     def poisoned(network, batch, diffusion):
@@ -132,14 +132,14 @@ def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp
         return loss * float("inf") if len(calls) == 2 else loss
 
     config = override(config, {"steps": 6})
-    monkeypatch.setattr(state_module, "batch_loss", poisoned)
+    monkeypatch.setattr(run_module, "batch_loss", poisoned)
     train(config, tmp_path / "whole", device="cpu")
     assert find_checkpoint(tmp_path / "whole").counters["skipped"] == 1
     assert find_checkpoint(tmp_path / "whole").counters["updates"] == 5
     assert all(torch.isfinite(p).all() for p in find_checkpoint(tmp_path / "whole").params.values())
     calls.clear()
     train(override(config, {"steps": 3}), tmp_path / "parts", device="cpu")
-    monkeypatch.setattr(state_module, "batch_loss", real)
+    monkeypatch.setattr(run_module, "batch_loss", real)
     train(config, tmp_path / "parts", resume=True, device="cpu")
     assert same(tmp_path / "whole", tmp_path / "parts")
 

@@ -13,6 +13,7 @@ from vfn.files import write_atomic
 from vfn.generate import check_guidance
 from vfn.nn import UNet, check_labels
 from vfn.train.checkpoint import find_checkpoint, newest_checkpoint, restore, start_from
+from vfn.train.objective import Objective, batch_loss
 from vfn.train.state import DataShape, TrainState, build_model, init_state
 from vfn.train.world import World, largest
 
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     shape: DataShape
     model: UNet
     state: TrainState
+    objective: Objective
 
 
 def shape_of(dataset: Dataset) -> DataShape:
@@ -92,8 +94,7 @@ def open_run(
         check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
     found = newest_checkpoint(out / "checkpoints", say)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if found and not (resume or restarted):
+    if found and not (resume or restarted()):
         raise ValueError(
             f"{out} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
@@ -110,7 +111,12 @@ def open_run(
     held_out = load_held_out(config.data)
     if world.rank == 0:
         write_atomic(out / "config.toml", dumps(config))
-    return Run(config, out, world, dataset, held_out, shape, model, state)
+    return Run(config, out, world, dataset, held_out, shape, model, state, batch_loss)
+
+
+def restarted() -> bool:
+    """Whether torchrun started the processes again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def say(line: str) -> None:
