@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from runs import finish, losses, same, wait_for_step
 from small import SMALL
 
 import vfn.train.run as run_module
@@ -21,22 +21,6 @@ from vfn.train.loop import train
 from vfn.train.run import micro_batch_size
 
 ROOT = Path(__file__).parents[2]
-
-
-def losses(run):
-    entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [entry["loss"] for entry in entries if "loss" in entry]
-
-
-def same(a, b):
-    """Bit-identical parameters, EMA and moments."""
-    a, b = find_checkpoint(a), find_checkpoint(b)
-    groups = [
-        (a.params, b.params),
-        (a.ema, b.ema),
-        *((a.moments[k], b.moments[k]) for k in a.moments),
-    ]
-    return a.step == b.step and all(torch.equal(x[name], y[name]) for x, y in groups for name in x)
 
 
 def command(*arguments):
@@ -206,18 +190,6 @@ def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision):
     assert scale == (2.0**16 if precision == "fp16" else 1)
 
 
-def wait_for_step(run, step, process):
-    """Until the log has passed a step."""
-    for _ in range(600):
-        if (run / "log.jsonl").is_file() and len(
-            (run / "log.jsonl").read_text().splitlines()
-        ) > step:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("the run did not get anywhere")
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signals_end_with_a_checkpoint_and_a_line(tmp_path, signum):
     process = subprocess.Popen(
@@ -254,12 +226,6 @@ def test_killed_run_resumes_to_the_same_result(tmp_path):
     subprocess.run(killed, check=True, capture_output=True)
     assert same(tmp_path / "whole", tmp_path / "killed")
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
-
-
-def finish(arguments):
-    """Run a command to its end; what it printed is the message of a failure."""
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):

@@ -279,8 +279,9 @@ def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) ->
     if run.state.step == 0:
         start_from(run.state, teacher)
     guidance = config.distill.teacher_guidance or 0.0
-    called = torch.compile(network) if config.train.compile else network
-    return run._replace(objective=distill_objective(called, guidance, steps))
+    if config.train.compile:
+        network.compile()
+    return run._replace(objective=distill_objective(network, guidance, steps))
 
 
 def stage_figures(config: Config, out: Path) -> list[dict[str, Any]]:
