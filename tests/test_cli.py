@@ -108,7 +108,7 @@ def test_samplers(vfn, trained, tmp_path, options):
 
 def test_guidance_sweep(vfn, trained, tmp_path):
     vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 10 --guidance 0,1.5 --format npz")
-    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png", "guidance.webp"}
     assert json.loads((tmp_path / "w1.5" / "settings.json").read_text())["guidance"] == 1.5
 
 
@@ -131,7 +131,7 @@ def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("vfn.bits.STEPS", 3)
     monkeypatch.setattr("vfn.bits.DRAWS", 3)
     monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
-    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
         monkeypatch.setattr("vfn.bits.BATCH", batch)
@@ -310,11 +310,24 @@ def test_help(vfn, verb):
         ("sample --checkpoint {file} --out {out}", "is damaged or not a checkpoint"),
         ("sample --checkpoint {run} --out {out} --labels 11", "unknown label '11', expected names"),
         ("sample --checkpoint {run} --out {out} --steps 0", "sample_timesteps at least 1, got 0"),
-        ("sample --checkpoint {run} --out {out} --guidance abc", "numbers separated by commas"),
+        ("sample --checkpoint {run} --out {out} --guidance abc", "'abc' is not a valid float"),
         ("sample --checkpoint {run} --out {out} --guidance -1", "guidance at least 0, got -1"),
+        ("sample --checkpoint {run} --out {out} --guidance 0,x", "'x' is not a valid float"),
+        ("sample --checkpoint {run} --out {out} --guidance-interval 5", "such as -3,5, got 5"),
+        ("sample --checkpoint {run} --out {out} --guidance-interval 5,-3", "-3,5, got 5,-3"),
+        ("sample --checkpoint {run} --out {out} --guidance-interval -inf,3", "to be a number"),
+        ("sample --checkpoint {run} --out {out} --guidance-rescale 2", "in 0..1, got 2"),
+        ("sample --checkpoint {run} --out {out} --steps 4,0", "sample_timesteps at least 1, got 0"),
+        ("sample --checkpoint {run} --out {out} --labels 3,,4", "unknown label ''"),
+        ("sample --checkpoint {run} --out {out} --tags 3", "has classes, not tags; use --labels"),
+        ("sample --checkpoint {run} --out {out} --batch 0", "sample_batch at least 1, got 0"),
+        ("sample --checkpoint {run} --out {out} --seed -1", "-1 is not in the range x>=0"),
+        ("sample --checkpoint {run} --out {out} --format gif", "'gif' is not one of 'png', 'npz'"),
+        ("sample --checkpoint {run} --out {out} --precision fp8", "'fp8' is not one of 'fp32'"),
+        ("sample --checkpoint {run} --out {taken}", "holds pictures of other settings:"),
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
-        ("sample --checkpoint {run} --out {out} --sampler euler", "'ddim', 'ancestral'"),
+        ("sample --checkpoint {run} --out {out} --sampler euler", "one of ddim, ancestral"),
         ("sample --checkpoint {run} --out {out} --grid even", "'time', 'logsnr', 'karras'"),
         ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "eta 0 with sampler"),
         ("sample --checkpoint {run} --out {out} --churn 0.1", "churn 0 with sampler ddim, got 0.1"),
@@ -346,8 +359,11 @@ def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, messa
     (tmp_path / "file").write_text("no checkpoint")
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "a.npy", noise(10, 8, 8))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "settings.json").write_text('{"num": 1}')
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
-              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy",
+              "empty": tmp_path / "empty", "run": trained, "taken": tmp_path / "taken",
+              "npy": tmp_path / "a.npy",
               "json": reference / "config.json", "ckpt": reference / "ckpt.pt"}  # fmt: skip
     code, out, err = vfn(line.format(**places))
     assert code == 2

@@ -12,10 +12,14 @@ import torch
 
 from vfn import __version__, configs
 from vfn.configs.schema import flat_fields, override, plain_hint
+from vfn.ops import Sampler
 
+SAMPLERS = get_args(Sampler)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
+# `vfn sample` takes several values of these, to compare them.
+COMPARED = ("sampler", "sample_timesteps", "guidance")
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
@@ -170,62 +174,133 @@ def distill_command(
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True,
               help="run directory or checkpoint file")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="output directory")
-@click.option("--num", type=click.IntRange(1), help="pictures  [10 for each label]")
+@click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
 @click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
-@click.option("--guidance", help="strength w, or several separated by commas for a comparison")
+@click.option("--tags", multiple=True,
+              help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
-@click.option("--format", "kind", type=click.Choice(["png", "npz"]), default="png",
-              help="single PNGs with labels.csv, or samples.npz  [png]")  # fmt: skip
+@click.option("--format", "kind", type=click.Choice(["png", "npz", "safetensors"]), default="png",
+              help="single PNGs with labels.csv, or one file  [png]")  # fmt: skip
+@click.option("--grid-image/--no-grid-image", default=True, help="write grid.png  [yes]")
 @click.option("--animate/--no-animate", default=True, help="write denoising.webp  [yes]")
+@click.option("--ema/--raw", default=True, help="averaged parameters, or those of the last step")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
+              help="of the network's products  [fp32]")  # fmt: skip
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the network")
+@click.option("--fresh", is_flag=True, help="draw anew what is in --out")
 @device_option
-@settings("sample", names=SAMPLE_NAMES)
+@click.option("--guidance", type=_List(float), help="strength w, or several to compare")
+@click.option("--sampler", type=_List(str), help=f"solver, or several: {', '.join(SAMPLERS)}")
+@click.option("--steps", "sample_timesteps", type=_List(int), help="steps, or several numbers")
+@settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
 def sample_command(**options: Any) -> None:
-    """Sample pictures from a trained model (EMA parameters).
+    """Sample pictures from a trained model.
 
-    Writes grid.png, the pictures, and denoising.webp to --out. Picture i of a seed is the same
-    whatever --num and --batch are. Several values of --guidance give one folder each and sweep.png.
+    Writes the pictures, grid.png and denoising.webp to --out. Picture i of a seed is the same
+    whatever --num, --batch and the number of processes are. The same command again goes on where
+    a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
+    sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.commands import sample_to_directory
+    from vfn.sampling import sample_to_directory
 
-    names = ("checkpoint", "out", "num", "labels", "seed", "kind", "animate", "device")
+    names = ("checkpoint", "out", "num", "labels", "tags", "seed", "kind", "grid_image", "animate",
+             "device", "ema", "precision", "compiled", "fresh")  # fmt: skip
     own = {name: options.pop(name) for name in names}
-    strengths = _numbers(options.pop("guidance"), "--guidance")
-    sample_to_directory(**own, strengths=strengths, overrides=_given(options), say=_say)
+    compared = {name: options.pop(name) or () for name in COMPARED}
+    sample_to_directory(**own, compared=compared, overrides=_given(options), say=_say)
 
 
-@app.command("eval")
-@click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
-@click.option("--fake", required=True, help="pictures to judge: run:DIR, folder or .npz")
+features_option = click.option("--features", default="pixels",
+                               help="pixels, inception or vgg16  [pixels]")  # fmt: skip
+weights_option = click.option("--weights", type=click.Path(path_type=Path),
+                              help="the network's weights  [a checked download]")  # fmt: skip
+
+
+@app.group("eval", invoke_without_command=True)
+@click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
+@click.option("--fake", help="pictures to judge: run:DIR, folder, .npz or statistics")
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
+@features_option
+@weights_option
 @click.option("--metrics", default="fd,pr,agreement,memorisation,loss",
-              help="among fd, pr, agreement, memorisation, loss  [all]")  # fmt: skip
+              help="among fid, fid_infinity, kid, is, pr, dc, fd, agreement, memorisation, loss  "
+                   "[fd,pr,agreement,memorisation,loss]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--guidance", type=float, help="strength w for a run")
-@click.option("--bpd", is_flag=True, help="also bits per dimension of held-out pictures, for a run")
+@click.option(
+    "--bpd",
+    is_flag=True,
+    help="also bits per dimension of the first --num held-out pictures, for a run",
+)
+@click.option("--bootstrap", type=click.IntRange(0), default=0,
+              help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
+@click.option("--compare", multiple=True, type=click.Path(path_type=Path),
+              help="instead of judging, a table of such files; once for each")  # fmt: skip
+@click.option("--against", default="guidance", help="setting that orders them  [guidance]")
+@click.option("--plot", type=click.Path(path_type=Path), help="picture of the figures compared")
 @device_option
 @data_dir_option
 @settings("sample", names=SAMPLE_NAMES)
-def eval_command(json_path: Path | None, **options: Any) -> None:
-    """Judge pictures against real ones, in pixel space.
+@click.pass_context
+def eval_command(
+    context: click.Context,
+    json_path: Path | None,
+    compare: tuple[Path, ...],
+    against: str,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Judge pictures against real ones, by their pixels or by features of a network.
 
-    fd: Fréchet distance. pr: precision and recall (k = 3). agreement: a classifier trained on the
-    real pictures finds the asked label. memorisation: pictures nearer to a training picture than
-    held-out ones are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational
-    bound and the likelihood under the probability flow, with their standard errors.
+    fid (or fd): Fréchet distance; of inception's features it is the FID. fid_infinity: without the
+    bias of a finite sample. kid: kernel distance. is: Inception Score. pr: precision and recall
+    (k = 3). dc: density and coverage (k = 5). agreement: a classifier trained on the real pictures
+    finds the asked label. memorisation: pictures nearer to a training picture than held-out ones
+    are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational bound and the
+    likelihood under the probability flow, with their standard errors.
     """
+    if context.invoked_subcommand:
+        return
+    if compare:
+        from vfn import judging
+
+        click.echo(judging.compare(list(compare), against, plot))
+        return
+    for name in ("real", "fake"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
     from vfn.commands import evaluate_pictures
     from vfn.files import write_json
 
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd")
+    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
+             "features", "weights", "bootstrap")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
+    if result is None:
+        return
     click.echo(result.table())
     if json_path:
-        command = shlex.join(["vfn", *click.get_current_context().obj])
+        command = shlex.join(["vfn", *context.obj])
         write_json(json_path, {**result.record(), "command": command})
         click.echo(f"figures are in {json_path}", err=True)
+
+
+@eval_command.command("reference")
+@click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help=".npz file")
+@features_option
+@weights_option
+@click.option("--keep/--no-keep", default=True,
+              help="keep the features, for more than fid and is  [keep]")  # fmt: skip
+@device_option
+@data_dir_option
+def reference_command(**options: Any) -> None:
+    """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
+    from vfn.judging import store_reference
+
+    click.echo(store_reference(**options))
 
 
 @app.group("import")
@@ -368,16 +443,6 @@ def demo_command(out: Path, steps: int | None, num: int) -> None:
 def _run(arguments: list[str]) -> Any:
     """One command line within this process; commands find it as their context's object."""
     return app.main(arguments, prog_name="vfn", standalone_mode=False, obj=arguments)
-
-
-def _numbers(text: str | None, name: str) -> list[float]:
-    """Numbers separated by commas."""
-    try:
-        return [float(part) for part in text.split(",")] if text is not None else []
-    except ValueError:
-        raise ValueError(
-            f"expected {name} to be numbers separated by commas, such as 0 or 0,0.5,1, got {text!r}"
-        ) from None
 
 
 def _say(line: str) -> None:

@@ -24,11 +24,12 @@ def demo_commands(out: Path, steps: int | None, num: int) -> list[list[str]]:
     ['train', 'sample', 'sample', 'eval', 'eval', 'report']
     """
     shorter = [] if steps is None else ["--steps", str(steps)]
+    draw = ["sample", "--checkpoint", str(out), "--fresh"]
     judge = ["eval", "--real", "dataset:digits:train", "--fake", f"run:{out}", "--num", str(num)]
     return [
         ["train", "--config", "digits", "--out", str(out), "--resume", *shorter],
-        ["sample", "--checkpoint", str(out), "--out", str(out / "sample")],
-        ["sample", "--checkpoint", str(out), "--out", str(out / "sweep"), "--guidance", SWEEP],
+        [*draw, "--out", str(out / "sample")],
+        [*draw, "--out", str(out / "sweep"), "--guidance", SWEEP],
         [*judge, "--json", str(out / "metrics.json")],
         [*judge, "--guidance", "0", "--json", str(out / "metrics-w0.json")],
         ["report", str(out)],

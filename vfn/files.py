@@ -2,16 +2,18 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
-    """Write to a temporary neighbour and rename it into place.
+@contextmanager
+def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A temporary neighbour to write to, renamed into place at the end.
 
     Args:
         path: the file; its directory is made if missing.
-        content: bytes, or text to be encoded as UTF-8.
         durable: force it to the disk, so that it survives a power cut; slow for many small files.
 
     Raises:
@@ -21,7 +23,7 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -35,6 +37,24 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
+    """Write a whole file.
+
+    Args:
+        path: see `open_atomic`, which says what is raised too.
+        content: bytes, or text to be encoded as UTF-8.
+        durable: see `open_atomic`.
+    """
+    with open_atomic(path, durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of a process that was killed while it wrote there."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> None:

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
 from vfn.nn import check_labels, denoiser
-from vfn.ops import DrawSamples, keyed_normal, sampler, sampling_grid
+from vfn.ops import (
+    DrawSamples,
+    Strength,
+    interval_strength,
+    keyed_normal,
+    sampler,
+    sampling_grid,
+)
 from vfn.train.objective import schedule_of
 from vfn.train.state import DataShape
 from vfn.train.streams import Stream
@@ -37,6 +44,14 @@ def sampler_of(settings: SampleConfig) -> DrawSamples:
         settings.churn,
         settings.tolerance,
     )
+
+
+def strength_of(settings: SampleConfig) -> Strength:
+    """Guidance as the settings ask for it: a number, or a function of logsnr."""
+    if not settings.guidance or settings.guidance_interval is None:
+        return settings.guidance
+    low, high = settings.guidance_interval
+    return interval_strength(settings.guidance, low, high)
 
 
 def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
@@ -108,7 +123,8 @@ def generate(
             schedule,
             diffusion.model_out_type,
             label.to(device) if shape.class_names else None,
-            settings.guidance,
+            strength_of(settings),
+            rescale=settings.guidance_rescale,
         )
         start = keyed_normal(seed, Stream.SAMPLE, keys, size)
         images.append(to_uint8(draw(denoise, start, grid, noise=noise, callback=watch).x0))

@@ -121,6 +121,28 @@ def sheet(blocks: Sequence[tuple[str, Image.Image]], columns: int = 1) -> Image.
     return canvas
 
 
+def titled_frames(blocks: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
+    """Each block as a sheet of its own, all of one size, for `save_animation`.
+
+    Args:
+        blocks: (title, picture) pairs, at least one.
+
+    Returns:
+        as many pictures.
+
+    >>> a = grid(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), columns=1)
+    >>> len({frame.size for frame in titled_frames([("w = 0", a), ("w = 0.123456", a)])})
+    1
+    """
+    sheets = [sheet([block]) for block in blocks]
+    size = (max(s.width for s in sheets), max(s.height for s in sheets))
+    frames = []
+    for single in sheets:
+        frames.append(_canvas(single.mode, size))
+        frames[-1].paste(single, (0, 0))
+    return frames
+
+
 def save_png(path: Path, image: Image.Image) -> None:
     """Write a picture as PNG, atomically; equal pictures give equal bytes.
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from vfn.nn import UNet, denoiser
 from vfn.nn.reference import params_from_reference
-from vfn.ops import logsnr_grid, logsnr_schedule, predict, sample
+from vfn.ops import interval_strength, logsnr_grid, logsnr_schedule, predict, sample
 
 SCHEDULE = logsnr_schedule("cosine")
 
@@ -92,6 +92,27 @@ def test_guidance_is_one_call_of_a_doubled_batch(stub):
     assert labels.tolist() == [1, 3]
 
 
+@pytest.mark.parametrize(("level", "expected"), [(0.0, [0.375, 0.75]), (4.0, [0.25, 0.5])])
+def test_guidance_within_an_interval(stub, level, expected):
+    """Still in one doubled batch, so that no step waits for a look at the logsnr."""
+    guidance = interval_strength(0.5, -1.0, 1.0)
+    model = denoiser(
+        stub, {"gain": torch.tensor(0.25)}, SCHEDULE, "x0", torch.tensor([1, 2]), guidance
+    )
+    got = model(torch.zeros(2, 1, 2, 2), torch.full((2,), level).double())
+    assert got[:, 0, 0, 0].tolist() == expected
+    assert [len(z) for z, _, _ in stub.calls] == [4]
+
+
+@pytest.mark.parametrize(("phi", "scale"), [(0.0, 3.0), (0.5, 2.0), (1.0, 1.0)])
+def test_contrast_of_guidance_is_rescaled(stub, phi, scale):
+    """Guided with w = 2 against zero, x0 is three times the conditional, and phi takes it back."""
+    stub.forward = lambda z, t, y: z * (y > 0).float().reshape(-1, 1, 1, 1)
+    z = torch.linspace(-0.3, 0.3, 8).reshape(2, 1, 2, 2)
+    got = denoise(stub, torch.tensor([1, 1]), z=z, guidance=2.0, rescale=phi)
+    torch.testing.assert_close(got, scale * z)
+
+
 def test_no_guidance_is_the_conditional_in_a_single_batch(stub):
     got = denoise(stub, torch.tensor([1, 2]), gain=0.25, guidance=0.0)
     assert got[:, 0, 0, 0].tolist() == [0.25, 0.5]
@@ -150,3 +171,10 @@ def test_guidance_without_labels_is_refused(stub):
         ValueError, match=r"expected labels for guidance 0\.5, got None; give labels"
     ):
         denoise(stub, guidance=0.5)
+    with pytest.raises(ValueError, match="expected labels for guidance of some log-SNRs, got None"):
+        denoise(stub, guidance=interval_strength(0.5, -1.0, 1.0))
+
+
+def test_negative_guidance_is_refused(stub):
+    with pytest.raises(ValueError, match=r"expected guidance >= 0, got -1\.0"):
+        denoise(stub, torch.tensor([1, 2]), guidance=-1.0)

@@ -155,6 +155,10 @@ class SampleConfig(Section):
     sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
+    guidance_interval: tuple[float, ...] | None = option(
+        None, "LOW,HIGH: guide at these logsnr only; at all if unset"
+    )
+    guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: FixedVarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
@@ -163,7 +167,12 @@ class SampleConfig(Section):
     sample_batch: int = option(250, "images sampled at a time", 1)
 
     def conflicts(self) -> list[str]:
-        faults = []
+        faults, interval = [], self.guidance_interval
+        if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
+            faults.append(
+                "expected guidance_interval to be the lowest and the highest logsnr, such as -3,5, "
+                f"got {','.join(f'{value:g}' for value in interval)}"
+            )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
         for name, sampler in (("eta", "ddim"), ("churn", "heun")):
@@ -296,8 +305,8 @@ def plain_hint(hint: Any) -> tuple[Any, bool]:
 def _coerce(value: Any, hint: Any) -> Any:
     """Lists become tuples and whole numbers floats where the field wants them."""
     hint, _ = plain_hint(hint)
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vfn.nn.unet import UNet
-from vfn.ops import Denoiser, LogSNRSchedule, OutType, check_zero_snr, guide, predict
+from vfn.ops import (
+    Denoiser,
+    LogSNRSchedule,
+    OutType,
+    Strength,
+    check_zero_snr,
+    classifier_free,
+    predict,
+)
 
 
 def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Callable[..., Tensor]:
@@ -34,13 +42,14 @@ def denoiser(
     schedule: LogSNRSchedule,
     out_type: OutType,
     labels: Tensor | None = None,
-    guidance: float = 0.0,
+    guidance: Strength = 0.0,
     clip: bool = True,
+    rescale: float = 0.0,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
     With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
-    batch and each clipped before they are combined.
+    batch and each clipped before they are combined, see `classifier_free`.
 
     Args:
         model: `UNet`, or any module called as ``model(z, t, y)``.
@@ -48,8 +57,10 @@ def denoiser(
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
         labels: [B] or [B, K] as the network takes them; None is unconditional.
-        guidance: w >= 0; needs labels if it is not 0.
+        guidance: w >= 0, or a function of logsnr such as `interval_strength`; needs labels if it
+            is not 0.
         clip: clamp x0 to [-1, 1].
+        rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
 
     Returns:
         ``denoise(z, logsnr) -> x0``.
@@ -68,11 +79,12 @@ def denoiser(
     torch.Size([2, 1, 8, 8])
     """
     check_zero_snr(schedule.logsnr(1.0).item(), out_type)
-    if guidance < 0:
+    if not callable(guidance) and guidance < 0:
         raise ValueError(f"expected guidance >= 0, got {guidance}")
     if guidance and labels is None:
         raise ValueError(
-            f"expected labels for guidance {guidance}, got None; "
+            "expected labels for guidance "
+            f"{'of some log-SNRs' if callable(guidance) else guidance}, got None; "
             "give labels, or leave guidance at 0"
         )
     if labels is not None and guidance:
@@ -88,7 +100,7 @@ def denoiser(
 
     def guided(z: Tensor, logsnr: Tensor) -> Tensor:
         cond, uncond = x0(torch.cat([z, z]), torch.cat([logsnr, logsnr])).chunk(2)
-        return guide(cond, uncond, guidance)
+        return classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
 
     return guided if guidance else x0
 

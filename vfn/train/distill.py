@@ -32,7 +32,7 @@ from vfn.train.checkpoint import (
 from vfn.train.journal import read_log
 from vfn.train.loop import carry_out
 from vfn.train.objective import Network, Objective, schedule_of, weighted_error
-from vfn.train.run import Run, open_run, restarted, say, shape_of
+from vfn.train.run import Run, goes_on, open_run, say, shape_of
 from vfn.train.signals import Stop, stop_signals
 from vfn.train.state import build_model, init_state
 from vfn.train.world import World, join_world, largest, leave_world
@@ -227,7 +227,7 @@ def distill(
         raise ValueError(f"expected the teacher's pictures, {teacher.shape}, got {shape}")
     world = join_world(device)
     try:
-        _begin(config, teacher, out, world, resume or restarted())
+        _begin(config, teacher, out, world, goes_on(resume, world))
         with stop_signals(world) as stop:
             return _stages(config, teacher, out, world, stop)
     finally:

@@ -93,8 +93,9 @@ def open_run(
     if dataset.labels is not None:
         check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
-    found = newest_checkpoint(out / "checkpoints", say)
-    if found and not (resume or restarted()):
+    go_on = goes_on(resume, world)
+    found = newest_checkpoint(out / "checkpoints", say, state.params if go_on else None)
+    if found and not go_on:
         raise ValueError(
             f"{out} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
@@ -115,8 +116,14 @@ def open_run(
 
 
 def restarted() -> bool:
-    """Whether torchrun started the processes again after one of them died."""
+    """Whether torchrun started the processes of this machine again after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def goes_on(resume: bool, world: World) -> bool:
+    """Whether to go on with what is there: asked for, or restarted; all processes agree."""
+    # torchrun counts restarts on the machine where a process died, not on the others.
+    return largest(int(resume or restarted()), world) > 0
 
 
 def say(line: str) -> None:
