@@ -20,6 +20,8 @@ SHAPES = {
     "digits": DataShape(1, 8, 8, TEN),
     "mnist": DataShape(1, 32, 32, TEN),
 }
+# Data and network are the teacher's.
+DISTILLED = ["cifar10_distill", "digits_distill"]
 
 CIFAR10 = {
     "dataset": "cifar10", "split": "train", "flip": True,
@@ -54,18 +56,22 @@ PUBLISHED = {
         "lr": 3e-4, "batch_size": 128, "warmup": 1_000, "ema_decay": 0.9999,
         "beta1": 0.9, "beta2": 0.999, "grad_norm": 1.0, "lr_schedule": "constant",
     },
+    "cifar10_distill": {
+        "teacher_steps": 8192, "student_steps": 1, "steps": 50_000, "last_steps": 100_000,
+        "lr": 5e-5, "lr_schedule": "linear", "warmup": 0, "batch_size": 128, "grad_norm": 1.0,
+        "ema_decay": 0.0,
+    },
     "mnist": {"dataset": "mnist", "image_size": (32, 32), "flip": False},
 }  # fmt: skip
 
 
 def values(name):
     config = load(name)
-    sections = (config.data, config.model, config.diffusion, config.train, config.sample)
-    return {key: value for section in sections for key, value in vars(section).items()}
+    return {key: value for section in vars(config).values() for key, value in vars(section).items()}
 
 
 def test_every_preset_is_tested():
-    assert presets() == sorted(SHAPES)
+    assert presets() == sorted([*SHAPES, *DISTILLED])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -123,6 +123,53 @@ def train_command(
         click.echo(f"{out}: finished {outcome.step} steps", err=True)
 
 
+@app.command("distill")
+@click.option("--teacher", type=click.Path(path_type=Path),
+              help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
+@click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory")
+@click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
+@click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
+@device_option
+@settings("data", "model", "diffusion", "train", "distill")
+def distill_command(
+    teacher: Path | None,
+    preset: str | None,
+    out: Path,
+    resume: bool,
+    dry_run: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Distill a teacher into students that need half as many steps, again and again.
+
+    Each stage is a run directory steps-N in --out, for vfn sample, eval and report. Data, network
+    and diffusion are the teacher's; --steps are the updates a halving.
+    """
+    from vfn.train import distill
+    from vfn.train.run import restarted
+
+    resume = resume or restarted()
+    found = distill.find_teacher(teacher, out, resume)
+    saved = out / "config.toml"
+    if resume and preset is None and saved.is_file():
+        preset = str(saved)
+    config = distill.plan_of(found, preset or "digits_distill", _given(options))
+    if dry_run:
+        click.echo(configs.dumps(config), nl=False)
+        return
+    outcome = distill.distill(config, found, out, resume, device)
+    if outcome.signum:
+        click.echo(
+            f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
+            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume",
+            err=True,
+        )
+        sys.exit(128 + outcome.signum)
+    if int(os.environ.get("RANK", 0)) == 0:
+        click.echo(distill.stage_table(distill.stage_figures(config, out)))
+
+
 @app.command("sample")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True,
               help="run directory or checkpoint file")  # fmt: skip

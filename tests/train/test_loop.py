@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from comparing import finish, losses, same, wait_for_step
 from small import SMALL
 
-import vfn.train.state as state_module
+import vfn.train.run as run_module
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.train.batch import image_indices
@@ -21,22 +21,6 @@ from vfn.train.loop import train
 from vfn.train.run import micro_batch_size
 
 ROOT = Path(__file__).parents[2]
-
-
-def losses(run):
-    entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [entry["loss"] for entry in entries if "loss" in entry]
-
-
-def same(a, b):
-    """Bit-identical parameters, EMA and moments."""
-    a, b = find_checkpoint(a), find_checkpoint(b)
-    groups = [
-        (a.params, b.params),
-        (a.ema, b.ema),
-        *((a.moments[k], b.moments[k]) for k in a.moments),
-    ]
-    return a.step == b.step and all(torch.equal(x[name], y[name]) for x, y in groups for name in x)
 
 
 def command(*arguments):
@@ -123,7 +107,7 @@ def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
 
 def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp_path, monkeypatch):
     """One infinite loss: the run goes on, and a resumed one takes the same way."""
-    real = state_module.batch_loss
+    real = run_module.batch_loss
     calls = []
 
     def poisoned(network, batch, diffusion):
@@ -132,14 +116,14 @@ def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp
         return loss * float("inf") if len(calls) == 2 else loss
 
     config = override(config, {"steps": 6})
-    monkeypatch.setattr(state_module, "batch_loss", poisoned)
+    monkeypatch.setattr(run_module, "batch_loss", poisoned)
     train(config, tmp_path / "whole", device="cpu")
     assert find_checkpoint(tmp_path / "whole").counters["skipped"] == 1
     assert find_checkpoint(tmp_path / "whole").counters["updates"] == 5
     assert all(torch.isfinite(p).all() for p in find_checkpoint(tmp_path / "whole").params.values())
     calls.clear()
     train(override(config, {"steps": 3}), tmp_path / "parts", device="cpu")
-    monkeypatch.setattr(state_module, "batch_loss", real)
+    monkeypatch.setattr(run_module, "batch_loss", real)
     train(config, tmp_path / "parts", resume=True, device="cpu")
     assert same(tmp_path / "whole", tmp_path / "parts")
 
@@ -206,18 +190,6 @@ def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision):
     assert scale == (2.0**16 if precision == "fp16" else 1)
 
 
-def wait_for_step(run, step, process):
-    """Until the log has passed a step."""
-    for _ in range(600):
-        if (run / "log.jsonl").is_file() and len(
-            (run / "log.jsonl").read_text().splitlines()
-        ) > step:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("the run did not get anywhere")
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signals_end_with_a_checkpoint_and_a_line(tmp_path, signum):
     process = subprocess.Popen(
@@ -254,12 +226,6 @@ def test_killed_run_resumes_to_the_same_result(tmp_path):
     subprocess.run(killed, check=True, capture_output=True)
     assert same(tmp_path / "whole", tmp_path / "killed")
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
-
-
-def finish(arguments):
-    """Run a command to its end; what it printed is the message of a failure."""
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):

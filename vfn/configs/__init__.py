@@ -10,6 +10,7 @@ from vfn.configs.schema import (
     Config,
     DataConfig,
     DiffusionConfig,
+    DistillConfig,
     ModelConfig,
     OnBad,
     SampleConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DiffusionConfig",
+    "DistillConfig",
     "ModelConfig",
     "OnBad",
     "SampleConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "loads",
     "override",
     "presets",
+    "read",
 ]
 
 
@@ -65,25 +68,38 @@ def load(name: str) -> Config:
     >>> load("digits").diffusion.model_out_type
     'v'
     """
+    return loads(read(name), name)
+
+
+def read(name: str) -> str:
+    """The TOML text of a preset or file, see `load`.
+
+    >>> read("digits").splitlines()[2]
+    '[data]'
+    """
     if not name.endswith(".toml"):
         if name not in presets():
             raise ValueError(
                 f"unknown config {name!r}, expected a preset ({', '.join(presets())}) "
                 "or a path to a .toml file"
             )
-        return loads((resources.files(__name__) / f"{name}.toml").read_text(), name)
+        return (resources.files(__name__) / f"{name}.toml").read_text()
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"config file {name} does not exist; presets are {', '.join(presets())}")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"config file {name} is not text in UTF-8: {error}") from None
-    return loads(text, name)
 
 
-def loads(text: str, origin: str = "config") -> Config:
-    """A configuration from TOML text; ``origin`` is named in errors.
+def loads(text: str, origin: str = "config", base: Config | None = None) -> Config:
+    """A configuration from TOML text.
+
+    Args:
+        text: sections and fields.
+        origin: named in errors.
+        base: where the fields that the text leaves out come from; their defaults if None.
 
     >>> loads("[train]\\nsteps = 10").train.steps
     10
@@ -92,7 +108,13 @@ def loads(text: str, origin: str = "config") -> Config:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers and nesting without end
         raise ValueError(f"{origin} is not valid TOML: {error}") from None
-    return from_tables(tables, origin)
+    given = from_tables(tables, origin)
+    if base is None:
+        return given
+    merged = to_tables(base)
+    for section, table in tables.items():
+        merged[section] |= table
+    return from_tables(merged, origin)
 
 
 def dumps(config: Config) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from vfn.files import printable
 from vfn.ops import FixedVarType, Grid, OutType, Reweight, Sampler, Schedule
 
-LrSchedule = Literal["constant", "cosine"]
+LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
 OnBad = Literal["refuse", "skip"]
@@ -132,7 +132,7 @@ class TrainConfig(Section):
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
     lr: float = option(2e-4, "learning rate", 0)
-    lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or cosine to zero")
+    lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0)
     beta1: float = option(0.9, "AdamW beta1", 0, 1)
     beta2: float = option(0.999, "AdamW beta2", 0, 1)
@@ -186,6 +186,27 @@ class SampleConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillConfig(Section):
+    teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0)
+    student_steps: int = option(1, "DDIM steps of the last student", 1)
+    teacher_guidance: float | None = option(
+        None, "guidance w distilled into the students; the teacher's own if unset", 0
+    )
+    last_steps: int | None = option(
+        None, "optimizer steps of the halvings to 2 and 1 steps; as for the others if unset", 1
+    )
+
+    def conflicts(self) -> list[str]:
+        ratio, rest = divmod(self.teacher_steps, self.student_steps)
+        if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
+            return [
+                "expected teacher_steps to be 2, 4, 8, ... times student_steps, "
+                f"got {self.teacher_steps} and {self.student_steps}"
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """Everything that determines a run."""
 
@@ -194,6 +215,7 @@ class Config(Section):
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -52,6 +52,12 @@ def image_indices(seed: int, draws: Tensor, count: int) -> Tensor:
     return index
 
 
+def keyed_time(seed: int, stream: Stream, keys: Tensor, diffusion: DiffusionConfig) -> Tensor:
+    """Uniform times, continuous or discrete as in training, float64 [B]."""
+    u = keyed_uniform(seed, stream, keys, dtype=torch.float64)
+    return discrete_time(u, diffusion.train_timesteps) if diffusion.train_timesteps else u
+
+
 def make_batch(
     dataset: Dataset,
     diffusion: DiffusionConfig,
@@ -79,9 +85,7 @@ def make_batch(
     if flip:
         flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
         x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
-    t = keyed_uniform(seed, Stream.TIME, keys, dtype=torch.float64)
-    if diffusion.train_timesteps:
-        t = discrete_time(t, diffusion.train_timesteps)
+    t = keyed_time(seed, Stream.TIME, keys, diffusion)
     noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
     labels = None
     if dataset.labels is not None:

@@ -58,18 +58,26 @@ def train(
             gradients stay without finite values.
         OSError: if ``out`` cannot be written.
     """
+    if config.distill.teacher_steps:
+        raise ValueError("this configuration describes a distillation; use vfn distill")
     world = join_world(device)
     try:
         run = open_run(config, out, world, resume, init_from)
-        journal = _journal(run)
-        try:
-            with stop_signals(world) as stop, closing(_batches(run)) as batches:
-                return _loop(run, batches, journal, stop)
-        finally:
-            if journal:
-                journal.close()
+        with stop_signals(world) as stop:
+            return carry_out(run, stop)
     finally:
         leave_world(world)
+
+
+def carry_out(run: Run, stop: Stop) -> Outcome:
+    """The rest of a run's steps, or those until a signal comes."""
+    journal = _journal(run)
+    try:
+        with closing(_batches(run)) as batches:
+            return _loop(run, batches, journal, stop)
+    finally:
+        if journal:
+            journal.close()
 
 
 def _journal(run: Run) -> Journal | None:
@@ -91,7 +99,8 @@ def _loop(run: Run, batches: Iterator[Batch], journal: Journal | None, stop: Sto
     signum = stop.agreed()
     while state.step < settings.steps and not signum:
         run.model.train()
-        window.add(step_of(state, network, _micro_batches(run, batches), run.config))
+        batch = _micro_batches(run, batches)
+        window.add(step_of(state, network, batch, run.config, run.objective))
         if journal:
             journal.advance()
         finished = state.step == settings.steps

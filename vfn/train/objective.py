@@ -20,6 +20,8 @@ from vfn.train.batch import Batch
 
 LOGSNR_BINS = 8
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# Loss of each picture of a batch, [B].
+Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
 
 
 def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
@@ -57,14 +59,27 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     """
     logsnr = schedule_of(diffusion).logsnr(batch.t)
     z = q_sample(batch.x0, logsnr, batch.noise)
-    out = network(z, batch.t, batch.labels)
     target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
+    return weighted_error(network, z, batch, target, diffusion)
+
+
+def weighted_error(
+    network: Network, z: Tensor, batch: Batch, target: Prediction, diffusion: DiffusionConfig
+) -> Tensor:
+    """Weighted square error of the network's prediction at z, [B]."""
+    logsnr = schedule_of(diffusion).logsnr(batch.t)
+    out = network(z, batch.t, batch.labels)
     return mse_loss(
         predict(z, out, logsnr, diffusion.model_out_type), target, diffusion.reweight_type, logsnr
     )
 
 
 @torch.inference_mode()
-def held_out_loss(network: Network, batches: list[Batch], diffusion: DiffusionConfig) -> Tensor:
+def held_out_loss(
+    network: Network,
+    batches: list[Batch],
+    diffusion: DiffusionConfig,
+    objective: Objective = batch_loss,
+) -> Tensor:
     """Loss of each picture of some fixed batches, [N]."""
-    return torch.cat([batch_loss(network, batch, diffusion) for batch in batches])
+    return torch.cat([objective(network, batch, diffusion) for batch in batches])

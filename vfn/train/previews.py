@@ -12,9 +12,9 @@ from vfn.data import Dataset, to_unit
 from vfn.evaluate import Metric, Sides, evaluate
 from vfn.generate import generate, preview_labels
 from vfn.nn import with_params
-from vfn.ops import keyed_normal, keyed_uniform
+from vfn.ops import keyed_normal
 from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch
+from vfn.train.batch import Batch, keyed_time
 from vfn.train.objective import held_out_loss
 from vfn.train.run import Run
 from vfn.train.streams import Stream
@@ -111,8 +111,8 @@ def _held_out_loss(run: Run, held_out: Dataset) -> float:
     batches = []
     for draw in range(HELD_OUT_DRAWS):
         keys = mine.to(device) + draw * count
-        t = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+        t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, run.config.diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
         batches.append(Batch(x0, labels, t, noise))
-    summed = held_out_loss(network, batches, run.config.diffusion).sum()
+    summed = held_out_loss(network, batches, run.config.diffusion, run.objective).sum()
     return total(summed, world).item() / (count * HELD_OUT_DRAWS)

@@ -13,6 +13,7 @@ from vfn.files import write_atomic
 from vfn.generate import check_guidance
 from vfn.nn import UNet, check_labels
 from vfn.train.checkpoint import find_checkpoint, newest_checkpoint, restore, start_from
+from vfn.train.objective import Objective, batch_loss
 from vfn.train.state import DataShape, TrainState, build_model, init_state
 from vfn.train.world import World, largest
 
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     shape: DataShape
     model: UNet
     state: TrainState
+    objective: Objective
 
 
 def shape_of(dataset: Dataset) -> DataShape:
@@ -91,9 +93,7 @@ def open_run(
     if dataset.labels is not None:
         check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
-    # torchrun counts restarts on the machine where a process died, not on the others.
-    restarted = largest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), world) > 0
-    go_on = resume or restarted
+    go_on = goes_on(resume, world)
     found = newest_checkpoint(out / "checkpoints", say, state.params if go_on else None)
     if found and not go_on:
         raise ValueError(
@@ -112,7 +112,18 @@ def open_run(
     held_out = load_held_out(config.data)
     if world.rank == 0:
         write_atomic(out / "config.toml", dumps(config))
-    return Run(config, out, world, dataset, held_out, shape, model, state)
+    return Run(config, out, world, dataset, held_out, shape, model, state, batch_loss)
+
+
+def restarted() -> bool:
+    """Whether torchrun started the processes of this machine again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def goes_on(resume: bool, world: World) -> bool:
+    """Whether to go on with what is there: asked for, or restarted; all processes agree."""
+    # torchrun counts restarts on the machine where a process died, not on the others.
+    return largest(int(resume or restarted()), world) > 0
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ from vfn.configs import Config, TrainConfig
 from vfn.nn import UNet
 from vfn.ops import ema_decay, ema_update_
 from vfn.train.batch import Batch
-from vfn.train.objective import batch_loss, binned
+from vfn.train.objective import Objective, batch_loss, binned
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -147,7 +147,7 @@ def count_step(
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """Linear warm-up, then constant or a half cosine that reaches zero after the last step.
+    """Linear warm-up, then constant, or a half cosine or line that ends at zero.
 
     >>> from vfn.configs import TrainConfig
     >>> learning_rate(0, TrainConfig(lr=1.0, warmup=4))
@@ -156,7 +156,9 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
     if train.lr_schedule == "constant":
         return train.lr * warm
-    return train.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / train.steps)))
+    done = min(1.0, step / train.steps)
+    left = 1 - done if train.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return train.lr * warm * left
 
 
 def clip_and_step(
@@ -198,6 +200,7 @@ def train_step(
     network: Callable[..., Tensor],
     micro_batches: Iterable[Batch],
     config: Config,
+    objective: Objective = batch_loss,
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
@@ -210,6 +213,7 @@ def train_step(
         micro_batches: ``accumulate`` equally large parts of this process's share of the global
             batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
+        objective: loss of each picture of a micro-batch.
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
@@ -222,7 +226,7 @@ def train_step(
         wait = isinstance(network, DistributedDataParallel) and more
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
             with autocast(settings.precision, batch.x0.device):
-                each = batch_loss(network, batch, config.diffusion)
+                each = objective(network, batch, config.diffusion)
             loss = each.mean() / settings.accumulate
             (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
