@@ -17,7 +17,7 @@ from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
 from vfn.ops import keyed_normal
 from vfn.train.batch import make_batch, prefetch
-from vfn.train.loop import shape_of
+from vfn.train.run import shape_of
 from vfn.train.state import build_model, init_state, train_step
 from vfn.train.streams import Stream
 

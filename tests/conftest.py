@@ -12,6 +12,12 @@ settings.register_profile("vfn", deadline=None, max_examples=50, derandomize=Tru
 settings.load_profile("vfn")
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Each test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 def _load(name: str) -> dict[str, torch.Tensor]:
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}

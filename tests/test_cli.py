@@ -131,7 +131,7 @@ def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("vfn.bits.STEPS", 3)
     monkeypatch.setattr("vfn.bits.DRAWS", 3)
     monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
-    line = f"eval --real dataset:digits --fake run:{trained} --num 2 --metrics loss --bpd"
+    line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
         monkeypatch.setattr("vfn.bits.BATCH", batch)
@@ -324,7 +324,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --seed -1", "-1 is not in the range x>=0"),
         ("sample --checkpoint {run} --out {out} --format gif", "'gif' is not one of 'png', 'npz'"),
         ("sample --checkpoint {run} --out {out} --precision fp8", "'fp8' is not one of 'fp32'"),
-        ("sample --checkpoint {run} --out {taken}", "holds pictures of other settings: "),
+        ("sample --checkpoint {run} --out {taken}", "holds pictures of other settings:"),
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "one of ddim, ancestral"),
@@ -362,8 +362,8 @@ def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, messa
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "settings.json").write_text('{"num": 1}')
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
-              "empty": tmp_path / "empty", "run": trained, "npy": tmp_path / "a.npy",
-              "taken": tmp_path / "taken",
+              "empty": tmp_path / "empty", "run": trained, "taken": tmp_path / "taken",
+              "npy": tmp_path / "a.npy",
               "json": reference / "config.json", "ckpt": reference / "ckpt.pt"}  # fmt: skip
     code, out, err = vfn(line.format(**places))
     assert code == 2

@@ -53,7 +53,7 @@ def test_one_class_alone_has_little_recall():
 @pytest.mark.parametrize(
     ("sides", "metric", "message"),
     [
-        (Sides(REAL, HELD_OUT, HELD_OUT), "is", "unknown metric 'is', expected among fd, pr"),
+        (Sides(REAL, HELD_OUT, HELD_OUT), "x", "unknown metric 'x', expected among fd, pr"),
         (Sides(REAL, HELD_OUT, None), "memorisation", "needs held-out pictures"),
         (Sides(REAL, HELD_OUT._replace(labels=None), HELD_OUT), "agreement", "fake pictures have"),
         (Sides(TAGGED, HELD_OUT, HELD_OUT), "agreement", "the real ones have tags"),

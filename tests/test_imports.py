@@ -19,6 +19,8 @@ LAYERS = (
         "train",
         "generate",
         "evaluate",
+        "extractors",
+        "features",
         "bits",
         "pictures",
         "report",
@@ -28,7 +30,7 @@ LAYERS = (
         "progress",
         "trained",
     },
-    {"commands", "sampling", "demo"},
+    {"commands", "judging", "sampling", "demo"},
     {"cli", "__main__"},
 )
 # The functional core uses nothing else.

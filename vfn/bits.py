@@ -53,6 +53,7 @@ def bits_per_dim(
     params: dict[str, Tensor],
     diffusion: DiffusionConfig,
     held_out: Dataset,
+    num: int,
     seed: int,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
@@ -64,6 +65,7 @@ def bits_per_dim(
         params: its parameters.
         diffusion: schedule and prediction type.
         held_out: pictures that training has not seen, with the labels it is conditioned on.
+        num: how many of them, the first.
         seed: of all noise; picture i has the same in every batch.
         device: where to compute.
         progress: called with the number of pictures that are done.
@@ -72,7 +74,7 @@ def bits_per_dim(
         three figures.
     """
     counted = []
-    for keys in torch.arange(len(held_out.images)).split(BATCH):
+    for keys in torch.arange(min(num, len(held_out.images))).split(BATCH):
         labels = None if held_out.labels is None else held_out.labels[keys].to(device)
         denoise = partial(
             denoiser, model, params, schedule_of(diffusion), diffusion.model_out_type, labels

@@ -163,39 +163,97 @@ def sample_command(**options: Any) -> None:
     sample_to_directory(**own, compared=compared, overrides=_given(options), say=_say)
 
 
-@app.command("eval")
-@click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
-@click.option("--fake", required=True, help="pictures to judge: run:DIR, folder or .npz")
+features_option = click.option("--features", default="pixels",
+                               help="pixels, inception or vgg16  [pixels]")  # fmt: skip
+weights_option = click.option("--weights", type=click.Path(path_type=Path),
+                              help="the network's weights  [a checked download]")  # fmt: skip
+
+
+@app.group("eval", invoke_without_command=True)
+@click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
+@click.option("--fake", help="pictures to judge: run:DIR, folder, .npz or statistics")
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
+@features_option
+@weights_option
 @click.option("--metrics", default="fd,pr,agreement,memorisation,loss",
-              help="among fd, pr, agreement, memorisation, loss  [all]")  # fmt: skip
+              help="among fid, fid_infinity, kid, is, pr, dc, fd, agreement, memorisation, loss  "
+                   "[fd,pr,agreement,memorisation,loss]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--guidance", type=float, help="strength w for a run")
-@click.option("--bpd", is_flag=True, help="also bits per dimension of held-out pictures, for a run")
+@click.option(
+    "--bpd",
+    is_flag=True,
+    help="also bits per dimension of the first --num held-out pictures, for a run",
+)
+@click.option("--bootstrap", type=click.IntRange(0), default=0,
+              help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
+@click.option("--compare", multiple=True, type=click.Path(path_type=Path),
+              help="instead of judging, a table of such files; once for each")  # fmt: skip
+@click.option("--against", default="guidance", help="setting that orders them  [guidance]")
+@click.option("--plot", type=click.Path(path_type=Path), help="picture of the figures compared")
 @device_option
 @data_dir_option
 @settings("sample", names=SAMPLE_NAMES)
-def eval_command(json_path: Path | None, **options: Any) -> None:
-    """Judge pictures against real ones, in pixel space.
+@click.pass_context
+def eval_command(
+    context: click.Context,
+    json_path: Path | None,
+    compare: tuple[Path, ...],
+    against: str,
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Judge pictures against real ones, by their pixels or by features of a network.
 
-    fd: Fréchet distance. pr: precision and recall (k = 3). agreement: a classifier trained on the
-    real pictures finds the asked label. memorisation: pictures nearer to a training picture than
-    held-out ones are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational
-    bound and the likelihood under the probability flow, with their standard errors.
+    fid (or fd): Fréchet distance; of inception's features it is the FID. fid_infinity: without the
+    bias of a finite sample. kid: kernel distance. is: Inception Score. pr: precision and recall
+    (k = 3). dc: density and coverage (k = 5). agreement: a classifier trained on the real pictures
+    finds the asked label. memorisation: pictures nearer to a training picture than held-out ones
+    are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational bound and the
+    likelihood under the probability flow, with their standard errors.
     """
+    if context.invoked_subcommand:
+        return
+    if compare:
+        from vfn import judging
+
+        click.echo(judging.compare(list(compare), against, plot))
+        return
+    for name in ("real", "fake"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
     from vfn.commands import evaluate_pictures
     from vfn.files import write_json
 
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd")
+    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
+             "features", "weights", "bootstrap")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
+    if result is None:
+        return
     click.echo(result.table())
     if json_path:
-        command = shlex.join(["vfn", *click.get_current_context().obj])
+        command = shlex.join(["vfn", *context.obj])
         write_json(json_path, {**result.record(), "command": command})
         click.echo(f"figures are in {json_path}", err=True)
+
+
+@eval_command.command("reference")
+@click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help=".npz file")
+@features_option
+@weights_option
+@click.option("--keep/--no-keep", default=True,
+              help="keep the features, for more than fid and is  [keep]")  # fmt: skip
+@device_option
+@data_dir_option
+def reference_command(**options: Any) -> None:
+    """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
+    from vfn.judging import store_reference
+
+    click.echo(store_reference(**options))
 
 
 @app.group("import")

@@ -1,17 +1,23 @@
 """What `vfn eval` does once its options are parsed."""
 
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
 from vfn.data import Dataset, load_held_out, read_pictures, spec_settings
-from vfn.evaluate import Metric, Sides, evaluate, loss_by_logsnr
+from vfn.evaluate import NO_REAL_FEATURES, Metric, Sides, evaluate, loss_by_logsnr
+from vfn.extractors import Extractor, open_extractor
+from vfn.features import Statistics, holds_statistics, read_statistics
 from vfn.progress import Progress, Say
+from vfn.train.checkpoint import digest
+from vfn.train.world import World, gather, join_world, leave_world, share
 from vfn.trained import Trained, asked_labels, open_trained
 
 
@@ -28,12 +34,15 @@ class Evaluation(NamedTuple):
         width = max((len(metric.name) for metric in self.metrics), default=0)
         lines = [f"{'':{width}}  {'pictures':>8}  {'real':>8}"] if self.metrics else []
         lines += [
-            f"{m.name:{width}}  {m.value:8.4f}  {m.reference:8.4f}  {m.better} is better"
+            f"{m.name:{width}}  {m.value:8.4f}  {_number(m.reference):>8}  "
+            f"{m.better} is better{_spread(m)}"
             for m in self.metrics
         ]
-        for baseline in dict.fromkeys(m.baseline for m in self.metrics):
-            names = ", ".join(m.name for m in self.metrics if m.baseline == baseline)
+        compared = [m for m in self.metrics if m.reference is not None]
+        for baseline in dict.fromkeys(m.baseline for m in compared):
+            names = ", ".join(m.name for m in compared if m.baseline == baseline)
             lines.append(f"real: {baseline} ({names})")
+        lines += [f"{m.name}: {m.note}" for m in self.metrics if "singular" in m.note]
         if self.loss_by_logsnr:
             lines += ["", f"{'logsnr':>17}  held-out loss"]
         lines += [
@@ -56,13 +65,26 @@ class Evaluation(NamedTuple):
         return {
             "title": title,
             "settings": self.settings,
-            "metrics": [
-                {**metric._asdict(), "note": f"{metric.note}; reference: {metric.baseline}"}
-                for metric in self.metrics
-            ],
+            "metrics": [{**metric._asdict(), "note": _note(metric)} for metric in self.metrics],
             "loss_by_logsnr": self.loss_by_logsnr,
             "bits_per_dim": [bits._asdict() for bits in self.bits_per_dim],
         }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _spread(metric: Metric) -> str:
+    """The error and the interval of a figure, if it has them."""
+    text = "" if metric.error is None else f", ± {metric.error:.4f}"
+    if metric.interval:
+        text += f", 95 % {metric.interval.low:.4f} .. {metric.interval.high:.4f}"
+    return text
+
+
+def _note(metric: Metric) -> str:
+    return metric.note + ("" if metric.reference is None else f"; reference: {metric.baseline}")
 
 
 def evaluate_pictures(
@@ -77,51 +99,95 @@ def evaluate_pictures(
     overrides: dict[str, Any],
     say: Say,
     bpd: bool = False,
-) -> Evaluation:
+    features: str = "pixels",
+    weights: Path | None = None,
+    bootstrap: int = 0,
+) -> Evaluation | None:
     """Judge the pictures that ``fake`` stands for against those of ``real``.
 
+    Returns:
+        Evaluation; None on all processes but the first.
+
     Raises:
-        ValueError: for pictures, metrics or checkpoints that do not fit.
+        ValueError: for pictures, metrics, weights or checkpoints that do not fit.
     """
     names = [name.strip() for name in metrics.split(",")]
-    run = fake.removeprefix("run:") if fake.startswith("run:") else None
-    trained = open_trained(Path(run), device, say) if run is not None else None
-    data = trained.checkpoint.config.data if trained else DataConfig()
-    data = replace(data, data_dir=data_dir or data.data_dir)
-    reals = read_pictures(real, data)
-    unseen = _unseen(real, held_out, data)
-    settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed, "version": __version__}
-    bins: list[dict[str, float]] = []
-    bits: list[Bits] = []
-    if trained:
-        sampling = replace(trained.checkpoint.config.sample, **overrides)
-        fakes = _fakes(trained, sampling, num, seed, say)
-        settings |= {"num": num, "step": trained.checkpoint.step, **asdict(sampling)}
-        wants_loss = "loss" in names
-        pictures = load_held_out(data) if wants_loss or bpd else None
-        if pictures:
-            unseen_by_it = (
-                trained.model,
-                trained.params,
-                trained.checkpoint.config.diffusion,
-                pictures,
-                seed,
-                trained.device,
+    world = join_world(device)
+    try:
+        extractor = open_extractor(features, weights, world.device)
+        run = fake.removeprefix("run:") if fake.startswith("run:") else None
+        trained = open_trained(Path(run), device, say) if run is not None else None
+        data = trained.checkpoint.config.data if trained else DataConfig()
+        data = replace(data, data_dir=data_dir or data.data_dir)
+        chosen = [name for name in names if name != "loss"]
+        lean = features != "pixels" and set(chosen) <= NO_REAL_FEATURES
+        reals = _side(real, data, extractor, lean)
+        unseen = _unseen(real, held_out, data) if isinstance(reals, Dataset) else None
+        settings: dict[str, Any] = {"real": real, "fake": fake, "seed": seed}
+        fakes: Dataset | Statistics
+        if trained:
+            sampling = replace(trained.checkpoint.config.sample, **overrides)
+            fakes = _fakes(trained, sampling, num, seed, world, say)
+            settings |= {
+                "num": num,
+                "step": trained.checkpoint.step,
+                "ema_sha256": digest(trained.checkpoint.ema),
+                **asdict(sampling),
+            }
+        else:
+            if bpd:
+                raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
+            if overrides:
+                raise ValueError(
+                    f"sampling options go with --fake run:DIR, got {fake}; leave them out"
+                )
+            fakes = _side(fake, data, extractor, False)
+            settings["num"] = _count(fakes)
+        settings |= {"real_num": _count(reals), "bootstrap": bootstrap, **extractor.provenance}
+        settings |= {"version": __version__, "torch": torch.__version__}
+        if isinstance(reals, Dataset) and isinstance(fakes, Dataset):
+            fakes = _relabel(fakes, reals)
+            unseen = _relabel(unseen, reals) if unseen else None
+        with tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+            sides = Sides(reals, fakes, unseen)
+            found = evaluate(
+                sides, chosen, seed, extractor, bootstrap, world, lambda n: bar.update(n - bar.n)
             )
-            bins = loss_by_logsnr(*unseen_by_it) if wants_loss else []
-            bits = bits_per_dim(*unseen_by_it) if bpd else []
-        elif wants_loss or bpd:
-            say("no held-out loss: the run was trained on all pictures")
-    else:
-        if bpd:
-            raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
-        if overrides:
-            raise ValueError(f"sampling options go with --fake run:DIR, got {fake}; leave them out")
-        fakes = read_pictures(fake, data)
-        settings["num"] = len(fakes.images)
-    chosen = [name for name in names if name != "loss"]
-    sides = Sides(reals, _relabel(fakes, reals), _relabel(unseen, reals) if unseen else None)
-    return Evaluation(evaluate(sides, chosen, seed), settings, bins, bits)
+        if world.rank:
+            return None
+        bins, bits = _held_out_figures(trained, data, "loss" in names, num if bpd else 0, seed, say)
+        return Evaluation(found, settings, bins, bits)
+    finally:
+        leave_world(world)
+
+
+def _side(
+    spec: str, data: DataConfig, extractor: Extractor, with_pictures: bool
+) -> Dataset | Statistics:
+    """Stored statistics, or pictures; ``with_pictures`` see `holds_statistics`."""
+    path = Path(spec)
+    if path.suffix == ".npz" and holds_statistics(path, with_pictures):
+        return read_statistics(path, extractor)
+    return read_pictures(spec, data)
+
+
+def _count(side: Dataset | Statistics) -> int | None:
+    return len(side.images) if isinstance(side, Dataset) else side.num
+
+
+def _held_out_figures(
+    trained: Trained | None, data: DataConfig, loss: bool, bpd: int, seed: int, say: Say
+) -> tuple[list[dict[str, float]], list[Bits]]:
+    """Held-out loss by log-SNR bin, and bits per dimension of ``bpd`` pictures."""
+    if not trained or not (loss or bpd):
+        return [], []
+    pictures = load_held_out(data)
+    if not pictures:
+        say("no held-out loss: the run was trained on all pictures")
+        return [], []
+    what = (trained.model, trained.params, trained.checkpoint.config.diffusion, pictures)
+    bins = loss_by_logsnr(*what, seed, trained.device) if loss else []
+    return bins, bits_per_dim(*what, bpd, seed, trained.device) if bpd else []
 
 
 def _unseen(real: str, held_out: str | None, data: DataConfig) -> Dataset | None:
@@ -152,9 +218,14 @@ def _relabel(pictures: Dataset, like: Dataset) -> Dataset:
     return pictures._replace(labels=numbers[pictures.labels], class_names=like.class_names)
 
 
-def _fakes(trained: Trained, settings: SampleConfig, num: int, seed: int, say: Say) -> Dataset:
+def _fakes(
+    trained: Trained, settings: SampleConfig, num: int, seed: int, world: World, say: Say
+) -> Dataset:
+    """Samples of all processes together; nothing is written."""
     labels = asked_labels(trained.checkpoint.shape).of(torch.arange(num))
-    with Progress(num, say) as progress:
-        images = trained.generate(settings, labels, torch.arange(num), seed, progress=progress.show)
+    mine = share(num, world)
+    with Progress(len(mine), say, not world.rank) as progress:
+        part = trained.generate(settings, labels[mine], mine, seed, progress=progress.show)
+    images = gather(part, num, world)
     shape = trained.checkpoint.shape
     return Dataset(images, labels if shape.class_names else None, shape.class_names)

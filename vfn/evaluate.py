@@ -2,60 +2,101 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vfn.configs import DiffusionConfig
 from vfn.data import Dataset, to_unit
+from vfn.extractors import PIXELS, Extractor, pixels
+from vfn.features import ALONE, Statistics, describe
 from vfn.nn import with_params
 from vfn.ops import (
+    Gaussian,
+    Interval,
+    bootstrap_indices,
+    bootstrap_interval,
     epoch_permutation,
     fit_gaussian,
     frechet_distance,
+    frechet_infinity,
+    inception_score,
+    kernel_distance,
     keyed_normal,
     keyed_uniform,
     nearest_distances,
-    precision_recall,
+    neighbourhood,
 )
 from vfn.train.batch import Batch
 from vfn.train.objective import held_out_loss, logsnr_edges, schedule_of
 from vfn.train.streams import Stream
+from vfn.train.world import World
 
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # of precision and recall
+DENSITY_NEIGHBOURS = 5  # of density and coverage
+SPLITS = 10  # of the Inception Score
+# torch-fidelity shuffles with this seed before it splits; with the same order scores are the same.
+SHUFFLE_SEED = 2020
 # What stands beside a figure.
 HALVES = "two halves of the real pictures against each other"
 HELD_OUT = "held-out pictures"
+REAL = "the real pictures themselves"
+
+Side = TypeVar("Side")
 
 
 class Metric(NamedTuple):
-    """A figure beside that of real pictures; ``baseline`` says which, ``better`` the direction."""
+    """A figure beside that of real pictures; ``baseline`` says which, ``better`` the direction.
+
+    reference: None where the real side is statistics that hold no features. interval: of the
+    bootstrap, 95 %. error: standard error, or standard deviation as the note says.
+    """
 
     name: str
     value: float
-    reference: float
+    reference: float | None
     better: str
     note: str
     baseline: str
+    interval: Interval | None = None
+    error: float | None = None
 
 
 class Sides(NamedTuple):
-    """What is compared: real, fake, and real pictures that training has not seen (or None)."""
+    """What is compared: real, fake, and real pictures that training has not seen (or None).
 
-    real: Dataset
-    fake: Dataset
+    Statistics in place of pictures serve the metrics that need no more.
+    """
+
+    real: Dataset | Statistics
+    fake: Dataset | Statistics
     held_out: Dataset | None
 
 
-def pixels(images: Tensor) -> Tensor:
-    """Pictures as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
+class Judged(NamedTuple):
+    """What a metric sees: the sides, their statistics, and how many bootstrap draws are wanted."""
 
-    >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
-    tensor([[1.],
-            [1.]])
-    """
-    return images.flatten(1).float() / 255
+    sides: Sides
+    real: Statistics
+    fake: Statistics
+    held_out: Statistics | None
+    extractor: str
+    seed: int
+    draws: int
+
+    def interval(
+        self, value: float, count: int, statistic: Callable[[Tensor], float]
+    ) -> Interval | None:
+        """95 % interval of a figure, from its values for resampled rows."""
+        if not self.draws:
+            return None
+        drawn = (
+            bootstrap_indices(self.seed, draw, count, Stream.BOOTSTRAP)
+            for draw in range(self.draws)
+        )
+        return bootstrap_interval(value, torch.tensor([statistic(rows) for rows in drawn]))
 
 
 def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -64,57 +105,133 @@ def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return features[order[::2]], features[order[1::2]]
 
 
-def frechet_metric(sides: Sides, seed: int) -> list[Metric]:
-    """Fréchet distance of pixels in [0, 1]."""
-
-    def distance(a: Tensor, b: Tensor) -> float:
-        return frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
-
-    real, fake = pixels(sides.real.images), pixels(sides.fake.images)
-    return [
-        Metric(
-            "Fréchet distance (pixels)",
-            distance(real, fake),
-            distance(*halves(real, seed)),
-            "lower",
-            "of means and covariances, values scaled to [0, 1]",
-            HALVES,
+def frechet_metric(judged: Judged) -> list[Metric]:
+    """Fréchet distance of Gaussians of the features; of Inception's it is the FID."""
+    real, fake = judged.real, judged.fake
+    mean, cov = _gaussian(real, "real")
+    value = frechet_distance(mean, cov, *_gaussian(fake, "fake"))
+    features, interval = fake.features, None
+    if features is not None:
+        interval = judged.interval(
+            value,
+            len(features),
+            lambda rows: frechet_distance(mean, cov, *fit_gaussian(features[rows])),
         )
-    ]
+    best = None
+    if real.features is not None and len(real.features) >= 4:
+        a, b = halves(real.features, judged.seed)
+        best = frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
+    scale = ", values scaled to [0, 1]" if judged.extractor == "pixels" else ""
+    note = f"of means and covariances{scale}{_rank_note(judged, len(mean))}"
+    return [Metric(_frechet_name(judged), value, best, "lower", note, HALVES, interval)]
 
 
-def precision_recall_metric(sides: Sides, seed: int) -> list[Metric]:
-    """Improved precision and recall in pixel space."""
-    real, fake = pixels(sides.real.images), pixels(sides.fake.images)
-    ours = precision_recall(real, fake, NEIGHBOURS)
-    best = precision_recall(*halves(real, seed), NEIGHBOURS)
+def frechet_infinity_metric(judged: Judged) -> list[Metric]:
+    """The Fréchet distance extrapolated to endless fakes."""
+    mean, cov = _gaussian(judged.real, "real")
+    fake = _features(judged.fake, "fid_infinity", "fake")
+    least = max(len(mean) + 1, len(fake) // 10, 2)
+    if len(fake) <= 2 * least:
+        raise ValueError(
+            f"fid_infinity needs more than {2 * least} fake pictures for {len(mean)} "
+            f"features, got {len(fake)}; make more with --num"
+        )
+    found = frechet_infinity(mean, cov, fake, least, seed=judged.seed)
+    note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the error of the fit"
+    name = f"{_frechet_name(judged)}, infinite"
+    return [Metric(name, found.value, None, "lower", note, HALVES, error=found.error)]
+
+
+def kernel_metric(judged: Judged) -> list[Metric]:
+    """Kernel distance; of Inception's features it is the KID."""
+    real = _features(judged.real, "kid", "real")
+    fake = _features(judged.fake, "kid", "fake")
+    value, error = kernel_distance(real, fake)
+    best = kernel_distance(*halves(real, judged.seed)).value if len(real) >= 4 else None
+    name = "KID" if judged.extractor == "inception" else f"Kernel distance ({judged.extractor})"
+    note = "unbiased, over all pairs, kernel (x y / D + 1)^3; ± is the standard error"
+    return [Metric(name, value, best, "lower", note, HALVES, error=error)]
+
+
+def inception_metric(judged: Judged) -> list[Metric]:
+    """Inception Score, with its standard deviation over the splits."""
+
+    def score(side: Statistics, rows: Tensor) -> tuple[float, float]:
+        assert side.logits is not None
+        return inception_score(side.logits[rows], min(SPLITS, len(rows)))
+
+    def shuffled(side: Statistics) -> Tensor:
+        assert side.logits is not None
+        order = np.random.RandomState(SHUFFLE_SEED).permutation(len(side.logits))
+        return torch.from_numpy(order)
+
+    fake = judged.fake
+    if fake.logits is None:
+        raise ValueError(
+            f"is needs the logits of a classifier, and {judged.extractor} gives none; "
+            "use --features inception"
+        )
+    mean, std = score(fake, shuffled(fake))
+    best = None if judged.real.logits is None else score(judged.real, shuffled(judged.real))[0]
+    interval = judged.interval(mean, len(fake.logits), lambda rows: score(fake, rows)[0])
+    note = f"mean over {min(SPLITS, len(fake.logits))} splits; ± is their standard deviation"
+    return [Metric("Inception Score", mean, best, "higher", note, REAL, interval, std)]
+
+
+def precision_recall_metric(judged: Judged) -> list[Metric]:
+    """Improved precision and recall."""
+    real = _features(judged.real, "pr", "real")
+    fake = _features(judged.fake, "pr", "fake")
+    ours = neighbourhood(real, fake, NEIGHBOURS)
+    best = neighbourhood(*halves(real, judged.seed), NEIGHBOURS)
     return [
-        Metric(
+        _mean_metric(
+            judged,
             "Precision",
-            ours.precision,
-            best.precision,
-            "higher",
+            ours.precise,
+            best.precise,
             f"share of pictures near a real one, k = {NEIGHBOURS}",
-            HALVES,
         ),
-        Metric(
+        _mean_metric(
+            judged,
             "Recall",
-            ours.recall,
-            best.recall,
-            "higher",
+            ours.recalled,
+            best.recalled,
             f"share of real pictures near one of these, k = {NEIGHBOURS}",
-            HALVES,
         ),
     ]
 
 
-def memorisation_metric(sides: Sides, seed: int) -> list[Metric]:
+def density_coverage_metric(judged: Judged) -> list[Metric]:
+    """Density and coverage."""
+    real = _features(judged.real, "dc", "real")
+    fake = _features(judged.fake, "dc", "fake")
+    ours = neighbourhood(real, fake, DENSITY_NEIGHBOURS)
+    best = neighbourhood(*halves(real, judged.seed), DENSITY_NEIGHBOURS)
+    return [
+        _mean_metric(
+            judged,
+            "Density",
+            ours.density,
+            best.density,
+            f"real neighbourhoods around a picture, over k = {DENSITY_NEIGHBOURS}",
+        ),
+        _mean_metric(
+            judged,
+            "Coverage",
+            ours.covered,
+            best.covered,
+            f"share of real neighbourhoods with one of these, k = {DENSITY_NEIGHBOURS}",
+        ),
+    ]
+
+
+def memorisation_metric(judged: Judged) -> list[Metric]:
     """Share of fakes that are nearer to a training picture than held-out pictures are."""
-    del seed
-    held_out = _needs(sides.held_out, "memorisation", "held-out pictures")
-    real = pixels(sides.real.images)
-    unseen = nearest_distances(pixels(held_out.images), real)
-    made = nearest_distances(pixels(sides.fake.images), real)
+    held_out = _needs(judged.held_out, "memorisation", "held-out pictures")
+    real = _features(judged.real, "memorisation", "real")
+    unseen = nearest_distances(_features(held_out, "memorisation", "held-out"), real)
+    made = nearest_distances(_features(judged.fake, "memorisation", "fake"), real)
     near = unseen.double().quantile(0.05)
     return [
         Metric(
@@ -136,18 +253,20 @@ def memorisation_metric(sides: Sides, seed: int) -> list[Metric]:
     ]
 
 
-def agreement_metric(sides: Sides, seed: int) -> list[Metric]:
-    """Share of fakes that a classifier trained on the real pictures gives the asked label."""
-    del seed
+def agreement_metric(judged: Judged) -> list[Metric]:
+    """Share of fakes that a classifier of pixels trained on the real ones gives the asked label."""
     from sklearn.svm import SVC
 
-    def examples(side: Dataset, name: str) -> tuple[Any, Any]:
+    def examples(side: Dataset | Statistics, name: str) -> tuple[Any, Any]:
+        if isinstance(side, Statistics):
+            raise ValueError(f"agreement needs {name} pictures, got stored statistics")
         if side.labels is None:
             raise ValueError(f"agreement needs labels, and the {name} pictures have none")
         if side.multitags:
             raise ValueError(f"agreement needs one class a picture, the {name} ones have tags")
         return (pixels(side.images) * 16).numpy(), side.labels.numpy()
 
+    sides = judged.sides
     held_out = _needs(sides.held_out, "agreement", "held-out pictures")
     classifier = SVC(kernel="rbf", gamma=0.001, C=10).fit(*examples(sides.real, "real"))
     return [
@@ -162,24 +281,45 @@ def agreement_metric(sides: Sides, seed: int) -> list[Metric]:
     ]
 
 
-METRICS: dict[str, Callable[[Sides, int], list[Metric]]] = {
+METRICS: dict[str, Callable[[Judged], list[Metric]]] = {
     "fd": frechet_metric,
     "pr": precision_recall_metric,
     "memorisation": memorisation_metric,
     "agreement": agreement_metric,
+    "fid": frechet_metric,
+    "fid_infinity": frechet_infinity_metric,
+    "kid": kernel_metric,
+    "is": inception_metric,
+    "dc": density_coverage_metric,
 }
+# Only these need mean and covariance, which are large for large pictures.
+GAUSSIAN = {"fd", "fid", "fid_infinity"}
+# These do with the mean and covariance of the real side.
+NO_REAL_FEATURES = GAUSSIAN | {"is"}
 
 
-def evaluate(sides: Sides, names: list[str], seed: int = 0) -> list[Metric]:
+def evaluate(
+    sides: Sides,
+    names: list[str],
+    seed: int = 0,
+    extractor: Extractor = PIXELS,
+    bootstrap: int = 0,
+    world: World = ALONE,
+    progress: Callable[[int], object] | None = None,
+) -> list[Metric]:
     """Compute some metrics.
 
     Args:
-        sides: real, fake and held-out pictures, all of one shape.
+        sides: real, fake and held-out pictures, all of one shape, or statistics.
         names: keys of `METRICS`.
-        seed: chooses the real halves.
+        seed: chooses the real halves, the order of the extrapolation and the bootstrap.
+        extractor: gives the features.
+        bootstrap: resampled sets for the intervals; 0 for none.
+        world: all processes extract features and have to call this; the first computes the rest.
+        progress: called with the number of pictures of a side that are done.
 
     Returns:
-        the figures, in order.
+        the figures, in order; on other processes than the first an empty list.
 
     Raises:
         ValueError: for an unknown name, pictures of different shapes, or what a metric lacks.
@@ -187,12 +327,31 @@ def evaluate(sides: Sides, names: list[str], seed: int = 0) -> list[Metric]:
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}, expected among {', '.join(METRICS)}")
-    shapes = {tuple(side.images.shape[1:]) for side in sides if side is not None}
+    shapes = {tuple(side.images.shape[1:]) for side in sides if isinstance(side, Dataset)}
     if len(shapes) > 1:
         raise ValueError(
             f"expected real, fake and held-out pictures of one shape, got {sorted(shapes)}"
         )
-    return [metric for name in names for metric in METRICS[name](sides, seed)]
+    covariance = bool(GAUSSIAN & set(names))
+
+    def statistics(side: Dataset | Statistics) -> Statistics:
+        if isinstance(side, Statistics):
+            return side
+        return describe(side.images, extractor, world, covariance, progress=progress)
+
+    needs_held_out = sides.held_out is not None and "memorisation" in names
+    judged = Judged(
+        sides,
+        statistics(sides.real),
+        statistics(sides.fake),
+        statistics(sides.held_out) if needs_held_out and sides.held_out else None,
+        extractor.name,
+        seed,
+        bootstrap,
+    )
+    if world.rank:
+        return []
+    return [metric for name in names for metric in METRICS[name](judged)]
 
 
 def loss_by_logsnr(
@@ -238,7 +397,49 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def _needs(side: Dataset | None, metric: str, what: str) -> Dataset:
+def _mean_metric(judged: Judged, name: str, ours: Tensor, best: Tensor, note: str) -> Metric:
+    """A figure that is a mean over pictures; its interval keeps everyone's neighbours."""
+    values = ours.double()
+    value = values.mean().item()
+    interval = judged.interval(value, len(values), lambda rows: values[rows].mean().item())
+    return Metric(name, value, _share(best), "higher", note, HALVES, interval)
+
+
+def _frechet_name(judged: Judged) -> str:
+    return "FID" if judged.extractor == "inception" else f"Fréchet distance ({judged.extractor})"
+
+
+def _rank_note(judged: Judged, width: int) -> str:
+    """What to know of covariances that cannot have full rank."""
+    few = [
+        f"{side.num} {name}"
+        for side, name in ((judged.real, "real"), (judged.fake, "fake"))
+        if side.num is not None and side.num <= width
+    ]
+    if not few:
+        return ""
+    return (
+        f"; {' and '.join(few)} pictures for {width} features: the covariance is singular, and the "
+        "distance far above that of more pictures"
+    )
+
+
+def _gaussian(side: Statistics, name: str) -> Gaussian:
+    if side.gaussian is None:
+        raise ValueError(f"a covariance needs at least 2 {name} pictures, got {side.num}")
+    return side.gaussian
+
+
+def _features(side: Statistics, metric: str, name: str) -> Tensor:
+    if side.features is None:
+        raise ValueError(
+            f"{metric} needs the features of every {name} picture, and these statistics hold only "
+            "mean and covariance; use --metrics fid, or pictures"
+        )
+    return side.features
+
+
+def _needs(side: Side | None, metric: str, what: str) -> Side:
     if side is None:
         raise ValueError(f"{metric} needs {what}; name them with --held-out")
     return side

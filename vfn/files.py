@@ -72,6 +72,15 @@ def make_directory(path: Path) -> None:
         ) from None
 
 
+def printable(text: str) -> str:
+    """Text from a file as part of a message: control characters and line breaks stand escaped.
+
+    >>> printable("a name"), printable("two\\nlines")
+    ('a name', 'two\\\\nlines')
+    """
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")

@@ -121,7 +121,9 @@ def test_registry_names_every_op_over_data():
         sigma_rel_to_gamma stratified_time uniform_logsnr_grid vlb_bpd
         adams_solver continuous_vlb_bpd dpmpp_2m_solver dpmpp_3m_solver edit_start encode
         flow_loglik heun_solver inpaint loglik_bpd mean_and_error sample_adaptive sampler
-        sampling_grid single_step slerp unipc_solver with_known"""
+        sampling_grid single_step slerp unipc_solver with_known
+        bootstrap_indices bootstrap_interval density_coverage frechet_infinity gaussian
+        inception_score kernel_distance merge_moments moments neighbourhood"""
     functions = {name for name in ops.__all__ if name.islower()} - set(elsewhere.split())
     scales = {"alpha", "sigma", "log_alpha", "log_sigma"}
     assert functions == {name.split()[0] for name in ALL} - scales

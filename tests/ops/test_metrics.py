@@ -1,12 +1,19 @@
-"""Distances between feature sets against closed forms, scipy and scikit-learn."""
+"""Gaussians of features and their distance against closed forms, numpy and scipy."""
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from sklearn.neighbors import NearestNeighbors
 
-from vfn.ops import fit_gaussian, frechet_distance, nearest_distances, precision_recall
+from vfn.ops import (
+    Moments,
+    fit_gaussian,
+    frechet_distance,
+    frechet_infinity,
+    gaussian,
+    merge_moments,
+    moments,
+)
 
 
 def points(count, dim, seed=0, scale=1.0):
@@ -49,53 +56,6 @@ def test_frechet_distance_to_itself_is_zero_for_singular_covariances():
     assert frechet_distance(mean, cov, mean + 1, cov) == pytest.approx(20, abs=1e-6)
 
 
-def neighbour_distances(queries, references, count):
-    return NearestNeighbors(n_neighbors=count).fit(references).kneighbors(queries)[0]
-
-
-@pytest.mark.parametrize("tile", [1, 7, 4096])
-def test_nearest_distances_match_sklearn(tile):
-    queries, references = points(30, 6), points(40, 6, seed=1)
-    expected = torch.from_numpy(neighbour_distances(queries, references, 1)[:, 0])
-    torch.testing.assert_close(nearest_distances(queries, references, tile), expected)
-
-
-def test_nearest_distance_of_a_copy_is_exactly_zero():
-    features = 1000 + points(30, 500).float()
-    assert nearest_distances(features, features).eq(0).all()
-
-
-@pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("tile", [7, 4096])
-def test_precision_recall_match_sklearn(k, tile):
-    """A narrower and shifted fake: different shares, neither 0 nor 1."""
-    real, fake = points(200, 3), 0.7 * points(150, 3, seed=1) + 1.5
-
-    def covered(queries, centers):
-        radii = neighbour_distances(centers, centers, k + 1)[:, -1]
-        distances = np.linalg.norm(queries[:, None].numpy() - centers[None].numpy(), axis=-1)
-        return (distances <= radii).any(1).mean()
-
-    got = precision_recall(real, fake, k, tile)
-    assert got.precision == pytest.approx(covered(fake, real))
-    assert got.recall == pytest.approx(covered(real, fake))
-    assert 0 < got.recall < 1
-    assert 0 < got.precision < 1
-    assert got.recall != got.precision
-
-
-def test_precision_recall_by_hand():
-    """On a line, k=1: one fake of two is inside a ball, and two reals of four are."""
-    real = torch.tensor([[0.0], [1.0], [10.0], [12.0]])  # radii 1, 1, 2, 2
-    fake = torch.tensor([[0.5], [5.0]])  # radii 4.5, 4.5
-    assert precision_recall(real, fake, k=1) == (0.5, 0.5)
-
-
-def test_far_apart_sets_share_nothing():
-    real = points(20, 4)
-    assert precision_recall(real, real + 100) == (0.0, 0.0)
-
-
 @pytest.mark.parametrize("shape", [(1, 3), (4,), (2, 2, 2)])
 def test_gaussian_refuses_too_few_rows(shape):
     with pytest.raises(ValueError, match=r"features of shape \[N, D\] with N >= 2, got"):
@@ -115,16 +75,45 @@ def test_frechet_distance_refuses_shapes_that_do_not_fit(shapes, message):
         frechet_distance(*(torch.zeros(shape) for shape in shapes))
 
 
-def test_neighbours_refuse_what_does_not_fit():
-    two, three = torch.zeros(9, 2), torch.zeros(9, 3)
-    for op in (nearest_distances, precision_recall):
-        with pytest.raises(ValueError, match="features of one width, got 2 and 3 columns"):
-            op(two, three)
-    with pytest.raises(ValueError, match=r"references of shape \[N, D\] with N >= 1, got \(0, 2\)"):
-        nearest_distances(two, two[:0])
-    with pytest.raises(ValueError, match="expected k >= 1, got 0"):
-        precision_recall(two, two, k=0)
-    with pytest.raises(ValueError, match=r"real of shape \[N, D\] with N >= 4, got \(3, 2\)"):
-        precision_recall(two[:3], two)
-    with pytest.raises(ValueError, match=r"fake of shape \[N, D\] with N >= 4, got \(3, 2\)"):
-        precision_recall(two, two[:3])
+@pytest.mark.parametrize("cuts", [(1,), (20,), (3, 4, 49)])
+def test_merged_moments_are_those_of_the_whole(cuts):
+    """Far from the origin, where sums of squares would lose their digits."""
+    features = points(50, 7) @ points(7, 7, seed=1) + 1e4
+    parts = [moments(part) for part in features.tensor_split(cuts)]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = merge_moments(whole, part)
+    assert whole.rows == 50
+    np.testing.assert_allclose(whole.mean, features.numpy().mean(0), rtol=1e-14)
+    expected = np.cov(features.numpy(), rowvar=False)
+    np.testing.assert_allclose(gaussian(whole).cov, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_extrapolation_of_a_distance_that_is_zero():
+    """Samples of N(0, I) against N(0, I): their distance is all bias, D (D + 5) / (4 n)."""
+    samples = [points(1000, 8, seed) for seed in range(20)]
+    origin = torch.zeros(8), torch.eye(8)
+    finite = np.mean([frechet_distance(*origin, *fit_gaussian(f)) for f in samples])
+    found = [frechet_infinity(*origin, f, least=100) for f in samples]
+    assert finite == pytest.approx(26 / 1000, rel=0.3)
+    assert abs(np.mean([f.value for f in found])) < finite / 5
+    assert np.mean([f.slope for f in found]) == pytest.approx(26, rel=0.3)
+    assert all(0 < f.error < finite for f in found)
+
+
+def test_extrapolation_of_a_straight_line():
+    """Copies in turn: the distance is a line in 1/n whatever the order, with its exact end."""
+    features = torch.cat([torch.zeros(500, 1), torch.full((500, 1), 2.0)])
+    got = frechet_infinity(torch.ones(1), torch.ones(1, 1), features, least=400)
+    assert got.value == pytest.approx(0, abs=1e-2)
+
+
+def test_moments_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="at least 2 rows for a covariance, got 1"):
+        gaussian(Moments(1, torch.zeros(2), torch.zeros(2, 2)))
+    with pytest.raises(ValueError, match=r"features of shape \[N, D\] with N >= 1, got \(0, 2\)"):
+        moments(torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="least >= 2 and points >= 3, got 1 and 3"):
+        frechet_infinity(torch.zeros(1), torch.eye(1), torch.zeros(5, 1), 1, 3)
+    with pytest.raises(ValueError, match=r"N >= 6, got \(5, 1\)"):
+        frechet_infinity(torch.zeros(1), torch.eye(1), torch.zeros(5, 1), 5)

@@ -75,7 +75,11 @@ def load(name: str) -> Config:
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"config file {name} does not exist; presets are {', '.join(presets())}")
-    return loads(path.read_text(), name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config file {name} is not text in UTF-8: {error}") from None
+    return loads(text, name)
 
 
 def loads(text: str, origin: str = "config") -> Config:
@@ -86,7 +90,7 @@ def loads(text: str, origin: str = "config") -> Config:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nesting without end
         raise ValueError(f"{origin} is not valid TOML: {error}") from None
     return from_tables(tables, origin)
 

@@ -10,6 +10,7 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from vfn.files import printable
 from vfn.ops import FixedVarType, Grid, OutType, Reweight, Sampler, Schedule
 
 LrSchedule = Literal["constant", "cosine"]
@@ -237,14 +238,15 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
     built: dict[str, Any] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
-            faults.append(f"unknown section [{name}], expected {', '.join(SECTIONS)}")
+            faults.append(f"unknown section [{printable(name)}], expected {', '.join(SECTIONS)}")
         elif not isinstance(table, dict):
             faults.append(f"expected [{name}] to be a table, got {table!r}")
         else:
             known = [f.name for f in dataclasses.fields(SECTIONS[name])]
             unknown = [key for key in table if key not in known]
             faults += [
-                f"unknown key {key} in [{name}], expected {_closest(key, known)}" for key in unknown
+                f"unknown key {printable(key)} in [{name}], expected {_closest(key, known)}"
+                for key in unknown
             ]
             try:
                 built[name] = SECTIONS[name](**{k: table[k] for k in table if k in known})
@@ -286,8 +288,13 @@ def _coerce(value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return value if _huge(value) else float(value)
     return value
+
+
+def _huge(value: Any) -> bool:
+    """Whether an integer is one that no tensor can hold."""
+    return isinstance(value, int) and value.bit_length() > 63
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -298,6 +305,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
     hint, optional = plain_hint(hint)
     if value is None and optional:
         return []
+    if any(map(_huge, value if isinstance(value, tuple) else (value,))):
+        return [f"expected {name} to be a number of at most 63 bits, got a larger one"]
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return []

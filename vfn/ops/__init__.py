@@ -10,6 +10,8 @@ Notation
     z           noisy data, z = alpha x0 + sigma eps.
     v           velocity, v = alpha eps - sigma x0.
     r           SNR(t) / SNR(s) = exp(logsnr_t - logsnr_s), in [0, 1].
+    h           length of a step in log(alpha/sigma), (logsnr_s - logsnr_t) / 2.
+    phi         angle, alpha = cos phi and sigma = sin phi; z turns at rate v, dz/dphi = v.
     NFE         number of function evaluations, that is, of calls of the denoiser.
 
 Conventions
@@ -94,11 +96,23 @@ from vfn.ops.likelihood import (
 )
 from vfn.ops.losses import loss_weight, mse_loss
 from vfn.ops.metrics import (
+    FrechetInfinity,
     Gaussian,
-    PrecisionRecall,
+    Moments,
     fit_gaussian,
     frechet_distance,
+    frechet_infinity,
+    gaussian,
+    merge_moments,
+    moments,
+)
+from vfn.ops.neighbours import (
+    DensityCoverage,
+    Neighbourhood,
+    PrecisionRecall,
+    density_coverage,
     nearest_distances,
+    neighbourhood,
     precision_recall,
 )
 from vfn.ops.predictions import (
@@ -163,6 +177,15 @@ from vfn.ops.schedules import (
     sigmoid_time,
     uniform_logsnr_grid,
 )
+from vfn.ops.scores import (
+    InceptionScore,
+    Interval,
+    KernelDistance,
+    bootstrap_indices,
+    bootstrap_interval,
+    inception_score,
+    kernel_distance,
+)
 from vfn.ops.solvers import (
     ab2_step,
     am2_step,
@@ -187,16 +210,23 @@ __all__ = [
     "AlphaSigma",
     "BitsPerDim",
     "Denoiser",
+    "DensityCoverage",
     "DrawSamples",
     "Encoding",
     "Ending",
     "Estimate",
     "FixedVarType",
     "FlowLoglik",
+    "FrechetInfinity",
     "Gaussian",
     "Grid",
+    "InceptionScore",
+    "Interval",
+    "KernelDistance",
     "LogAlphaSigma",
     "LogSNRSchedule",
+    "Moments",
+    "Neighbourhood",
     "OutType",
     "Posterior",
     "PrecisionRecall",
@@ -218,6 +248,8 @@ __all__ = [
     "alpha_sigma",
     "am2_step",
     "ancestral_step",
+    "bootstrap_indices",
+    "bootstrap_interval",
     "check_zero_snr",
     "classifier_free",
     "combine",
@@ -226,6 +258,7 @@ __all__ = [
     "cosine_time",
     "ddim_inverse_step",
     "ddim_step",
+    "density_coverage",
     "dequantize",
     "discrete_time",
     "discretized_gaussian_loglik",
@@ -246,15 +279,19 @@ __all__ = [
     "fit_gaussian",
     "flow_loglik",
     "frechet_distance",
+    "frechet_infinity",
+    "gaussian",
     "guide",
     "heun_solver",
     "heun_step",
     "hybrid_loss",
     "importance_time",
+    "inception_score",
     "inpaint",
     "interpolate_schedule",
     "interval_strength",
     "karras_grid",
+    "kernel_distance",
     "keyed_bernoulli",
     "keyed_normal",
     "keyed_uniform",
@@ -274,8 +311,11 @@ __all__ = [
     "low_discrepancy_time",
     "mapped",
     "mean_and_error",
+    "merge_moments",
+    "moments",
     "mse_loss",
     "nearest_distances",
+    "neighbourhood",
     "normal_kl",
     "posterior_logvar",
     "posthoc_ema_weights",

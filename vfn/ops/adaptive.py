@@ -74,24 +74,20 @@ def sample_adaptive(
     start, end = grid[0].expand(z.shape[0]), grid[-1].expand(z.shape[0])
     counted = Counted(denoise)
     left = turn(start, end)  # the angle still to go
-    step = turn(start, grid[1].expand(z.shape[0]))
+    step, attempt = turn(start, grid[1].expand(z.shape[0])), 0
     x0 = counted(z, start)
     first = v_from_x0(z, x0, start)
-    for attempt in range(max_steps):
-        if not bool((left > 0).any()):
-            return Sample(x0 if final == "x0" else z, counted.calls)
+    while bool((left > 0).any()):
+        if attempt == max_steps:
+            raise ValueError(
+                f"expected the adaptive sampler to arrive within {max_steps} steps, but with "
+                f"tolerance {tolerance} it did not; choose a larger tolerance"
+            )
         if callback is not None:
             callback(attempt, z, x0)
-        step = torch.minimum(step, left)
-        slopes = [first]
-        for share, weights in _STAGES:
-            after = _turned(z, step, weights, slopes)
-            logsnr = torch.where(left > share * step, _logsnr_before(end, left - share * step), end)
-            x0_after = counted(after, logsnr)
-            slopes.append(v_from_x0(after, x0_after, logsnr))
-        error = _turned(torch.zeros_like(z), step, _ERROR, slopes)
-        size = error / (1 + torch.maximum(z.abs(), after.abs()))
-        ratio = size.double().flatten(1).square().mean(1).sqrt() / tolerance
+        step, attempt = torch.minimum(step, left), attempt + 1
+        after, x0_after, slopes = _stages(counted, z, first, step, left, end)
+        ratio = _error(z, after, step, slopes) / tolerance
         good = (ratio <= 1) & (left > 0)
         taken = from_left(good, z)
         z, x0, first = (
@@ -100,10 +96,28 @@ def sample_adaptive(
         )
         left = torch.where(good, left - step, left)
         step = step * (_SAFETY * ratio ** (-1 / _ORDER)).nan_to_num(_SHRINK).clamp(_SHRINK, _GROW)
-    raise ValueError(
-        f"expected the adaptive sampler to arrive within {max_steps} steps, but with tolerance "
-        f"{tolerance} it did not; choose a larger tolerance"
-    )
+    return Sample(x0 if final == "x0" else z, counted.calls)
+
+
+def _stages(
+    denoise: Denoiser, z: Tensor, first: Tensor, step: Tensor, left: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The state after a step, the prediction there, and the slopes of all four stages."""
+    slopes = [first]
+    for share, weights in _STAGES:
+        after = _turned(z, step, weights, slopes)
+        ahead = left - share * step
+        logsnr = torch.where(ahead > 0, _logsnr_before(end, ahead), end)
+        x0 = denoise(after, logsnr)
+        slopes.append(v_from_x0(after, x0, logsnr))
+    return after, x0, slopes
+
+
+def _error(z: Tensor, after: Tensor, step: Tensor, slopes: list[Tensor]) -> Tensor:
+    """Root mean square over each sample of the estimated error, divided by ``1 + |z|`` [B]."""
+    error = _turned(torch.zeros_like(z), step, _ERROR, slopes)
+    size = error / (1 + torch.maximum(z.abs(), after.abs()))
+    return size.double().flatten(1).square().mean(1).sqrt()
 
 
 def _turned(z: Tensor, step: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

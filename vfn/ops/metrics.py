@@ -1,9 +1,12 @@
-"""Distances between sets of features: Fréchet, precision and recall."""
+"""Gaussians of features and the Fréchet distance between them."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vfn.ops._features import check_features
+from vfn.ops.random import epoch_permutation
 
 
 class Gaussian(NamedTuple):
@@ -13,11 +16,89 @@ class Gaussian(NamedTuple):
     cov: Tensor
 
 
-class PrecisionRecall(NamedTuple):
-    """Share of fakes near the reals, and share of reals near the fakes."""
+class Moments(NamedTuple):
+    """What merges into a Gaussian: rows, their mean [D], their scatter about it [D, D], float64."""
 
-    precision: float
-    recall: float
+    rows: int
+    mean: Tensor
+    scatter: Tensor
+
+
+class FrechetInfinity(NamedTuple):
+    """The distance extrapolated to endless samples; slope: the bias is ``slope / n``; error: of
+    the value, from the residuals of the fit."""
+
+    value: float
+    slope: float
+    error: float
+
+
+def moments(features: Tensor) -> Moments:
+    """Number, mean and scatter of a set of features, in float64.
+
+    ``scatter = sum_i (f_i - mean) (f_i - mean)^T``.
+
+    Args:
+        features: [N, D], N >= 1.
+
+    Returns:
+        Moments(rows, mean [D], scatter [D, D]).
+
+    Raises:
+        ValueError: if there is no row, or not two dimensions.
+
+    >>> moments(torch.tensor([[0.0], [2.0]])).scatter
+    tensor([[2.]], dtype=torch.float64)
+    """
+    check_features(features, 1, "features")
+    values = features.double()
+    mean = values.mean(0)
+    centred = values - mean
+    return Moments(len(features), mean, centred.T @ centred)
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Moments of two sets together, from those of each; exact up to rounding in float64.
+
+    ``scatter = S_a + S_b + n_a n_b / n (m_b - m_a) (m_b - m_a)^T``.
+
+    Args:
+        a: of one set.
+        b: of the other, of the same width.
+
+    Returns:
+        Moments.
+
+    Source: Chan, Golub & LeVeque 1979, eq. 2.1.
+
+    >>> one, two = moments(torch.tensor([[0.0]])), moments(torch.tensor([[2.0], [4.0]]))
+    >>> merge_moments(one, two).mean
+    tensor([2.], dtype=torch.float64)
+    """
+    rows = a.rows + b.rows
+    step = b.mean - a.mean
+    scatter = a.scatter + b.scatter + (a.rows * b.rows / rows) * torch.outer(step, step)
+    return Moments(rows, a.mean + step * (b.rows / rows), scatter)
+
+
+def gaussian(moments: Moments) -> Gaussian:
+    """Mean and unbiased covariance, ``scatter / (n - 1)``.
+
+    Args:
+        moments: of at least two rows.
+
+    Returns:
+        Gaussian(mean [D], cov [D, D]).
+
+    Raises:
+        ValueError: if there are fewer than two rows.
+
+    >>> gaussian(moments(torch.tensor([[0.0], [2.0]]))).cov
+    tensor([[2.]], dtype=torch.float64)
+    """
+    if moments.rows < 2:
+        raise ValueError(f"expected at least 2 rows for a covariance, got {moments.rows}")
+    return Gaussian(moments.mean, moments.scatter / (moments.rows - 1))
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
@@ -35,11 +116,8 @@ def fit_gaussian(features: Tensor) -> Gaussian:
     >>> fit_gaussian(torch.tensor([[0.0], [2.0]]))
     Gaussian(mean=tensor([1.], dtype=torch.float64), cov=tensor([[2.]], dtype=torch.float64))
     """
-    _check_features(features, 2, "features")
-    return Gaussian(
-        features.double().mean(0),
-        torch.cov(features.double().T).reshape(features.shape[1], features.shape[1]),
-    )
+    check_features(features, 2, "features")
+    return gaussian(moments(features))
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -77,95 +155,73 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         if value.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
     mean1, cov1, mean2, cov2 = (value.double() for value in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
-    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
-    return distance.item()
+    return _distance(mean1, _root(cov1), mean2, cov2).item()
 
 
-def nearest_distances(queries: Tensor, references: Tensor, tile: int = 4096) -> Tensor:
-    """Euclidean distance from each query to its nearest reference.
+def frechet_infinity(
+    mean: Tensor, cov: Tensor, features: Tensor, least: int, points: int = 15, seed: int = 0
+) -> FrechetInfinity:
+    """Fréchet distance without the bias of a finite sample, by extrapolation.
 
-    Args:
-        queries: [N, D].
-        references: [M, D], M >= 1.
-        tile: queries at a time, bounds the memory.
-
-    Returns:
-        [N], dtype of ``queries``.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    >>> nearest_distances(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [7.0]]))
-    tensor([1., 2.])
-    """
-    _check_features(queries, 0, "queries")
-    _check_features(references, 1, "references")
-    _check_same_width(queries, references)
-    return torch.cat([_distances(part, references).amin(1) for part in queries.split(tile)])
-
-
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3, tile: int = 4096) -> PrecisionRecall:
-    """Improved precision and recall over k-nearest-neighbour balls.
-
-    Precision: the share of fakes that lie in the ball of some real, whose radius is the distance
-    to its k-th nearest other real. Recall: the same with the roles exchanged.
+    The distance of the first n of the shuffled features is ``value + slope / n`` to first order; a
+    line is fitted through ``points`` sizes, evenly spaced from ``least`` to N. The other side is
+    taken as exact.
 
     Args:
-        real: [N, D], N > k.
-        fake: [M, D], M > k.
-        k: which neighbour gives the radius, >= 1.
-        tile: rows at a time, bounds the memory.
+        mean: [D], of the other side.
+        cov: [D, D].
+        features: [N, D], N > least.
+        least: smallest size, >= 2; above D, or the covariances are singular and the law is another.
+        points: how many sizes, >= 3.
+        seed: of the order.
 
     Returns:
-        PrecisionRecall(precision, recall), each in [0, 1].
+        FrechetInfinity(value, slope, error).
 
     Raises:
-        ValueError: if a side has k or fewer rows, or the widths differ.
+        ValueError: if there are too few rows or points.
 
-    Source: Kynkäänniemi et al. 2019 (1904.06991), eqs. 1-3.
+    Source: Chong & Forsyth 2020 (1911.07023), section 3.
 
-    >>> points = torch.randn(20, 2)
-    >>> precision_recall(points, points, k=3)
-    PrecisionRecall(precision=1.0, recall=1.0)
+    >>> features = torch.randn(4000, 2)
+    >>> abs(frechet_infinity(torch.zeros(2), torch.eye(2), features, least=100).value) < 0.02
+    True
     """
-    if k < 1:
-        raise ValueError(f"expected k >= 1, got {k}")
-    _check_features(real, k + 1, "real")
-    _check_features(fake, k + 1, "fake")
-    _check_same_width(real, fake)
-    return PrecisionRecall(
-        _covered(fake, real, _radii(real, k, tile), tile),
-        _covered(real, fake, _radii(fake, k, tile), tile),
-    )
+    if least < 2 or points < 3:
+        raise ValueError(f"expected least >= 2 and points >= 3, got {least} and {points}")
+    check_features(features, least + 1, "features")
+    count = len(features)
+    order = epoch_permutation(seed, 0, count).to(features.device)
+    mean, root = mean.double(), _root(cov.double())
+    sizes = torch.linspace(least, count, points).round().long().unique().tolist()
+    running, done, distances = moments(features[order[: sizes[0]]]), sizes[0], []
+    for size in sizes:
+        if size > done:
+            running = merge_moments(running, moments(features[order[done:size]]))
+            done = size
+        distances.append(_distance(mean, root, *gaussian(running)))
+    return _line(1 / torch.tensor(sizes, dtype=torch.float64), torch.stack(distances).cpu())
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def _line(x: Tensor, y: Tensor) -> FrechetInfinity:
+    """Least squares: the value at x = 0 with its standard error."""
+    centred = x - x.mean()
+    spread = centred.square().sum()
+    slope = (centred * y).sum() / spread
+    value = y.mean() - slope * x.mean()
+    residual = (y - value - slope * x).square().sum() / max(1, len(x) - 2)
+    error = (residual * (1 / len(x) + x.mean().square() / spread)).sqrt()
+    return FrechetInfinity(value.item(), slope.item(), error.item())
 
 
-def _radii(points: Tensor, k: int, tile: int) -> Tensor:
-    """Distance to the k-th nearest other point: the (k+1)-th smallest, itself included."""
-    return torch.cat([_distances(p, points).kthvalue(k + 1).values for p in points.split(tile)])
+def _root(cov: Tensor) -> Tensor:
+    """The symmetric square root."""
+    values, vectors = torch.linalg.eigh(cov)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
-def _covered(queries: Tensor, centers: Tensor, radii: Tensor, tile: int) -> float:
-    """Share of queries inside at least one ball."""
-    inside = [(_distances(part, centers) <= radii).any(1) for part in queries.split(tile)]
-    return torch.cat(inside).double().mean().item()
-
-
-def _check_features(features: Tensor, least: int, name: str) -> None:
-    if features.ndim != 2 or features.shape[0] < least:
-        raise ValueError(
-            f"expected {name} of shape [N, D] with N >= {least}, got {tuple(features.shape)}"
-        )
-
-
-def _check_same_width(a: Tensor, b: Tensor) -> None:
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"expected features of one width, got {a.shape[1]} and {b.shape[1]} columns"
-        )
+def _distance(mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
+    """Squared distance of the Gaussians whose covariances are ``root1^2`` and ``cov2``."""
+    cross = torch.linalg.eigvalsh(root1 @ cov2 @ root1).clamp(min=0).sqrt().sum()
+    traces = root1.square().sum() + cov2.trace()
+    return (mean1 - mean2).square().sum() + traces - 2 * cross

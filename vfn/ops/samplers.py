@@ -65,8 +65,8 @@ def heun_solver(
         churn: in [0, sqrt(2) - 1]; EDM's is ``S_churn / N``. 0 is deterministic.
         churn_range: lowest and highest logsnr that is churned; sigma/alpha 50 to 0.05.
         noise_scale: standard deviation of the added noise, EDM's ``S_noise``.
-        first_order_start: take the first step with `ddim_step`, which from a logsnr of -20 is
-            1,000 times closer. False is EDM's own first step, for grids that start at EDM's noise.
+        first_order_start: take the first step with `ddim_step`, which from a logsnr of -20 ends
+            some hundred times closer, and is no worse from EDM's noise. False is EDM's own.
 
     Returns:
         Solver, which draws noise if ``churn > 0``.

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, written whole or not at all.
 
 A file holds parameters, EMA and optimizer moments as tensors, and in its metadata the step, the
-configuration, the data's shape and a SHA-256 of all tensors. Nothing in it can run code.
+configuration, the data's shape and a SHA-256 of everything. Nothing in it can run code.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
-from vfn.files import write_atomic
-from vfn.train.state import DataShape, TrainState
+from vfn.files import printable, write_atomic
+from vfn.train.state import DataShape, TrainState, build_model
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 Report = Callable[[str], object]
@@ -44,9 +44,10 @@ def _silent(_line: str) -> None:
     pass
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in hexadecimal; tensors on the CPU."""
-    sha = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of a file's tensors and of its texts but for this one; tensors on the CPU."""
+    others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
+    sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         sha.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
@@ -66,7 +67,7 @@ def _moments(state: TrainState) -> dict[str, dict[str, Tensor]]:
 def save_checkpoint(
     directory: Path, state: TrainState, config: Config, shape: DataShape, keep: int
 ) -> Path:
-    """Write ``step-N.safetensors`` and delete all but the newest ``keep``.
+    """Write ``step-N.safetensors``; delete all but ``keep`` up to it, and what kills left.
 
     Args:
         directory: made if missing.
@@ -83,7 +84,9 @@ def save_checkpoint(
     """
     path = directory / f"step-{state.step:08d}.safetensors"
     write_atomic(path, _serialised(state, config, shape))
-    for old in checkpoint_files(directory)[keep:]:
+    # Files of later steps are damaged ones that the run began before: they count for nothing.
+    until_now = [file for file in checkpoint_files(directory) if file <= path]
+    for old in (*until_now[keep:], *directory.glob(".*.safetensors.*.tmp")):
         old.unlink(missing_ok=True)
     return path
 
@@ -119,9 +122,8 @@ def _with_metadata(
         "step": str(step),
         "config": dumps(config),
         "shape": json.dumps(shape._asdict()),
-        "sha256": digest(tensors),
     }
-    return save(tensors, metadata)
+    return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
 def export_model(checkpoint: Checkpoint, path: Path) -> None:
@@ -166,53 +168,104 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({error}); "
+            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
             "use another one of the same run"
         ) from None
     if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
         raise ValueError(
             f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
-            f"got {metadata.get('format')}"
+            f"got {metadata.get('format')!r}"
         )
-    if digest(tensors) != metadata["sha256"]:
+    if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(
             f"checkpoint {path} is damaged: its checksum does not match; "
             "use another one of the same run"
         )
-    groups: dict[str, dict[str, Tensor]] = {}
-    if metadata["format"] == MODEL_FORMAT:  # the average stands for all there is
+    try:
+        return _parse(tensors, metadata)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        fault = f"{type(error).__name__}: {printable(str(error))}"
+        raise ValueError(
+            f"checkpoint {path} does not hold what it should ({fault}); "
+            "use another one of the same run"
+        ) from None
+
+
+def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+    """The content of a file whose checksum is right; whatever else is wrong raises."""
+    exported = metadata["format"] == MODEL_FORMAT
+    if exported:  # the average stands for all there is
         tensors = {f"{group}.{n}": v for group in ("params", "ema") for n, v in tensors.items()}
+    groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         group, _, rest = name.partition(".")
         groups.setdefault(group, {})[rest] = value
-    shape = json.loads(metadata["shape"])
-    shape["class_names"] = tuple(shape["class_names"])
-    return Checkpoint(
-        int(metadata["step"]),
-        loads(metadata["config"], f"config in {path}"),
-        DataShape(**shape),
+    step = int(metadata["step"])
+    checkpoint = Checkpoint(
+        step,
+        loads(metadata["config"]),
+        _parse_shape(metadata["shape"]),
         groups["params"],
         groups["ema"],
-        {kind: groups.get(kind, {}) for kind in _MOMENTS},
-        {"updates": torch.tensor(float(metadata["step"])), **groups.get("counters", {})},
+        {kind: {} if exported else groups[kind] for kind in _MOMENTS},
+        {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
     )
+    with torch.device("meta"):
+        expected = dict(build_model(checkpoint.config, checkpoint.shape).named_parameters())
+    check_fits(checkpoint.ema, expected)
+    check_fits(checkpoint.params, expected)
+    if not exported:
+        check_resumable(checkpoint, expected)
+    if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
+        raise ValueError("expected a step of at least 0 and counters that are single numbers")
+    if any(value.dtype != torch.float32 for value in tensors.values()):
+        raise ValueError("expected float32 tensors")
+    return checkpoint
 
 
-def newest_checkpoint(directory: Path, report: Report = _silent) -> Checkpoint | None:
-    """The newest intact checkpoint of a directory; ``report`` hears of damaged ones.
+def _parse_shape(text: str) -> DataShape:
+    values = json.loads(text)
+    shape = DataShape(**(values | {"class_names": tuple(values["class_names"])}))
+    sizes = (shape.channels, shape.height, shape.width)
+    if (
+        not all(type(size) is int and size > 0 for size in sizes)
+        or not all(isinstance(name, str) for name in shape.class_names)
+        or not isinstance(shape.multitags, bool)
+    ):
+        raise ValueError(f"expected the shape of pictures with class names, got {text}")
+    return shape
+
+
+def newest_checkpoint(
+    directory: Path, report: Report = _silent, params: Mapping[str, Tensor] | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint of a directory that can be used; ``report`` hears of newer ones.
 
     Args:
         directory: where `save_checkpoint` wrote.
         report: called with one line for every file that is passed over.
+        params: of the model that is to go on from it; any model if None.
 
     Returns:
         Checkpoint, or None if there is none.
+
+    Raises:
+        ValueError: if there are some, and none can be used; says what is wrong with the newest.
     """
+    faults = []
     for path in checkpoint_files(directory):
         try:
-            return load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
+            if params is not None:
+                check_resumable(checkpoint, params, f"checkpoint {path}")
         except ValueError as error:
-            report(f"passed over: {error}")
+            faults.append(error)
+            continue
+        for fault in faults:
+            report(f"passed over: {fault}")
+        return checkpoint
+    if faults:
+        raise faults[0]
     return None
 
 
@@ -251,7 +304,7 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: if names or shapes differ; the first ones are listed.
     """
-    check_fits(checkpoint.params, state.params)
+    check_resumable(checkpoint, state.params)
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
@@ -259,8 +312,8 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
         slots["step"] = checkpoint.counters["updates"].to(param.device, copy=True)
         for kind in _MOMENTS:
             slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
-    for name, value in checkpoint.counters.items():
-        state.counters[name].copy_(value)
+    for name, value in state.counters.items():
+        value.copy_(checkpoint.counters.get(name, value))
     state.step = checkpoint.step
 
 
@@ -281,7 +334,17 @@ def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
         state.ema[name].copy_(checkpoint.ema[name])
 
 
-def check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_resumable(
+    checkpoint: Checkpoint, params: Mapping[str, Tensor], origin: str = "checkpoint"
+) -> None:
+    """Refuse a checkpoint whose parameters or moments are not those of a model."""
+    for group in (checkpoint.params, *checkpoint.moments.values()):
+        check_fits(group, params, origin)
+
+
+def check_fits(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str = "checkpoint"
+) -> None:
     """Refuse parameters whose names or shapes are not the model's.
 
     >>> check_fits({"w": torch.zeros(2)}, {"w": torch.ones(3)})
@@ -296,4 +359,4 @@ def check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(f"checkpoint and configuration differ: {'; '.join(differing[:3])}{more}")
+        raise ValueError(f"{origin} and configuration differ: {'; '.join(differing[:3])}{more}")

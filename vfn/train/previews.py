@@ -67,10 +67,8 @@ def evaluation(run: Run, check: Callable[[], None]) -> dict[str, float]:
     settings, dataset = run.config.train, run.dataset
     labels = _labels_in_turn(run, settings.eval_num)
     fake = Dataset(samples(run, labels, check), labels, run.shape.class_names)
-    if run.world.rank:
-        return {}
     real = dataset._replace(images=_some(dataset.images, settings.eval_num), labels=None)
-    metrics = evaluate(Sides(real, fake, None), EVALUATED, settings.seed)
+    metrics = evaluate(Sides(real, fake, None), EVALUATED, settings.seed, world=run.world)
     return {_key(metric): metric.value for metric in metrics}
 
 

@@ -91,9 +91,11 @@ def open_run(
     if dataset.labels is not None:
         check_labels(dataset.labels, model.num_classes, model.multitags)
     state = init_state(model, config.train)
-    found = newest_checkpoint(out / "checkpoints", say)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if found and not (resume or restarted):
+    # torchrun counts restarts on the machine where a process died, not on the others.
+    restarted = largest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), world) > 0
+    go_on = resume or restarted
+    found = newest_checkpoint(out / "checkpoints", say, state.params if go_on else None)
+    if found and not go_on:
         raise ValueError(
             f"{out} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"

@@ -1,0 +1,133 @@
+"""What `vfn eval reference` and `vfn eval --compare` do once their options are parsed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vfn import __version__
+from vfn.configs import DataConfig
+from vfn.data import read_pictures
+from vfn.extractors import open_extractor
+from vfn.features import describe, save_statistics
+from vfn.train.world import join_world, leave_world
+
+
+def store_reference(
+    real: str,
+    out: Path,
+    features: str,
+    weights: Path | None,
+    keep: bool,
+    device: str,
+    data_dir: str | None,
+) -> str:
+    """Write the statistics of real pictures; a line that says what they are of.
+
+    Raises:
+        ValueError: for pictures or weights that do not fit.
+        OSError: if ``out`` cannot be written.
+    """
+    if out.suffix != ".npz":
+        raise ValueError(f"expected --out to end in .npz, got {out}")
+    world = join_world(device)
+    try:
+        extractor = open_extractor(features, weights, world.device)
+        images = read_pictures(real, DataConfig(data_dir=data_dir)).images
+        if len(images) < 2:
+            raise ValueError(f"a covariance needs at least 2 pictures, got {len(images)}")
+        bar = tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        with bar:
+            found = describe(
+                images, extractor, world, keep=keep, progress=lambda done: bar.update(done - bar.n)
+            )
+        provenance = {
+            **found.provenance,
+            "real": real,
+            "shape": list(images.shape),
+            "version": __version__,
+            "torch": torch.__version__,
+        }
+        if not world.rank:
+            save_statistics(out, found._replace(provenance=provenance))
+        kept = "mean, covariance and features" if keep else "mean and covariance"
+        return f"{out}: {kept} of {len(images)} pictures"
+    finally:
+        leave_world(world)
+
+
+def compare(paths: list[Path], against: str, plot: Path | None) -> str:
+    """A table of several evaluations, one a row, and a plot of every metric.
+
+    Args:
+        paths: JSON files of `vfn eval --json`.
+        against: the setting that orders them, such as guidance, sample_timesteps or step.
+        plot: picture file, or None.
+
+    Returns:
+        lines of text.
+
+    Raises:
+        ValueError: if a file holds no evaluation, or lacks the setting.
+    """
+    rows = sorted((_read(path, against) for path in paths), key=lambda row: row[0])
+    names = list(dict.fromkeys(name for _, _, figures in rows for name in figures))
+    head = [against, *names, "file"]
+    cells = [
+        [f"{value:g}", *(f"{f[n]:.4f}" if n in f else "" for n in names), path]
+        for value, path, f in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    if plot:
+        _plot(rows, names, against, plot)
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
+        for line in (head, *cells)
+    )
+
+
+Row = tuple[float, str, dict[str, float]]
+
+
+def _read(path: Path, against: str) -> Row:
+    """The setting's value, the file's name, and the figures by name."""
+    try:
+        record: Any = json.loads(path.read_bytes())
+        settings = record["settings"]
+        figures = {m["name"]: float(m["value"]) for m in record["metrics"]}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} holds no evaluation; expected a file of vfn eval --json"
+        ) from None
+    value = settings.get(against) if isinstance(settings, dict) else None
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"{path} has no number {against!r} among its settings; choose another --against"
+        )
+    return float(value), str(path), figures
+
+
+def _plot(rows: list[Row], names: list[str], against: str, path: Path) -> None:
+    """One panel a metric."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    from vfn.files import write_atomic
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")
+    figure = Figure(figsize=(3.2 * len(names), 2.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        points = [(value, f[name]) for value, _, f in rows if name in f]
+        axes.plot(*zip(*points, strict=True), marker="o")
+        axes.set(xlabel=against, title=name)
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
+    write_atomic(path, buffer.getvalue())
