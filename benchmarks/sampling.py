@@ -94,33 +94,40 @@ def reference_loop(
 @click.option("--hid", default=64, help="Base width.")
 @click.option("--batch", default=64)
 @click.option("--size", default=32)
-@click.option("--steps", default=50)
+@click.option("--steps", default=50, help="Of the runs that tell the overhead.")
+@click.option("--peer-steps", default=5, help="Of the runs beside other loops.")
 @click.option("--rounds", default=3)
-def main(checkout: str, hid: int, batch: int, size: int, steps: int, rounds: int) -> None:
+def main(
+    checkout: str, hid: int, batch: int, size: int, steps: int, peer_steps: int, rounds: int
+) -> None:
     torch.manual_seed(0)
     net = UNet(CHANNELS, CHANNELS, hid, (1, 2, 2), 2, (False, True, True), num_classes=CLASSES)
     net.eval().requires_grad_(False)
     labels = torch.arange(batch) % CLASSES + 1
     z = keyed_normal(0, Stream.SAMPLE, torch.arange(batch), (CHANNELS, size, size))
-    overhead = "everything but the network"
-    parts: dict[str, Callable[[], object]] = {
+    alone: dict[str, Callable[[], object]] = {
         "network alone": network_alone(net, z, labels, steps),
-        overhead: ours(free(net), labels, size, steps, 0.0),
+        "everything but the network": ours(free(net), labels, size, steps, 0.0),
         "vfn": ours(net, labels, size, steps, 0.0),
-        "vfn, guided": ours(net, labels, size, steps, 1.0),
-        "loop of diffusers": diffusers_loop(net, z, labels, steps),
+    }
+    beside: dict[str, Callable[[], object]] = {
+        "vfn": ours(net, labels, size, peer_steps, 0.0),
+        "vfn, guided": ours(net, labels, size, peer_steps, 1.0),
+        "loop of diffusers": diffusers_loop(net, z, labels, peer_steps),
     }
     if checkout:
         for name, w in (("reference", 0.0), ("reference, guided", 1.0)):
             root = str(Path(checkout).resolve())
-            parts[name] = reference_loop(net, root, z, labels, steps, w)
-    seconds = interleaved(parts, rounds)
-    rows = [
-        [name, f"{1e3 * s:.1f}", f"{1e3 * s / batch:.2f}", f"{s / seconds['vfn']:.3f}"]
-        for name, s in seconds.items()
-    ]
-    title = f"DDIM in {steps} steps, [{batch}, {CHANNELS}, {size}, {size}], hid {hid}"
-    write_table("sampling", title, ["what", "ms", "ms / image", "time / vfn"], rows, NOTE)
+            beside[name] = reference_loop(net, root, z, labels, peer_steps, w)
+    rows = []
+    for parts, count in ((alone, steps), (beside, peer_steps)):
+        seconds = interleaved(parts, rounds)
+        rows += [
+            [name, f"{count}", f"{1e3 * s / count:.1f}", f"{s / seconds['vfn']:.4f}"]
+            for name, s in seconds.items()
+        ]
+    title = f"DDIM, [{batch}, {CHANNELS}, {size}, {size}], hid {hid}"
+    write_table("sampling", title, ["what", "steps", "ms / step", "time / vfn"], rows, NOTE)
 
 
 NOTE = """\

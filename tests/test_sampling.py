@@ -305,3 +305,37 @@ def test_guidance_is_animated(run, tmp_path):
     shutil.rmtree(tmp_path)
     sample(run, tmp_path, "--num", 10, "--guidance", "0,1", "--no-animate")
     assert not (tmp_path / "guidance.webp").exists()
+
+
+def test_learned_variance_from_training_to_pictures(run, tmp_path):
+    learned = ["--learned-variance", "true", "--train-timesteps", "8", "--lr", "1e-2"]
+    invoke("train", "--out", tmp_path / "run", "--steps", "3", "--device", "cpu", *SMALL, *learned)
+    options = ["--num", "4", "--sampler", "ancestral", "--steps", "3"]
+    text = sample(tmp_path / "run", tmp_path / "a", *options, "--var-type", "learned")
+    assert "NFE 3" in text
+    sample(tmp_path / "run", tmp_path / "b", *options, "--var-type", "learned", "--guidance", "1")
+    sample(tmp_path / "run", tmp_path / "c", *options, "--var-type", "fixed_small")
+    sample(tmp_path / "run", tmp_path / "d", "--num", "4", "--var-type", "learned")  # of ddim: none
+    pictures = {(tmp_path / name / "grid.png").read_bytes() for name in "abc"}
+    assert len(pictures) == 3
+    with pytest.raises(ValueError, match="needs a model trained with learned_variance"):
+        CliRunner().invoke(
+            app,
+            ["sample", "--checkpoint", str(run), "--out", str(tmp_path / "e"), *options,
+             "--var-type", "learned"],
+            obj=[], catch_exceptions=False,
+        )  # fmt: skip
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--sampler", "heun", "--steps", "4"], "with heun, NFE 6\n"),
+        (["--guidance", "1"], "with ddim, NFE 2 of doubled batches for guidance\n"),
+        (["--sampler", "adaptive"], "with adaptive, NFE up to "),
+    ],
+)
+def test_evaluations_are_told(run, tmp_path, options, told):
+    text = sample(run, tmp_path / "out", "--num", "4", "--guidance", "0", *options)
+    assert f"4 pictures drawn {told}" in text

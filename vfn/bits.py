@@ -13,7 +13,7 @@ from vfn.data import Dataset, to_unit
 from vfn.nn import denoiser
 from vfn.ops import (
     Denoiser,
-    LogSNRSchedule,
+    VarType,
     continuous_vlb_bpd,
     dequantize,
     flow_loglik,
@@ -33,7 +33,7 @@ STEPS, DRAWS, FLOW_STEPS, BATCH = 256, 64, 128, 120
 # a network that does not know of the levels pays 0.7 bits for each unit of logsnr beyond.
 DECODED = 2 * math.log(255)
 FIGURES = (
-    ("bound, discrete", f"{STEPS} steps of fixed_large"),
+    ("bound, discrete", f"{STEPS} steps of {{var_type}}"),
     ("bound, continuous", f"{DRAWS} noise levels a picture"),
     ("probability flow", f"{FLOW_STEPS} steps, one probe a picture, dequantized"),
 )
@@ -80,20 +80,29 @@ def bits_per_dim(
             denoiser, model, params, schedule_of(diffusion), diffusion.model_out_type, labels
         )
         x0 = to_unit(held_out.images[keys].to(device))
-        counted.append(_of_batch(denoise, schedule_of(diffusion), x0, keys.to(device), seed))
+        counted.append(_of_batch(denoise, diffusion, x0, keys.to(device), seed))
         if progress is not None:
             progress(int(keys[-1]) + 1)
     estimates = (mean_and_error(row) for row in torch.cat(counted, dim=1).double())
     return [
-        Bits(name, mean.item(), error.item(), note)
+        Bits(name, mean.item(), error.item(), note.format(var_type=_var_type(diffusion)))
         for (name, note), (mean, error) in zip(FIGURES, estimates, strict=True)
     ]
 
 
+def _var_type(diffusion: DiffusionConfig) -> VarType:
+    return "learned" if diffusion.learned_variance else "fixed_large"
+
+
 def _of_batch(
-    denoise: Callable[..., Denoiser], schedule: LogSNRSchedule, x0: Tensor, keys: Tensor, seed: int
+    denoise: Callable[..., Denoiser],
+    diffusion: DiffusionConfig,
+    x0: Tensor,
+    keys: Tensor,
+    seed: int,
 ) -> Tensor:
     """The figures of each picture [3, B]."""
+    schedule, var_type = schedule_of(diffusion), _var_type(diffusion)
     # Not the very end: legacy's logsnr is infinite at t=0.
     low, high = schedule.logsnr(torch.tensor([1.0, 1e-4], dtype=torch.float64)).tolist()
     decoded = min(high, DECODED)
@@ -108,7 +117,8 @@ def _of_batch(
     signs = keyed_normal(seed, Stream.BITS_PROBE, keys, shape).sign()
     grid = uniform_logsnr_grid(low, high, FLOW_STEPS, x0.device)
     with torch.no_grad():
-        discrete = vlb_bpd(denoise(clip=True), x0, schedule, STEPS, noise, "fixed_large")
+        steps = denoise(clip=True, variance=diffusion.learned_variance)
+        discrete = vlb_bpd(steps, x0, schedule, STEPS, noise, var_type)
         continuous = continuous_vlb_bpd(denoise(clip=True), x0, low, decoded, even, noise)
         flow = flow_loglik(denoise(clip=False), values, grid, signs[None])
     return torch.stack(

@@ -67,6 +67,20 @@ def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
         )
 
 
+def check_sampling(settings: SampleConfig, diffusion: DiffusionConfig, shape: DataShape) -> None:
+    """Refuse settings of sampling that a network cannot follow.
+
+    Raises:
+        ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
+    """
+    check_guidance(settings, shape)
+    if settings.uses_variance and not diffusion.learned_variance:
+        raise ValueError(
+            "var_type learned needs a model trained with learned_variance, and this one was not; "
+            "use fixed_small or fixed_large"
+        )
+
+
 @torch.inference_mode()
 def generate(
     model: nn.Module,
@@ -80,6 +94,7 @@ def generate(
     device: torch.device,
     watch: Watcher | None = None,
     progress: Callable[[int], None] | None = None,
+    count: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Sample pictures.
 
@@ -95,15 +110,16 @@ def generate(
         device: where to compute.
         watch: called as ``watch(i, z, x0)`` before each step of each batch.
         progress: called with the number of pictures that are done.
+        count: called with the number of evaluations of the network, for each batch.
 
     Returns:
         uint8 [N, C, H, W] on the CPU.
 
     Raises:
-        ValueError: if guidance is asked of an unconditional network, or a label is none of its.
+        ValueError: as `check_sampling`, or if a label is none of the network's.
     """
     check_labels(labels, len(shape.class_names), shape.multitags)
-    check_guidance(settings, shape)
+    check_sampling(settings, diffusion, shape)
     schedule = schedule_of(diffusion)
     grid = sampling_grid(settings.grid, schedule, settings.sample_timesteps, device)
     draw = sampler_of(settings)
@@ -125,9 +141,13 @@ def generate(
             label.to(device) if shape.class_names else None,
             strength_of(settings),
             rescale=settings.guidance_rescale,
+            variance=settings.uses_variance,
         )
         start = keyed_normal(seed, Stream.SAMPLE, keys, size)
-        images.append(to_uint8(draw(denoise, start, grid, noise=noise, callback=watch).x0))
+        drawn = draw(denoise, start, grid, noise=noise, callback=watch)
+        images.append(to_uint8(drawn.x0))
+        if count is not None:
+            count(drawn.nfe)
         done += len(index)
         if progress is not None:
             progress(done)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
-from vfn.generate import check_guidance
+from vfn.generate import check_sampling
 from vfn.output import RECORD, Output, check_record, open_output, prepare
 from vfn.pictures import grid, save_animation, save_png, sheet, titled_frames
 from vfn.progress import Progress, Say
@@ -137,7 +137,9 @@ def sample_to_directory(
         settings = [replace(base, **overrides, **values) for values in chosen]
         variants = _variants(settings, out, kind, count)
         for variant in variants:
-            check_guidance(variant.settings, trained.checkpoint.shape)
+            check_sampling(
+                variant.settings, trained.checkpoint.config.diffusion, trained.checkpoint.shape
+            )
             if not fresh:
                 record = job.record(variant.settings, kind, ema)
                 check_record(variant.output, variant.folder, record)
@@ -210,14 +212,28 @@ def _fill(job: Job, variant: Variant) -> None:
     _together(job.world)  # all have looked before the first of them writes
     batches = torch.arange(job.num).split(variant.settings.sample_batch)
     missing = [batch for batch in batches if not present.issuperset(batch.tolist())]
-    total, done = sum(map(len, missing)), 0
+    total, done, evaluations = sum(map(len, missing)), 0, [0]
     with Progress(total, job.say, shown=job.world.rank == 0) as progress:
         for batch in missing[job.world.rank :: job.world.size]:
-            variant.output.write(batch, job.draw(variant.settings, batch))
+            pictures = job.draw(variant.settings, batch, count=evaluations.append)
+            variant.output.write(batch, pictures)
             done += len(batch)
             progress.show(min(total, done * job.world.size))
+    if total:
+        job.say(_cost(total, variant.settings, max(evaluations)))
     if total < job.num:
         job.say(f"{variant.folder}: {job.num - total} of {job.num} pictures were there already")
+
+
+def _cost(num: int, settings: SampleConfig, nfe: int) -> str:
+    """What drawing took, in evaluations of the network.
+
+    >>> _cost(8, SampleConfig(guidance=1.0), 64)
+    '8 pictures drawn with ddim, NFE 64 of doubled batches for guidance'
+    """
+    most = "up to " if settings.sampler == "adaptive" else ""
+    doubled = " of doubled batches for guidance" if settings.guidance else ""
+    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}"
 
 
 def _finish(

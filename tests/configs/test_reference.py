@@ -65,11 +65,10 @@ MAPPED = {
 REFUSED = {
     "model.in_channels": (1, "expected model.in_channels to be 3, got 1"),
     "model.out_channels": (6, "expected model.out_channels to be 3, got 6"),
-    "diffusion.loss_type": ("kl", 'expected diffusion.loss_type to be mse, got "kl"'),
     "diffusion.allow_rescale": (True, "expected diffusion.allow_rescale to be false, .* got true"),
 }
-# Its misspelt name of the epochs, for files that do not give them.
-SPELT_OTHERWISE = {"train.epoch"}
+# Its misspelt name of the epochs, and what only makes sense with other options.
+ELSEWHERE = {"train.epoch", "diffusion.loss_type"}
 
 
 def changed(name, value):
@@ -98,7 +97,7 @@ def test_an_option_without_a_place_is_refused_by_name(name):
 def test_every_option_is_one_of_these():
     known = {f"{section}.{key}" for section, keys in OPTIONS.items() for key in keys}
     silent = {n for n in known if n in WITHOUT_EFFECT or n.split(".")[0] == "speedup"}
-    assert known == silent | MAPPED.keys() | REFUSED.keys() | SPELT_OTHERWISE
+    assert known == silent | MAPPED.keys() | REFUSED.keys() | ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,10 @@ def test_every_option_is_one_of_these():
         ({"data": {"name": "dogs"}}, "unknown data set 'dogs' .* mnist, cifar10, celeba"),
         ({"train": {"max_ckpts_kept": -1}}, "train.max_ckpts_kept to be at least 1, got -1"),
         ({"args": {"num_accum": 3}}, "batch_size to be a multiple of args.num_accum 3, got 128"),
-        ({"diffusion": {"model_var_type": "learned"}}, "var_type to be one of .*, got 'learned'"),
+        ({"diffusion": {"loss_type": "l1"}}, "loss_type to be one of mse, kl, got 'l1'"),
+        ({"diffusion": {"loss_type": "kl"}}, 'var_type to be fixed_small .*, got "fixed_large"'),
+        ({"diffusion": {"model_var_type": "learned"}}, 'loss_type to be kl .*, got "mse"'),
+        ({"diffusion": {"model_var_type": "small"}}, "var_type to be one of .*, got 'small'"),
         ({"diffusion": {"reweight_type": "snr2"}}, "reweight_type to be one of .*, got 'snr2'"),
         ({"model": {"hid_channels": 48}}, "hid_channels to be a multiple of 32, got 48"),
         ({"model": {"apply_attn": [True]}}, "apply_attn and ch_multipliers of one length"),
@@ -116,6 +118,16 @@ def test_every_option_is_one_of_these():
 def test_impossible_settings(content, message):
     with pytest.raises(ValueError, match=message):
         config_of(content)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "learned"])
+def test_the_bound_is_that_of_the_steps_of_sampling(variance):
+    given = {"loss_type": "kl", "model_var_type": variance, "sample_timesteps": 500}
+    config = config_of({"diffusion": given})
+    assert config.diffusion.loss_type == "kl"
+    assert config.diffusion.train_timesteps == 500
+    assert config.diffusion.learned_variance == (variance == "learned")
+    assert config.sample.var_type == variance
 
 
 def test_epochs_by_either_spelling():

@@ -178,3 +178,28 @@ def test_guidance_without_labels_is_refused(stub):
 def test_negative_guidance_is_refused(stub):
     with pytest.raises(ValueError, match=r"expected guidance >= 0, got -1\.0"):
         denoise(stub, torch.tensor([1, 2]), guidance=-1.0)
+
+
+class Learner(nn.Module):
+    """Puts out ``gain`` and the label, from which a fraction of the variance is made."""
+
+    def forward(self, z, _t, y):
+        level = y.reshape(-1, 1, 1, 1).expand_as(z).to(z.dtype)
+        return torch.cat([torch.full_like(z, 0.5), level], 1)
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0])
+def test_variance_is_that_of_the_conditional_branch(w):
+    z, logsnr = torch.zeros(2, 1, 2, 2), torch.zeros(2).double()
+    labels = torch.tensor([1, 2])
+    both = denoiser(Learner(), {}, SCHEDULE, "x0", labels, w, variance=True)(z, logsnr)
+    assert both.shape == (2, 2, 2, 2)
+    torch.testing.assert_close(both[:, :1], torch.full_like(z, 0.5))
+    torch.testing.assert_close(torch.logit(both[:, 1, 0, 0]), torch.tensor([1.0, 2.0]))
+    plain = denoiser(Learner(), {}, SCHEDULE, "x0", labels, w)(z, logsnr)
+    assert torch.equal(plain, both[:, :1])
+
+
+def test_variance_of_a_network_that_has_none_is_refused(stub):
+    with pytest.raises(ValueError, match="expected a network with learned variance"):
+        denoise(stub, torch.tensor([1, 2]), variance=True)

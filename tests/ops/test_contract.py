@@ -119,6 +119,7 @@ def test_registry_names_every_op_over_data():
         karras_grid kl_loss learned_logvar logit_normal_time lognormal_logsnr low_discrepancy_time
         mapped normal_kl posthoc_ema_weights power_ema_decay prior_bpd rescale shift_schedule
         sigma_rel_to_gamma stratified_time uniform_logsnr_grid vlb_bpd
+        learned_ancestral_solver split_variance step_logsnrs
         adams_solver continuous_vlb_bpd dpmpp_2m_solver dpmpp_3m_solver edit_start encode
         flow_loglik heun_solver inpaint loglik_bpd mean_and_error sample_adaptive sampler
         sampling_grid single_step slerp unipc_solver with_known

@@ -112,12 +112,21 @@ def left_out(source: Json) -> list[str]:
 def _without_counterpart(settings: Settings, data: ReferenceData) -> list[str]:
     """What the settings ask for that this library has no place for."""
     model, diffusion, train = settings["model"], settings["diffusion"], settings["train"]
-    outputs = data.channels * (2 if diffusion["model_out_type"] == "both" else 1)
+    variance = diffusion["model_var_type"]
+    learned = variance == "learned"
+    outputs = data.channels * ((2 if diffusion["model_out_type"] == "both" else 1) + learned)
     accumulate = settings["args"]["num_accum"]
     wanted = {
         "model.in_channels": (model["in_channels"] == data.channels, data.channels),
         "model.out_channels": (model["out_channels"] in (None, outputs), outputs),
-        "diffusion.loss_type": (diffusion["loss_type"] == "mse", "mse"),
+        "diffusion.loss_type": (
+            diffusion["loss_type"] == "kl" or not learned,
+            "kl with model_var_type learned, as the reference wants it",
+        ),
+        "diffusion.model_var_type": (
+            diffusion["loss_type"] != "kl" or learned or variance == "fixed_small",
+            "fixed_small or learned with loss_type kl",
+        ),
         "diffusion.allow_rescale": (
             not diffusion["allow_rescale"],
             "false, as the network takes the time of its schedule",
@@ -164,11 +173,16 @@ def _model(settings: Settings) -> dict[str, Any]:
 
 def _diffusion(settings: Settings) -> dict[str, Any]:
     diffusion = settings["diffusion"]
-    same = ["logsnr_schedule", "model_out_type", "reweight_type", "train_timesteps"]
+    same = ["logsnr_schedule", "model_out_type", "loss_type", "reweight_type"]
     if diffusion["logsnr_schedule"] != "legacy":  # which has no limits to set
         same += ["logsnr_min", "logsnr_max"]
     return {
         **{name: diffusion[name] for name in same},
+        "learned_variance": diffusion["model_var_type"] == "learned",
+        # Its bound is one of the steps of sampling.
+        "train_timesteps": diffusion[
+            "sample_timesteps" if diffusion["loss_type"] == "kl" else "train_timesteps"
+        ],
         "p_uncond": settings["conditional"]["p_uncond"],
     }
 

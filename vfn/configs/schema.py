@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import printable
-from vfn.ops import FixedVarType, Grid, OutType, Reweight, Sampler, Schedule
+from vfn.ops import Grid, LossType, OutType, Reweight, Sampler, Schedule, VarType
 
 LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -109,18 +109,29 @@ class DiffusionConfig(Section):
     logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
     model_out_type: OutType = option("v", "what the network predicts")
+    loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: Reweight = option("truncated_snr", "weighting of the loss over noise levels")
+    learned_variance: bool = option(False, "also learn the variance of ancestral steps")
+    bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
     p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
 
     def conflicts(self) -> list[str]:
+        faults = []
+        for name, value in (("loss_type", "kl"), ("learned_variance", True)):
+            if getattr(self, name) == value and not self.train_timesteps:
+                faults.append(
+                    f"expected train_timesteps above 0, such as 1000, with {name} "
+                    f"{str(value).lower()}: the bound is one of discrete steps"
+                )
         low = -20.0 if self.logsnr_min is None else self.logsnr_min
         high = 20.0 if self.logsnr_max is None else self.logsnr_max
         if self.logsnr_schedule == "legacy":
             if self.logsnr_min is not None or self.logsnr_max is not None:
-                return ["expected no logsnr_min or logsnr_max with the legacy schedule"]
-            return []
-        return [] if low < high else [f"expected logsnr_min < logsnr_max, got {low} and {high}"]
+                faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
+        elif low >= high:
+            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +172,16 @@ class SampleConfig(Section):
     )
     guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
-    var_type: FixedVarType = option("fixed_small", "variance of an ancestral step")
+    var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
     churn: float = option(0.0, "growth of the noise before a step of heun", 0, 0.41)
     tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6)
     sample_batch: int = option(250, "images sampled at a time", 1)
+
+    @property
+    def uses_variance(self) -> bool:
+        """Whether a step takes a variance from the network."""
+        return self.sampler == "ancestral" and self.var_type == "learned"
 
     def conflicts(self) -> list[str]:
         faults, interval = [], self.guidance_interval

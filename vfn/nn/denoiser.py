@@ -11,10 +11,12 @@ from vfn.ops import (
     Denoiser,
     LogSNRSchedule,
     OutType,
+    Split,
     Strength,
     check_zero_snr,
     classifier_free,
     predict,
+    split_variance,
 )
 
 
@@ -45,6 +47,7 @@ def denoiser(
     guidance: Strength = 0.0,
     clip: bool = True,
     rescale: float = 0.0,
+    variance: bool = False,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
@@ -61,9 +64,11 @@ def denoiser(
             is not 0.
         clip: clamp x0 to [-1, 1].
         rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
+        variance: also return the fraction of a learned variance, of the conditional branch.
 
     Returns:
-        ``denoise(z, logsnr) -> x0``.
+        ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
+        `learned_ancestral_solver` wants it.
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or the schedule ends at
@@ -92,17 +97,27 @@ def denoiser(
 
     network = with_params(model, params)
 
-    def x0(z: Tensor, logsnr: Tensor) -> Tensor:
+    def predicted(z: Tensor, logsnr: Tensor) -> Split:
         given = _unconditional(model, z) if labels is None else labels
-        out = network(z, schedule.time(logsnr), given)
-        value = predict(z, out, logsnr, out_type).x0
-        return value.clamp(-1, 1) if clip else value
+        out, frac = split_variance(z, network(z, schedule.time(logsnr), given), out_type)
+        x0 = predict(z, out, logsnr, out_type).x0
+        return Split(x0.clamp(-1, 1) if clip else x0, frac)
 
-    def guided(z: Tensor, logsnr: Tensor) -> Tensor:
-        cond, uncond = x0(torch.cat([z, z]), torch.cat([logsnr, logsnr])).chunk(2)
-        return classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
+    def guided(z: Tensor, logsnr: Tensor) -> Split:
+        both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
+        cond, uncond = both.out.chunk(2)
+        x0 = classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
+        return Split(x0, None if both.frac is None else both.frac[: len(z)])
 
-    return guided if guidance else x0
+    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
+        x0, frac = (guided if guidance else predicted)(z, logsnr)
+        if not variance:
+            return x0
+        if frac is None:
+            raise ValueError("expected a network with learned variance, and this one has none")
+        return torch.cat([x0, frac], dim=1)
+
+    return denoise
 
 
 def _unconditional(model: nn.Module, z: Tensor) -> Tensor | None:

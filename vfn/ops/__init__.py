@@ -41,6 +41,7 @@ from vfn.ops._types import (
     Ending,
     FixedVarType,
     Grid,
+    LossType,
     OutType,
     Reweight,
     Sampler,
@@ -86,12 +87,14 @@ from vfn.ops.guidance import (
 )
 from vfn.ops.likelihood import (
     BitsPerDim,
+    StepLevels,
     continuous_vlb_bpd,
     discretized_gaussian_loglik,
     hybrid_loss,
     kl_loss,
     normal_kl,
     prior_bpd,
+    step_logsnrs,
     vlb_bpd,
 )
 from vfn.ops.losses import loss_weight, mse_loss
@@ -117,9 +120,11 @@ from vfn.ops.neighbours import (
 )
 from vfn.ops.predictions import (
     Prediction,
+    Split,
     eps_from_v,
     eps_from_x0,
     predict,
+    split_variance,
     v_from_eps,
     v_from_x0,
     v_from_x0_eps,
@@ -145,6 +150,7 @@ from vfn.ops.samplers import (
     dpmpp_2m_solver,
     dpmpp_3m_solver,
     heun_solver,
+    learned_ancestral_solver,
     sampler,
     unipc_solver,
 )
@@ -225,6 +231,7 @@ __all__ = [
     "KernelDistance",
     "LogAlphaSigma",
     "LogSNRSchedule",
+    "LossType",
     "Moments",
     "Neighbourhood",
     "OutType",
@@ -237,8 +244,10 @@ __all__ = [
     "Schedule",
     "Solver",
     "Span",
+    "Split",
     "Start",
     "Step",
+    "StepLevels",
     "Stepped",
     "Strength",
     "VarType",
@@ -296,6 +305,7 @@ __all__ = [
     "keyed_normal",
     "keyed_uniform",
     "kl_loss",
+    "learned_ancestral_solver",
     "learned_logvar",
     "legacy_logsnr",
     "legacy_time",
@@ -337,6 +347,8 @@ __all__ = [
     "sigmoid_time",
     "single_step",
     "slerp",
+    "split_variance",
+    "step_logsnrs",
     "stratified_time",
     "unic_step",
     "uniform_logsnr_grid",

@@ -19,6 +19,7 @@ Sampler = Literal[
     "adaptive",
 ]
 Grid = Literal["time", "logsnr", "karras"]
+LossType = Literal["mse", "kl"]
 Ending = Literal["x0", "step"]
 Reweight = Literal["constant", "snr", "truncated_snr", "alpha2", "min_snr", "p2", "sigmoid", "edm"]
 

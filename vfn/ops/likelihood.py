@@ -30,6 +30,14 @@ class BitsPerDim(NamedTuple):
     decoder: Tensor
 
 
+class StepLevels(NamedTuple):
+    """logsnr at both ends of a step, float64, and whether it is the last, all in one shape."""
+
+    logsnr_t: Tensor
+    logsnr_s: Tensor
+    last: Tensor
+
+
 def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
     """KL(N(mean1, var1) || N(mean2, var2)), elementwise, in nats.
 
@@ -174,6 +182,32 @@ def prior_bpd(x0: Tensor, logsnr_min: Scalar) -> Tensor:
     return nats.expand_as(x0).flatten(1).mean(1) / math.log(2)
 
 
+def step_logsnrs(schedule: LogSNRSchedule, t: Tensor, timesteps: int) -> StepLevels:
+    """The noise levels between which the step from a discrete time leads.
+
+    A schedule without any noise at t = 0 (legacy) would leave the decoder a variance of 0: it takes
+    logsnr at t = 1/(2T) there, which halves the noise of the last step.
+
+    Args:
+        schedule: see `logsnr_schedule`.
+        t: discrete times i/T, i = 1..T, float64, any shape.
+        timesteps: T >= 1.
+
+    Returns:
+        StepLevels(logsnr_t, logsnr_s, last) in the shape of ``t``: at i/T, at (i-1)/T, and whether
+        that is 0.
+
+    >>> from vfn.ops import logsnr_schedule
+    >>> times = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    >>> step_logsnrs(logsnr_schedule("cosine"), times, timesteps=2).last
+    tensor([ True, False])
+    """
+    step = torch.round(t * timesteps)
+    logsnr_s = schedule.logsnr((step - 1) / timesteps)
+    logsnr_s = torch.where(logsnr_s.isposinf(), schedule.logsnr(0.5 / timesteps), logsnr_s)
+    return StepLevels(schedule.logsnr(t), logsnr_s, step <= 1)
+
+
 def vlb_bpd(
     denoise: Denoiser,
     x0: Tensor,
@@ -186,17 +220,17 @@ def vlb_bpd(
     """The variational bound on the negative log-likelihood of 8-bit pictures.
 
     Prior KL at t = 1, plus the KL of every step t = i/T -> (i-1)/T for i = T..2, plus the
-    discretized decoder's term of the last step, each estimated with one draw of noise. A schedule
-    without any noise at t = 0 (legacy) would leave the decoder a variance of 0: it takes logsnr at
-    t = 1/(2T) there, which halves the noise of the last step.
+    discretized decoder's term of the last step, each estimated with one draw of noise. The steps
+    are those of `step_logsnrs`.
 
     Args:
-        denoise: ``denoise(z, logsnr) -> x0``, called T times.
+        denoise: ``denoise(z, logsnr) -> x0``, called T times; for learned as
+            `learned_ancestral_solver` wants it.
         x0: data in [-1, 1] [B, ...].
         schedule: see `logsnr_schedule`.
         timesteps: T >= 1.
         noise: ``noise(i)`` is the standard normal of term i = 1..T, shape of ``x0``.
-        var_type: the model's variance, one of the fixed ones.
+        var_type: the model's variance.
         intp_frac: for fixed_medium, in [0, 1].
 
     Returns:
@@ -218,13 +252,15 @@ def vlb_bpd(
         raise ValueError(f"expected timesteps >= 1, got {timesteps}")
     terms = []
     for i in range(1, timesteps + 1):
-        t = torch.tensor([i / timesteps, (i - 1) / timesteps], dtype=torch.float64)
-        lt, ls = schedule.logsnr(t.to(x0.device)).unsqueeze(1).expand(2, x0.shape[0])
-        if i == 1:
-            ls = torch.where(ls.isposinf(), schedule.logsnr(0.5 / timesteps), ls)
+        t = torch.full((x0.shape[0],), i / timesteps, dtype=torch.float64, device=x0.device)
+        lt, ls, last = step_logsnrs(schedule, t, timesteps)
         z = q_sample(x0, lt, noise(i))
-        last = torch.full_like(ls, i == 1, dtype=torch.bool)
-        terms.append(kl_loss(z, x0, denoise(z, lt), lt, ls, last, var_type, intp_frac))
+        pred = denoise(z, lt)
+        if var_type == "learned":
+            pred, frac = pred.chunk(2, dim=1)
+            terms.append(kl_loss(z, x0, pred, lt, ls, last, var_type, frac))
+        else:
+            terms.append(kl_loss(z, x0, pred, lt, ls, last, var_type, intp_frac))
     prior = prior_bpd(x0, schedule.logsnr(1.0).to(x0.device))
     decoder, diffusion = terms[0], torch.stack([torch.zeros_like(terms[0]), *terms[1:]]).sum(0)
     return BitsPerDim(prior + diffusion + decoder, prior, diffusion, decoder)

@@ -19,6 +19,13 @@ class Prediction(NamedTuple):
     v: Tensor
 
 
+class Split(NamedTuple):
+    """What a network predicts, and the fraction of its learned variance or None."""
+
+    out: Tensor
+    frac: Tensor | None
+
+
 Coefficient = Callable[[Tensor], Tensor]
 
 
@@ -228,6 +235,34 @@ def x0_from_both(z: Tensor, both: Tensor, logsnr: Scalar) -> Tensor:
     return torch.addcmul(
         combine(alpha, z, sigma.square(), x_hat), (alpha * sigma).to(z.dtype), eps_hat, value=-1
     )
+
+
+def split_variance(z: Tensor, out: Tensor, out_type: OutType) -> Split:
+    """Part a network's output into its prediction and, where it learned one, its variance.
+
+    The C channels after those of the prediction, through a sigmoid, are the fraction of
+    `learned_logvar`.
+
+    Args:
+        z: noisy data [B, C, ...].
+        out: the network's output [B, C, ...], [B, 2C, ...] for ``both``; C more with variance.
+        out_type: what the network predicts: x0, eps, v or both.
+
+    Returns:
+        Split(out, frac): ``out`` for `predict`, and frac in (0, 1) in the shape of ``z`` or None.
+
+    Source: Nichol & Dhariwal 2021 (2102.09672), section 3.1.
+
+    >>> z = torch.zeros(1, 3, 8, 8)
+    >>> split_variance(z, torch.zeros(1, 6, 8, 8), "v").frac.unique()
+    tensor([0.5000])
+    >>> split_variance(z, z, "v").frac is None
+    True
+    """
+    channels = z.shape[1] * (2 if out_type == "both" else 1)
+    if out.shape[1] != channels + z.shape[1]:
+        return Split(out, None)
+    return Split(out[:, :channels], torch.sigmoid(out[:, channels:]))
 
 
 def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Prediction:

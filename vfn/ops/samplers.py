@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from vfn.ops._types import Ending, FixedVarType, Sampler, check_choice
+from vfn.ops._types import Ending, Sampler, VarType, check_choice
 from vfn.ops.adaptive import sample_adaptive
 from vfn.ops.predictions import v_from_x0
 from vfn.ops.sampling import (
@@ -204,10 +204,36 @@ def adams_solver(correct: bool = False) -> Solver:
     return Solver(advance, end=advance)
 
 
+def learned_ancestral_solver() -> Solver:
+    """Ancestral sampling with the variance that a network has learned.
+
+    Returns:
+        Solver, which draws noise, for a denoiser that gives x0 and behind it, along the channels,
+        the fraction of `learned_logvar`: [B, 2C, ...], see `vfn.nn.denoiser`.
+
+    Source: Nichol & Dhariwal 2021 (2102.09672), section 3.1.
+
+    >>> learned_ancestral_solver().draws
+    True
+    """
+
+    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+        x0, frac = denoise(z, span.t).chunk(2, dim=1)
+        assert span.noise is not None
+        after = ancestral_step(z, x0, span.t, span.s, span.noise, "learned", frac)
+        return Stepped(after, x0, memory)
+
+    def end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+        x0, _ = denoise(z, span.t).chunk(2, dim=1)
+        return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
+
+    return Solver(advance, end, draws=True)
+
+
 def sampler(
     name: Sampler,
     eta: float = 0.0,
-    var_type: FixedVarType = "fixed_small",
+    var_type: VarType = "fixed_small",
     intp_frac: float | None = None,
     churn: float = 0.0,
     tolerance: float = 0.003,
@@ -220,7 +246,7 @@ def sampler(
             ``unipc``, ``ab2`` (Adams-Bashforth on the angle), ``abm2`` (the same, corrected) or
             ``adaptive``.
         eta: for ddim.
-        var_type: for ancestral, see `ancestral_step`.
+        var_type: for ancestral, see `ancestral_step`; learned is `learned_ancestral_solver`.
         intp_frac: for ancestral.
         churn: for heun, see `heun_solver`.
         tolerance: for adaptive, see `sample_adaptive`.
@@ -239,10 +265,16 @@ def sampler(
     check_choice(name, Sampler, "sampler")
     if name == "adaptive":
         return partial(sample_adaptive, tolerance=tolerance, final=final)
-    ancestral = partial(ancestral_step, var_type=var_type, intp_frac=intp_frac)
+
+    def ancestral() -> Solver:
+        if var_type == "learned":
+            return learned_ancestral_solver()
+        step = partial(ancestral_step, var_type=var_type, intp_frac=intp_frac)
+        return single_step(step, draws=True)
+
     makers: dict[str, Callable[[], Solver]] = {
         "ddim": lambda: single_step(partial(ddim_step, eta=eta), draws=eta > 0),
-        "ancestral": lambda: single_step(ancestral, draws=True),
+        "ancestral": ancestral,
         "heun": lambda: heun_solver(churn),
         "dpmpp_2m": dpmpp_2m_solver,
         "dpmpp_2m_sde": lambda: dpmpp_2m_solver(eta=1.0),

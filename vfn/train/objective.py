@@ -10,10 +10,15 @@ from vfn.configs import DiffusionConfig
 from vfn.ops import (
     LogSNRSchedule,
     Prediction,
+    VarType,
+    hybrid_loss,
+    kl_loss,
     logsnr_schedule,
     mse_loss,
     predict,
     q_sample,
+    split_variance,
+    step_logsnrs,
     v_from_x0_eps,
 )
 from vfn.train.batch import Batch
@@ -49,29 +54,57 @@ def binned(loss: Tensor, t: Tensor, diffusion: DiffusionConfig) -> Tensor:
 def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Tensor:
     """Loss of each picture in a batch.
 
+    The weighted square error or, with ``loss_type`` kl, the estimate of the variational bound from
+    one of its T terms, in bits per dimension. A learned variance is trained by the bound: beside
+    the square error with ``bound_weight``, in which it does not reach the prediction.
+
     Args:
         network: called as ``network(z, t, labels)``.
         batch: see `vfn.train.batch.make_batch`.
-        diffusion: schedule, prediction type and weighting.
+        diffusion: schedule, prediction type, loss and weighting.
 
     Returns:
         loss [B].
     """
     logsnr = schedule_of(diffusion).logsnr(batch.t)
     z = q_sample(batch.x0, logsnr, batch.noise)
+    pred, frac = _predicted(network, z, batch, diffusion)
+    if diffusion.loss_type == "kl":
+        return _bound(z, pred.x0, frac, batch, diffusion)
     target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
-    return weighted_error(network, z, batch, target, diffusion)
+    error = mse_loss(pred, target, diffusion.reweight_type, logsnr)
+    if frac is None:
+        return error
+    bound = _bound(z, pred.x0.detach(), frac, batch, diffusion)
+    return hybrid_loss(error, bound, diffusion.bound_weight)
 
 
 def weighted_error(
     network: Network, z: Tensor, batch: Batch, target: Prediction, diffusion: DiffusionConfig
 ) -> Tensor:
     """Weighted square error of the network's prediction at z, [B]."""
+    pred, _ = _predicted(network, z, batch, diffusion)
     logsnr = schedule_of(diffusion).logsnr(batch.t)
-    out = network(z, batch.t, batch.labels)
-    return mse_loss(
-        predict(z, out, logsnr, diffusion.model_out_type), target, diffusion.reweight_type, logsnr
-    )
+    return mse_loss(pred, target, diffusion.reweight_type, logsnr)
+
+
+def _predicted(
+    network: Network, z: Tensor, batch: Batch, diffusion: DiffusionConfig
+) -> tuple[Prediction, Tensor | None]:
+    """The prediction at z, and the fraction of a learned variance."""
+    logsnr, out_type = schedule_of(diffusion).logsnr(batch.t), diffusion.model_out_type
+    out, frac = split_variance(z, network(z, batch.t, batch.labels), out_type)
+    return predict(z, out, logsnr, out_type), frac
+
+
+def _bound(
+    z: Tensor, x0: Tensor, frac: Tensor | None, batch: Batch, diffusion: DiffusionConfig
+) -> Tensor:
+    """T times a term of the variational bound without its prior, bits per dimension [B]."""
+    steps = diffusion.train_timesteps
+    levels = step_logsnrs(schedule_of(diffusion), batch.t, steps)
+    var_type: VarType = "fixed_small" if frac is None else "learned"
+    return steps * kl_loss(z, batch.x0, x0, *levels, var_type, frac)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import torch
 from vfn.configs import Config, dumps
 from vfn.data import Dataset, load_dataset, load_held_out
 from vfn.files import write_atomic
-from vfn.generate import check_guidance
+from vfn.generate import check_sampling
 from vfn.nn import UNet, check_labels
 from vfn.train.checkpoint import find_checkpoint, newest_checkpoint, restore, start_from
 from vfn.train.objective import Objective, batch_loss
@@ -87,7 +87,7 @@ def open_run(
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     dataset = load_dataset(config.data, say=say)
     shape = shape_of(dataset)
-    check_guidance(config.sample, shape)  # now, not at the first sample grid
+    check_sampling(config.sample, config.diffusion, shape)  # now, not at the first sample grid
     torch.manual_seed(config.train.seed)
     model = build_model(config, shape).to(world.device)
     if dataset.labels is not None:

@@ -67,6 +67,7 @@ def build_model(config: Config, shape: DataShape) -> UNet:
     """
     model = config.model
     outputs = 2 if config.diffusion.model_out_type == "both" else 1
+    outputs += config.diffusion.learned_variance
     return UNet(
         shape.channels,
         outputs * shape.channels,
