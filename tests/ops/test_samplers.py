@@ -2,12 +2,13 @@
 
 import math
 from functools import cache, partial
-from typing import get_args
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from exact_flow import Mixture, mixture, start_noise
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vfn import ops
 from vfn.ops import Sampler
@@ -335,3 +336,32 @@ def test_no_solver_waits_for_a_value(name):
     torch._dynamo.reset()
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(z), run(z))
+
+
+class WaitsForDevice(TorchDispatchMode):
+    """Counts operations whose result the host reads, for which a GPU would have to be waited."""
+
+    READ: ClassVar = {
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.is_nonzero.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.equal.default,
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in self.READ
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", get_args(ops.Sampler))
+def test_no_solver_but_the_adaptive_waits_for_the_device(name):
+    grid = ops.logsnr_grid(COSINE, 5)
+    z = torch.ones(2, 3, dtype=torch.float64)
+    draw = ops.sampler(name)
+    with WaitsForDevice() as waits:
+        draw(lambda z, _: 0.5 * z, z, grid, noise=torch.ones_like(z).mul)
+    assert (waits.count > 0) == (name == "adaptive")

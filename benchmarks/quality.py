@@ -1,0 +1,95 @@
+"""How good are a network's pictures after so many evaluations, solver by solver?
+
+vfn train --config digits --out runs/demo
+python benchmarks/quality.py runs/demo
+"""
+
+import sys
+
+import matplotlib.pyplot as plt
+from common import RESULTS, write_table
+
+from vfn.commands import evaluate_pictures
+
+NUM, SEED = 1000, 0
+BUDGETS = (1, 2, 4, 6, 8, 10, 16, 32, 64, 128)
+SAMPLERS = ("ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc", "ab2",
+            "abm2")  # fmt: skip
+DISTANCE, AGREEMENT = "Fréchet distance (pixels)", "Label agreement"
+
+
+def steps_of(sampler: str, budget: int) -> int | None:
+    """Steps that take so many evaluations; None if no whole number does."""
+    if sampler != "heun" or budget == 1:
+        return budget
+    return budget // 2 + 1 if budget % 2 == 0 else None
+
+
+def judge(run: str, sampler: str, steps: int) -> dict[str, float]:
+    """Metrics of a run's pictures by name, as `vfn eval` computes them, guidance 0."""
+    result = evaluate_pictures(
+        real="dataset:digits:train",
+        fake=f"run:{run}",
+        held_out=None,
+        metrics="fd,agreement",
+        num=NUM,
+        seed=SEED,
+        device="auto",
+        data_dir=None,
+        overrides={"sampler": sampler, "sample_timesteps": steps, "guidance": 0.0},
+        say=print,
+    )
+    return {metric.name: metric.value for metric in result.metrics}
+
+
+def plot(found: dict[tuple[str, int], dict[str, float]]) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for name, axis in zip((DISTANCE, AGREEMENT), axes, strict=True):
+        for sampler in SAMPLERS:
+            budgets = [budget for budget in BUDGETS if (sampler, budget) in found]
+            values = [found[sampler, budget][name] for budget in budgets]
+            style = "--" if sampler in ("ancestral", "dpmpp_2m_sde") else "-"
+            axis.plot(budgets, values, style, marker="o", markersize=3, label=sampler)
+        axis.set(xscale="log", xlabel="evaluations of the network", ylabel=name)
+        axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[0].legend(fontsize=8)
+    figure.savefig(RESULTS / "quality.png", dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    run = sys.argv[1]
+    found = {
+        (sampler, budget): judge(run, sampler, steps)
+        for sampler in SAMPLERS
+        for budget in BUDGETS
+        if (steps := steps_of(sampler, budget)) is not None
+    }
+    rows = [
+        [
+            sampler,
+            *(
+                f"{got[DISTANCE]:.4f}, {100 * got[AGREEMENT]:.1f}"
+                if (got := found.get((sampler, budget)))
+                else ""
+                for budget in BUDGETS
+            ),
+        ]
+        for sampler in SAMPLERS
+    ]
+    write_table(
+        "quality",
+        "Digits by number of evaluations: Fréchet distance of pixels, label agreement in %",
+        ["sampler", *(f"NFE {budget}" for budget in BUDGETS)],
+        rows,
+        f"{NUM} pictures, seed {SEED}, guidance 0, cosine schedule, steps uniform in time; real "
+        "pictures against each other: 0.084.\n\n![Quality by evaluations](quality.png)",
+    )
+    plot(found)
+
+
+if __name__ == "__main__":
+    main()
