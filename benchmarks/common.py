@@ -32,6 +32,12 @@ def processor() -> str:
     return platform.processor()
 
 
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def write_table(
     name: str, title: str, head: list[str], rows: list[list[str]], note: str = ""
 ) -> None:
@@ -42,9 +48,7 @@ def write_table(
         f"{date.today()} · {processor()}, {torch.get_num_threads()} threads · torch "
         f"{torch.__version__} · Python {platform.python_version()}",
         "",
-        "| " + " | ".join(head) + " |",
-        "| " + " | ".join("---" for _ in head) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows),
+        markdown(head, rows),
         *(["", note] if note else []),
     ]
     text = "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from common import RESULTS, write_table
+from common import RESULTS, markdown, write_table
 from diffusers import (
     DPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
@@ -231,11 +231,6 @@ def target_rows() -> list[list[str]]:
             verdict = "met" if min(ratios) >= TARGET else "**missed**"
             rows.append([name, shape, *(f"{ratio:.2f}" for ratio in ratios), verdict])
     return rows
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def plot() -> None:
