@@ -137,7 +137,7 @@ def sample_to_directory(
         settings = [replace(base, **overrides, **values) for values in chosen]
         variants = _variants(settings, out, kind, count)
         for variant in variants:
-            check_guidance(variant.settings, trained.checkpoint.shape)
+            check_guidance(variant.settings, trained.checkpoint.shape, trained.model.guidance_range)
             if not fresh:
                 record = job.record(variant.settings, kind, ema)
                 check_record(variant.output, variant.folder, record)

@@ -49,7 +49,9 @@ def cost(config: Config, shape: DataShape) -> Cost:
         labels = None
         if shape.class_names:
             labels = torch.zeros(1, len(shape.class_names)) if shape.multitags else torch.zeros(1)
-        inputs = torch.zeros(1, shape.channels, shape.height, shape.width), torch.zeros(1), labels
+        inputs = [torch.zeros(1, shape.channels, shape.height, shape.width), torch.zeros(1), labels]
+        if model.guidance_range:
+            inputs.append(torch.zeros(1))
         with FlopCounterMode(display=False) as forward:
             out = model(*inputs)
         with FlopCounterMode(display=False) as backward:
@@ -116,13 +118,15 @@ def _data_shape(config: Config, image: tuple[int, ...] | None, classes: int | No
 def _network(config: Config, shape: DataShape) -> list[str]:
     counted = cost(config, shape)
     labels = f"{len(shape.class_names)} {'tags' if shape.multitags else 'classes'}"
+    span = config.distill.guidance_range
+    guidance = f"guidance {span[0]:g}..{span[1]:g} as an input, " if span else ""
     total = sum(counted.parameters.values())
     parts = {name: f"{count:,}" for name, count in counted.parameters.items() if count}
     memory = {name: copies * total * FLOAT32 / 1e6 for name, copies in COPIES.items()}
     memory["all but activations"] = sum(memory.values())
     return [
         f"UNet for {shape.channels} x {shape.height} x {shape.width}, "
-        f"{labels if shape.class_names else 'no labels'}, "
+        f"{labels if shape.class_names else 'no labels'}, {guidance}"
         f"predicts {config.diffusion.model_out_type}",
         "",
         *_table("part", "parameters", {**parts, "all": f"{total:,}"}),

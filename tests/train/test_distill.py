@@ -6,65 +6,17 @@ import signal
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from comparing import finish, losses, same, wait_for_step
-from small import SMALL
-from torch import nn
+from distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
 
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
-from vfn.train.batch import Batch
 from vfn.train.checkpoint import find_checkpoint
-from vfn.train.distill import distill, distill_objective, find_teacher, halvings, plan_of
+from vfn.train.distill import distill_objective, halvings, plan_of
 from vfn.train.loop import train
-
-ROOT = Path(__file__).parents[2]
-MINI = {"steps": 4, "last_steps": 5, "batch_size": 16, "log_every": 1, "teacher_steps": 8,
-        "checkpoint_every": 2, "eval_every": 0}  # fmt: skip
-SMALL_STAGES = [word for name, value in MINI.items()
-                for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A run of a few steps that is sampled with guidance."""
-    from click.testing import CliRunner
-
-    from vfn.cli import app
-
-    out = tmp_path_factory.mktemp("teacher")
-    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
-    result = CliRunner().invoke(app, arguments, obj=arguments)
-    assert result.exit_code == 0, result.output
-    return out
-
-
-def go(teacher, out, resume=False, **overrides):
-    found = find_teacher(teacher, out, resume)
-    plan = plan_of(found, "digits_distill", {**MINI, **overrides})
-    return distill(plan, found, out, resume, "cpu")
-
-
-class Gaussian(nn.Module):
-    """The exact network of data that are normal with variance ``spread^2``."""
-
-    def __init__(self, diffusion: DiffusionConfig, spread: float = 0.3) -> None:
-        super().__init__()
-        self.diffusion, self.spread = diffusion, spread
-
-    def forward(self, z, t, _labels=None):
-        schedule = ops.logsnr_schedule(self.diffusion.logsnr_schedule)
-        logsnr = schedule.logsnr(t).view(-1, 1, 1, 1)
-        snr = logsnr.exp()
-        x0 = snr * self.spread**2 / (1 + snr * self.spread**2) * z / torch.sigmoid(logsnr).sqrt()
-        kind = self.diffusion.model_out_type
-        forms = {"x0": lambda: x0, "v": lambda: ops.v_from_x0(z, x0, logsnr),
-                 "eps": lambda: ops.eps_from_x0(z, x0, logsnr),
-                 "both": lambda: torch.cat([x0, ops.eps_from_x0(z, x0, logsnr)], 1)}  # fmt: skip
-        return forms[kind]().to(z.dtype)
 
 
 def gaussian_ddim(z, levels, spread=0.3):
@@ -75,24 +27,6 @@ def gaussian_ddim(z, levels, spread=0.3):
         gain = a_t * spread**2 / (a_t**2 * spread**2 + s_t**2)
         z = (a_s * gain + s_s / s_t * (1 - a_t * gain)) * z
     return z
-
-
-class Recorder(nn.Module):
-    """A student that says what it is told."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, *_inputs):
-        return self.answer
-
-
-def batch_at(t, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    shape = (len(t), 1, 2, 2)
-    x0, noise = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
-    return Batch(0.1 * x0, None, t, noise)
 
 
 def test_for_a_linear_gaussian_teacher_the_target_is_the_closed_form():
@@ -200,10 +134,6 @@ def test_distilling_lowers_the_loss(teacher, tmp_path):
     go(teacher, tmp_path, steps=60, last_steps=60, teacher_steps=2, lr=1e-3)
     seen = losses(tmp_path / "steps-1")
     assert sum(seen[-5:]) < 0.7 * sum(seen[:5])
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "cli.py"), "distill", "--device", "cpu", *arguments]
 
 
 def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, tmp_path):

@@ -4,7 +4,7 @@ A stage is the loop of training with another objective: its student starts as it
 learns to do in one DDIM step what the teacher does in two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from vfn.train.loop import carry_out
 from vfn.train.objective import Network, Objective, schedule_of, weighted_error
 from vfn.train.run import Run, goes_on, open_run, say, shape_of
 from vfn.train.signals import Stop, stop_signals
-from vfn.train.state import build_model, init_state
+from vfn.train.state import build_model
 from vfn.train.world import World, join_world, largest, leave_world
 
 TEACHER, STAGES = "teacher.safetensors", "stages.json"
@@ -80,12 +80,21 @@ def stage_config(plan: Config, student_steps: int) -> Config:
     """
     distill = plan.distill
     first = 2 * student_steps == distill.teacher_steps
-    last = student_steps <= 2 and distill.last_steps
+    updates = (
+        (first and distill.first_steps)
+        or (student_steps <= 2 and distill.last_steps)
+        or plan.train.steps
+    )
+    sample = SampleConfig(
+        sample_timesteps=student_steps,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if distill.guidance_range else 0.0,
+    )
     return replace(
         plan,
         diffusion=replace(plan.diffusion, train_timesteps=student_steps),
-        train=replace(plan.train, steps=last or plan.train.steps),
-        sample=SampleConfig(sample_timesteps=student_steps, sample_batch=plan.sample.sample_batch),
+        train=replace(plan.train, steps=updates),
+        sample=sample,
         distill=replace(
             distill,
             teacher_steps=2 * student_steps,
@@ -114,21 +123,59 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     model = replace(own.model, dropout=0.0)
     base = Config(data=own.data, model=model, diffusion=own.diffusion)
     config = configs.override(configs.loads(configs.read(name), name, base), dict(overrides))
-    if config.distill.teacher_guidance is None:
-        distill = replace(config.distill, teacher_guidance=own.sample.guidance)
-        config = replace(config, distill=distill)
+    config = _with_guidance(config, own)
     if not config.distill.teacher_steps:
         raise ValueError(f"{name} does not say how many steps the teacher takes: --teacher-steps")
     faults = _differing(config.model, own.model) + _differing(config.diffusion, own.diffusion)
-    if own.distill.teacher_steps and own.distill.student_steps != config.distill.teacher_steps:
-        faults.append(
-            f"teacher_steps {own.distill.student_steps}, the only grid this student knows, "
-            f"got {config.distill.teacher_steps}"
-        )
+    if own.distill.teacher_steps:
+        faults += _faults_of_a_student(config.distill, own.distill)
     if faults:
         raise ValueError(f"expected the teacher's {'; '.join(faults)}")
-    check_guidance(SampleConfig(guidance=config.distill.teacher_guidance or 0.0), teacher.shape)
+    wanted = max(config.distill.guidance_range or [config.distill.teacher_guidance or 0.0])
+    check_guidance(SampleConfig(guidance=wanted), teacher.shape)
     return config
+
+
+def _with_guidance(config: Config, own: Config) -> Config:
+    """What the students learn of guidance where only the teacher says it: its weight or range.
+
+    Students of a range are sampled at the teacher's weight, or the nearest one that they know.
+    """
+    distill = config.distill
+    if distill.guidance_range is None and own.distill.guidance_range is not None:
+        distill = replace(distill, guidance_range=own.distill.guidance_range)
+    if distill.guidance_range is None:
+        weight = distill.teacher_guidance
+        weight = own.sample.guidance if weight is None else weight
+        return replace(config, distill=replace(distill, teacher_guidance=weight))
+    low, high = distill.guidance_range
+    weight = min(max(own.sample.guidance, low), high)
+    return replace(config, distill=distill, sample=replace(config.sample, guidance=weight))
+
+
+def _faults_of_a_student(ours: DistillConfig, theirs: DistillConfig) -> list[str]:
+    """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
+    faults = []
+    if ours.teacher_steps != theirs.student_steps:
+        faults.append(
+            f"teacher_steps {theirs.student_steps}, the only grid this student knows, "
+            f"got {ours.teacher_steps}"
+        )
+    if ours.guidance_range != theirs.guidance_range:
+        faults.append(
+            f"guidance_range {_span(theirs.guidance_range)}, what this student learned, "
+            f"got {_span(ours.guidance_range)}"
+        )
+    if ours.teacher_guidance:
+        faults.append(
+            "teacher_guidance 0, since this student has its guidance in it, "
+            f"got {ours.teacher_guidance:g}"
+        )
+    return faults
+
+
+def _span(values: Sequence[float] | None) -> str:
+    return "unset" if values is None else ",".join(f"{value:g}" for value in values)
 
 
 def _differing(ours: Section, theirs: Section) -> list[str]:
@@ -168,7 +215,7 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
 
     Args:
         teacher: a network without gradients.
-        guidance: w that is distilled in.
+        guidance: w that is distilled in, where batches have none of their own.
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
 
     Returns:
@@ -184,9 +231,8 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
         with torch.inference_mode():
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
-            denoise = denoiser(
-                teacher, {}, schedule, diffusion.model_out_type, batch.labels, guidance
-            )
+            w = guidance if batch.guidance is None else batch.guidance
+            denoise = denoiser(teacher, {}, schedule, diffusion.model_out_type, batch.labels, w)
             target = distill_target(
                 denoise,
                 z,
@@ -273,11 +319,13 @@ def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) ->
     steps = config.distill.student_steps
     directory = stage_directory(out, steps)
     run = open_run(config, directory, world, resume=True)
-    network = build_model(config, run.shape).to(world.device).eval()
-    start_from(init_state(network, config.train), teacher)
+    network = build_model(teacher.config, teacher.shape).to(world.device).eval()
+    network.load_state_dict(teacher.ema)
     network.requires_grad_(False)
     if run.state.step == 0:
-        start_from(run.state, teacher)
+        # The layer of a guidance that the teacher does not take starts at zero.
+        added = {n: v for n, v in run.state.ema.items() if n.startswith("guidance_embed.")}
+        start_from(run.state, teacher._replace(ema=added | teacher.ema))
     guidance = config.distill.teacher_guidance or 0.0
     if config.train.compile:
         network.compile()

@@ -19,7 +19,7 @@ from vfn.ops import (
 from vfn.train.batch import Batch
 
 LOGSNR_BINS = 8
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Network = Callable[..., Tensor]  # called as network(z, t, *batch.conditions)
 # Loss of each picture of a batch, [B].
 Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
 
@@ -50,7 +50,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     """Loss of each picture in a batch.
 
     Args:
-        network: called as ``network(z, t, labels)``.
+        network: called as ``network(z, t, *batch.conditions)``.
         batch: see `vfn.train.batch.make_batch`.
         diffusion: schedule, prediction type and weighting.
 
@@ -68,7 +68,7 @@ def weighted_error(
 ) -> Tensor:
     """Weighted square error of the network's prediction at z, [B]."""
     logsnr = schedule_of(diffusion).logsnr(batch.t)
-    out = network(z, batch.t, batch.labels)
+    out = network(z, batch.t, *batch.conditions)
     return mse_loss(
         predict(z, out, logsnr, diffusion.model_out_type), target, diffusion.reweight_type, logsnr
     )

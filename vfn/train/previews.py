@@ -14,7 +14,7 @@ from vfn.generate import generate, preview_labels
 from vfn.nn import with_params
 from vfn.ops import keyed_normal
 from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch, keyed_time
+from vfn.train.batch import Batch, keyed_guidance, keyed_time
 from vfn.train.objective import held_out_loss
 from vfn.train.run import Run
 from vfn.train.streams import Stream
@@ -113,6 +113,8 @@ def _held_out_loss(run: Run, held_out: Dataset) -> float:
         keys = mine.to(device) + draw * count
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, run.config.diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        batches.append(Batch(x0, labels, t, noise))
+        span = run.config.distill.guidance_range
+        guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
+        batches.append(Batch(x0, labels, t, noise, guidance))
     summed = held_out_loss(network, batches, run.config.diffusion, run.objective).sum()
     return total(summed, world).item() / (count * HELD_OUT_DRAWS)
