@@ -116,6 +116,15 @@ def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
     assert all({"loss", "held_out_loss", "seconds"} <= row.keys() for row in rows)
 
 
+def test_the_teacher_s_picture_is_that_of_its_own_sampling(teacher, tmp_path):
+    """The grid of its run: the same noise, steps and guidance, whatever the students' are."""
+    go(teacher, tmp_path, student_steps=4)
+    own = (teacher / "samples" / "step-00000003.png").read_bytes()
+    assert (tmp_path / "teacher.png").read_bytes() == own
+    go(teacher, tmp_path / "guided", student_steps=4, teacher_guidance=100.0)
+    assert (tmp_path / "guided" / "teacher.png").read_bytes() != own
+
+
 def test_a_student_starts_as_its_teacher(teacher, tmp_path):
     go(teacher, tmp_path, lr=0.0)
     ours, theirs = find_checkpoint(tmp_path / "steps-1"), find_checkpoint(teacher)

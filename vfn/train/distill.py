@@ -5,6 +5,7 @@ learns to do in one DDIM step what the teacher does in two.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from vfn.configs.schema import Section
 from vfn.data import load_dataset
 from vfn.files import write_atomic, write_json
 from vfn.generate import check_guidance
-from vfn.nn import denoiser
+from vfn.nn import UNet, denoiser
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
 from vfn.train.batch import Batch
 from vfn.train.checkpoint import (
@@ -32,12 +33,13 @@ from vfn.train.checkpoint import (
 from vfn.train.journal import read_log
 from vfn.train.loop import carry_out
 from vfn.train.objective import Network, Objective, schedule_of, weighted_error
+from vfn.train.previews import save_grid
 from vfn.train.run import Run, goes_on, open_run, say, shape_of
-from vfn.train.signals import Stop, stop_signals
+from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import build_model
 from vfn.train.world import World, join_world, largest, leave_world
 
-TEACHER, STAGES = "teacher.safetensors", "stages.json"
+TEACHER, STAGES, TEACHER_GRID = "teacher.safetensors", "stages.json", "teacher.png"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
 # What a student need not share with its teacher.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "p_uncond", "train_timesteps"}
@@ -256,7 +258,7 @@ def distill(
         config: see `plan_of`.
         teacher: its average is what is distilled.
         out: gets ``config.toml``, ``teacher.safetensors``, ``stages.json``, and a run directory
-            ``steps-N`` for each student.
+            ``steps-N`` for each student, and a sample grid ``teacher.png``.
         resume: go on from the newest intact checkpoint of the newest stage.
         device: auto, cpu or cuda.
 
@@ -298,12 +300,14 @@ def _begin(config: Config, teacher: Checkpoint, out: Path, world: World, resume:
     if world.rank == 0:
         write_atomic(out / "config.toml", configs.dumps(config))
         export_model(teacher, out / TEACHER)
+        write_json(out / STAGES, stage_figures(config, out))
 
 
 def _stages(config: Config, teacher: Checkpoint, out: Path, world: World, stop: Stop) -> Distilled:
-    order = halvings(config.distill)
-    for steps in order:
-        run = _open_stage(stage_config(config, steps), teacher, out, world)
+    for steps in halvings(config.distill):
+        run, network = _open_stage(stage_config(config, steps), teacher, out, world)
+        if largest(int((out / TEACHER_GRID).is_file()), world) == 0:
+            _show_teacher(run, network, teacher.config.sample, out / TEACHER_GRID, stop)
         step, signum = carry_out(run, stop)
         if world.rank == 0:
             write_json(out / STAGES, stage_figures(config, out))
@@ -314,8 +318,19 @@ def _stages(config: Config, teacher: Checkpoint, out: Path, world: World, stop: 
     return Distilled(steps, step, 0)
 
 
-def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) -> Run:
-    """A stage's run, begun or restored, with its teacher in its objective."""
+def _show_teacher(run: Run, network: UNet, own: SampleConfig, path: Path, stop: Stop) -> None:
+    """Write the first teacher's sample grid, for comparison with those of the students."""
+    distill = run.config.distill
+    weight = run.config.sample.guidance if distill.guidance_range else distill.teacher_guidance
+    sampling = replace(run.config.sample, sample_timesteps=own.sample_timesteps)
+    config = replace(run.config, sample=replace(sampling, guidance=weight or 0.0))
+    state = replace(run.state, ema=dict(network.named_parameters()))
+    with suppress(Stopped):  # what is left out now, a resumed distillation does
+        save_grid(run._replace(config=config, model=network, state=state), path, stop.check)
+
+
+def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) -> tuple[Run, UNet]:
+    """A stage's run, begun or restored, and the network of the teacher in its objective."""
     steps = config.distill.student_steps
     directory = stage_directory(out, steps)
     run = open_run(config, directory, world, resume=True)
@@ -329,7 +344,7 @@ def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) ->
     guidance = config.distill.teacher_guidance or 0.0
     if config.train.compile:
         network.compile()
-    return run._replace(objective=distill_objective(network, guidance, steps))
+    return run._replace(objective=distill_objective(network, guidance, steps)), network
 
 
 def stage_figures(config: Config, out: Path) -> list[dict[str, Any]]:
