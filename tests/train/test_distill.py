@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,6 +13,7 @@ import pytest
 import torch
 from comparing import finish, losses, same, wait_for_step
 from distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
+from processes import ended, running
 
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
@@ -188,6 +191,29 @@ def test_two_processes_give_the_losses_of_one(teacher, tmp_path):
         # Sums in another order: float32 rounding, amplified by a few Adam steps.
         a, b = (losses(tmp_path / name / f"steps-{steps}") for name in ("one", "two"))
         assert b == pytest.approx(a, rel=1e-3)
+
+
+def test_machines_need_not_count_the_same_restarts(teacher, tmp_path):
+    """torchrun counts only on the machine where a process died; neither was told to resume."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    begin = command("--out", str(tmp_path / "whole"), "--teacher", str(teacher), *SMALL_STAGES)
+    finish([*launcher, "--nproc_per_node", "2", *begin[1:]])
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(out / "steps-1")
+    (out / "steps-2" / "checkpoints" / "step-00000005.safetensors").unlink()
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
+    again = command("--out", str(out), "--teacher", str(teacher), *SMALL_STAGES)
+    with (
+        running(again, env=os.environ | common | own[0]) as first,
+        running(again, env=os.environ | common | own[1]) as second,
+    ):
+        ended(first)
+        ended(second)
+    for steps in (2, 1):
+        assert same(tmp_path / "whole" / f"steps-{steps}", out / f"steps-{steps}")
 
 
 def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):

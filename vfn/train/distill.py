@@ -34,15 +34,16 @@ from vfn.train.journal import read_log
 from vfn.train.loop import carry_out
 from vfn.train.objective import Network, Objective, schedule_of, weighted_error
 from vfn.train.previews import save_grid
-from vfn.train.run import Run, goes_on, open_run, say, shape_of
+from vfn.train.run import Run, goes_on, micro_batch_size, open_run, say, shape_of
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import build_model
 from vfn.train.world import World, join_world, largest, leave_world
 
 TEACHER, STAGES, TEACHER_GRID = "teacher.safetensors", "stages.json", "teacher.png"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
-# What a student need not share with its teacher.
-FREE = {"dropout", "checkpoint_activations", "reweight_type", "p_uncond", "train_timesteps"}
+# What a student need not share with its teacher, or a distillation with its beginning.
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "p_uncond", "train_timesteps",
+        "student_steps", "first_steps", "last_steps"}  # fmt: skip
 
 
 class Distilled(NamedTuple):
@@ -284,7 +285,9 @@ def distill(
 
 def _begin(config: Config, teacher: Checkpoint, out: Path, world: World, resume: bool) -> None:
     """Refuse what cannot be gone on with, and write what the stages share."""
-    if (out / "config.toml").is_file() and not resume:
+    micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
+    saved = out / "config.toml"
+    if saved.is_file() and not resume:
         raise ValueError(
             f"{out} already holds a run; add --resume to go on with it, or choose another --out"
         )
@@ -296,11 +299,30 @@ def _begin(config: Config, teacher: Checkpoint, out: Path, world: World, resume:
             f"{stage_directory(out, begun[-1])} has a checkpoint, but the stage before it, "
             f"{stage_directory(out, missing)}, has none; restore it, or delete the later stages"
         )
+    if saved.is_file():
+        _check_alike(config, saved)
+    for n in begun:
+        _check_alike(stage_config(config, n), stage_directory(out, n) / "config.toml")
     largest(0, world)  # all have looked before anything is written
     if world.rank == 0:
         write_atomic(out / "config.toml", configs.dumps(config))
         export_model(teacher, out / TEACHER)
         write_json(out / STAGES, stage_figures(config, out))
+
+
+def _check_alike(config: Config, saved: Path) -> None:
+    """Refuse to go on with what was begun with other settings than these."""
+    begun = configs.load(str(saved))
+    faults = [
+        fault
+        for section in ("model", "diffusion", "distill")
+        for fault in _differing(getattr(config, section), getattr(begun, section))
+    ]
+    if faults:
+        raise ValueError(
+            f"{saved.parent} was begun with {'; '.join(faults)}; "
+            "leave that setting as it was, or choose another --out"
+        )
 
 
 def _stages(config: Config, teacher: Checkpoint, out: Path, world: World, stop: Stop) -> Distilled:
