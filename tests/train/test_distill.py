@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from processes import ended, running
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
 from vfn.train.checkpoint import find_checkpoint
-from vfn.train.distill import distill_objective, halvings, plan_of
+from vfn.train.distill import distill_objective, halvings, plan_of, stage_config
 from vfn.train.loop import train
 
 
@@ -117,6 +118,79 @@ def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
     rows = json.loads((tmp_path / "stages.json").read_text())
     assert [row["student_steps"] for row in rows] == [4, 2, 1]
     assert all({"loss", "held_out_loss", "seconds"} <= row.keys() for row in rows)
+
+
+class Lesson(NamedTuple):
+    """What a stage was taught by, and what at."""
+
+    teacher: torch.nn.Module
+    params: dict
+    guidance: float
+    steps: int
+    batches: list
+
+
+@pytest.fixture
+def lessons(monkeypatch):
+    """Every stage's `Lesson` of the distillations that follow, in order."""
+    seen = []
+
+    def recording(network, guidance, steps):
+        params = {name: value.clone() for name, value in network.named_parameters()}
+        seen.append(Lesson(network, params, guidance, steps, []))
+        loss, batches = distill_objective(network, guidance, steps), seen[-1].batches
+
+        def recorded(student, batch, diffusion):
+            batches.append(batch)
+            return loss(student, batch, diffusion)
+
+        return recorded
+
+    monkeypatch.setattr("vfn.train.distill.distill_objective", recording)
+    return seen
+
+
+def test_each_stage_is_taught_by_the_average_of_the_one_before(teacher, tmp_path, lessons):
+    """At rest and without gradients; the guidance is the first one's alone."""
+    go(teacher, tmp_path, lr=1e-2, ema_decay=0.9)
+    stages = [teacher, tmp_path / "steps-4", tmp_path / "steps-2"]
+    for lesson, stage in zip(lessons, stages, strict=True):
+        expected = find_checkpoint(stage)
+        assert all(torch.equal(value, expected.ema[n]) for n, value in lesson.params.items())
+        assert not all(torch.equal(value, expected.params[n]) for n, value in lesson.params.items())
+        assert not lesson.teacher.training
+        assert not any(p.requires_grad for p in lesson.teacher.parameters())
+        assert all(torch.equal(p, lesson.params[n]) for n, p in lesson.teacher.named_parameters())
+    assert [(lesson.guidance, lesson.steps) for lesson in lessons] == [(0.5, 4), (0, 2), (0, 1)]
+
+
+def test_students_learn_at_their_own_times_only(teacher, tmp_path, lessons):
+    """In training and for the held-out loss; all of them come up."""
+    go(teacher, tmp_path, student_steps=4)
+    (lesson,) = lessons
+    times = torch.cat([batch.t for batch in lesson.batches])
+    assert times.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_dropout_is_off_unless_asked_for(config, tmp_path):
+    out = tmp_path / "teacher"
+    train(override(config, {"dropout": 0.2}), out, device="cpu")
+    found = find_checkpoint(out)
+    assert plan_of(found, "digits_distill", {}).model.dropout == 0
+    assert plan_of(found, "digits_distill", {"dropout": 0.1}).model.dropout == 0.1
+
+
+def test_updates_of_the_first_and_the_last_halvings(teacher):
+    plan = plan_of(find_checkpoint(teacher), "digits_distill", {"first_steps": 7, "steps": 3})
+    steps = [stage_config(plan, n).train.steps for n in halvings(plan.distill)]
+    assert steps == [7, 3, 3, 3, 400, 400]
+
+
+def test_presets_let_the_rate_fall_and_keep_no_average():
+    for name in ("digits_distill", "cifar10_distill"):
+        preset = load(name)
+        assert (preset.train.lr_schedule, preset.train.warmup) == ("linear", 0)
+        assert (preset.train.ema_decay, preset.model.dropout) == (0, 0)
 
 
 def test_the_teacher_s_picture_is_that_of_its_own_sampling(teacher, tmp_path):

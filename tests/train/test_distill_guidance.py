@@ -121,6 +121,26 @@ def test_stages_keep_the_input_and_are_sampled_at_the_teacher_s_weight(students)
     assert (out[0] - out[1]).abs().max() > 1e-3
 
 
+def test_held_out_weights_are_others_than_those_of_the_training(teacher, tmp_path, monkeypatch):
+    """Keyed by the same numbers, yet drawn from a stream of their own."""
+    training, held_out = [], []
+
+    def recording(*arguments):
+        loss = distill_objective(*arguments)
+
+        def recorded(network, batch, diffusion):
+            (held_out if torch.is_inference_mode_enabled() else training).append(batch)
+            return loss(network, batch, diffusion)
+
+        return recorded
+
+    monkeypatch.setattr("vfn.train.distill.distill_objective", recording)
+    go(teacher, tmp_path, student_steps=4, guidance_range=RANGE)
+    ours, theirs = training[0].guidance, held_out[0].guidance
+    assert not torch.isin(theirs, ours).any()
+    assert 0 <= theirs.min() < theirs.max() <= 4
+
+
 def test_the_weight_a_student_is_sampled_at_is_one_it_knows(teacher):
     plan = plan_of(find_checkpoint(teacher), "digits_distill", {"guidance_range": (1.0, 3.0)})
     assert plan.sample.guidance == 1.0  # the teacher's is 0.5
