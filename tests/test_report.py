@@ -255,6 +255,10 @@ def test_a_malformed_log_line_is_named(bare, line):
         ("metrics.json", '{"metrics": 1}'),
         ("commands.json", "{}"),
         ("commands.json", "[1]"),
+        ("stages.json", "{}"),
+        ("stages.json", "[1]"),
+        ("stages.json", '[{"loss": 1.0}]'),
+        ("stages.json", '[{"student_steps": 2, "loss": "low"}]'),
         ("config.toml", "[train"),
     ],
 )
@@ -267,3 +271,42 @@ def test_a_malformed_file_is_named(bare, name, text):
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected a run directory with a config\.toml"):
         write_report(tmp_path)
+
+
+@pytest.fixture
+def distilled(bare):
+    """A distillation whose second stage has only begun."""
+    (bare / "config.toml").write_text(dumps(load("digits_distill")))
+    rows = [
+        {"student_steps": 32, "updates": 100, "loss": 0.5, "recall": 0.25, "seconds": 90.0},
+        {"student_steps": 16, "updates": 10, "loss": 0.125, "seconds": 9.0},
+    ]
+    (bare / "stages.json").write_text(json.dumps(rows))
+    tiles = torch.arange(4 * 64, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    for i, name in enumerate(("teacher", "steps-32/samples/step-00000100")):
+        save_png(bare / f"{name}.png", grid(tiles + i, 2))
+    save_png(bare / "steps-32/samples/step-00000050.png", grid(tiles, 1))
+    return bare
+
+
+def test_stages_are_a_table_beside_the_teacher_s_picture(distilled):
+    page = _page(distilled)
+    cells = [
+        re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row)
+        for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)
+    ]
+    assert cells == [
+        ["Steps", "Updates", "Loss", "Recall ↑", "Minutes"],
+        ["32", "100", "0.5", "0.25", "1.5"],
+        ["16", "10", "0.125", "–", "0.1"],
+    ]
+    shown = [distilled / "teacher.png", distilled / "steps-32/samples/step-00000100.png"]
+    assert _embedded(page) == [("png", path.read_bytes()) for path in shown]
+    assert "A teacher of 64 steps of DDIM" in page
+    assert "in 32, 16, 8, 4, 2, 1 steps: 2 of 6 stages are begun" in page
+    assert "trained for" not in page
+
+
+def test_a_distillation_before_its_first_stage(distilled):
+    (distilled / "stages.json").write_text("[]")
+    assert "0 of 6 stages are begun" in _page(distilled)

@@ -7,6 +7,9 @@ from torch import nn
 from vfn.configs import load, override
 from vfn.nn.layers import SelfAttention
 from vfn.summary import cost, describe
+from vfn.train.checkpoint import find_checkpoint
+from vfn.train.distill import distill, plan_of
+from vfn.train.loop import train
 from vfn.train.state import DataShape, build_model
 
 
@@ -65,6 +68,37 @@ def test_of_a_preset():
     assert "checkpoint" not in rows
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run whose network is not the default one."""
+    out = tmp_path_factory.mktemp("teacher")
+    narrow = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,), "steps": 1,
+              "num_res_blocks": 1, "batch_size": 16, "sample_timesteps": 2}  # fmt: skip
+    train(override(load("digits"), narrow), out, device="cpu")
+    return out
+
+
+def test_a_distillation_has_its_teacher_s_network(teacher, tmp_path):
+    """Alone it says so, with a teacher or as a directory it shows that one's."""
+    alone = describe("digits_distill").splitlines()
+    assert alone[0].startswith("Data and network are the teacher's: name it with --teacher")
+    assert not any("UNet" in line for line in alone)
+    assert alone[-1].split() == ["1", "400"]
+    total = next(line for line in describe(str(teacher)).splitlines() if line.startswith("all  "))
+    told = describe("digits_distill", teacher=teacher).splitlines()
+    assert told[0] == "UNet for 1 x 8 x 8, 10 classes, predicts v"
+    assert total in told
+    out, found = tmp_path / "out", find_checkpoint(teacher)
+    short = {"teacher_steps": 4, "steps": 1, "last_steps": 2, "batch_size": 16, "eval_every": 0}
+    distill(plan_of(found, "digits_distill", short), found, out, device="cpu")
+    lines = describe(str(out)).splitlines()
+    assert total in lines
+    assert [line.split() for line in lines[-2:]] == [
+        ["2", "2", "of", "2"],
+        ["1", "2", "of", "2"],
+    ]
+
+
 def test_of_pictures_that_are_given():
     text = describe("digits", image=(3, 16, 8), classes=4)
     assert text.startswith("UNet for 3 x 16 x 8, 4 classes, predicts v")
@@ -83,3 +117,12 @@ def test_of_pictures_that_are_given():
 def test_pictures_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         describe("digits", **options)
+
+
+def test_what_a_target_knows_is_not_told_again(teacher):
+    with pytest.raises(ValueError, match="digits is not the configuration of a distillation"):
+        describe("digits", teacher=teacher)
+    with pytest.raises(ValueError, match="is not the configuration of a distillation"):
+        describe(str(teacher), teacher=teacher)
+    with pytest.raises(ValueError, match="digits_distill knows its pictures"):
+        describe("digits_distill", classes=3, image=(1, 8, 8))

@@ -57,6 +57,7 @@ def bits_per_dim(
     seed: int,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    guidance: float | None = None,
 ) -> list[Bits]:
     """The variational bound, discrete and continuous, and the likelihood under the flow.
 
@@ -69,6 +70,7 @@ def bits_per_dim(
         seed: of all noise; picture i has the same in every batch.
         device: where to compute.
         progress: called with the number of pictures that are done.
+        guidance: w of a network that takes it as an input.
 
     Returns:
         three figures.
@@ -77,7 +79,13 @@ def bits_per_dim(
     for keys in torch.arange(min(num, len(held_out.images))).split(BATCH):
         labels = None if held_out.labels is None else held_out.labels[keys].to(device)
         denoise = partial(
-            denoiser, model, params, schedule_of(diffusion), diffusion.model_out_type, labels
+            denoiser,
+            model,
+            params,
+            schedule_of(diffusion),
+            diffusion.model_out_type,
+            labels,
+            guidance or 0.0,
         )
         x0 = to_unit(held_out.images[keys].to(device))
         counted.append(_of_batch(denoise, diffusion, x0, keys.to(device), seed))

@@ -355,14 +355,19 @@ def import_checkpoint_command(file: Path, source: Path, out: Path, dataset: str 
 @click.argument("target", metavar="RUN|CONFIG")
 @click.option("--image", type=_List(int), help="channels,height,width  [the data set's]")
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
-def info_command(target: str, image: tuple[int, ...] | None, classes: int | None) -> None:
+@click.option("--teacher", type=click.Path(path_type=Path),
+              help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
+def info_command(
+    target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
+) -> None:
     """Show a network's parameters, operations and memory, and a run's checkpoints.
 
-    RUN is a run directory or checkpoint file, CONFIG a preset's name or a .toml file.
+    RUN is a run directory, a distilled one or a checkpoint file, CONFIG a preset's name or a .toml
+    file. Data and network of a distillation are those of its --teacher.
     """
     from vfn.summary import describe
 
-    click.echo(describe(target, image, classes, _say))
+    click.echo(describe(target, image, classes, _say, teacher))
 
 
 @app.command("export")

@@ -155,7 +155,10 @@ def evaluate_pictures(
             )
         if world.rank:
             return None
-        bins, bits = _held_out_figures(trained, data, "loss" in names, num if bpd else 0, seed, say)
+        given = settings["guidance"] if trained and trained.model.guidance_range else None
+        bins, bits = _held_out_figures(
+            trained, data, "loss" in names, num if bpd else 0, seed, given, say
+        )
         return Evaluation(found, settings, bins, bits)
     finally:
         leave_world(world)
@@ -176,9 +179,18 @@ def _count(side: Dataset | Statistics) -> int | None:
 
 
 def _held_out_figures(
-    trained: Trained | None, data: DataConfig, loss: bool, bpd: int, seed: int, say: Say
+    trained: Trained | None,
+    data: DataConfig,
+    loss: bool,
+    bpd: int,
+    seed: int,
+    guidance: float | None,
+    say: Say,
 ) -> tuple[list[dict[str, float]], list[Bits]]:
-    """Held-out loss by log-SNR bin, and bits per dimension of ``bpd`` pictures."""
+    """Held-out loss by log-SNR bin, and bits per dimension of ``bpd`` pictures.
+
+    ``guidance`` is for a network that takes it as an input; others show their figures without it.
+    """
     if not trained or not (loss or bpd):
         return [], []
     pictures = load_held_out(data)
@@ -186,8 +198,9 @@ def _held_out_figures(
         say("no held-out loss: the run was trained on all pictures")
         return [], []
     what = (trained.model, trained.params, trained.checkpoint.config.diffusion, pictures)
-    bins = loss_by_logsnr(*what, seed, trained.device) if loss else []
-    return bins, bits_per_dim(*what, bpd, seed, trained.device) if bpd else []
+    how = (seed, trained.device)
+    bins = loss_by_logsnr(*what, *how, guidance) if loss else []
+    return bins, bits_per_dim(*what, bpd, *how, guidance=guidance) if bpd else []
 
 
 def _unseen(real: str, held_out: str | None, data: DataConfig) -> Dataset | None:

@@ -56,5 +56,7 @@ def run_demo(
         f"  {out / 'sample' / 'grid.png'} (ten of each digit),\n"
         f"  {out / 'sample' / 'denoising.webp'} (how they come out of noise),\n"
         f"  {out / 'sweep' / 'sweep.png'} (guidance {SWEEP}).\n"
-        f"More pictures: vfn sample --checkpoint {out} --out more --labels 3,7 --num 20"
+        f"More pictures: vfn sample --checkpoint {out} --out more --labels 3,7 --num 20\n"
+        f"Fewer steps, down to one: vfn distill --teacher {out} --out {out}-fast, some minutes,\n"
+        f"  then vfn report {out}-fast"
     )

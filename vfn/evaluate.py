@@ -361,6 +361,7 @@ def loss_by_logsnr(
     held_out: Dataset,
     seed: int,
     device: torch.device,
+    guidance: float | None = None,
 ) -> list[dict[str, float]]:
     """Training loss on held-out pictures, for equal bins of the schedule's logsnr.
 
@@ -373,6 +374,7 @@ def loss_by_logsnr(
         held_out: pictures that training has not seen.
         seed: of the noise and the draws.
         device: where to compute.
+        guidance: w of a network that takes it as an input.
 
     Returns:
         for each bin ``low``, ``high``, ``loss`` and ``count``.
@@ -382,12 +384,13 @@ def loss_by_logsnr(
     x0 = to_unit(held_out.images.to(device))
     labels = None if held_out.labels is None else held_out.labels.to(device)
     network = with_params(model, params)
+    given = None if guidance is None else x0.new_full((len(x0),), guidance)
     rows = []
     for i, (low, high) in enumerate(pairwise(edges)):
         keys = torch.arange(len(x0), device=device) + i * len(x0)
         u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        batch = Batch(x0, labels, schedule.time(low + u * (high - low)), noise)
+        batch = Batch(x0, labels, schedule.time(low + u * (high - low)), noise, given)
         loss = held_out_loss(network, [batch], diffusion).mean().item()
         rows.append({"low": low, "high": high, "loss": loss, "count": len(x0)})
     return rows

@@ -1,13 +1,13 @@
 """Pictures from a trained network: image i of a seed depends on nothing but (seed, i)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
-from vfn.nn import check_labels, denoiser
+from vfn.nn import check_guidance_input, check_labels, denoiser, guidance_range
 from vfn.ops import (
     DrawSamples,
     Strength,
@@ -54,26 +54,41 @@ def strength_of(settings: SampleConfig) -> Strength:
     return interval_strength(settings.guidance, low, high)
 
 
-def check_guidance(settings: SampleConfig, shape: DataShape) -> None:
-    """Refuse guidance where there is nothing to be guided by.
+def check_guidance(
+    settings: SampleConfig, shape: DataShape, known: Sequence[float] | None = None
+) -> None:
+    """Refuse guidance that a network cannot give.
+
+    Args:
+        settings: what is asked for.
+        shape: what the network knows of its data.
+        known: lowest and highest w of a network that takes it as an input.
 
     Raises:
-        ValueError: if guidance is asked of an unconditional network.
+        ValueError: if guidance is asked of an unconditional network, or of one that takes it as an
+            input out of its range.
     """
     if settings.guidance and not shape.class_names:
         raise ValueError(
             f"guidance {settings.guidance} needs a class-conditional model, and this one is "
             "unconditional; use --guidance 0"
         )
+    if known is not None:
+        check_guidance_input(strength_of(settings), known, settings.guidance_rescale)
 
 
-def check_sampling(settings: SampleConfig, diffusion: DiffusionConfig, shape: DataShape) -> None:
+def check_sampling(
+    settings: SampleConfig,
+    diffusion: DiffusionConfig,
+    shape: DataShape,
+    known: Sequence[float] | None = None,
+) -> None:
     """Refuse settings of sampling that a network cannot follow.
 
     Raises:
         ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
     """
-    check_guidance(settings, shape)
+    check_guidance(settings, shape, known)
     if settings.uses_variance and not diffusion.learned_variance:
         raise ValueError(
             "var_type learned needs a model trained with learned_variance, and this one was not; "
@@ -119,7 +134,7 @@ def generate(
         ValueError: as `check_sampling`, or if a label is none of the network's.
     """
     check_labels(labels, len(shape.class_names), shape.multitags)
-    check_sampling(settings, diffusion, shape)
+    check_sampling(settings, diffusion, shape, guidance_range(model))
     schedule = schedule_of(diffusion)
     grid = sampling_grid(settings.grid, schedule, settings.sample_timesteps, device)
     draw = sampler_of(settings)

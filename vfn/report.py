@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from vfn import __version__
 from vfn.configs import Config, loads
 from vfn.files import write_atomic
+from vfn.train.distill import halvings
 from vfn.train.journal import read_log
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
@@ -63,15 +64,19 @@ def write_report(run: Path) -> Path:
     config_text = config_file.read_text(encoding="utf-8")
     config = loads(config_text, str(config_file))
     train, held_out = _read_curves(run / "log.jsonl")
+    stages = _read_stages(run / "stages.json")
     evaluations = [_read_evaluation(path) for path in sorted(run.glob("metrics*.json"))]
     page = _page(
         run.resolve().name,
-        config,
-        max([*train, *held_out], default=config.train.steps),
+        config.data.dataset,
+        _summary_of_stages(config, len(stages))
+        if stages is not None
+        else _summary(config, max([*train, *held_out], default=config.train.steps)),
         [
             _section("Samples", _picture(run / "sample" / "grid.png", *_GRID)),
             _section("From noise to picture", _picture(run / "sample" / "denoising.webp", *_MOVIE)),
             _section("Guidance", _picture(run / "sweep" / "sweep.png", *_SWEEP)),
+            _section("Stages", _stage_table(stages or []), _stage_pictures(run, stages or [])),
             _section("Evaluation", *map(_evaluation, evaluations)),
             _section(
                 "Training",
@@ -165,6 +170,24 @@ def _read_commands(run: Path, evaluations: Sequence[_Evaluation]) -> list[str]:
     if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
         raise ValueError(f"{path}: expected a list of commands, got {commands!r}; remove the file")
     return commands
+
+
+def _read_stages(path: Path) -> list[dict[str, Any]] | None:
+    """What the stages of a distillation came to; None in other runs."""
+    if not path.is_file():
+        return None
+    rows = _read_json(path)
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict)
+        and isinstance(row.get("student_steps"), int)
+        and all(isinstance(value, _NUMBER) for value in row.values())
+        for row in rows
+    ):
+        raise ValueError(
+            f'{path}: expected a list of objects of numbers with a whole "student_steps", '
+            f"got {rows!r}; vfn distill --resume writes it again"
+        )
+    return rows
 
 
 # Plots
@@ -265,9 +288,20 @@ _SWEEP = (
     "The same noise under growing guidance weight w: from variety towards typical pictures.",
 )
 
+_STAGE_HEADS = {
+    "student_steps": "Steps",
+    "updates": "Updates",
+    "loss": "Loss",
+    "held_out_loss": "Held out",
+    "frechet_distance": "Fréchet distance ↓",
+    "precision": "Precision ↑",
+    "recall": "Recall ↑",
+    "seconds": "Minutes",
+}
 
-def _page(name: str, config: Config, steps: int, sections: Sequence[str]) -> str:
-    title = f"A diffusion model of {escape(config.data.dataset)}"
+
+def _page(name: str, dataset: str, lead: str, sections: Sequence[str]) -> str:
+    title = f"A diffusion model of {escape(dataset)}"
     content = "\n".join(section for section in sections if section)
     return f"""<!doctype html>
 <html lang="en">
@@ -284,7 +318,7 @@ def _page(name: str, config: Config, steps: int, sections: Sequence[str]) -> str
 <header>
 <p class="run">Run {escape(name)}</p>
 <h1>{title}</h1>
-<p class="lead">{escape(_summary(config, steps))}</p>
+<p class="lead">{escape(lead)}</p>
 </header>
 <main>
 {content}
@@ -304,6 +338,16 @@ def _summary(config: Config, steps: int) -> str:
         f"A UNet that turns noise into pictures like those of the data set {config.data.dataset}: "
         f"it predicts {target} under the {config.diffusion.logsnr_schedule} log-SNR schedule and "
         f"was trained for {done} of {config.train.batch_size:,} pictures each."
+    )
+
+
+def _summary_of_stages(config: Config, begun: int) -> str:
+    steps = [str(number) for number in halvings(config.distill)]
+    return (
+        f"A teacher of {config.distill.teacher_steps} steps of DDIM, distilled into students that "
+        f"turn noise into pictures like those of the data set {config.data.dataset} in "
+        f"{', '.join(steps)} {'step' if steps == ['1'] else 'steps'}: {begun} of {len(steps)} "
+        "stages are begun."
     )
 
 
@@ -342,6 +386,50 @@ def _previews(run: Path) -> str:
     return (
         "<p>Every grid starts from the same noise, so one place shows one picture getting better."
         f'</p>\n<div class="previews">{"".join(figures)}</div>'
+    )
+
+
+def _stage_table(stages: Sequence[dict[str, Any]]) -> str:
+    """A row for each student, with the figures that any of them has."""
+    names = [name for name in _STAGE_HEADS if any(name in row for row in stages)]
+    if not names:
+        return ""
+    head = "".join(f'<th scope="col">{_STAGE_HEADS[name]}</th>' for name in names)
+    rows = "\n".join(
+        f'<tr><th scope="row">{row["student_steps"]}</th>'
+        + "".join(f"<td>{escape(_figure(name, row.get(name)))}</td>" for name in names[1:])
+        + "</tr>"
+        for row in stages
+    )
+    return f"""<div class="wide"><table class="stages">
+<thead><tr>{head}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table></div>"""
+
+
+def _figure(name: str, value: Any) -> str:
+    """Seconds as minutes, others as they are.
+
+    >>> _figure("seconds", 90.0), _figure("loss", 0.00123456), _figure("loss", None)
+    ('1.5', '0.001235', '–')
+    """
+    return f"{value / 60:.1f}" if name == "seconds" and value is not None else _text(value)
+
+
+def _stage_pictures(run: Path, stages: Sequence[dict[str, Any]]) -> str:
+    """The teacher's grid, and the last one of each student."""
+    figures = [_picture(run / "teacher.png", "Pictures that the teacher drew", "The teacher")]
+    for steps in (row["student_steps"] for row in stages):
+        title = "1 step" if steps == 1 else f"{steps} steps"
+        for path in sorted((run / f"steps-{steps}" / "samples").glob("step-*.png"))[-1:]:
+            figures.append(_picture(path, f"Pictures of the student of {title}", title))
+    if not any(figures):
+        return ""
+    return (
+        "<p>Every grid starts from the same noise, so one place shows what each student makes of "
+        f'the teacher\'s picture.</p>\n<div class="previews">{"".join(figures)}</div>'
     )
 
 
@@ -457,6 +545,7 @@ thead th { color: var(--soft); font-size: 0.85rem; }
 th { text-align: left; font-weight: 600; }
 td, thead th:not(:first-child) { text-align: right; white-space: nowrap; }
 tbody th { font-weight: 500; }
+.stages { margin-bottom: 1.5rem; }
 small { display: block; color: var(--soft); font-weight: 400; }
 @media (max-width: 36rem) {
   tr { display: grid; grid-template-columns: repeat(3, 1fr); border-bottom: 1px solid var(--line); }
@@ -464,6 +553,8 @@ small { display: block; color: var(--soft); font-weight: 400; }
   th, td { padding: 0.4rem 0; border-bottom: 0; }
   th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
   td:nth-child(2), thead th:nth-child(2) { text-align: left; }
+  .stages tr { display: table-row; }
+  .stages th, .stages td { padding: 0.4rem 0.75rem; text-align: right; }
 }
 pre {
   margin: 0; padding: 1rem; overflow-x: auto; border-radius: 6px; background: var(--card);

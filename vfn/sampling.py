@@ -138,7 +138,10 @@ def sample_to_directory(
         variants = _variants(settings, out, kind, count)
         for variant in variants:
             check_sampling(
-                variant.settings, trained.checkpoint.config.diffusion, trained.checkpoint.shape
+                variant.settings,
+                trained.checkpoint.config.diffusion,
+                trained.checkpoint.shape,
+                trained.model.guidance_range,
             )
             if not fresh:
                 record = job.record(variant.settings, kind, ema)

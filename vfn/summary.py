@@ -11,7 +11,8 @@ from vfn import configs
 from vfn.configs import Config
 from vfn.configs.reference import REFERENCE_DATA
 from vfn.data import load_dataset
-from vfn.train.checkpoint import checkpoint_files, find_checkpoint
+from vfn.train.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint
+from vfn.train.distill import TEACHER, halvings, plan_of, stage_config, stage_figures
 from vfn.train.run import shape_of
 from vfn.train.state import DataShape, build_model
 
@@ -49,7 +50,9 @@ def cost(config: Config, shape: DataShape) -> Cost:
         labels = None
         if shape.class_names:
             labels = torch.zeros(1, len(shape.class_names)) if shape.multitags else torch.zeros(1)
-        inputs = torch.zeros(1, shape.channels, shape.height, shape.width), torch.zeros(1), labels
+        inputs = [torch.zeros(1, shape.channels, shape.height, shape.width), torch.zeros(1), labels]
+        if model.guidance_range:
+            inputs.append(torch.zeros(1))
         with FlopCounterMode(display=False) as forward:
             out = model(*inputs)
         with FlopCounterMode(display=False) as backward:
@@ -66,8 +69,9 @@ def describe(
     image: tuple[int, ...] | None = None,
     classes: int | None = None,
     say: Callable[[str], object] = print,
+    teacher: Path | None = None,
 ) -> str:
-    """The summary of a run, a checkpoint file, a preset or a configuration file.
+    """The summary of a run, a distillation, a checkpoint file, a preset or a configuration file.
 
     Args:
         target: which.
@@ -75,25 +79,68 @@ def describe(
             set if None.
         classes: number of their labels, likewise.
         say: called with one line for every damaged checkpoint.
+        teacher: whose data and network the configuration of a distillation has; without one only
+            its stages are shown.
 
     Returns:
         lines of text.
 
     Raises:
-        ValueError: if there is nothing of that name, or image and classes go with a run.
+        ValueError: if there is nothing of that name, image and classes go with a run or a
+            distillation, or a teacher with anything else.
     """
     path = Path(target)
     if path.is_dir() or path.suffix == ".safetensors":
-        if image is not None or classes is not None:
-            raise ValueError(f"{target} knows its pictures; leave out --image and --classes")
-        checkpoint = find_checkpoint(path, say)
-        files = checkpoint_files(path / "checkpoints") if path.is_dir() else [path]
-        lines = [*_checkpoints(files), "", f"newest intact checkpoint: step {checkpoint.step}"]
-        config, shape = checkpoint.config, checkpoint.shape
+        _only_for_pictures(target, image, classes)
+        _only_for_plans(target, teacher)
+        config, shape, lines = _stored(path, say)
+    elif (config := configs.load(target)).distill.teacher_steps:
+        _only_for_pictures(target, image, classes)
+        if teacher is None:
+            note = "Data and network are the teacher's: name it with --teacher, or a distilled run."
+            return "\n".join([note, *_stages(config)])
+        found = find_checkpoint(teacher, say)
+        config, shape = plan_of(found, target, {}), found.shape
+        lines = _stages(config)
     else:
-        config, lines = configs.load(target), []
-        shape = _data_shape(config, image, classes)
+        _only_for_plans(target, teacher)
+        shape, lines = _data_shape(config, image, classes), []
     return "\n".join([*_network(config, shape), *lines])
+
+
+def _only_for_pictures(target: str, image: tuple[int, ...] | None, classes: int | None) -> None:
+    if image is not None or classes is not None:
+        raise ValueError(f"{target} knows its pictures; leave out --image and --classes")
+
+
+def _only_for_plans(target: str, teacher: Path | None) -> None:
+    if teacher is not None:
+        raise ValueError(
+            f"{target} is not the configuration of a distillation; leave --teacher out"
+        )
+
+
+def _stored(path: Path, say: Callable[[str], object]) -> tuple[Config, DataShape, list[str]]:
+    """Configuration, shape and checkpoints of a run or file; the stages of a distillation."""
+    if (path / TEACHER).is_file():
+        config = configs.load(str(path / "config.toml"))
+        return config, load_checkpoint(path / TEACHER).shape, _stages(config, path)
+    checkpoint = find_checkpoint(path, say)
+    files = checkpoint_files(path / "checkpoints") if path.is_dir() else [path]
+    lines = [*_checkpoints(files), "", f"newest intact checkpoint: step {checkpoint.step}"]
+    return checkpoint.config, checkpoint.shape, lines
+
+
+def _stages(config: Config, out: Path | None = None) -> list[str]:
+    """The students of a distillation, and how many of their updates are done."""
+    done = (
+        {row["student_steps"]: row["updates"] for row in stage_figures(config, out)} if out else {}
+    )
+    rows = {}
+    for steps in halvings(config.distill):
+        planned = stage_config(config, steps).train.steps
+        rows[f"{steps}"] = f"{done.get(steps, 0):,} of {planned:,}" if out else f"{planned:,}"
+    return ["", *_table("student's steps", "updates", rows)]
 
 
 def _data_shape(config: Config, image: tuple[int, ...] | None, classes: int | None) -> DataShape:
@@ -116,13 +163,15 @@ def _data_shape(config: Config, image: tuple[int, ...] | None, classes: int | No
 def _network(config: Config, shape: DataShape) -> list[str]:
     counted = cost(config, shape)
     labels = f"{len(shape.class_names)} {'tags' if shape.multitags else 'classes'}"
+    span = config.distill.guidance_range
+    guidance = f"guidance {span[0]:g}..{span[1]:g} as an input, " if span else ""
     total = sum(counted.parameters.values())
     parts = {name: f"{count:,}" for name, count in counted.parameters.items() if count}
     memory = {name: copies * total * FLOAT32 / 1e6 for name, copies in COPIES.items()}
     memory["all but activations"] = sum(memory.values())
     return [
         f"UNet for {shape.channels} x {shape.height} x {shape.width}, "
-        f"{labels if shape.class_names else 'no labels'}, "
+        f"{labels if shape.class_names else 'no labels'}, {guidance}"
         f"predicts {config.diffusion.model_out_type}",
         "",
         *_table("part", "parameters", {**parts, "all": f"{total:,}"}),

@@ -378,3 +378,45 @@ def test_autocast_keeps_conditioning_and_output_in_float32():
     assert seen == {"time_embed": full, "label_embed": full, "in_conv": half, "middle.0": half}
     assert got.dtype == full
     assert 0 < relative_error(got, expected) < 0.05
+
+
+def guided_net(**options):
+    return random_net(num_classes=3, guidance_range=(1.0, 3.0), **options)
+
+
+def test_guidance_is_an_input_whose_layer_starts_at_zero():
+    torch.manual_seed(0)
+    model = UNet(2, 2, 32, (1,), 1, num_classes=3, guidance_range=(0.0, 4.0))
+    assert not model.guidance_embed.weight.any()
+    assert not model.guidance_embed.bias.any()
+    model, inputs = guided_net(), (torch.randn(2, 2, 8, 8), torch.rand(2), torch.tensor([1, 2]))
+    weights = torch.tensor([1.0, 2.5])
+    without = {n: p for n, p in model.named_parameters() if not n.startswith("guidance_embed")}
+    plain = UNet(2, 2, 32, (1, 2), 1, (False, True), num_classes=3).eval()
+    plain.load_state_dict(without)
+    zeros = {
+        n: torch.zeros_like(p) for n, p in model.guidance_embed.named_parameters("guidance_embed")
+    }
+    assert torch.equal(functional_call(model, zeros, (*inputs, weights)), plain(*inputs))
+    assert relative_error(model(*inputs, weights), plain(*inputs)) > 0.01
+
+
+def test_guidance_is_told_apart_and_each_sample_has_its_own():
+    """Weights a hundredth of the range apart differ, and near ones are near."""
+    model, t = guided_net(), torch.tensor([0.5, 0.5, 0.5])
+    got = model.embed(t, None, torch.tensor([2.0, 2.02, 3.0])) - model.embed(t, None)
+    small, large = (got[1] - got[0]).norm(), (got[2] - got[0]).norm()
+    assert 0.001 * large < small < 0.2 * large
+    z, y = torch.randn(1, 2, 8, 8).expand(3, -1, -1, -1), torch.ones(3, dtype=torch.long)
+    whole = model(z, t, y, torch.tensor([1.0, 2.0, 3.0]))
+    alone = model(z[:1], t[:1], y[:1], torch.tensor([2.0]))
+    assert relative_error(whole[1:2], alone) < RELATIVE
+
+
+@pytest.mark.parametrize("weights", [None, torch.ones(1), torch.ones(2, 1)])
+def test_guidance_that_does_not_fit_is_refused(weights):
+    inputs = torch.zeros(2, 2, 8, 8), torch.zeros(2), torch.ones(2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"expected guidance of shape \(2,\)"):
+        guided_net()(*inputs, weights)
+    with pytest.raises(ValueError, match="expected no guidance for a network that does not"):
+        random_net(num_classes=3)(*inputs, torch.ones(2))

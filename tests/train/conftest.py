@@ -2,6 +2,7 @@
 
 import pytest
 from processes import STEPS, finish, start_of
+from small import SMALL
 
 from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
 
@@ -34,3 +35,17 @@ def undisturbed(tmp_path_factory):
         return made[layout]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A run of a few steps that is sampled with guidance."""
+    from click.testing import CliRunner
+
+    from vfn.cli import app
+
+    out = tmp_path_factory.mktemp("teacher")
+    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
+    result = CliRunner().invoke(app, arguments, obj=arguments)
+    assert result.exit_code == 0, result.output
+    return out

@@ -13,7 +13,8 @@ CPU = torch.device("cpu")
 
 
 def batch(draws, **diffusion):
-    return make_batch(load_dataset("digits"), DiffusionConfig(**diffusion), 3, draws, CPU)
+    data, settings = load_dataset("digits"), DiffusionConfig(**diffusion)
+    return make_batch(data, settings, 3, draws, CPU, guidance_range=(1.0, 3.0))
 
 
 def test_a_draw_does_not_depend_on_the_others():
@@ -123,3 +124,17 @@ def test_a_failure_comes_out_where_the_batch_would():
     with pytest.raises(OSError, match="disk gone"):
         next(batches)
     assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+def test_guidance_is_uniform_in_its_range_and_nothing_else_depends_on_it():
+    draws = torch.arange(8000)
+    drawn = batch(draws)
+    u = (drawn.guidance - 1) / 2
+    assert 0 <= u.min() < u.max() <= 1
+    for quantile in (0.25, 0.5, 0.75):
+        assert u.quantile(quantile).item() == pytest.approx(quantile, abs=0.02)
+    times = torch.corrcoef(torch.stack([u.double(), drawn.t]))
+    assert abs(times[0, 1]) < 0.05
+    plain = make_batch(load_dataset("digits"), DiffusionConfig(), 3, draws, CPU)
+    assert plain.guidance is None
+    assert all(torch.equal(a, b) for a, b in zip(plain[:4], drawn[:4], strict=True))

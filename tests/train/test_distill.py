@@ -2,69 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from comparing import finish, losses, same, wait_for_step
-from small import SMALL
-from torch import nn
+from distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
+from processes import ended, running
 
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
-from vfn.train.batch import Batch
 from vfn.train.checkpoint import find_checkpoint
-from vfn.train.distill import distill, distill_objective, find_teacher, halvings, plan_of
+from vfn.train.distill import distill_objective, halvings, plan_of, stage_config
 from vfn.train.loop import train
-
-ROOT = Path(__file__).parents[2]
-MINI = {"steps": 4, "last_steps": 5, "batch_size": 16, "log_every": 1, "teacher_steps": 8,
-        "checkpoint_every": 2, "eval_every": 0}  # fmt: skip
-SMALL_STAGES = [word for name, value in MINI.items()
-                for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A run of a few steps that is sampled with guidance."""
-    from click.testing import CliRunner
-
-    from vfn.cli import app
-
-    out = tmp_path_factory.mktemp("teacher")
-    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
-    result = CliRunner().invoke(app, arguments, obj=arguments)
-    assert result.exit_code == 0, result.output
-    return out
-
-
-def go(teacher, out, resume=False, **overrides):
-    found = find_teacher(teacher, out, resume)
-    plan = plan_of(found, "digits_distill", {**MINI, **overrides})
-    return distill(plan, found, out, resume, "cpu")
-
-
-class Gaussian(nn.Module):
-    """The exact network of data that are normal with variance ``spread^2``."""
-
-    def __init__(self, diffusion: DiffusionConfig, spread: float = 0.3) -> None:
-        super().__init__()
-        self.diffusion, self.spread = diffusion, spread
-
-    def forward(self, z, t, _labels=None):
-        schedule = ops.logsnr_schedule(self.diffusion.logsnr_schedule)
-        logsnr = schedule.logsnr(t).view(-1, 1, 1, 1)
-        snr = logsnr.exp()
-        x0 = snr * self.spread**2 / (1 + snr * self.spread**2) * z / torch.sigmoid(logsnr).sqrt()
-        kind = self.diffusion.model_out_type
-        forms = {"x0": lambda: x0, "v": lambda: ops.v_from_x0(z, x0, logsnr),
-                 "eps": lambda: ops.eps_from_x0(z, x0, logsnr),
-                 "both": lambda: torch.cat([x0, ops.eps_from_x0(z, x0, logsnr)], 1)}  # fmt: skip
-        return forms[kind]().to(z.dtype)
 
 
 def gaussian_ddim(z, levels, spread=0.3):
@@ -75,24 +31,6 @@ def gaussian_ddim(z, levels, spread=0.3):
         gain = a_t * spread**2 / (a_t**2 * spread**2 + s_t**2)
         z = (a_s * gain + s_s / s_t * (1 - a_t * gain)) * z
     return z
-
-
-class Recorder(nn.Module):
-    """A student that says what it is told."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, *_inputs):
-        return self.answer
-
-
-def batch_at(t, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    shape = (len(t), 1, 2, 2)
-    x0, noise = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
-    return Batch(0.1 * x0, None, t, noise)
 
 
 def test_for_a_linear_gaussian_teacher_the_target_is_the_closed_form():
@@ -182,10 +120,94 @@ def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
     assert all({"loss", "held_out_loss", "seconds"} <= row.keys() for row in rows)
 
 
+class Lesson(NamedTuple):
+    """What a stage was taught by, and what at."""
+
+    teacher: torch.nn.Module
+    params: dict
+    guidance: float
+    steps: int
+    batches: list
+
+
+@pytest.fixture
+def lessons(monkeypatch):
+    """Every stage's `Lesson` of the distillations that follow, in order."""
+    seen = []
+
+    def recording(network, guidance, steps):
+        params = {name: value.clone() for name, value in network.named_parameters()}
+        seen.append(Lesson(network, params, guidance, steps, []))
+        loss, batches = distill_objective(network, guidance, steps), seen[-1].batches
+
+        def recorded(student, batch, diffusion):
+            batches.append(batch)
+            return loss(student, batch, diffusion)
+
+        return recorded
+
+    monkeypatch.setattr("vfn.train.distill.distill_objective", recording)
+    return seen
+
+
+def test_each_stage_is_taught_by_the_average_of_the_one_before(teacher, tmp_path, lessons):
+    """At rest and without gradients; the guidance is the first one's alone."""
+    go(teacher, tmp_path, lr=1e-2, ema_decay=0.9)
+    stages = [teacher, tmp_path / "steps-4", tmp_path / "steps-2"]
+    for lesson, stage in zip(lessons, stages, strict=True):
+        expected = find_checkpoint(stage)
+        assert all(torch.equal(value, expected.ema[n]) for n, value in lesson.params.items())
+        assert not all(torch.equal(value, expected.params[n]) for n, value in lesson.params.items())
+        assert not lesson.teacher.training
+        assert not any(p.requires_grad for p in lesson.teacher.parameters())
+        assert all(torch.equal(p, lesson.params[n]) for n, p in lesson.teacher.named_parameters())
+    assert [(lesson.guidance, lesson.steps) for lesson in lessons] == [(0.5, 4), (0, 2), (0, 1)]
+
+
+def test_students_learn_at_their_own_times_only(teacher, tmp_path, lessons):
+    """In training and for the held-out loss; all of them come up."""
+    go(teacher, tmp_path, student_steps=4)
+    (lesson,) = lessons
+    times = torch.cat([batch.t for batch in lesson.batches])
+    assert times.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_dropout_is_off_unless_asked_for(config, tmp_path):
+    out = tmp_path / "teacher"
+    train(override(config, {"dropout": 0.2}), out, device="cpu")
+    found = find_checkpoint(out)
+    assert plan_of(found, "digits_distill", {}).model.dropout == 0
+    assert plan_of(found, "digits_distill", {"dropout": 0.1}).model.dropout == 0.1
+
+
+def test_updates_of_the_first_and_the_last_halvings(teacher):
+    plan = plan_of(find_checkpoint(teacher), "digits_distill", {"first_steps": 7, "steps": 3})
+    steps = [stage_config(plan, n).train.steps for n in halvings(plan.distill)]
+    assert steps == [7, 3, 3, 3, 400, 400]
+
+
+def test_presets_let_the_rate_fall_and_keep_no_average():
+    for name in ("digits_distill", "cifar10_distill"):
+        preset = load(name)
+        assert (preset.train.lr_schedule, preset.train.warmup) == ("linear", 0)
+        assert (preset.train.ema_decay, preset.model.dropout) == (0, 0)
+
+
+def test_the_teacher_s_picture_is_that_of_its_own_sampling(teacher, tmp_path):
+    """The grid of its run: the same noise, steps and guidance, whatever the students' are."""
+    go(teacher, tmp_path, student_steps=4)
+    own = (teacher / "samples" / "step-00000003.png").read_bytes()
+    assert (tmp_path / "teacher.png").read_bytes() == own
+    go(teacher, tmp_path / "guided", student_steps=4, teacher_guidance=100.0)
+    assert (tmp_path / "guided" / "teacher.png").read_bytes() != own
+
+
 def test_a_student_starts_as_its_teacher(teacher, tmp_path):
-    go(teacher, tmp_path, lr=0.0)
+    """Its average, too: nothing of it is left over from elsewhere."""
+    go(teacher, tmp_path, lr=0.0, ema_decay=0.9)
     ours, theirs = find_checkpoint(tmp_path / "steps-1"), find_checkpoint(teacher)
-    assert all(torch.equal(value, theirs.ema[name]) for name, value in ours.params.items())
+    for values in (ours.params, ours.ema):
+        assert all(torch.equal(value, theirs.ema[name]) for name, value in values.items())
 
 
 def test_the_learning_rate_falls_linearly_in_every_stage(teacher, tmp_path):
@@ -200,10 +222,6 @@ def test_distilling_lowers_the_loss(teacher, tmp_path):
     go(teacher, tmp_path, steps=60, last_steps=60, teacher_steps=2, lr=1e-3)
     seen = losses(tmp_path / "steps-1")
     assert sum(seen[-5:]) < 0.7 * sum(seen[:5])
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "cli.py"), "distill", "--device", "cpu", *arguments]
 
 
 def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, tmp_path):
@@ -249,6 +267,29 @@ def test_two_processes_give_the_losses_of_one(teacher, tmp_path):
         # Sums in another order: float32 rounding, amplified by a few Adam steps.
         a, b = (losses(tmp_path / name / f"steps-{steps}") for name in ("one", "two"))
         assert b == pytest.approx(a, rel=1e-3)
+
+
+def test_machines_need_not_count_the_same_restarts(teacher, tmp_path):
+    """torchrun counts only on the machine where a process died; neither was told to resume."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    begin = command("--out", str(tmp_path / "whole"), "--teacher", str(teacher), *SMALL_STAGES)
+    finish([*launcher, "--nproc_per_node", "2", *begin[1:]])
+    out = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(out / "steps-1")
+    (out / "steps-2" / "checkpoints" / "step-00000005.safetensors").unlink()
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
+    again = command("--out", str(out), "--teacher", str(teacher), *SMALL_STAGES)
+    with (
+        running(again, env=os.environ | common | own[0]) as first,
+        running(again, env=os.environ | common | own[1]) as second,
+    ):
+        ended(first)
+        ended(second)
+    for steps in (2, 1):
+        assert same(tmp_path / "whole" / f"steps-{steps}", out / f"steps-{steps}")
 
 
 def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):

@@ -208,11 +208,30 @@ class DistillConfig(Section):
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0
     )
+    guidance_range: tuple[float, ...] | None = option(
+        None, "LOW,HIGH: guidance w that the students take as an input; fixed if unset", 0
+    )
+    first_steps: int | None = option(
+        None, "optimizer steps of the first halving, which learns guidance; as others if unset", 1
+    )
     last_steps: int | None = option(
         None, "optimizer steps of the halvings to 2 and 1 steps; as for the others if unset", 1
     )
 
     def conflicts(self) -> list[str]:
+        span = self.guidance_range
+        if span is not None and (len(span) != 2 or span[0] >= span[1]):
+            return [
+                "expected guidance_range to be the lowest and the highest w, such as 0,4, "
+                f"got {','.join(f'{value:g}' for value in span)}"
+            ]
+        if span is not None and self.teacher_guidance:
+            return [
+                "expected teacher_guidance, one w, or guidance_range, many, got "
+                f"{self.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
+            ]
+        if span is not None and not self.teacher_steps:
+            return ["expected guidance_range with teacher_steps; it belongs to a distillation"]
         ratio, rest = divmod(self.teacher_steps, self.student_steps)
         if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
             return [

@@ -1,6 +1,6 @@
 """Networks, used as functions of their parameters."""
 
-from vfn.nn.denoiser import denoiser, with_params
+from vfn.nn.denoiser import check_guidance_input, denoiser, guidance_range, with_params
 from vfn.nn.flax_layout import params_from_flax
 from vfn.nn.importing import ReferenceImport, import_reference
 from vfn.nn.labels import check_labels
@@ -10,8 +10,10 @@ from vfn.nn.unet import UNet
 __all__ = [
     "ReferenceImport",
     "UNet",
+    "check_guidance_input",
     "check_labels",
     "denoiser",
+    "guidance_range",
     "import_reference",
     "params_from_flax",
     "params_from_reference",

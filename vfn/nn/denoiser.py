@@ -1,6 +1,7 @@
 """A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ def denoiser(
     """Close over parameters, labels, clipping and guidance.
 
     With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
-    batch and each clipped before they are combined, see `classifier_free`.
+    batch and each clipped before they are combined, see `classifier_free`. A network that takes
+    guidance as an input gets w instead, and is evaluated once.
 
     Args:
         model: `UNet`, or any module called as ``model(z, t, y)``.
@@ -60,8 +62,8 @@ def denoiser(
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
         labels: [B] or [B, K] as the network takes them; None is unconditional.
-        guidance: w >= 0, or a function of logsnr such as `interval_strength`; needs labels if it
-            is not 0.
+        guidance: w >= 0, [B] of them, or a function of logsnr such as `interval_strength`; needs
+            labels if it is not 0. Of a network that takes it, within its range.
         clip: clamp x0 to [-1, 1].
         rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
         variance: also return the fraction of a learned variance, of the conditional branch.
@@ -71,8 +73,8 @@ def denoiser(
         `learned_ancestral_solver` wants it.
 
     Raises:
-        ValueError: if guidance is negative, or asked for without labels, or the schedule ends at
-            zero signal and the network predicts eps.
+        ValueError: if guidance is negative, or asked for without labels, or not what the network
+            takes, or the schedule ends at zero signal and the network predicts eps.
 
     Source: Ho & Salimans 2021 (2207.12598), eq. 6.
 
@@ -84,22 +86,28 @@ def denoiser(
     torch.Size([2, 1, 8, 8])
     """
     check_zero_snr(schedule.logsnr(1.0).item(), out_type)
-    if not callable(guidance) and guidance < 0:
-        raise ValueError(f"expected guidance >= 0, got {guidance}")
-    if guidance and labels is None:
+    number = None if callable(guidance) or isinstance(guidance, Tensor) else guidance
+    if number is not None and number < 0:
+        raise ValueError(f"expected guidance >= 0, got {number}")
+    known = guidance_range(model)
+    if known is not None:
+        check_guidance_input(guidance, known, rescale)
+    doubled = known is None and number != 0
+    if doubled and labels is None:
         raise ValueError(
-            "expected labels for guidance "
-            f"{'of some log-SNRs' if callable(guidance) else guidance}, got None; "
-            "give labels, or leave guidance at 0"
+            f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
+            "got None; give labels, or leave guidance at 0"
         )
-    if labels is not None and guidance:
+    if labels is not None and doubled:
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
     network = with_params(model, params)
 
     def predicted(z: Tensor, logsnr: Tensor) -> Split:
-        given = _unconditional(model, z) if labels is None else labels
-        out, frac = split_variance(z, network(z, schedule.time(logsnr), given), out_type)
+        given: list[Any] = [_unconditional(model, z) if labels is None else labels]
+        if known is not None:
+            given.append(guidance if number is None else z.new_full((len(z),), number))
+        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given), out_type)
         x0 = predict(z, out, logsnr, out_type).x0
         return Split(x0.clamp(-1, 1) if clip else x0, frac)
 
@@ -110,7 +118,7 @@ def denoiser(
         return Split(x0, None if both.frac is None else both.frac[: len(z)])
 
     def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
-        x0, frac = (guided if guidance else predicted)(z, logsnr)
+        x0, frac = (guided if doubled else predicted)(z, logsnr)
         if not variance:
             return x0
         if frac is None:
@@ -118,6 +126,41 @@ def denoiser(
         return torch.cat([x0, frac], dim=1)
 
     return denoise
+
+
+def guidance_range(model: nn.Module) -> Sequence[float] | None:
+    """Lowest and highest guidance weight of a network that takes it as an input, else None."""
+    return getattr(model, "guidance_range", None)
+
+
+def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: float = 0.0) -> None:
+    """Refuse guidance that a network which takes it as an input was not distilled for.
+
+    The values of a tensor are not looked at: that would wait for the device.
+
+    Args:
+        guidance: w, one for all or [B].
+        known: lowest and highest w of the network.
+        rescale: see `denoiser`.
+
+    Raises:
+        ValueError: if it is out of range, depends on logsnr or is rescaled.
+
+    >>> check_guidance_input(5.0, (0.0, 4.0))
+    Traceback (most recent call last):
+    ValueError: expected guidance in 0..4, the weights this network was distilled for, got 5
+    """
+    if callable(guidance) or rescale:
+        raise ValueError(
+            "expected neither guidance_interval nor guidance_rescale: this network takes guidance "
+            "as an input and has no second branch; leave them out"
+        )
+    low, high = known
+    if not isinstance(guidance, Tensor) and not low <= guidance <= high:
+        raise ValueError(
+            f"expected guidance in {low:g}..{high:g}, the weights this network was distilled for, "
+            f"got {guidance:g}"
+        )
 
 
 def _unconditional(model: nn.Module, z: Tensor) -> Tensor | None:

@@ -1,7 +1,8 @@
 """The UNet of v-objective diffusion.
 
 Shapes: z [B, C_in, H, W], t [B], labels y [B] (class 1..K, 0 = unconditional) or [B, K] (0/1 tags,
-all zero = unconditional), output [B, C_out, H, W]. H and W are multiples of 2^(levels - 1).
+all zero = unconditional), guidance w [B] where it is an input, output [B, C_out, H, W]. H and W are
+multiples of 2^(levels - 1).
 """
 
 from collections.abc import Sequence
@@ -58,13 +59,16 @@ class UNet(nn.Module):
         multitags: labels are 0/1 vectors of K tags instead of one class.
         resample_with_res: change the resolution inside residual blocks (with attention where the
             level has it); if False, by plain 3x3 convolutions.
+        guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
+            None for one that does not. Its layer starts at zero: w changes nothing then.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
             compute the rest again: less memory, a third more time.
 
     Raises:
         ValueError: for a combination that has no network.
 
-    Source: Salimans & Ho 2022 (2202.00512); Nichol & Dhariwal 2021 (2102.09672).
+    Source: Salimans & Ho 2022 (2202.00512); Nichol & Dhariwal 2021 (2102.09672); guidance as an
+    input: Meng et al. 2023 (2210.03142), section 3.
 
     >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1, 2), num_res_blocks=1, num_classes=10)
     >>> net(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([3, 0])).shape
@@ -87,6 +91,7 @@ class UNet(nn.Module):
         multitags: bool = False,
         resample_with_res: bool = True,
         checkpoint_activations: bool = False,
+        guidance_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         levels = len(ch_multipliers)
@@ -97,6 +102,7 @@ class UNet(nn.Module):
         self.num_res_blocks = num_res_blocks
         self.checkpoint_activations = checkpoint_activations
         self.num_classes, self.multitags = num_classes, multitags
+        self.guidance_range = guidance_range
         embedding_dim = embedding_dim or 4 * hid_channels
 
         def block(width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None):
@@ -113,6 +119,9 @@ class UNet(nn.Module):
             linear(hid_channels, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
         )
         self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
+        self.guidance_embed = (
+            linear(hid_channels, embedding_dim, zero=True) if guidance_range else None
+        )
         self.in_conv = conv(in_channels, hid_channels, 3)
 
         widths = [hid_channels * m for m in ch_multipliers]
@@ -165,10 +174,18 @@ class UNet(nn.Module):
             use_reentrant=False,
         )
 
-    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Conditioning [B, E] of times [B] and labels; None leaves out the labels' bias as well."""
+    def embed(self, t: Tensor, y: Tensor | None, w: Tensor | None = None) -> Tensor:
+        """Conditioning [B, E] of times [B], labels and guidance.
+
+        None for labels leaves out their bias as well.
+        """
         dtype = self.modulation.weight.dtype
         embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(dtype))
+        if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
+            low, high = self.guidance_range
+            # At most ten radians over the range: what guidance does is smooth in w.
+            features = sinusoidal_embedding((w - low) / (high - low) / 100, self.hid_channels)
+            embedding = embedding + self.guidance_embed(features.to(dtype))
         if y is None:
             return embedding
         if self.label_embed is None:
@@ -180,26 +197,30 @@ class UNet(nn.Module):
             features = y.unsqueeze(-1) == classes
         return embedding + self.label_embed(features.to(dtype))
 
-    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+    ) -> Tensor:
         """Predict from noisy data.
 
         Args:
             z: noisy data [B, C_in, H, W].
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
+            w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
 
         Returns:
             output [B, C_out, H, W], dtype of ``z`` (under autocast too).
 
         Raises:
             ValueError: if z does not fit the network, labels are not one for each sample, or go to
-                an unconditional network.
+                an unconditional network, or guidance is missing or not wanted.
         """
         _check_input(z, self.in_channels, self.levels)
         if y is not None:
             _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
+        _check_weights(w, self.guidance_range, len(z))
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y))
+            embedding = F.silu(self.embed(t, y, w))
         modulation = iter(self.modulation(embedding).split(self.modulation_widths, dim=-1))
         h = self.in_conv(z.contiguous(memory_format=torch.channels_last))
         skips = [h]
@@ -260,4 +281,16 @@ def _check_labels(y: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(y.shape) != expected:
         raise ValueError(
             f"expected labels of shape {expected}, one for each sample of z, got {tuple(y.shape)}"
+        )
+
+
+def _check_weights(w: Tensor | None, known: Sequence[float] | None, count: int) -> None:
+    """By shape only, likewise."""
+    if known is None:
+        if w is not None:
+            raise ValueError("expected no guidance for a network that does not take it, got some")
+    elif w is None or tuple(w.shape) != (count,):
+        raise ValueError(
+            f"expected guidance of shape ({count},) for a network that takes it as an input, "
+            f"got {None if w is None else tuple(w.shape)}"
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from vfn.ops._coef import as_logsnr, from_left, same_shape
 from vfn.ops.sampling import Denoiser
 
-Strength = float | Callable[[Tensor], Tensor]
+Strength = float | Tensor | Callable[[Tensor], Tensor]
 
 
 def guide(cond: Tensor, uncond: Tensor, w: float | Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, w: Strength, phi: float = 
     Args:
         cond: the denoiser to be guided.
         uncond: the one to be led away from: unconditional, or a smaller or less trained model.
-        w: strength, a number or a function of logsnr, see `interval_strength`.
+        w: strength, a number, [B], or a function of logsnr, see `interval_strength`.
         phi: see `rescale`; 0 is off.
 
     Returns:

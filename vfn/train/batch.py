@@ -1,7 +1,7 @@
 """The global batch of a step, as a function of (seed, step, position) alone."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,12 +18,21 @@ AHEAD = 1  # batches that are made while another is used
 
 
 class Batch(NamedTuple):
-    """What one micro-batch is trained on: x0 and noise [B, C, H, W], t [B], labels or None."""
+    """What one micro-batch is trained on: x0 and noise [B, C, H, W], t [B], labels or None.
+
+    guidance: weights [B] for a network that takes them as an input.
+    """
 
     x0: Tensor
     labels: Tensor | None
     t: Tensor
     noise: Tensor
+    guidance: Tensor | None = None
+
+    @property
+    def conditions(self) -> tuple[Tensor | None, ...]:
+        """What a network is given beside z and t."""
+        return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
 
 
 # Two epochs at most meet in one batch of ordinary size; larger batches only recompute.
@@ -58,6 +67,16 @@ def keyed_time(seed: int, stream: Stream, keys: Tensor, diffusion: DiffusionConf
     return discrete_time(u, diffusion.train_timesteps) if diffusion.train_timesteps else u
 
 
+def keyed_guidance(
+    seed: int, stream: Stream, keys: Tensor, span: Sequence[float] | None
+) -> Tensor | None:
+    """Guidance weights, uniform between the ends of ``span`` [B]; None without one."""
+    if span is None:
+        return None
+    low, high = span
+    return low + (high - low) * keyed_uniform(seed, stream, keys)
+
+
 def make_batch(
     dataset: Dataset,
     diffusion: DiffusionConfig,
@@ -65,8 +84,9 @@ def make_batch(
     draws: Tensor,
     device: torch.device,
     flip: bool = False,
+    guidance_range: Sequence[float] | None = None,
 ) -> Batch:
-    """Pictures, dropped labels, times and noise for some draws of the run.
+    """Pictures, dropped labels, times, noise and guidance for some draws of the run.
 
     Args:
         dataset: pictures and labels.
@@ -75,6 +95,7 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         flip: mirror half of the pictures.
+        guidance_range: see `keyed_guidance`.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -92,7 +113,8 @@ def make_batch(
         dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
         labels = dataset.labels[index].to(device)
         labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.multitags else dropped, 0)
-    return Batch(x0, labels, t, noise)
+    guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
+    return Batch(x0, labels, t, noise, guidance)
 
 
 def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:

@@ -4,7 +4,8 @@ A stage is the loop of training with another objective: its student starts as it
 learns to do in one DDIM step what the teacher does in two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from vfn.configs.schema import Section
 from vfn.data import load_dataset
 from vfn.files import write_atomic, write_json
 from vfn.generate import check_guidance
-from vfn.nn import denoiser
+from vfn.nn import UNet, denoiser
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
 from vfn.train.batch import Batch
 from vfn.train.checkpoint import (
@@ -32,15 +33,17 @@ from vfn.train.checkpoint import (
 from vfn.train.journal import read_log
 from vfn.train.loop import carry_out
 from vfn.train.objective import Network, Objective, schedule_of, weighted_error
-from vfn.train.run import Run, goes_on, open_run, say, shape_of
-from vfn.train.signals import Stop, stop_signals
-from vfn.train.state import build_model, init_state
+from vfn.train.previews import save_grid
+from vfn.train.run import Run, goes_on, micro_batch_size, open_run, say, shape_of
+from vfn.train.signals import Stop, Stopped, stop_signals
+from vfn.train.state import build_model
 from vfn.train.world import World, join_world, largest, leave_world
 
-TEACHER, STAGES = "teacher.safetensors", "stages.json"
+TEACHER, STAGES, TEACHER_GRID = "teacher.safetensors", "stages.json", "teacher.png"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
-# What a student need not share with its teacher.
-FREE = {"dropout", "checkpoint_activations", "reweight_type", "p_uncond", "train_timesteps"}
+# What a student need not share with its teacher, or a distillation with its beginning.
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "p_uncond", "train_timesteps",
+        "student_steps", "first_steps", "last_steps"}  # fmt: skip
 
 
 class Distilled(NamedTuple):
@@ -80,12 +83,21 @@ def stage_config(plan: Config, student_steps: int) -> Config:
     """
     distill = plan.distill
     first = 2 * student_steps == distill.teacher_steps
-    last = student_steps <= 2 and distill.last_steps
+    updates = (
+        (first and distill.first_steps)
+        or (student_steps <= 2 and distill.last_steps)
+        or plan.train.steps
+    )
+    sample = SampleConfig(
+        sample_timesteps=student_steps,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if distill.guidance_range else 0.0,
+    )
     return replace(
         plan,
         diffusion=replace(plan.diffusion, train_timesteps=student_steps),
-        train=replace(plan.train, steps=last or plan.train.steps),
-        sample=SampleConfig(sample_timesteps=student_steps, sample_batch=plan.sample.sample_batch),
+        train=replace(plan.train, steps=updates),
+        sample=sample,
         distill=replace(
             distill,
             teacher_steps=2 * student_steps,
@@ -114,21 +126,59 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     model = replace(own.model, dropout=0.0)
     base = Config(data=own.data, model=model, diffusion=own.diffusion)
     config = configs.override(configs.loads(configs.read(name), name, base), dict(overrides))
-    if config.distill.teacher_guidance is None:
-        distill = replace(config.distill, teacher_guidance=own.sample.guidance)
-        config = replace(config, distill=distill)
+    config = _with_guidance(config, own)
     if not config.distill.teacher_steps:
         raise ValueError(f"{name} does not say how many steps the teacher takes: --teacher-steps")
     faults = _differing(config.model, own.model) + _differing(config.diffusion, own.diffusion)
-    if own.distill.teacher_steps and own.distill.student_steps != config.distill.teacher_steps:
-        faults.append(
-            f"teacher_steps {own.distill.student_steps}, the only grid this student knows, "
-            f"got {config.distill.teacher_steps}"
-        )
+    if own.distill.teacher_steps:
+        faults += _faults_of_a_student(config.distill, own.distill)
     if faults:
         raise ValueError(f"expected the teacher's {'; '.join(faults)}")
-    check_guidance(SampleConfig(guidance=config.distill.teacher_guidance or 0.0), teacher.shape)
+    wanted = max(config.distill.guidance_range or [config.distill.teacher_guidance or 0.0])
+    check_guidance(SampleConfig(guidance=wanted), teacher.shape)
     return config
+
+
+def _with_guidance(config: Config, own: Config) -> Config:
+    """What the students learn of guidance where only the teacher says it: its weight or range.
+
+    Students of a range are sampled at the teacher's weight, or the nearest one that they know.
+    """
+    distill = config.distill
+    if distill.guidance_range is None and own.distill.guidance_range is not None:
+        distill = replace(distill, guidance_range=own.distill.guidance_range)
+    if distill.guidance_range is None:
+        weight = distill.teacher_guidance
+        weight = own.sample.guidance if weight is None else weight
+        return replace(config, distill=replace(distill, teacher_guidance=weight))
+    low, high = distill.guidance_range
+    weight = min(max(own.sample.guidance, low), high)
+    return replace(config, distill=distill, sample=replace(config.sample, guidance=weight))
+
+
+def _faults_of_a_student(ours: DistillConfig, theirs: DistillConfig) -> list[str]:
+    """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
+    faults = []
+    if ours.teacher_steps != theirs.student_steps:
+        faults.append(
+            f"teacher_steps {theirs.student_steps}, the only grid this student knows, "
+            f"got {ours.teacher_steps}"
+        )
+    if ours.guidance_range != theirs.guidance_range:
+        faults.append(
+            f"guidance_range {_span(theirs.guidance_range)}, what this student learned, "
+            f"got {_span(ours.guidance_range)}"
+        )
+    if ours.teacher_guidance:
+        faults.append(
+            "teacher_guidance 0, since this student has its guidance in it, "
+            f"got {ours.teacher_guidance:g}"
+        )
+    return faults
+
+
+def _span(values: Sequence[float] | None) -> str:
+    return "unset" if values is None else ",".join(f"{value:g}" for value in values)
 
 
 def _differing(ours: Section, theirs: Section) -> list[str]:
@@ -168,7 +218,7 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
 
     Args:
         teacher: a network without gradients.
-        guidance: w that is distilled in.
+        guidance: w that is distilled in, where batches have none of their own.
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
 
     Returns:
@@ -184,9 +234,8 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
         with torch.inference_mode():
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
-            denoise = denoiser(
-                teacher, {}, schedule, diffusion.model_out_type, batch.labels, guidance
-            )
+            w = guidance if batch.guidance is None else batch.guidance
+            denoise = denoiser(teacher, {}, schedule, diffusion.model_out_type, batch.labels, w)
             target = distill_target(
                 denoise,
                 z,
@@ -210,7 +259,7 @@ def distill(
         config: see `plan_of`.
         teacher: its average is what is distilled.
         out: gets ``config.toml``, ``teacher.safetensors``, ``stages.json``, and a run directory
-            ``steps-N`` for each student.
+            ``steps-N`` for each student, and a sample grid ``teacher.png``.
         resume: go on from the newest intact checkpoint of the newest stage.
         device: auto, cpu or cuda.
 
@@ -236,7 +285,9 @@ def distill(
 
 def _begin(config: Config, teacher: Checkpoint, out: Path, world: World, resume: bool) -> None:
     """Refuse what cannot be gone on with, and write what the stages share."""
-    if (out / "config.toml").is_file() and not resume:
+    micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
+    saved = out / "config.toml"
+    if saved.is_file() and not resume:
         raise ValueError(
             f"{out} already holds a run; add --resume to go on with it, or choose another --out"
         )
@@ -248,16 +299,37 @@ def _begin(config: Config, teacher: Checkpoint, out: Path, world: World, resume:
             f"{stage_directory(out, begun[-1])} has a checkpoint, but the stage before it, "
             f"{stage_directory(out, missing)}, has none; restore it, or delete the later stages"
         )
+    if saved.is_file():
+        _check_alike(config, saved)
+    for n in begun:
+        _check_alike(stage_config(config, n), stage_directory(out, n) / "config.toml")
     largest(0, world)  # all have looked before anything is written
     if world.rank == 0:
         write_atomic(out / "config.toml", configs.dumps(config))
         export_model(teacher, out / TEACHER)
+        write_json(out / STAGES, stage_figures(config, out))
+
+
+def _check_alike(config: Config, saved: Path) -> None:
+    """Refuse to go on with what was begun with other settings than these."""
+    begun = configs.load(str(saved))
+    faults = [
+        fault
+        for section in ("model", "diffusion", "distill")
+        for fault in _differing(getattr(config, section), getattr(begun, section))
+    ]
+    if faults:
+        raise ValueError(
+            f"{saved.parent} was begun with {'; '.join(faults)}; "
+            "leave that setting as it was, or choose another --out"
+        )
 
 
 def _stages(config: Config, teacher: Checkpoint, out: Path, world: World, stop: Stop) -> Distilled:
-    order = halvings(config.distill)
-    for steps in order:
-        run = _open_stage(stage_config(config, steps), teacher, out, world)
+    for steps in halvings(config.distill):
+        run, network = _open_stage(stage_config(config, steps), teacher, out, world)
+        if largest(int((out / TEACHER_GRID).is_file()), world) == 0:
+            _show_teacher(run, network, teacher.config.sample, out / TEACHER_GRID, stop)
         step, signum = carry_out(run, stop)
         if world.rank == 0:
             write_json(out / STAGES, stage_figures(config, out))
@@ -268,20 +340,33 @@ def _stages(config: Config, teacher: Checkpoint, out: Path, world: World, stop: 
     return Distilled(steps, step, 0)
 
 
-def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) -> Run:
-    """A stage's run, begun or restored, with its teacher in its objective."""
+def _show_teacher(run: Run, network: UNet, own: SampleConfig, path: Path, stop: Stop) -> None:
+    """Write the first teacher's sample grid, for comparison with those of the students."""
+    distill = run.config.distill
+    weight = run.config.sample.guidance if distill.guidance_range else distill.teacher_guidance
+    sampling = replace(run.config.sample, sample_timesteps=own.sample_timesteps)
+    config = replace(run.config, sample=replace(sampling, guidance=weight or 0.0))
+    state = replace(run.state, ema=dict(network.named_parameters()))
+    with suppress(Stopped):  # what is left out now, a resumed distillation does
+        save_grid(run._replace(config=config, model=network, state=state), path, stop.check)
+
+
+def _open_stage(config: Config, teacher: Checkpoint, out: Path, world: World) -> tuple[Run, UNet]:
+    """A stage's run, begun or restored, and the network of the teacher in its objective."""
     steps = config.distill.student_steps
     directory = stage_directory(out, steps)
     run = open_run(config, directory, world, resume=True)
-    network = build_model(config, run.shape).to(world.device).eval()
-    start_from(init_state(network, config.train), teacher)
+    network = build_model(teacher.config, teacher.shape).to(world.device).eval()
+    network.load_state_dict(teacher.ema)
     network.requires_grad_(False)
     if run.state.step == 0:
-        start_from(run.state, teacher)
+        # The layer of a guidance that the teacher does not take starts at zero.
+        added = {n: v for n, v in run.state.ema.items() if n.startswith("guidance_embed.")}
+        start_from(run.state, teacher._replace(ema=added | teacher.ema))
     guidance = config.distill.teacher_guidance or 0.0
     if config.train.compile:
         network.compile()
-    return run._replace(objective=distill_objective(network, guidance, steps))
+    return run._replace(objective=distill_objective(network, guidance, steps)), network
 
 
 def stage_figures(config: Config, out: Path) -> list[dict[str, Any]]:

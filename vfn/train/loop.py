@@ -224,7 +224,13 @@ def _batches(run: Run) -> Generator[Batch]:
         first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
         draws = torch.arange(size) + first
         return make_batch(
-            run.dataset, config.diffusion, settings.seed, draws, world.device, config.data.flip
+            run.dataset,
+            config.diffusion,
+            settings.seed,
+            draws,
+            world.device,
+            config.data.flip,
+            config.distill.guidance_range,
         )
 
     steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)

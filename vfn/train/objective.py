@@ -24,7 +24,7 @@ from vfn.ops import (
 from vfn.train.batch import Batch
 
 LOGSNR_BINS = 8
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Network = Callable[..., Tensor]  # called as network(z, t, *batch.conditions)
 # Loss of each picture of a batch, [B].
 Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
 
@@ -59,7 +59,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     the square error with ``bound_weight``, in which it does not reach the prediction.
 
     Args:
-        network: called as ``network(z, t, labels)``.
+        network: called as ``network(z, t, *batch.conditions)``.
         batch: see `vfn.train.batch.make_batch`.
         diffusion: schedule, prediction type, loss and weighting.
 
@@ -93,7 +93,7 @@ def _predicted(
 ) -> tuple[Prediction, Tensor | None]:
     """The prediction at z, and the fraction of a learned variance."""
     logsnr, out_type = schedule_of(diffusion).logsnr(batch.t), diffusion.model_out_type
-    out, frac = split_variance(z, network(z, batch.t, batch.labels), out_type)
+    out, frac = split_variance(z, network(z, batch.t, *batch.conditions), out_type)
     return predict(z, out, logsnr, out_type), frac
 
 

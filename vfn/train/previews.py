@@ -4,6 +4,7 @@ All of it uses the averaged parameters, and all processes: each does its share.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from vfn.generate import generate, preview_labels
 from vfn.nn import with_params
 from vfn.ops import keyed_normal
 from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch, keyed_time
+from vfn.train.batch import Batch, keyed_guidance, keyed_time
 from vfn.train.objective import held_out_loss
 from vfn.train.run import Run
 from vfn.train.streams import Stream
@@ -52,14 +53,16 @@ def samples(run: Run, labels: Tensor, check: Callable[[], None]) -> Tensor:
 
 def preview(run: Run, check: Callable[[], None]) -> dict[str, float]:
     """Write a sample grid with fixed noise; the loss on held-out pictures, if there are any."""
+    save_grid(run, run.out / "samples" / f"step-{run.state.step:08d}.png", check)
+    return {"held_out_loss": _held_out_loss(run, run.held_out)} if run.held_out else {}
+
+
+def save_grid(run: Run, path: Path, check: Callable[[], None]) -> None:
+    """Write some pictures of each label; those of all runs of a seed begin with the same noise."""
     labels, names = _preview_labels(run)
     images = samples(run, labels, check)
     if run.world.rank == 0:
-        save_png(
-            run.out / "samples" / f"step-{run.state.step:08d}.png",
-            grid(images, len(names) or PREVIEW_COLUMNS, column_labels=names),
-        )
-    return {"held_out_loss": _held_out_loss(run, run.held_out)} if run.held_out else {}
+        save_png(path, grid(images, len(names) or PREVIEW_COLUMNS, column_labels=names))
 
 
 def evaluation(run: Run, check: Callable[[], None]) -> dict[str, float]:
@@ -113,6 +116,8 @@ def _held_out_loss(run: Run, held_out: Dataset) -> float:
         keys = mine.to(device) + draw * count
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, run.config.diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        batches.append(Batch(x0, labels, t, noise))
+        span = run.config.distill.guidance_range
+        guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
+        batches.append(Batch(x0, labels, t, noise, guidance))
     summed = held_out_loss(network, batches, run.config.diffusion, run.objective).sum()
     return total(summed, world).item() / (count * HELD_OUT_DRAWS)

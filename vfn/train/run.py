@@ -87,7 +87,8 @@ def open_run(
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     dataset = load_dataset(config.data, say=say)
     shape = shape_of(dataset)
-    check_sampling(config.sample, config.diffusion, shape)  # now, not at the first sample grid
+    # Now, not at the first sample grid.
+    check_sampling(config.sample, config.diffusion, shape, config.distill.guidance_range)
     torch.manual_seed(config.train.seed)
     model = build_model(config, shape).to(world.device)
     if dataset.labels is not None:

@@ -83,6 +83,7 @@ def build_model(config: Config, shape: DataShape) -> UNet:
         multitags=shape.multitags,
         resample_with_res=model.resample_with_res,
         checkpoint_activations=model.checkpoint_activations,
+        guidance_range=config.distill.guidance_range,
     )
 
 

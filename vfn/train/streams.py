@@ -13,6 +13,8 @@ class Stream(IntEnum):
     HELD_OUT_TIME = 4
     HELD_OUT_NOISE = 5
     FLIP = 6
+    GUIDANCE = 7  # of a network that takes it as an input
+    HELD_OUT_GUIDANCE = 8
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow
