@@ -128,7 +128,9 @@ def compare_weights(teacher: Path, students: Path) -> None:
         f"Guidance as an input of distilled digits: {NUM} pictures, seed {SEED}, ddim",
         ["guidance", "network, steps", *HEAD],
         rows,
-        "One student for all weights, one evaluation a step.\n\n"
+        "One student for all weights, one evaluation a step. Recall tells how far it follows the "
+        "weight; a distance below the teacher's at a large weight is weaker guidance, not a better "
+        "student.\n\n"
         "![The same start noise in every block](distillation_guidance.png)",
     )
 
