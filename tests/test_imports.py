@@ -20,6 +20,7 @@ LAYERS = (
         "generate",
         "evaluate",
         "extractors",
+        "dinov2",
         "features",
         "bits",
         "pictures",

@@ -211,7 +211,7 @@ def sample_command(**options: Any) -> None:
 
 
 features_option = click.option("--features", default="pixels",
-                               help="pixels, inception or vgg16  [pixels]")  # fmt: skip
+                               help="pixels, inception, vgg16 or dinov2  [pixels]")  # fmt: skip
 weights_option = click.option("--weights", type=click.Path(path_type=Path),
                               help="the network's weights  [a checked download]")  # fmt: skip
 
