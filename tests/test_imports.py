@@ -22,6 +22,7 @@ LAYERS = (
         "extractors",
         "dinov2",
         "features",
+        "shards",
         "bits",
         "pictures",
         "report",

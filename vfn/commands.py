@@ -11,11 +11,12 @@ from tqdm import tqdm
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
-from vfn.data import Dataset, load_held_out, read_pictures, spec_settings
+from vfn.data import Dataset, data_home, load_held_out, read_pictures, spec_settings
 from vfn.evaluate import NO_REAL_FEATURES, Metric, Sides, evaluate, loss_by_logsnr
 from vfn.extractors import Extractor, open_extractor
 from vfn.features import Statistics, holds_statistics, read_statistics
 from vfn.progress import Progress, Say
+from vfn.shards import SHARDS, resumable
 from vfn.train.checkpoint import digest
 from vfn.train.world import World, gather, join_world, leave_world, share
 from vfn.trained import Trained, asked_labels, open_trained
@@ -148,10 +149,11 @@ def evaluate_pictures(
         if isinstance(reals, Dataset) and isinstance(fakes, Dataset):
             fakes = _relabel(fakes, reals)
             unseen = _relabel(unseen, reals) if unseen else None
-        with tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-            sides = Sides(reals, fakes, unseen)
+        sides = Sides(reals, fakes, unseen)
+        bar = tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        with bar, resumable(extractor, data_home(data) / SHARDS, world.device) as kept:
             found = evaluate(
-                sides, chosen, seed, extractor, bootstrap, world, lambda n: bar.update(n - bar.n)
+                sides, chosen, seed, kept, bootstrap, world, lambda n: bar.update(n - bar.n)
             )
         if world.rank:
             return None

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from vfn import __version__
 from vfn.configs import DataConfig
-from vfn.data import read_pictures
+from vfn.data import data_home, read_pictures
 from vfn.extractors import open_extractor
 from vfn.features import describe, save_statistics
+from vfn.shards import SHARDS, resumable
 from vfn.train.world import join_world, leave_world
 
 
@@ -36,25 +37,26 @@ def store_reference(
     world = join_world(device)
     try:
         extractor = open_extractor(features, weights, world.device)
-        images = read_pictures(real, DataConfig(data_dir=data_dir)).images
+        data = DataConfig(data_dir=data_dir)
+        images = read_pictures(real, data).images
         if len(images) < 2:
             raise ValueError(f"a covariance needs at least 2 pictures, got {len(images)}")
         bar = tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        with bar:
+        with bar, resumable(extractor, data_home(data) / SHARDS, world.device) as kept:
             found = describe(
-                images, extractor, world, keep=keep, progress=lambda done: bar.update(done - bar.n)
+                images, kept, world, keep=keep, progress=lambda done: bar.update(done - bar.n)
             )
-        provenance = {
-            **found.provenance,
-            "real": real,
-            "shape": list(images.shape),
-            "version": __version__,
-            "torch": torch.__version__,
-        }
-        if not world.rank:
-            save_statistics(out, found._replace(provenance=provenance))
-        kept = "mean, covariance and features" if keep else "mean and covariance"
-        return f"{out}: {kept} of {len(images)} pictures"
+            provenance = {
+                **found.provenance,
+                "real": real,
+                "shape": list(images.shape),
+                "version": __version__,
+                "torch": torch.__version__,
+            }
+            if not world.rank:
+                save_statistics(out, found._replace(provenance=provenance))
+        parts = "mean, covariance and features" if keep else "mean and covariance"
+        return f"{out}: {parts} of {len(images)} pictures"
     finally:
         leave_world(world)
 
