@@ -25,6 +25,7 @@ LAYERS = (
         "shards",
         "bits",
         "pictures",
+        "plots",
         "report",
         "importing",
         "summary",

@@ -18,6 +18,7 @@ from vfn.features import Statistics, holds_statistics, read_statistics
 from vfn.progress import Progress, Say
 from vfn.shards import SHARDS, resumable
 from vfn.train.checkpoint import digest
+from vfn.train.journal import read_log
 from vfn.train.world import World, gather, join_world, leave_world, share
 from vfn.trained import Trained, asked_labels, open_trained
 
@@ -132,6 +133,7 @@ def evaluate_pictures(
             settings |= {
                 "num": num,
                 "step": trained.checkpoint.step,
+                "train_seconds": _train_seconds(Path(fake.removeprefix("run:")), trained),
                 "ema_sha256": digest(trained.checkpoint.ema),
                 **asdict(sampling),
             }
@@ -161,6 +163,13 @@ def evaluate_pictures(
         return Evaluation(found, settings, bins, bits)
     finally:
         leave_world(world)
+
+
+def _train_seconds(run: Path, trained: Trained) -> float | None:
+    """How long the training took up to the checkpoint; None where no log says so."""
+    log = read_log(run / "log.jsonl") if run.is_dir() else []
+    passed = [e["seconds"] for e in log if "seconds" in e and e["step"] <= trained.checkpoint.step]
+    return max(passed, default=None)
 
 
 def _side(
