@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from vfn.configs import load, override
 from vfn.data import Dataset, load_dataset
-from vfn.evaluate import Sides, evaluate
+from vfn.evaluate import Sides, evaluate, loss_by_logsnr
+from vfn.train.state import DataShape, build_model
 
 REAL, HELD_OUT = (load_dataset("digits", split) for split in ("train", "test"))
 TAGGED = REAL._replace(labels=torch.ones(len(REAL.images), 3, dtype=torch.uint8))
@@ -48,6 +50,23 @@ def test_one_class_alone_has_little_recall():
     got = figures(Dataset(HELD_OUT.images[zeros], HELD_OUT.labels[zeros], ()), "pr")
     assert got["Precision"] > 0.8
     assert got["Recall"] < 0.3
+
+
+def test_loss_by_logsnr_is_the_same_in_any_batches():
+    shape = DataShape(1, 8, 8, HELD_OUT.class_names)
+    model = build_model(override(load("digits"), {"hid_channels": 32}), shape).eval()
+    pictures = HELD_OUT._replace(images=HELD_OUT.images[:50], labels=HELD_OUT.labels[:50])
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    params, diffusion = dict(model.named_parameters()), load("digits").diffusion
+    found = [
+        loss_by_logsnr(model, params, diffusion, pictures, 3, torch.device("cpu"), batch)
+        for batch in (50, 20)
+    ]
+    assert seen == [50] * 8 + [20, 20, 10] * 8
+    for one, other in zip(*found, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert len({row["loss"] for row in found[0]}) == 8
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,9 @@ weights_option = click.option("--weights", type=click.Path(path_type=Path),
                    "[fd,pr,agreement,memorisation,loss]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@click.option(
+    "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
+)
 @click.option("--guidance", type=float, help="strength w for a run")
 @click.option(
     "--bpd",
@@ -275,7 +278,7 @@ def eval_command(
     from vfn.files import write_json
 
     names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
-             "features", "weights", "bootstrap")  # fmt: skip
+             "features", "weights", "bootstrap", "labels")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
     if result is None:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
-from vfn.data import Dataset, data_home, load_held_out, read_pictures, spec_settings
+from vfn.data import Dataset, data_home, load_dataset, load_held_out, read_pictures, spec_settings
 from vfn.evaluate import NO_REAL_FEATURES, Metric, Sides, evaluate, loss_by_logsnr
 from vfn.extractors import Extractor, open_extractor
 from vfn.features import Statistics, holds_statistics, read_statistics
+from vfn.ops import epoch_permutation
 from vfn.progress import Progress, Say
 from vfn.shards import SHARDS, resumable
 from vfn.train.checkpoint import digest
@@ -104,8 +106,12 @@ def evaluate_pictures(
     features: str = "pixels",
     weights: Path | None = None,
     bootstrap: int = 0,
+    labels: str | None = None,
 ) -> Evaluation | None:
     """Judge the pictures that ``fake`` stands for against those of ``real``.
+
+    ``labels`` are those asked of a run, see `parse_labels`; by default every class in turn, or tag
+    sets as the training pictures have them.
 
     Returns:
         Evaluation; None on all processes but the first.
@@ -129,9 +135,12 @@ def evaluate_pictures(
         fakes: Dataset | Statistics
         if trained:
             sampling = replace(trained.checkpoint.config.sample, **overrides)
-            fakes = _fakes(trained, sampling, num, seed, world, say)
+            asked = _asked(trained, data, labels, num, seed)
+            fakes = _fakes(trained, sampling, asked, seed, world, say)
             settings |= {
                 "num": num,
+                "labels": labels
+                or ("as in the data" if trained.checkpoint.shape.multitags else "in turn"),
                 "step": trained.checkpoint.step,
                 "train_seconds": _train_seconds(Path(fake.removeprefix("run:")), trained),
                 "ema_sha256": digest(trained.checkpoint.ema),
@@ -140,7 +149,7 @@ def evaluate_pictures(
         else:
             if bpd:
                 raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
-            if overrides:
+            if overrides or labels is not None:
                 raise ValueError(
                     f"sampling options go with --fake run:DIR, got {fake}; leave them out"
                 )
@@ -229,11 +238,24 @@ def _relabel(pictures: Dataset, like: Dataset) -> Dataset:
     return pictures._replace(labels=numbers[pictures.labels], class_names=like.class_names)
 
 
+def _asked(trained: Trained, data: DataConfig, names: str | None, num: int, seed: int) -> Tensor:
+    """The labels of the samples: those named in turn, every class, or tags as the data have them.
+
+    Each tag alone is what no picture has; the figures would be those of another distribution.
+    """
+    if names is not None or not trained.checkpoint.shape.multitags:
+        return asked_labels(trained.checkpoint.shape, names).of(torch.arange(num))
+    known = load_dataset(data).labels
+    assert known is not None  # those that the network was trained with
+    order = epoch_permutation(seed, 0, len(known))
+    return known[order[torch.arange(num) % len(known)]]
+
+
 def _fakes(
-    trained: Trained, settings: SampleConfig, num: int, seed: int, world: World, say: Say
+    trained: Trained, settings: SampleConfig, labels: Tensor, seed: int, world: World, say: Say
 ) -> Dataset:
     """Samples of all processes together; nothing is written."""
-    labels = asked_labels(trained.checkpoint.shape).of(torch.arange(num))
+    num = len(labels)
     mine = share(num, world)
     with Progress(len(mine), say, not world.rank) as progress:
         part = trained.generate(settings, labels[mine], mine, seed, progress=progress.show)

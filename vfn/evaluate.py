@@ -1,6 +1,6 @@
 """How good are the pictures? Each figure stands beside the same figure for real pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +36,7 @@ from vfn.train.world import World
 
 NEIGHBOURS = 3  # of precision and recall
 DENSITY_NEIGHBOURS = 5  # of density and coverage
+LOSS_BATCH = 256  # pictures at a time
 SPLITS = 10  # of the Inception Score
 # torch-fidelity shuffles with this seed before it splits; with the same order scores are the same.
 SHUFFLE_SEED = 2020
@@ -361,6 +362,7 @@ def loss_by_logsnr(
     held_out: Dataset,
     seed: int,
     device: torch.device,
+    batch: int = LOSS_BATCH,
 ) -> list[dict[str, float]]:
     """Training loss on held-out pictures, for equal bins of the schedule's logsnr.
 
@@ -373,23 +375,29 @@ def loss_by_logsnr(
         held_out: pictures that training has not seen.
         seed: of the noise and the draws.
         device: where to compute.
+        batch: pictures at a time, bounds the memory; the value is the same.
 
     Returns:
         for each bin ``low``, ``high``, ``loss`` and ``count``.
     """
     schedule = schedule_of(diffusion)
     edges = logsnr_edges(diffusion).tolist()
-    x0 = to_unit(held_out.images.to(device))
-    labels = None if held_out.labels is None else held_out.labels.to(device)
+    count = len(held_out.images)
     network = with_params(model, params)
+
+    def batches(number: int, low: float, high: float) -> Iterator[Batch]:
+        for rows in torch.arange(count).split(batch):
+            x0 = to_unit(held_out.images[rows].to(device))
+            labels = None if held_out.labels is None else held_out.labels[rows].to(device)
+            keys = rows.to(device) + number * count
+            u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+            noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+            yield Batch(x0, labels, schedule.time(low + u * (high - low)), noise)
+
     rows = []
-    for i, (low, high) in enumerate(pairwise(edges)):
-        keys = torch.arange(len(x0), device=device) + i * len(x0)
-        u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
-        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        batch = Batch(x0, labels, schedule.time(low + u * (high - low)), noise)
-        loss = held_out_loss(network, [batch], diffusion).mean().item()
-        rows.append({"low": low, "high": high, "loss": loss, "count": len(x0)})
+    for number, (low, high) in enumerate(pairwise(edges)):
+        loss = held_out_loss(network, batches(number, low, high), diffusion).mean().item()
+        rows.append({"low": low, "high": high, "loss": loss, "count": count})
     return rows
 
 
