@@ -1,11 +1,16 @@
 """Metrics of pictures: each one sees the fault it is there for."""
 
+import contextlib
+import io
+
 import pytest
 import torch
 
 from vfn.configs import load, override
 from vfn.data import Dataset, load_dataset
 from vfn.evaluate import Sides, evaluate, loss_by_logsnr
+from vfn.extractors import extractor_of, pixels
+from vfn.features import describe
 from vfn.train.state import DataShape, build_model
 
 REAL, HELD_OUT = (load_dataset("digits", split) for split in ("train", "test"))
@@ -45,6 +50,30 @@ def test_noise_is_far_away():
     assert got["Precision"] == 0
 
 
+def test_neighbours_are_those_of_prdc():
+    """Sides in their roles and both numbers of neighbours; sides of different spread."""
+    from prdc import compute_prdc
+
+    some = Dataset(torch.cat([HELD_OUT.images, REAL.images[:300] // 2]), None, ())
+    got = figures(some, "pr", "dc")
+    with contextlib.redirect_stdout(io.StringIO()):
+        three, five = (
+            compute_prdc(*(pixels(side.images).numpy() for side in (REAL, some)), nearest_k=k)
+            for k in (3, 5)
+        )
+    expected = {n: (three if n in ("precision", "recall") else five)[n] for n in three}
+    # Pixels are whole numbers: some distances are those of the radius, which prdc leaves out.
+    found = {name.lower(): value for name, value in got.items()}
+    assert found == pytest.approx(expected, rel=2e-3)
+    assert len({*expected.values(), 0.0, 1.0}) == 6
+
+
+def test_few_pictures_have_no_reference():
+    five = Dataset(REAL.images[:5], None, ())
+    for metric in evaluate(Sides(five, HELD_OUT, None), ["pr"]):
+        assert metric.reference is None
+
+
 def test_one_class_alone_has_little_recall():
     zeros = HELD_OUT.labels == 1
     got = figures(Dataset(HELD_OUT.images[zeros], HELD_OUT.labels[zeros], ()), "pr")
@@ -77,9 +106,17 @@ def test_loss_by_logsnr_is_the_same_in_any_batches():
         (Sides(REAL, HELD_OUT._replace(labels=None), HELD_OUT), "agreement", "fake pictures have"),
         (Sides(TAGGED, HELD_OUT, HELD_OUT), "agreement", "the real ones have tags"),
         (Sides(REAL, Dataset(torch.zeros(9, 3, 8, 8), None, ()), None), "fd", "of one shape, got"),
-        (Sides(REAL, Dataset(REAL.images[:3], None, ()), None), "pr", "N >= 4, got"),
+        (Sides(REAL, Dataset(REAL.images[:3], None, ()), None), "pr", "4 fake pictures, got 3"),
     ],
 )
 def test_what_cannot_be_judged(sides, metric, message):
     with pytest.raises(ValueError, match=message):
         evaluate(sides, [metric])
+
+
+def test_what_cannot_be_compared():
+    narrow = describe(HELD_OUT.images, extractor_of("rows", lambda x: x.float().mean((1, 3))))
+    with pytest.raises(ValueError, match="the real side has 64 features and the fake 8"):
+        evaluate(Sides(REAL, narrow, None), ["fid"])
+    with pytest.raises(ValueError, match="at least 2 resampled sets, got --bootstrap 1"):
+        evaluate(Sides(REAL, HELD_OUT, None), ["fid"], bootstrap=1)

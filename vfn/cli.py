@@ -275,8 +275,10 @@ def eval_command(
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
     from vfn.commands import evaluate_pictures
-    from vfn.files import write_json
+    from vfn.files import make_directory, write_json
 
+    if json_path:
+        make_directory(json_path.parent)  # before hours of work
     names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
              "features", "weights", "bootstrap", "labels")  # fmt: skip
     own = {name: options.pop(name) for name in names}

@@ -13,7 +13,7 @@ from vfn.configs import DataConfig
 from vfn.data import data_home, read_pictures
 from vfn.extractors import open_extractor
 from vfn.features import describe, save_statistics
-from vfn.files import write_atomic
+from vfn.files import make_directory, write_atomic
 from vfn.plots import Point, draw_figures, is_number
 from vfn.shards import SHARDS, resumable
 from vfn.train.world import join_world, leave_world
@@ -36,6 +36,7 @@ def store_reference(
     """
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
+    make_directory(out.parent)  # before hours of work
     world = join_world(device)
     try:
         extractor = open_extractor(features, weights, world.device)

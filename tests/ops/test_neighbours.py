@@ -58,6 +58,15 @@ def test_precision_recall_by_hand():
     assert precision_recall(real, fake, k=1) == (0.5, 0.5)
 
 
+def test_the_edge_of_a_ball_belongs_to_it():
+    """On a line, k=1: a fake is as far from 1 as 0 is, another from 12 as 10 is."""
+    real = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+    fake = torch.tensor([[2.0], [14.0]])
+    found = neighbourhood(real, fake, k=1)
+    assert found.precise.tolist() == [True, True]
+    assert found.covered.tolist() == [False, True, False, True]
+
+
 def test_far_apart_sets_share_nothing():
     real = points(20, 4)
     assert precision_recall(real, real + 100) == (0.0, 0.0)
