@@ -59,12 +59,12 @@ def test_precision_recall_by_hand():
 
 
 def test_the_edge_of_a_ball_belongs_to_it():
-    """On a line, k=1: a fake is as far from 1 as 0 is, another from 12 as 10 is."""
-    real = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
-    fake = torch.tensor([[2.0], [14.0]])
+    """On a line, k=1: 2 is as far from 1 as 0 is, and -10 from 2 as 14 is."""
+    real = torch.tensor([[-10.0], [0.0], [1.0], [12.0]])  # radii 10, 1, 1, 11
+    fake = torch.tensor([[2.0], [14.0]])  # radii 12, 12
     found = neighbourhood(real, fake, k=1)
-    assert found.precise.tolist() == [True, True]
-    assert found.covered.tolist() == [False, True, False, True]
+    assert found.recalled.tolist() == [True] * 4
+    assert found.covered.tolist() == [False, False, True, True]
 
 
 def test_far_apart_sets_share_nothing():
