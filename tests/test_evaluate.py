@@ -8,9 +8,10 @@ import torch
 
 from vfn.configs import load, override
 from vfn.data import Dataset, load_dataset
-from vfn.evaluate import Sides, evaluate, loss_by_logsnr
+from vfn.evaluate import Sides, evaluate, halves, loss_by_logsnr
 from vfn.extractors import extractor_of, pixels
 from vfn.features import describe
+from vfn.ops import keyed_normal
 from vfn.train.state import DataShape, build_model
 
 REAL, HELD_OUT = (load_dataset("digits", split) for split in ("train", "test"))
@@ -81,7 +82,27 @@ def test_one_class_alone_has_little_recall():
     assert got["Recall"] < 0.3
 
 
-def test_loss_by_logsnr_is_the_same_in_any_batches():
+def test_the_halves_share_no_picture():
+    one, other = halves(torch.arange(11)[:, None], seed=0)
+    assert torch.cat([one, other]).flatten().sort().values.tolist() == [*range(11)]
+    assert not torch.equal(one, halves(torch.arange(11)[:, None], seed=1)[0])
+
+
+@pytest.mark.parametrize(("count", "singular"), [(64, True), (65, False)])
+def test_a_singular_covariance_is_noted(count, singular):
+    few = Dataset(HELD_OUT.images[:count], None, ())
+    (metric,) = evaluate(Sides(REAL, few, None), ["fid"])
+    assert (f"{count} fake pictures for 64 features" in metric.note) == singular
+
+
+def test_loss_by_logsnr_is_the_same_in_any_batches(monkeypatch):
+    drawn = []
+
+    def noise(seed, stream, keys, shape):
+        drawn.extend(keys.tolist())
+        return keyed_normal(seed, stream, keys, shape)
+
+    monkeypatch.setattr("vfn.evaluate.keyed_normal", noise)
     shape = DataShape(1, 8, 8, HELD_OUT.class_names)
     model = build_model(override(load("digits"), {"hid_channels": 32}), shape).eval()
     pictures = HELD_OUT._replace(images=HELD_OUT.images[:50], labels=HELD_OUT.labels[:50])
@@ -95,7 +116,7 @@ def test_loss_by_logsnr_is_the_same_in_any_batches():
     assert seen == [50] * 8 + [20, 20, 10] * 8
     for one, other in zip(*found, strict=True):
         assert other == pytest.approx(one, rel=1e-5)
-    assert len({row["loss"] for row in found[0]}) == 8
+    assert sorted(drawn) == sorted([*range(400)] * 2)  # every bin and picture has its own noise
 
 
 @pytest.mark.parametrize(
