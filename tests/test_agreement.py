@@ -1,10 +1,15 @@
-"""The same figures as torch-fidelity and pytorch-fid, side by side on the same features."""
+"""The same figures as torch-fidelity and pytorch-fid, side by side.
+
+Metrics on the same features of many pictures; the whole way through Inception on few.
+"""
 
 import pytest
 import torch
+from networks import blots, by_torch_fidelity, pytorch_fid_statistics, random_inception
 
-from vfn.data import load_dataset
-from vfn.extractors import PIXELS
+from vfn.data import Dataset, load_dataset
+from vfn.evaluate import Sides, evaluate
+from vfn.extractors import PIXELS, open_extractor
 from vfn.features import describe
 from vfn.ops import frechet_distance, inception_score, kernel_distance, precision_recall
 
@@ -57,3 +62,32 @@ def test_precision_and_recall():
 
     precision, recall = calculate_precision_recall_part(B, A)
     assert precision_recall(A, B) == pytest.approx((precision, recall), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def through_inception(tmp_path_factory):
+    """Real and fake pictures, 16 each, a file of random weights, and our extractor with them."""
+    weights = tmp_path_factory.mktemp("weights") / "inception.pth"
+    random_inception(weights)
+    extractor = open_extractor("inception", weights, torch.device("cpu"))
+    return blots(16, seed=1), blots(16, seed=2, contrast=1.3), weights, extractor
+
+
+def test_all_figures_through_inception(through_inception):
+    real, fake, weights, extractor = through_inception
+    sides = Sides(*(Dataset(images, None, ()) for images in (real, fake)), None)
+    found = evaluate(sides, ["fid", "kid", "is", "pr"], extractor=extractor)
+    theirs = by_torch_fidelity(real, fake, weights)
+    assert {metric.name: metric.value for metric in found} == pytest.approx(theirs, rel=1e-3)
+    assert theirs["FID"] > 1
+    assert 0 < theirs["Precision"] < 1
+    assert 0 < theirs["Recall"] < 1
+
+
+def test_statistics_of_pytorch_fid_through_inception(through_inception, tmp_path):
+    real, _, weights, extractor = through_inception
+    ours = describe(real, extractor).gaussian
+    mean, cov = pytorch_fid_statistics(real, weights, tmp_path / "real", same_input=True)
+    torch.testing.assert_close(ours.mean, torch.from_numpy(mean), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.cov, torch.from_numpy(cov), rtol=1e-3, atol=1e-3)
+    assert ours.cov.diagonal().mean() > 0.01

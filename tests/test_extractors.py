@@ -1,12 +1,13 @@
 """Weights are checked before a network sees them; features are torch-fidelity's."""
 
-import io
+import hashlib
 import pickle
 
 import pytest
 import torch
+from networks import random_inception, random_vgg16
 
-from vfn.extractors import extractor_of, open_extractor
+from vfn.extractors import NETWORKS, extractor_of, open_extractor
 
 CPU = torch.device("cpu")
 
@@ -15,20 +16,8 @@ CPU = torch.device("cpu")
 def inception(tmp_path_factory):
     """A file of random weights in the true format, and torch-fidelity's network with them."""
     pytest.importorskip("torch_fidelity")
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Random(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_args, **_more):
-            """Keep the weights of the construction."""
-
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    torch.manual_seed(0)
-    network = Random("x", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), path)
-    return path, network
+    return path, random_inception(path)
 
 
 def test_inception_gives_the_features_of_torch_fidelity(inception):
@@ -45,6 +34,21 @@ def test_inception_gives_the_features_of_torch_fidelity(inception):
     torch.testing.assert_close(grey, network(images[:, :1].repeat(1, 3, 1, 1))[0])
 
 
+def test_vgg16_gives_the_features_of_torch_fidelity(tmp_path):
+    module = pytest.importorskip("torch_fidelity.feature_extractor_vgg16")
+    path = tmp_path / "vgg16.pth"
+    random_vgg16(path)
+    theirs = module.FeatureExtractorVGG16(
+        "x", ["fc2_relu"], feature_extractor_weights_path=str(path)
+    )
+    images = torch.randint(0, 256, (2, 3, 20, 24), dtype=torch.uint8)
+    got = open_extractor("vgg16", path, CPU).run(images)
+    torch.testing.assert_close(got.features, theirs(images)[0])
+    assert got.features.shape == (2, 4096)
+    assert got.features.std(0).mean() > 1e-3  # by which pictures differ
+    assert got.logits is None
+
+
 def test_the_environment_names_the_weights(inception, monkeypatch):
     monkeypatch.setenv("VFN_WEIGHTS_INCEPTION", str(inception[0]))
     assert open_extractor("inception", None, CPU).provenance["weights"] == "inception.pth"
@@ -55,6 +59,56 @@ def test_offline_nothing_is_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("VFN_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="forbids a download; pass their file as --weights"):
         open_extractor("inception", None, CPU)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Where downloads of some weights are kept, for a name; offline."""
+    monkeypatch.setenv("VFN_DATA", str(tmp_path))
+    monkeypatch.setenv("VFN_OFFLINE", "1")
+    (tmp_path / "weights").mkdir()
+    return lambda name: tmp_path / "weights" / NETWORKS[name].url.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("change", ["cut", "other"])
+def test_a_changed_download_is_not_used(inception, cached, monkeypatch, change):
+    """The published hash is that of this file, which then is cut short, or another one."""
+    content = inception[0].read_bytes()
+    known = NETWORKS["inception"]._replace(digest=hashlib.sha256(content).hexdigest()[:8])
+    monkeypatch.setitem(NETWORKS, "inception", known)
+    path = cached("inception")
+    path.write_bytes(content)
+    assert open_extractor("inception", None, CPU).provenance["published_weights"]
+    if change == "cut":
+        path.write_bytes(content[:-1])
+    else:  # loads, and is of this network
+        torch.save({k: v + 1 for k, v in torch.load(inception[0]).items()}, path)
+    with pytest.raises(
+        ValueError, match=f"{path.name} are damaged or others than those downloaded: expec"
+    ):
+        open_extractor("inception", None, CPU)
+
+
+def test_a_download_without_published_hash_is_compared_with_the_first(cached, monkeypatch):
+    pytest.importorskip("timm")
+    built = []
+    known = NETWORKS["dinov2"]._replace(
+        build=lambda _, state: built.append(state) or torch.nn.Flatten()
+    )
+    monkeypatch.setitem(NETWORKS, "dinov2", known)
+
+    def download(_url, path, prefix, progress):
+        assert (prefix, progress) == ("", False)
+        torch.save({"a": torch.zeros(1)}, path)
+
+    monkeypatch.delenv("VFN_OFFLINE")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        open_extractor("dinov2", None, CPU)
+    torch.save({"a": torch.ones(1)}, cached("dinov2"))
+    with pytest.raises(ValueError, match="are damaged or others than those downloaded"):
+        open_extractor("dinov2", None, CPU)
+    assert len(built) == 2
 
 
 class Trap:

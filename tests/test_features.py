@@ -53,9 +53,18 @@ def test_other_features_are_refused(tmp_path):
     other = extractor_of("mean", lambda images: images.float().mean((2, 3)))
     with pytest.raises(ValueError, match="extractor pixels, and this evaluation mean"):
         read_statistics(tmp_path / "a.npz", other)
+    np.savez(tmp_path / "c.npz", mu=np.array([0, np.nan]), sigma=np.eye(2))
+    with pytest.raises(ValueError, match="mu in .*c.npz is not finite"):
+        read_statistics(tmp_path / "c.npz", PIXELS)
     (tmp_path / "b.npz").write_text("x")
     with pytest.raises(ValueError, match="is no file of statistics"):
         read_statistics(tmp_path / "b.npz", PIXELS)
+
+
+def test_features_that_are_not_finite_are_refused():
+    broken = extractor_of("broken", lambda images: images.flatten(1) / 0.0)
+    with pytest.raises(ValueError, match="broken gives features that are not finite"):
+        describe(images(), broken)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_stored_statistics_give_the_figures_of_the_pictures(vfn, tmp_path):
         found.append(figures(json_path))
     assert found[0] == found[1]
     low, high = found[0]["Precision"]["interval"]
-    assert low <= high
+    assert low < found[0]["Precision"]["value"] < high
     assert found[0]["Kernel distance (pixels)"]["error"] > 0
 
 
@@ -69,6 +69,8 @@ def test_comparison_is_ordered_and_drawn(vfn, tmp_path):
         ("eval --fake dataset:digits", "Missing option '--real'"),
         ("eval --compare {tmp}/no.json", "cannot be read: No such file"),
         ("eval --compare {tmp}/x.json", "holds no evaluation"),
+        ("eval --compare {tmp}/w.json --against step", "no number 'step' among its settings"),
+        ("eval --compare {tmp}/w.json --plot {tmp}/p.gif", "--plot to end in .png, .svg or .pdf"),
         ("eval reference --real dataset:digits --out {tmp}/r.txt", "--out to end in .npz"),
         ("eval --real dataset:digits --fake dataset:digits:test --metrics is", "logits of a class"),
         ("eval --real dataset:digits --fake dataset:digits --features x", "unknown features 'x'"),
@@ -76,7 +78,10 @@ def test_comparison_is_ordered_and_drawn(vfn, tmp_path):
 )
 def test_mistakes_end_in_one_line(vfn, tmp_path, line, message):
     (tmp_path / "x.json").write_text("[]")
+    (tmp_path / "w.json").write_text('{"settings": {"guidance": 1}, "metrics": []}')
+    before = sorted(tmp_path.iterdir())
     code, out, err = vfn(line.format(tmp=tmp_path))
     assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1
     assert message in err
+    assert sorted(tmp_path.iterdir()) == before

@@ -135,6 +135,24 @@ def test_every_evaluation_is_shown(run):
     assert "vfn eval --guidance 3\n" in page or "\nvfn eval --guidance 3" in page
 
 
+def test_metrics_are_drawn_against_training_and_sampling(bare):
+    lines = []
+    for step in (1, 2):
+        lines += [{"step": step, "loss": 1.0, "seconds": 7.0 * step}]
+        lines += [{"step": step, "frechet_distance": 1 / step, "precision": 0.5, "recall": 0.5}]
+    (bare / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for guidance in (0.0, 1.0):
+        record = {**EVALUATION, "settings": {"guidance": guidance, "sample_timesteps": 4}}
+        (bare / f"metrics-{guidance}.json").write_text(json.dumps(record))
+    page = _page(bare)
+    for what in ("training step", "training time", "guidance"):
+        assert f'alt="Metrics against {what}"' in page
+    assert "against sampling steps" not in page  # all have the same
+    files = sorted(path.name for path in (bare / "plots").iterdir())
+    assert files == ["guidance.png", "loss_by_logsnr.png", "losses.png", "step.png",
+                     "train_seconds.png"]  # fmt: skip
+
+
 def test_listed_commands_replace_those_of_the_evaluations(run):
     (run / "commands.json").write_text('["vfn train --config digits", "vfn report"]')
     page = _page(run)

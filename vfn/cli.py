@@ -211,7 +211,7 @@ def sample_command(**options: Any) -> None:
 
 
 features_option = click.option("--features", default="pixels",
-                               help="pixels, inception or vgg16  [pixels]")  # fmt: skip
+                               help="pixels, inception, vgg16 or dinov2  [pixels]")  # fmt: skip
 weights_option = click.option("--weights", type=click.Path(path_type=Path),
                               help="the network's weights  [a checked download]")  # fmt: skip
 
@@ -227,6 +227,9 @@ weights_option = click.option("--weights", type=click.Path(path_type=Path),
                    "[fd,pr,agreement,memorisation,loss]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@click.option(
+    "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
+)
 @click.option("--guidance", type=float, help="strength w for a run")
 @click.option(
     "--bpd",
@@ -272,10 +275,12 @@ def eval_command(
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
     from vfn.commands import evaluate_pictures
-    from vfn.files import write_json
+    from vfn.files import make_directory, write_json
 
+    if json_path:
+        make_directory(json_path.parent)  # before hours of work
     names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
-             "features", "weights", "bootstrap")  # fmt: skip
+             "features", "weights", "bootstrap", "labels")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     result = evaluate_pictures(**own, overrides=_given(options), say=_say)
     if result is None:

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from vfn import __version__
 from vfn.bits import Bits, bits_per_dim
 from vfn.configs import DataConfig, SampleConfig
-from vfn.data import Dataset, load_held_out, read_pictures, spec_settings
+from vfn.data import Dataset, data_home, load_dataset, load_held_out, read_pictures, spec_settings
 from vfn.evaluate import NO_REAL_FEATURES, Metric, Sides, evaluate, loss_by_logsnr
 from vfn.extractors import Extractor, open_extractor
 from vfn.features import Statistics, holds_statistics, read_statistics
+from vfn.ops import epoch_permutation
 from vfn.progress import Progress, Say
+from vfn.shards import SHARDS, resumable
 from vfn.train.checkpoint import digest
+from vfn.train.journal import read_log
 from vfn.train.world import World, gather, join_world, leave_world, share
 from vfn.trained import Trained, asked_labels, open_trained
 
@@ -102,8 +106,12 @@ def evaluate_pictures(
     features: str = "pixels",
     weights: Path | None = None,
     bootstrap: int = 0,
+    labels: str | None = None,
 ) -> Evaluation | None:
     """Judge the pictures that ``fake`` stands for against those of ``real``.
+
+    ``labels`` are those asked of a run, see `parse_labels`; by default every class in turn, or tag
+    sets as the training pictures have them.
 
     Returns:
         Evaluation; None on all processes but the first.
@@ -127,17 +135,21 @@ def evaluate_pictures(
         fakes: Dataset | Statistics
         if trained:
             sampling = replace(trained.checkpoint.config.sample, **overrides)
-            fakes = _fakes(trained, sampling, num, seed, world, say)
+            asked = _asked(trained, data, labels, num, seed)
+            fakes = _fakes(trained, sampling, asked, seed, world, say)
             settings |= {
                 "num": num,
+                "labels": labels
+                or ("as in the data" if trained.checkpoint.shape.multitags else "in turn"),
                 "step": trained.checkpoint.step,
+                "train_seconds": _train_seconds(Path(fake.removeprefix("run:")), trained),
                 "ema_sha256": digest(trained.checkpoint.ema),
                 **asdict(sampling),
             }
         else:
             if bpd:
                 raise ValueError(f"--bpd goes with --fake run:DIR, got {fake}; leave it out")
-            if overrides:
+            if overrides or labels is not None:
                 raise ValueError(
                     f"sampling options go with --fake run:DIR, got {fake}; leave them out"
                 )
@@ -148,10 +160,11 @@ def evaluate_pictures(
         if isinstance(reals, Dataset) and isinstance(fakes, Dataset):
             fakes = _relabel(fakes, reals)
             unseen = _relabel(unseen, reals) if unseen else None
-        with tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-            sides = Sides(reals, fakes, unseen)
+        sides = Sides(reals, fakes, unseen)
+        bar = tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        with bar, resumable(extractor, data_home(data) / SHARDS, world.device) as kept:
             found = evaluate(
-                sides, chosen, seed, extractor, bootstrap, world, lambda n: bar.update(n - bar.n)
+                sides, chosen, seed, kept, bootstrap, world, lambda n: bar.update(n - bar.n)
             )
         if world.rank:
             return None
@@ -162,6 +175,13 @@ def evaluate_pictures(
         return Evaluation(found, settings, bins, bits)
     finally:
         leave_world(world)
+
+
+def _train_seconds(run: Path, trained: Trained) -> float | None:
+    """How long the training took up to the checkpoint; None where no log says so."""
+    log = read_log(run / "log.jsonl") if run.is_dir() else []
+    passed = [e["seconds"] for e in log if "seconds" in e and e["step"] <= trained.checkpoint.step]
+    return max(passed, default=None)
 
 
 def _side(
@@ -231,11 +251,24 @@ def _relabel(pictures: Dataset, like: Dataset) -> Dataset:
     return pictures._replace(labels=numbers[pictures.labels], class_names=like.class_names)
 
 
+def _asked(trained: Trained, data: DataConfig, names: str | None, num: int, seed: int) -> Tensor:
+    """The labels of the samples: those named in turn, every class, or tags as the data have them.
+
+    Each tag alone is what no picture has; the figures would be those of another distribution.
+    """
+    if names is not None or not trained.checkpoint.shape.multitags:
+        return asked_labels(trained.checkpoint.shape, names).of(torch.arange(num))
+    known = load_dataset(data).labels
+    assert known is not None  # those that the network was trained with
+    order = epoch_permutation(seed, 0, len(known))
+    return known[order[torch.arange(num) % len(known)]]
+
+
 def _fakes(
-    trained: Trained, settings: SampleConfig, num: int, seed: int, world: World, say: Say
+    trained: Trained, settings: SampleConfig, labels: Tensor, seed: int, world: World, say: Say
 ) -> Dataset:
     """Samples of all processes together; nothing is written."""
-    labels = asked_labels(trained.checkpoint.shape).of(torch.arange(num))
+    num = len(labels)
     mine = share(num, world)
     with Progress(len(mine), say, not world.rank) as progress:
         part = trained.generate(settings, labels[mine], mine, seed, progress=progress.show)

@@ -1,6 +1,6 @@
 """How good are the pictures? Each figure stands beside the same figure for real pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,8 +16,10 @@ from vfn.nn import with_params
 from vfn.ops import (
     Gaussian,
     Interval,
+    Neighbourhood,
     bootstrap_indices,
     bootstrap_interval,
+    discrete_time,
     epoch_permutation,
     fit_gaussian,
     frechet_distance,
@@ -36,6 +38,7 @@ from vfn.train.world import World
 
 NEIGHBOURS = 3  # of precision and recall
 DENSITY_NEIGHBOURS = 5  # of density and coverage
+LOSS_BATCH = 256  # pictures at a time
 SPLITS = 10  # of the Inception Score
 # torch-fidelity shuffles with this seed before it splits; with the same order scores are the same.
 SHUFFLE_SEED = 2020
@@ -144,8 +147,8 @@ def frechet_infinity_metric(judged: Judged) -> list[Metric]:
 
 def kernel_metric(judged: Judged) -> list[Metric]:
     """Kernel distance; of Inception's features it is the KID."""
-    real = _features(judged.real, "kid", "real")
-    fake = _features(judged.fake, "kid", "fake")
+    real = _features(judged.real, "kid", "real", 2)
+    fake = _features(judged.fake, "kid", "fake", 2)
     value, error = kernel_distance(real, fake)
     best = kernel_distance(*halves(real, judged.seed)).value if len(real) >= 4 else None
     name = "KID" if judged.extractor == "inception" else f"Kernel distance ({judged.extractor})"
@@ -180,23 +183,23 @@ def inception_metric(judged: Judged) -> list[Metric]:
 
 def precision_recall_metric(judged: Judged) -> list[Metric]:
     """Improved precision and recall."""
-    real = _features(judged.real, "pr", "real")
-    fake = _features(judged.fake, "pr", "fake")
+    real = _features(judged.real, "pr", "real", NEIGHBOURS + 1)
+    fake = _features(judged.fake, "pr", "fake", NEIGHBOURS + 1)
     ours = neighbourhood(real, fake, NEIGHBOURS)
-    best = neighbourhood(*halves(real, judged.seed), NEIGHBOURS)
+    best = _among_halves(real, judged.seed, NEIGHBOURS)
     return [
         _mean_metric(
             judged,
             "Precision",
             ours.precise,
-            best.precise,
+            best and best.precise,
             f"share of pictures near a real one, k = {NEIGHBOURS}",
         ),
         _mean_metric(
             judged,
             "Recall",
             ours.recalled,
-            best.recalled,
+            best and best.recalled,
             f"share of real pictures near one of these, k = {NEIGHBOURS}",
         ),
     ]
@@ -204,23 +207,23 @@ def precision_recall_metric(judged: Judged) -> list[Metric]:
 
 def density_coverage_metric(judged: Judged) -> list[Metric]:
     """Density and coverage."""
-    real = _features(judged.real, "dc", "real")
-    fake = _features(judged.fake, "dc", "fake")
+    real = _features(judged.real, "dc", "real", DENSITY_NEIGHBOURS + 1)
+    fake = _features(judged.fake, "dc", "fake", DENSITY_NEIGHBOURS + 1)
     ours = neighbourhood(real, fake, DENSITY_NEIGHBOURS)
-    best = neighbourhood(*halves(real, judged.seed), DENSITY_NEIGHBOURS)
+    best = _among_halves(real, judged.seed, DENSITY_NEIGHBOURS)
     return [
         _mean_metric(
             judged,
             "Density",
             ours.density,
-            best.density,
+            best and best.density,
             f"real neighbourhoods around a picture, over k = {DENSITY_NEIGHBOURS}",
         ),
         _mean_metric(
             judged,
             "Coverage",
             ours.covered,
-            best.covered,
+            best and best.covered,
             f"share of real neighbourhoods with one of these, k = {DENSITY_NEIGHBOURS}",
         ),
     ]
@@ -324,6 +327,8 @@ def evaluate(
     Raises:
         ValueError: for an unknown name, pictures of different shapes, or what a metric lacks.
     """
+    if bootstrap == 1:
+        raise ValueError("an interval needs at least 2 resampled sets, got --bootstrap 1")
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {unknown[0]!r}, expected among {', '.join(METRICS)}")
@@ -349,6 +354,12 @@ def evaluate(
         seed,
         bootstrap,
     )
+    widths = {width for side in judged[1:3] if (width := _width(side)) is not None}
+    if len(widths) > 1:
+        raise ValueError(
+            f"the real side has {_width(judged.real)} features and the fake {_width(judged.fake)}; "
+            "compute both with the same extractor, of pictures of one size"
+        )
     if world.rank:
         return []
     return [metric for name in names for metric in METRICS[name](judged)]
@@ -362,6 +373,7 @@ def loss_by_logsnr(
     seed: int,
     device: torch.device,
     guidance: float | None = None,
+    batch: int = LOSS_BATCH,
 ) -> list[dict[str, float]]:
     """Training loss on held-out pictures, for equal bins of the schedule's logsnr.
 
@@ -375,24 +387,33 @@ def loss_by_logsnr(
         seed: of the noise and the draws.
         device: where to compute.
         guidance: w of a network that takes it as an input.
+        batch: pictures at a time, bounds the memory; the value is the same.
 
     Returns:
         for each bin ``low``, ``high``, ``loss`` and ``count``.
     """
     schedule = schedule_of(diffusion)
     edges = logsnr_edges(diffusion).tolist()
-    x0 = to_unit(held_out.images.to(device))
-    labels = None if held_out.labels is None else held_out.labels.to(device)
+    count = len(held_out.images)
     network = with_params(model, params)
-    given = None if guidance is None else x0.new_full((len(x0),), guidance)
+
+    def batches(number: int, low: float, high: float) -> Iterator[Batch]:
+        for rows in torch.arange(count).split(batch):
+            x0 = to_unit(held_out.images[rows].to(device))
+            labels = None if held_out.labels is None else held_out.labels[rows].to(device)
+            keys = rows.to(device) + number * count
+            u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+            noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+            given = None if guidance is None else x0.new_full((len(x0),), guidance)
+            t = schedule.time(low + u * (high - low))
+            if diffusion.uses_bound:
+                t = discrete_time(t, diffusion.train_timesteps)
+            yield Batch(x0, labels, t, noise, given)
+
     rows = []
-    for i, (low, high) in enumerate(pairwise(edges)):
-        keys = torch.arange(len(x0), device=device) + i * len(x0)
-        u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
-        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        batch = Batch(x0, labels, schedule.time(low + u * (high - low)), noise, given)
-        loss = held_out_loss(network, [batch], diffusion).mean().item()
-        rows.append({"low": low, "high": high, "loss": loss, "count": len(x0)})
+    for number, (low, high) in enumerate(pairwise(edges)):
+        loss = held_out_loss(network, batches(number, low, high), diffusion).mean().item()
+        rows.append({"low": low, "high": high, "loss": loss, "count": count})
     return rows
 
 
@@ -400,12 +421,19 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def _mean_metric(judged: Judged, name: str, ours: Tensor, best: Tensor, note: str) -> Metric:
+def _among_halves(real: Tensor, seed: int, k: int) -> Neighbourhood | None:
+    """What a perfect model would get; None where half of the pictures are too few."""
+    a, b = halves(real, seed)
+    return neighbourhood(a, b, k) if len(b) > k else None
+
+
+def _mean_metric(judged: Judged, name: str, ours: Tensor, best: Tensor | None, note: str) -> Metric:
     """A figure that is a mean over pictures; its interval keeps everyone's neighbours."""
     values = ours.double()
     value = values.mean().item()
     interval = judged.interval(value, len(values), lambda rows: values[rows].mean().item())
-    return Metric(name, value, _share(best), "higher", note, HALVES, interval)
+    reference = None if best is None else _share(best)
+    return Metric(name, value, reference, "higher", note, HALVES, interval)
 
 
 def _frechet_name(judged: Judged) -> str:
@@ -433,13 +461,23 @@ def _gaussian(side: Statistics, name: str) -> Gaussian:
     return side.gaussian
 
 
-def _features(side: Statistics, metric: str, name: str) -> Tensor:
+def _features(side: Statistics, metric: str, name: str, least: int = 1) -> Tensor:
     if side.features is None:
         raise ValueError(
             f"{metric} needs the features of every {name} picture, and these statistics hold only "
             "mean and covariance; use --metrics fid, or pictures"
         )
+    if len(side.features) < least:
+        raise ValueError(
+            f"{metric} needs at least {least} {name} pictures, got {len(side.features)}"
+        )
     return side.features
+
+
+def _width(side: Statistics) -> int | None:
+    if side.gaussian:
+        return len(side.gaussian.mean)
+    return None if side.features is None else side.features.shape[1]
 
 
 def _needs(side: Side | None, metric: str, what: str) -> Side:

@@ -1,4 +1,4 @@
-"""What turns pictures into features: pixels, networks of torch-fidelity, or any function.
+"""What turns pictures into features: pixels, networks as torch-fidelity runs them, any function.
 
 Weights are read by us, with ``weights_only=True``, and hashed before a network sees them.
 """
@@ -7,15 +7,18 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfn.configs import DataConfig
 from vfn.data import data_home
+from vfn.dinov2 import build_dinov2
+from vfn.files import write_atomic
 
 OFFLINE_VARIABLE = "VFN_OFFLINE"
 
@@ -35,35 +38,56 @@ class Extractor(NamedTuple):
     provenance: dict[str, Any]
 
 
-class _Network(NamedTuple):
-    """A network of torch-fidelity: class, layers, resize, and where its weights are."""
+def _fidelity(module: str, kind: str) -> Callable[[list[str], dict[str, Tensor]], nn.Module]:
+    """A network of torch-fidelity; it gets our copy of the weights, as it would unpickle a file."""
 
-    package: str
-    kind: str
+    def build(layers: list[str], state: dict[str, Tensor]) -> nn.Module:
+        checked = io.BytesIO()
+        torch.save(state, checked)
+        checked.seek(0)
+        extractor = getattr(import_module(f"torch_fidelity.{module}"), kind)
+        return extractor(module, layers, feature_extractor_weights_path=checked)
+
+    return build
+
+
+class _Network(NamedTuple):
+    """A network: how to build it, its layers, resize, packages, and where its weights are."""
+
+    build: Callable[[list[str], dict[str, Tensor]], nn.Module]
     layers: tuple[str, ...]
     resize: str
+    packages: tuple[str, ...]
     url: str
-    digest: str  # how the SHA-256 of the file begins
+    digest: str  # how the SHA-256 of the file begins; empty where none is published
 
 
 _TF_RESIZE = "bilinear as TensorFlow 1 does, to {0} x {0}"
 NETWORKS = {
     "inception": _Network(
-        "torch_fidelity.feature_extractor_inceptionv3",
-        "FeatureExtractorInceptionV3",
+        _fidelity("feature_extractor_inceptionv3", "FeatureExtractorInceptionV3"),
         ("2048", "logits_unbiased"),
         _TF_RESIZE.format(299),
+        ("torch-fidelity",),
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
         "6726825d",
     ),
     "vgg16": _Network(
-        "torch_fidelity.feature_extractor_vgg16",
-        "FeatureExtractorVGG16",
+        _fidelity("feature_extractor_vgg16", "FeatureExtractorVGG16"),
         ("fc2_relu",),
         _TF_RESIZE.format(224),
+        ("torch-fidelity",),
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "397923af",
+    ),
+    "dinov2": _Network(
+        build_dinov2,
+        ("dinov2",),
+        _TF_RESIZE.format(224),
+        ("torch-fidelity", "timm"),
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        "",
     ),
 }
 
@@ -103,16 +127,16 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
     Args:
         name: ``pixels``, or a key of `NETWORKS`.
         weights: file of the network's weights; else the file that ``$VFN_WEIGHTS_NAME`` names (in
-            capitals), or a download that is kept beside the data and checked by its hash.
-            With ``$VFN_OFFLINE`` set nothing is downloaded.
+            capitals), or a download that is kept beside the data and checked by its hash at every
+            use. With ``$VFN_OFFLINE`` set nothing is downloaded.
         device: where to compute.
 
     Returns:
         Extractor.
 
     Raises:
-        ValueError: if the name is unknown, torch-fidelity is missing, or the weights are missing
-            or not of this network.
+        ValueError: if the name is unknown, a package is missing, or the weights are missing, not
+            those published, or not of this network.
     """
     if name == "pixels":
         if weights:
@@ -122,8 +146,8 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
         known = ", ".join(["pixels", *NETWORKS])
         raise ValueError(f"unknown features {name!r}, expected one of {known}")
     known_network = NETWORKS[name]
-    path = weights or _find_weights(name, known_network)
-    state, digest = _read_weights(path)
+    path, begins = (weights, "") if weights else _find_weights(name, known_network)
+    state, digest = _read_weights(path, begins)
     network = _build(name, known_network, state, path).to(device)
 
     @torch.inference_mode()
@@ -136,9 +160,11 @@ def open_extractor(name: str, weights: Path | None, device: torch.device) -> Ext
         "layers": list(known_network.layers),
         "weights": path.name,
         "weights_sha256": digest,
-        "published_weights": digest.startswith(known_network.digest),
+        "published_weights": digest.startswith(known_network.digest)
+        if known_network.digest
+        else None,
         "resize": known_network.resize,
-        "torch_fidelity": version("torch-fidelity"),
+        **{package.replace("-", "_"): version(package) for package in known_network.packages},
     }
     return Extractor(name, run, provenance)
 
@@ -147,14 +173,25 @@ def _variable(name: str) -> str:
     return f"VFN_WEIGHTS_{name.upper()}"
 
 
-def _find_weights(name: str, network: _Network) -> Path:
-    """The weights that the environment names, or those in the cache, downloaded if need be."""
+def _find_weights(name: str, network: _Network) -> tuple[Path, str]:
+    """The weights that the environment names, or those in the cache, downloaded if need be; how
+    their hash has to begin."""
     if named := os.environ.get(_variable(name)):
-        return Path(named)
+        return Path(named), ""
     path = data_home(DataConfig()) / "weights" / network.url.rpartition("/")[2]
+    # Where no hash is published, that of the download tells whether the file is still the same.
+    kept = path.with_name(f"{path.name}.sha256")
+    if not path.is_file():
+        _download(name, network, path)
+        if not network.digest:
+            write_atomic(kept, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+    if network.digest or not kept.is_file():
+        return path, network.digest
+    return path, kept.read_text().strip()
+
+
+def _download(name: str, network: _Network, path: Path) -> None:
     help_text = f"pass their file as --weights or in ${_variable(name)}"
-    if path.is_file():
-        return path
     if os.environ.get(OFFLINE_VARIABLE):
         raise ValueError(
             f"weights of {name} are not at {path}, and ${OFFLINE_VARIABLE} forbids a download; "
@@ -167,38 +204,37 @@ def _find_weights(name: str, network: _Network) -> Path:
         raise ValueError(
             f"weights of {name} cannot be downloaded from {network.url} ({error}); {help_text}"
         ) from None
-    return path
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """A file's tensors, read without running its code, and its SHA-256."""
+def _read_weights(path: Path, begins: str) -> tuple[dict[str, Tensor], str]:
+    """A file's tensors, read without running its code, and its SHA-256, which ``begins`` so."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"weights {path} cannot be read: {error.strerror}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if not digest.startswith(begins):
+        raise ValueError(
+            f"weights {path} are damaged or others than those downloaded: expected a SHA-256 that "
+            f"begins {begins[:8]}, got {digest[:8]}; remove the file to download it again"
+        )
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of a damaged or foreign file: nearly anything
         state = None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights {path} are no PyTorch file of tensors alone; it was not loaded")
-    return state, hashlib.sha256(content).hexdigest()
+    return state, digest
 
 
-def _build(name: str, network: _Network, state: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    """The network with these weights; it gets our copy of them, as it would unpickle a file."""
-    from importlib import import_module
-
+def _build(name: str, network: _Network, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network with these weights."""
     try:
-        kind = getattr(import_module(network.package), network.kind)
+        return network.build(list(network.layers), state)
     except ImportError:
         raise ValueError(
-            f"features {name} need torch-fidelity; pip install 'vfn[eval]', or use pixels"
+            f"features {name} need {' and '.join(network.packages)}; pip install 'vfn[eval]', or "
+            "use pixels"
         ) from None
-    checked = io.BytesIO()
-    torch.save(state, checked)
-    checked.seek(0)
-    try:
-        return kind(name, list(network.layers), feature_extractor_weights_path=checked)
-    except RuntimeError:
+    except (KeyError, RuntimeError):
         raise ValueError(f"weights {path} are not those of {name}: other names or shapes") from None

@@ -152,6 +152,9 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
         provenance = json.loads(str(found.get("provenance", "{}")))
     except Exception as error:  # zip and npy readers raise nearly anything
         raise ValueError(f"{path} is no file of statistics: {error}") from None
+    for name in ("mu", "sigma", "features", "logits"):
+        if name in found and not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} in {path} is not finite; compute it again")
     for name in _IDENTITY:
         if name in provenance and provenance[name] != extractor.provenance.get(name):
             raise ValueError(
@@ -187,6 +190,8 @@ def _checked(out: Outputs, size: int, name: str) -> Outputs:
         raise ValueError(
             f"expected {name} to give features [{size}, D], got {list(out.features.shape)}"
         )
+    if not out.features.isfinite().all():
+        raise ValueError(f"{name} gives features that are not finite; are its weights damaged?")
     return out
 
 

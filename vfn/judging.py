@@ -10,9 +10,12 @@ from tqdm import tqdm
 
 from vfn import __version__
 from vfn.configs import DataConfig
-from vfn.data import read_pictures
+from vfn.data import data_home, read_pictures
 from vfn.extractors import open_extractor
 from vfn.features import describe, save_statistics
+from vfn.files import make_directory, write_atomic
+from vfn.plots import Point, draw_figures, is_number
+from vfn.shards import SHARDS, resumable
 from vfn.train.world import join_world, leave_world
 
 
@@ -33,28 +36,30 @@ def store_reference(
     """
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
+    make_directory(out.parent)  # before hours of work
     world = join_world(device)
     try:
         extractor = open_extractor(features, weights, world.device)
-        images = read_pictures(real, DataConfig(data_dir=data_dir)).images
+        data = DataConfig(data_dir=data_dir)
+        images = read_pictures(real, data).images
         if len(images) < 2:
             raise ValueError(f"a covariance needs at least 2 pictures, got {len(images)}")
         bar = tqdm(unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        with bar:
+        with bar, resumable(extractor, data_home(data) / SHARDS, world.device) as kept:
             found = describe(
-                images, extractor, world, keep=keep, progress=lambda done: bar.update(done - bar.n)
+                images, kept, world, keep=keep, progress=lambda done: bar.update(done - bar.n)
             )
-        provenance = {
-            **found.provenance,
-            "real": real,
-            "shape": list(images.shape),
-            "version": __version__,
-            "torch": torch.__version__,
-        }
-        if not world.rank:
-            save_statistics(out, found._replace(provenance=provenance))
-        kept = "mean, covariance and features" if keep else "mean and covariance"
-        return f"{out}: {kept} of {len(images)} pictures"
+            provenance = {
+                **found.provenance,
+                "real": real,
+                "shape": list(images.shape),
+                "version": __version__,
+                "torch": torch.__version__,
+            }
+            if not world.rank:
+                save_statistics(out, found._replace(provenance=provenance))
+        parts = "mean, covariance and features" if keep else "mean and covariance"
+        return f"{out}: {parts} of {len(images)} pictures"
     finally:
         leave_world(world)
 
@@ -64,7 +69,8 @@ def compare(paths: list[Path], against: str, plot: Path | None) -> str:
 
     Args:
         paths: JSON files of `vfn eval --json`.
-        against: the setting that orders them, such as guidance, sample_timesteps or step.
+        against: the setting that orders them, such as guidance, sample_timesteps, step or
+            train_seconds.
         plot: picture file, or None.
 
     Returns:
@@ -73,27 +79,33 @@ def compare(paths: list[Path], against: str, plot: Path | None) -> str:
     Raises:
         ValueError: if a file holds no evaluation, or lacks the setting.
     """
-    rows = sorted((_read(path, against) for path in paths), key=lambda row: row[0])
-    names = list(dict.fromkeys(name for _, _, figures in rows for name in figures))
+    rows = sorted(
+        ((path, _read(path, against)) for path in paths), key=lambda row: row[1].settings[against]
+    )
+    names = list(dict.fromkeys(name for _, point in rows for name in point.figures))
     head = [against, *names, "file"]
     cells = [
-        [f"{value:g}", *(f"{f[n]:.4f}" if n in f else "" for n in names), path]
-        for value, path, f in rows
+        [
+            f"{settings[against]:g}",
+            *(f"{figures[n]:.4f}" if n in figures else "" for n in names),
+            str(path),
+        ]
+        for path, (settings, figures) in rows
     ]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     if plot:
-        _plot(rows, names, against, plot)
+        if plot.suffix not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {plot}")
+        points = [point for _, point in rows]
+        write_atomic(plot, draw_figures(points, against, plot.suffix[1:]))
     return "\n".join(
         "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
         for line in (head, *cells)
     )
 
 
-Row = tuple[float, str, dict[str, float]]
-
-
-def _read(path: Path, against: str) -> Row:
-    """The setting's value, the file's name, and the figures by name."""
+def _read(path: Path, against: str) -> Point:
+    """An evaluation that has the setting."""
     try:
         record: Any = json.loads(path.read_bytes())
         settings = record["settings"]
@@ -105,29 +117,8 @@ def _read(path: Path, against: str) -> Row:
             f"{path} holds no evaluation; expected a file of vfn eval --json"
         ) from None
     value = settings.get(against) if isinstance(settings, dict) else None
-    if not isinstance(value, int | float):
+    if not is_number(value):
         raise ValueError(
             f"{path} has no number {against!r} among its settings; choose another --against"
         )
-    return float(value), str(path), figures
-
-
-def _plot(rows: list[Row], names: list[str], against: str, path: Path) -> None:
-    """One panel a metric."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    from vfn.files import write_atomic
-
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")
-    figure = Figure(figsize=(3.2 * len(names), 2.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        points = [(value, f[name]) for value, _, f in rows if name in f]
-        axes.plot(*zip(*points, strict=True), marker="o")
-        axes.set(xlabel=against, title=name)
-        axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=150)
-    write_atomic(path, buffer.getvalue())
+    return Point(settings, figures)

@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from vfn import __version__
 from vfn.configs import Config, loads
 from vfn.files import write_atomic
+from vfn.plots import AXES, Point, draw_figures, is_number, lines_against
 from vfn.train.distill import halvings
 from vfn.train.journal import read_log
 
@@ -25,6 +26,12 @@ _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve
 _NUMBER = (int, float)
 _MISSING = "–"
+# Of evaluations on the way, and how they are shown.
+_FIGURES = {
+    "frechet_distance": "Fréchet distance",
+    "precision": "Precision",
+    "recall": "Recall",
+}
 _RAW, _SMOOTH, _HELD_OUT = "#a9c7e8", "#1c65b3", "#d9480f"
 
 Curve = dict[int, float]
@@ -65,7 +72,9 @@ def write_report(run: Path) -> Path:
     config = loads(config_text, str(config_file))
     train, held_out = _read_curves(run / "log.jsonl")
     stages = _read_stages(run / "stages.json")
+    on_the_way = _read_figures(run / "log.jsonl")
     evaluations = [_read_evaluation(path) for path in sorted(run.glob("metrics*.json"))]
+    judged = [Point(e.settings, {m["name"]: m["value"] for m in e.metrics}) for e in evaluations]
     page = _page(
         run.resolve().name,
         config.data.dataset,
@@ -77,10 +86,15 @@ def write_report(run: Path) -> Path:
             _section("From noise to picture", _picture(run / "sample" / "denoising.webp", *_MOVIE)),
             _section("Guidance", _picture(run / "sweep" / "sweep.png", *_SWEEP)),
             _section("Stages", _stage_table(stages or []), _stage_pictures(run, stages or [])),
-            _section("Evaluation", *map(_evaluation, evaluations)),
+            _section(
+                "Evaluation",
+                *map(_evaluation, evaluations),
+                *(_plot_against(run, judged, axis) for axis in ("guidance", "sample_timesteps")),
+            ),
             _section(
                 "Training",
                 _plot_losses(run, train, held_out),
+                *(_plot_against(run, on_the_way, axis) for axis in ("step", "train_seconds")),
                 _plot_bins(run, evaluations),
             ),
             _section("Samples during training", _previews(run)),
@@ -106,6 +120,17 @@ def _read_curves(path: Path) -> tuple[Curve, Curve]:
             if key in entry:
                 curve[entry["step"]] = entry[key]
     return train, held_out
+
+
+def _read_figures(path: Path) -> list[Point]:
+    """Evaluations on the way, with the training time of the last entry that has one."""
+    points, seconds = [], None
+    for entry in read_log(path):
+        seconds = entry.get("seconds", seconds)
+        figures = {title: entry[n] for n, title in _FIGURES.items() if is_number(entry.get(n))}
+        if figures:
+            points.append(Point({"step": entry["step"], "train_seconds": seconds}, figures))
+    return points
 
 
 def _check_entry(entry: Any, key: str, place: str) -> None:
@@ -248,6 +273,17 @@ def _plot_bins(run: Path, evaluations: Sequence[_Evaluation]) -> str:
         "Where the loss comes from: held-out loss by noise level.",
         "plot",
     )
+
+
+def _plot_against(run: Path, points: Sequence[Point], against: str) -> str:
+    """Draw ``plots/AGAINST.png`` if evaluations differ in that setting; the figure of it."""
+    lines = lines_against(points, against).values()
+    if not any(len({point.settings[against] for point in line}) > 1 for line in lines):
+        return ""
+    path = run / "plots" / f"{against}.png"
+    write_atomic(path, draw_figures(points, against, "png"))
+    text = f"Metrics against {AXES[against].partition(' /')[0]}"
+    return _picture(path, text, f"{text}.", "plot")
 
 
 def _save_plot(path: Path, draw: Callable[[Axes], None]) -> None:

@@ -58,6 +58,15 @@ def test_precision_recall_by_hand():
     assert precision_recall(real, fake, k=1) == (0.5, 0.5)
 
 
+def test_the_edge_of_a_ball_belongs_to_it():
+    """On a line, k=1: 2 is as far from 1 as 0 is, and -10 from 2 as 14 is."""
+    real = torch.tensor([[-10.0], [0.0], [1.0], [12.0]])  # radii 10, 1, 1, 11
+    fake = torch.tensor([[2.0], [14.0]])  # radii 12, 12
+    found = neighbourhood(real, fake, k=1)
+    assert found.recalled.tolist() == [True] * 4
+    assert found.covered.tolist() == [False, False, True, True]
+
+
 def test_far_apart_sets_share_nothing():
     real = points(20, 4)
     assert precision_recall(real, real + 100) == (0.0, 0.0)

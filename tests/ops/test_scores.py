@@ -74,7 +74,8 @@ def test_bootstrap_indices_are_uniform_and_keyed():
     assert counts.shape == (10,)
     assert ((counts - 2000).abs() < 5 * math.sqrt(2000)).all()
     assert torch.equal(drawn[7], bootstrap_indices(0, 7, 10))
-    assert not torch.equal(drawn[7], drawn[8])
+    others = drawn[8], bootstrap_indices(1, 7, 10), bootstrap_indices(0, 7, 10, stream=1)
+    assert not any(torch.equal(drawn[7], other) for other in others)
 
 
 def test_interval_covers_the_mean_of_a_sample():

@@ -16,6 +16,7 @@ from small import SMALL
 
 from vfn.cli import app
 from vfn.train.checkpoint import find_checkpoint
+from vfn.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
 
@@ -89,6 +90,28 @@ def test_sampled_tags_are_read_back(root, tmp_path, monkeypatch):
         "--no-animate", "--device", "cpu")  # fmt: skip
     info = vfn("data", "prepare", "--dataset", tmp_path / "out" / "images")
     assert "labels    40 tags: 5_o_Clock_Shadow (2), Arched_Eyebrows (1)" in info
+
+
+def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_path, monkeypatch):
+    made = fake_celeba(root, monkeypatch)
+    train(tmp_path / "run", "--config", "celeba", *CELEBA)
+    asked = []
+
+    def generate(_self, _settings, labels, indices, _seed, **_watchers):
+        asked.append(labels[indices.argsort()])
+        return torch.randint(0, 256, (len(labels), 3, 16, 16), dtype=torch.uint8)
+
+    monkeypatch.setattr(Trained, "generate", generate)
+    line = ("eval", "--real", "dataset:celeba", "--fake", f"run:{tmp_path / 'run'}", "--num", "12",
+            "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
+    vfn(*line)
+    vfn(*line, "--labels", "Smiling+Male,Bald")
+    # The preset trains on all 12 pictures.
+    assert sorted(asked[0].tolist()) == sorted(made["tags"].tolist())
+    assert asked[1].sum(1).tolist() == [2, 1] * 6
+    settings = json.loads((tmp_path / "m.json").read_text())["settings"]
+    assert settings["labels"] == "Smiling+Male,Bald"
+    assert settings["train_seconds"] > 0
 
 
 def test_own_pictures_not_square_with_classes(tmp_path):

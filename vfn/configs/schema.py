@@ -116,6 +116,11 @@ class DiffusionConfig(Section):
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
     p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
 
+    @property
+    def uses_bound(self) -> bool:
+        """Whether the loss has terms of the variational bound, which is one of discrete steps."""
+        return self.loss_type == "kl" or self.learned_variance
+
     def conflicts(self) -> list[str]:
         faults = []
         for name, value in (("loss_type", "kl"), ("learned_variance", True)):

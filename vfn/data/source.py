@@ -176,5 +176,6 @@ def _refusal(source: Source, bad: list[Bad], good: int) -> str:
     skip = ", or leave them out with --on-bad skip" if good >= len(bad) else ""
     return (
         f"{len(bad)} of {len(bad) + good} pictures in {source.origin} cannot be used: "
-        f"{named}{more}; mend them, make them alike with --image-size and --channels{skip}"
+        f"{named}{more}; mend or remove them; vfn train and vfn data also make them alike with "
+        f"--image-size and --channels{skip}"
     )

@@ -1,6 +1,6 @@
 """The training objective, shared by training and by the held-out loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,7 @@ def _bound(
 @torch.inference_mode()
 def held_out_loss(
     network: Network,
-    batches: list[Batch],
+    batches: Iterable[Batch],
     diffusion: DiffusionConfig,
     objective: Objective = batch_loss,
 ) -> Tensor:
