@@ -1,12 +1,11 @@
 """Are the figures those of the established tools, and how fast are they beside them?
 
-`python benchmarks/eval.py 256 500 100` takes a smaller width and fewer rows for the speed, and
-fewer pictures through Inception for the agreement, which take each tool minutes at the full size.
+`python benchmarks/eval.py speed` and `python benchmarks/eval.py agreement`, which takes each tool
+minutes. Smaller: `speed 256 500` takes a width and a number of rows, `agreement 100` pictures.
 """
 
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from networks import (
     random_inception,
 )
 
-WIDTH, ROWS, ROUNDS, PICTURES = 2048, 10_000, 3, 2000
+WIDTH, ROWS, ROUNDS, PICTURES, EXTRACTED = 2048, 10_000, 3, 1000, 32
 FIGURES = ["fid", "kid", "is", "pr"]
 
 
@@ -38,12 +37,11 @@ def scipy_distance(mean1, cov1, mean2, cov2) -> float:
     return float((mean1 - mean2).square().sum() + (cov1 + cov2).trace() - 2 * root.trace())
 
 
-def agreement(pictures: int) -> str:
-    """The figures of every tool on the same pictures with the same weights, as a section."""
+def agreement(pictures: int = PICTURES) -> None:
+    """The figures of every tool on the same pictures with the same weights."""
     real, fake = blots(pictures, seed=1), blots(pictures, seed=2, contrast=1.3)
     sides = Sides(*(Dataset(images, None, ()) for images in (real, fake)), None)
     found: dict[str, dict[str, float]] = {}
-    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "inception.pth"
@@ -66,35 +64,42 @@ def agreement(pictures: int) -> str:
             "pytorch-fid, fed the same": lambda: pytorch_fid(True),
             "pytorch-fid": lambda: pytorch_fid(False),
         }.items():
-            start = time.perf_counter()
             found[tool] = run()
-            seconds[tool] = time.perf_counter() - start
     names = list(found["vfn"])
-    lines = [
-        "## Agreement",
-        "",
-        f"{pictures} pictures of 32 x 32 a side through Inception (D = 2048) with the same random "
-        "weights, from the pictures to the figures; below each tool how far vfn is from it, "
-        "relative. vfn also computes the figures of real pictures in that time. pytorch-fid scales "
-        "and resizes pictures otherwise than TensorFlow did, and random weights tell such pictures "
-        "apart; fed the same, its network and its distance are compared alone.",
-        "",
-        f"| tool | {' | '.join(names)} | s |",
-        f"| --- |{' --- |' * (len(names) + 1)}",
-    ]
+    table = []
     for tool, figures in found.items():
-        values = [f"{figures[n]:.7g}" if n in figures else "" for n in names]
-        lines.append(f"| {tool} | {' | '.join(values)} | {seconds[tool]:.0f} |")
+        table.append([tool, *(f"{figures[n]:.7g}" if n in figures else "" for n in names)])
         if tool != "vfn":
-            away = [
-                f"{abs(found['vfn'][n] / figures[n] - 1):.1e}" if n in figures else ""
-                for n in names
-            ]
-            lines.append(f"| | {' | '.join(away)} | |")
-    return "\n".join(lines)
+            away = (abs(found["vfn"][n] / figures[n] - 1) if n in figures else None for n in names)
+            table.append(["", *("" if d is None else f"{d:.1e}" for d in away)])
+    write_table(
+        "eval_agreement",
+        f"Figures of {pictures} pictures of 32 x 32 a side through Inception (D = 2048)",
+        ["tool", *names],
+        table,
+        "The same random weights for all, from the pictures to the figures; below each tool how "
+        "far vfn is from it, relative. pytorch-fid scales and resizes pictures otherwise than "
+        "TensorFlow did, and random weights tell such pictures apart; fed the same, its network "
+        "and its distance are compared alone.",
+    )
 
 
-def main(width: int = WIDTH, rows: int = ROWS, pictures: int = PICTURES) -> None:
+def extraction() -> dict[str, float]:
+    """Seconds of a batch through Inception, here and in torch-fidelity."""
+    images = blots(EXTRACTED, seed=1)
+    with tempfile.TemporaryDirectory() as name:
+        weights = Path(name) / "inception.pth"
+        theirs = random_inception(weights)
+        ours = open_extractor("inception", weights, torch.device("cpu"))
+
+    def run() -> object:
+        with torch.inference_mode():
+            return theirs(images)
+
+    return interleaved({"vfn": lambda: ours.run(images), "torch-fidelity": run}, ROUNDS)
+
+
+def speed(width: int = WIDTH, rows: int = ROWS) -> None:
     torch.manual_seed(0)
     real = torch.randn(rows, width) @ torch.randn(width, width) / width**0.5
     fake = 0.9 * torch.randn(rows, width) @ torch.randn(width, width) / width**0.5 + 0.1
@@ -112,15 +117,18 @@ def main(width: int = WIDTH, rows: int = ROWS, pictures: int = PICTURES) -> None
     )
     table = [
         [f"{what}: {name}", f"{seconds:.3f}", f"{seconds / times['vfn']:.2f}"]
-        for what, times in (("Fréchet distance", distance), ("precision, recall", neighbours))
+        for what, times in (
+            ("Fréchet distance", distance),
+            ("precision, recall", neighbours),
+            (f"{EXTRACTED} pictures through Inception", extraction()),
+        )
         for name, seconds in times.items()
     ]
     note = f"Fréchet distances differ by {abs(ours / theirs - 1):.1e} of their value."
     title = f"Evaluation, {rows} rows a side, D = {width}, median of {ROUNDS}"
-    note = f"{note}\n\n{agreement(pictures)}"
     write_table("eval", title, ["part", "s", "times vfn"], table, note)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", DeprecationWarning)
-    main(*map(int, sys.argv[1:]))
+    {"speed": speed, "agreement": agreement}[sys.argv[1]](*map(int, sys.argv[2:]))
