@@ -20,18 +20,24 @@ def inception(tmp_path_factory):
     return path, random_inception(path)
 
 
+def assert_same(got, expected):
+    """To float32 rounding: channels last sums in another order, over some hundred layers."""
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
 def test_inception_gives_the_features_of_torch_fidelity(inception):
     path, network = inception
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     extractor = open_extractor("inception", path, CPU)
     got, expected = extractor.run(images), network(images)
-    torch.testing.assert_close(got.features, expected[0])
-    torch.testing.assert_close(got.logits, expected[1])
+    assert_same(got.features, expected[0])
+    assert_same(got.logits, expected[1])
     assert got.features.std() > 0
     assert len(extractor.provenance["weights_sha256"]) == 64
     assert not extractor.provenance["published_weights"]
     grey = extractor.run(images[:, :1]).features
-    torch.testing.assert_close(grey, network(images[:, :1].repeat(1, 3, 1, 1))[0])
+    assert_same(grey, network(images[:, :1].repeat(1, 3, 1, 1))[0])
 
 
 def test_vgg16_gives_the_features_of_torch_fidelity(tmp_path):
@@ -43,7 +49,7 @@ def test_vgg16_gives_the_features_of_torch_fidelity(tmp_path):
     )
     images = torch.randint(0, 256, (2, 3, 20, 24), dtype=torch.uint8)
     got = open_extractor("vgg16", path, CPU).run(images)
-    torch.testing.assert_close(got.features, theirs(images)[0])
+    assert_same(got.features, theirs(images)[0])
     assert got.features.shape == (2, 4096)
     assert got.features.std(0).mean() > 1e-3  # by which pictures differ
     assert got.logits is None
