@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 from common import RESULTS, write_table
+from judged import AGREEMENT, DISTANCE, NUM, judge
 from PIL import Image
 
-from vfn.commands import evaluate_pictures
 from vfn.configs import SampleConfig
 from vfn.pictures import grid, save_png, sheet
 from vfn.train.distill import stage_directory
 from vfn.trained import Trained, open_trained
 
-NUM, SEED, STEPS, LONG = 1000, 0, (8, 4, 2, 1), 64
+SEED, STEPS, LONG = 0, (8, 4, 2, 1), 64
 WEIGHTS = (0.0, 0.5, 1.0, 3.0)
 DIGITS, COLUMNS = (2, 4, 8), 8
 HEAD = ["Fréchet distance", "x teacher", "agreement", "precision", "recall"]
@@ -48,31 +48,18 @@ def variants(teacher: Path, students: Path) -> dict[str, tuple[Path, SampleConfi
     return found
 
 
-def judge(run: Path, settings: SampleConfig) -> dict[str, float]:
-    """Metrics of a run's pictures by name, as `vfn eval` computes them."""
+def judge_with(run: Path, settings: SampleConfig) -> dict[str, float]:
     asked = {name: getattr(settings, name) for name in ("sampler", "sample_timesteps", "guidance")}
-    result = evaluate_pictures(
-        real="dataset:digits:train",
-        fake=f"run:{run}",
-        held_out=None,
-        metrics="fd,pr,agreement",
-        num=NUM,
-        seed=SEED,
-        device="auto",
-        data_dir=None,
-        overrides=asked,
-        say=print,
-    )
-    return {metric.name: metric.value for metric in result.metrics}
+    return judge(run, "fd,pr,agreement", SEED, **asked)
 
 
 def figures(got: dict[str, float], best: dict[str, float]) -> list[str]:
     """A row of the table, but for its name."""
-    distance = got["Fréchet distance (pixels)"]
+    distance = got[DISTANCE]
     return [
         f"{distance:.4f}",
-        f"{distance / best['Fréchet distance (pixels)']:.2f}",
-        f"{100 * got['Label agreement']:.1f} %",
+        f"{distance / best[DISTANCE]:.2f}",
+        f"{100 * got[AGREEMENT]:.1f} %",
         f"{got['Precision']:.3f}",
         f"{got['Recall']:.3f}",
     ]
@@ -85,7 +72,7 @@ def draw(run: Path, settings: SampleConfig) -> Image.Image:
 
 
 def compare_steps(teacher: Path, students: Path) -> None:
-    judged = {name: judge(*each) for name, each in variants(teacher, students).items()}
+    judged = {name: judge_with(*each) for name, each in variants(teacher, students).items()}
     (first, best), *_ = judged.items()
     (_, top), *blocks = [(n, draw(*each)) for n, each in variants(teacher, students).items()]
     save_png(
@@ -115,12 +102,14 @@ def compare_weights(teacher: Path, students: Path) -> None:
     long = SampleConfig(sample_timesteps=LONG)
     for w in WEIGHTS:
         guided = replace(long, guidance=w)
-        best = judge(teacher, guided)
+        best = judge_with(teacher, guided)
         rows.append([f"w = {w:g}", f"teacher, {LONG}", *figures(best, best)])
         blocks.append((f"w = {w:g}: teacher, {LONG}", draw(teacher, guided)))
         for steps in (4, 1):
             student, run = replace(guided, sample_timesteps=steps), stage_directory(students, steps)
-            rows.append([f"w = {w:g}", f"student, {steps}", *figures(judge(run, student), best)])
+            rows.append(
+                [f"w = {w:g}", f"student, {steps}", *figures(judge_with(run, student), best)]
+            )
             blocks.append((f"student, {steps}", draw(run, student)))
     save_png(RESULTS / "distillation_guidance.png", sheet(blocks, columns=3))
     write_table(

@@ -6,19 +6,18 @@ python benchmarks/quality.py runs/demo
 
 import sys
 from functools import cache
+from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
 from common import RESULTS, markdown, write_table
+from judged import AGREEMENT, DISTANCE, NUM, judge
 
-from vfn.commands import evaluate_pictures
-
-NUM, SEED, SEEDS = 1000, 0, (0, 1, 2)
+SEED, SEEDS = 0, (0, 1, 2)
 BUDGETS = (1, 2, 4, 6, 8, 10, 16, 32, 64, 128)
 SAMPLERS = ("ddim", "ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc", "ab2",
             "abm2")  # fmt: skip
 LONG, SHORT, SHORT_SAMPLERS = 50, 10, ("dpmpp_2m", "dpmpp_3m", "unipc", "abm2")
-DISTANCE, AGREEMENT = "Fréchet distance (pixels)", "Label agreement"
 
 
 def steps_of(sampler: str, budget: int) -> int | None:
@@ -29,21 +28,10 @@ def steps_of(sampler: str, budget: int) -> int | None:
 
 
 @cache
-def judge(run: str, sampler: str, steps: int, seed: int = SEED) -> dict[str, float]:
-    """Metrics of a run's pictures by name, as `vfn eval` computes them, guidance 0."""
-    result = evaluate_pictures(
-        real="dataset:digits:train",
-        fake=f"run:{run}",
-        held_out=None,
-        metrics="fd,agreement",
-        num=NUM,
-        seed=seed,
-        device="auto",
-        data_dir=None,
-        overrides={"sampler": sampler, "sample_timesteps": steps, "guidance": 0.0},
-        say=print,
-    )
-    return {metric.name: metric.value for metric in result.metrics}
+def judge_after(run: Path, sampler: str, steps: int, seed: int = SEED) -> dict[str, float]:
+    """Without guidance."""
+    asked = {"sampler": sampler, "sample_timesteps": steps, "guidance": 0.0}
+    return judge(run, "fd,agreement", seed, **asked)
 
 
 def plot(found: dict[tuple[str, int], dict[str, float]]) -> None:
@@ -64,19 +52,19 @@ def plot(found: dict[tuple[str, int], dict[str, float]]) -> None:
     plt.close(figure)
 
 
-def short_rows(run: str) -> list[list[str]]:
+def short_rows(run: Path) -> list[list[str]]:
     """Few steps beside many, over some seeds."""
     rows = []
     for sampler, steps in (("ddim", LONG), *((name, SHORT) for name in SHORT_SAMPLERS)):
-        values = [judge(run, sampler, steps, seed)[DISTANCE] for seed in SEEDS]
+        values = [judge_after(run, sampler, steps, seed)[DISTANCE] for seed in SEEDS]
         rows.append([f"{sampler}, {steps}", f"{mean(values):.4f}", f"{stdev(values):.4f}"])
     return rows
 
 
 def main() -> None:
-    run = sys.argv[1]
+    run = Path(sys.argv[1])
     found = {
-        (sampler, budget): judge(run, sampler, steps)
+        (sampler, budget): judge_after(run, sampler, steps)
         for sampler in SAMPLERS
         for budget in BUDGETS
         if (steps := steps_of(sampler, budget)) is not None
