@@ -138,3 +138,13 @@ def test_guidance_is_uniform_in_its_range_and_nothing_else_depends_on_it():
     plain = make_batch(load_dataset("digits"), DiffusionConfig(), 3, draws, CPU)
     assert plain.guidance is None
     assert all(torch.equal(a, b) for a, b in zip(plain[:4], drawn[:4], strict=True))
+
+
+def test_batches_made_ahead_leave_the_cores_to_the_network():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(prefetch(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
