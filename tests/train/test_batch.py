@@ -1,6 +1,7 @@
 """The global batch is a function of (seed, draw) alone."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -146,5 +147,7 @@ def test_batches_made_ahead_leave_the_cores_to_the_network():
     try:
         assert list(prefetch(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)

@@ -118,9 +118,10 @@ def make_batch(
 
 
 def _one_thread() -> None:
-    """For the calling thread only: a second pool of threads, spinning for work on the cores of the
-    network's, would cost a third of the speed on a CPU."""
+    """A second pool of threads, spinning for work on the cores of the network's, would cost a third
+    of the speed on a CPU."""
     torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
 
 
 def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
@@ -136,7 +137,10 @@ def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
     >>> [batch.tolist() for batch in prefetch(lambda i: torch.tensor(i), range(3))]
     [0, 1, 2]
     """
+    threads = torch.get_num_threads()
     with ThreadPoolExecutor(1, "prefetch", initializer=_one_thread) as pool:
+        pool.submit(int).result()  # its thread has begun
+        torch.set_num_threads(threads)  # the number is that of all threads to come, too
         coming: deque[Future[Batch]] = deque()
         for number in numbers:
             coming.append(pool.submit(make, number))

@@ -68,7 +68,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     """
     logsnr = schedule_of(diffusion).logsnr(batch.t)
     z = q_sample(batch.x0, logsnr, batch.noise)
-    pred, frac = _predicted(network, z, batch, diffusion)
+    pred, frac = _predicted(network, z, logsnr, batch, diffusion)
     if diffusion.loss_type == "kl":
         return _bound(z, pred.x0, frac, batch, diffusion)
     target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
@@ -83,16 +83,16 @@ def weighted_error(
     network: Network, z: Tensor, batch: Batch, target: Prediction, diffusion: DiffusionConfig
 ) -> Tensor:
     """Weighted square error of the network's prediction at z, [B]."""
-    pred, _ = _predicted(network, z, batch, diffusion)
     logsnr = schedule_of(diffusion).logsnr(batch.t)
+    pred, _ = _predicted(network, z, logsnr, batch, diffusion)
     return mse_loss(pred, target, diffusion.reweight_type, logsnr)
 
 
 def _predicted(
-    network: Network, z: Tensor, batch: Batch, diffusion: DiffusionConfig
+    network: Network, z: Tensor, logsnr: Tensor, batch: Batch, diffusion: DiffusionConfig
 ) -> tuple[Prediction, Tensor | None]:
     """The prediction at z, and the fraction of a learned variance."""
-    logsnr, out_type = schedule_of(diffusion).logsnr(batch.t), diffusion.model_out_type
+    out_type = diffusion.model_out_type
     out, frac = split_variance(z, network(z, batch.t, *batch.conditions), out_type)
     return predict(z, out, logsnr, out_type), frac
 
