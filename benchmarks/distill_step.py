@@ -4,14 +4,14 @@ By count of forward passes, a backward pass taken as two: plain 3, distilled 5 (
 with guidance 7 (2.33). All parts are timed in turn within one run, on one network, one batch and
 one optimizer.
 
-python benchmarks/distill_step.py [ROUNDS]
+python -m benchmarks.distill_step [ROUNDS]
 """
 
 import sys
 
 import torch
-from common import interleaved, write_table
 
+from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.train.batch import make_batch

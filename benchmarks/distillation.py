@@ -3,7 +3,7 @@
 vfn train --config digits --out runs/demo
 vfn distill --teacher runs/demo --out runs/fast
 vfn distill --teacher runs/demo --out runs/guided --guidance-range 0,4 --first-steps 1000
-python benchmarks/distillation.py runs/demo runs/fast runs/guided
+python -m benchmarks.distillation runs/demo runs/fast runs/guided
 
 The last directory, students that take guidance as an input, may be left out.
 """
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import RESULTS, write_table
-from judged import AGREEMENT, DISTANCE, NUM, judge
 from PIL import Image
 
+from benchmarks.common import RESULTS, write_table
+from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
 from vfn.configs import SampleConfig
 from vfn.pictures import grid, save_png, sheet
 from vfn.train.distill import stage_directory

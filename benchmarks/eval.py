@@ -1,6 +1,6 @@
 """Are the figures those of the established tools, and how fast are they beside them?
 
-`python benchmarks/eval.py speed` and `python benchmarks/eval.py agreement`, which takes each tool
+`python -m benchmarks.eval speed` and `python -m benchmarks.eval agreement`, which takes each tool
 minutes. Smaller: `speed 256 500` takes a width and a number of rows, `agreement 100` pictures.
 """
 
@@ -11,22 +11,20 @@ from pathlib import Path
 
 import scipy.linalg
 import torch
-from common import interleaved, write_table
 from torch_fidelity.metric_prc import calculate_precision_recall_part
 
-from vfn.data import Dataset
-from vfn.evaluate import Sides, evaluate
-from vfn.extractors import open_extractor
-from vfn.ops import fit_gaussian, frechet_distance, precision_recall
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from networks import (
+from benchmarks.common import interleaved, write_table
+from tests.helpers.networks import (
     blots,
     by_torch_fidelity,
     pytorch_fid_distance,
     pytorch_fid_statistics,
     random_inception,
 )
+from vfn.data import Dataset
+from vfn.evaluate import Sides, evaluate
+from vfn.extractors import open_extractor
+from vfn.ops import fit_gaussian, frechet_distance, precision_recall
 
 WIDTH, ROWS, ROUNDS, PICTURES, EXTRACTED = 2048, 10_000, 3, 1000, 32
 FIGURES = ["fid", "kid", "is", "pr"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import interleaved, write_table
 
+from benchmarks.common import interleaved, write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
 from vfn.ops import keyed_normal

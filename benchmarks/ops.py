@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from common import interleaved, write_table
 from diffusers import DDIMScheduler
 
+from benchmarks.common import interleaved, write_table
 from vfn import ops
 
 SHAPES = {(128, 3, 32, 32): 400, (512, 3, 64, 64): 60}  # rounds

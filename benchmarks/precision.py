@@ -14,10 +14,10 @@ from unittest import mock
 import mpmath as mp
 import torch
 from azula.noise import CosineSchedule, VPSchedule
-from common import write_table
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
+from benchmarks.common import write_table
 from vfn import ops
 
 mp.mp.dps = 60

@@ -1,7 +1,7 @@
 """How good are a network's pictures after so many evaluations, solver by solver?
 
 vfn train --config digits --out runs/demo
-python benchmarks/quality.py runs/demo
+python -m benchmarks.quality runs/demo
 """
 
 import sys
@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
-from common import RESULTS, markdown, write_table
-from judged import AGREEMENT, DISTANCE, NUM, judge
+
+from benchmarks.common import RESULTS, markdown, write_table
+from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
 
 SEED, SEEDS = 0, (0, 1, 2)
 BUDGETS = (1, 2, 4, 6, 8, 10, 16, 32, 64, 128)

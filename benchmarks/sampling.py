@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 import torch
-from common import interleaved, write_table
 from torch import Tensor, nn
 
+from benchmarks.common import interleaved, write_table
 from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.generate import generate
 from vfn.nn import UNet

@@ -13,13 +13,11 @@ import types
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from statistics import geometric_mean
 from typing import NamedTuple
 
 import matplotlib
 import torch
-from common import RESULTS, markdown, write_table
 from diffusers import (
     DPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
@@ -27,10 +25,9 @@ from diffusers import (
 )
 from torch import Tensor
 
+from benchmarks.common import RESULTS, markdown, write_table
+from tests.helpers.exact_flow import Mixture, mixture, start_noise
 from vfn import ops
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from exact_flow import Mixture, mixture, start_noise
 
 matplotlib.use("Agg")
 warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)

@@ -4,8 +4,8 @@ Each part is timed in turn within one run; shares are of the whole step.
 """
 
 import torch
-from common import interleaved, write_table
 
+from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.train.batch import make_batch

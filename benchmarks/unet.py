@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import click
 import torch
 import torch.nn.functional as F
-from common import interleaved, write_table
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.common import interleaved, write_table
 from vfn.nn import UNet
 from vfn.nn.reference import params_from_reference
 from vfn.ops import ema_update_

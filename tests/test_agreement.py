@@ -5,8 +5,13 @@ Metrics on the same features of many pictures; the whole way through Inception o
 
 import pytest
 import torch
-from networks import blots, by_torch_fidelity, pytorch_fid_statistics, random_inception
 
+from tests.helpers.networks import (
+    blots,
+    by_torch_fidelity,
+    pytorch_fid_statistics,
+    random_inception,
+)
 from vfn.data import Dataset, load_dataset
 from vfn.evaluate import Sides, evaluate
 from vfn.extractors import PIXELS, open_extractor

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign import Reference
-from formats import noise, save_pictures
 from PIL import Image
-from small import SMALL
 
+from tests.helpers.foreign import Reference
+from tests.helpers.formats import noise, save_pictures
+from tests.helpers.small import SMALL
 from vfn.cli import main
 from vfn.configs import load
 from vfn.data import load_dataset

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
-from networks import random_inception, random_vgg16
 
+from tests.helpers.networks import random_inception, random_vgg16
 from vfn.extractors import NETWORKS, extractor_of, open_extractor
 
 CPU = torch.device("cpu")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from foreign import Reference
 
+from tests.helpers.foreign import Reference
 from vfn.commands import open_trained
 from vfn.importing import import_checkpoint, import_config, with_dataset
 from vfn.nn import params_from_reference

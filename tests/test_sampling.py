@@ -15,8 +15,8 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file
-from small import SMALL
 
+from tests.helpers.small import SMALL
 from vfn.cli import app
 from vfn.output import PARTS, open_output
 from vfn.trained import open_trained

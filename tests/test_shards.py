@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import PATIENCE, alive, wait_until
 
+from tests.helpers.processes import PATIENCE, alive, wait_until
 from vfn.extractors import Extractor, Outputs
 from vfn.shards import resumable
 

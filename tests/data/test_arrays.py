@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from formats import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.formats import noise
 from vfn.configs import DataConfig
 from vfn.data import load_dataset, read_pictures
 from vfn.data.arrays import array_source

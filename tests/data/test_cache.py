@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from formats import noise, save_pictures
 
+from tests.helpers.formats import noise, save_pictures
 from vfn.configs import DataConfig
 from vfn.data import find_prepared, load_dataset, load_held_out, prepare
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from formats import noise, save_pictures
 from PIL import Image
 
+from tests.helpers.formats import noise, save_pictures
 from vfn.configs import DataConfig
 from vfn.data import load_dataset, read_pictures
 

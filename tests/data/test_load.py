@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from formats import fake_mnist, noise, save_pictures
 
+from tests.helpers.formats import fake_mnist, noise, save_pictures
 from vfn.configs import DataConfig
 from vfn.data import data_home, load_dataset, read_pictures
 

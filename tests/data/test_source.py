@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from formats import noise
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from tests.helpers.formats import noise
 from vfn.configs import DataConfig
 from vfn.data.source import Source, gather, to_row
 

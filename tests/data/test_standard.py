@@ -6,12 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from formats import CELEBA_TAGS, CIFAR_CLASSES, celeba_jpeg, fake_celeba, fake_cifar10, fake_mnist
 from PIL import Image
 from torchvision.datasets import CIFAR10 as Cifar10
 from torchvision.datasets import MNIST, CelebA
 from torchvision.transforms import v2
 
+from tests.helpers.formats import (
+    CELEBA_TAGS,
+    CIFAR_CLASSES,
+    celeba_jpeg,
+    fake_celeba,
+    fake_cifar10,
+    fake_mnist,
+)
 from vfn.configs import DataConfig
 from vfn.data import find_prepared, load_dataset, prepare
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from foreign import Flax, nested
 from torch.func import functional_call
 
+from tests.helpers.foreign import Flax, nested
 from vfn.nn import UNet, params_from_flax
 
 LEVELS = {"multipliers": (1, 2), "blocks": 1, "attends": (False, True)}

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from foreign import Reference
 from torch.func import functional_call
 
+from tests.helpers.foreign import Reference
 from vfn.nn import import_reference
 from vfn.nn.importing import read_reference
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from exact_flow import mixture, start_noise
 from scipy.integrate import solve_ivp
 
+from tests.helpers.exact_flow import mixture, start_noise
 from vfn import ops
 
 COSINE = ops.logsnr_schedule("cosine")

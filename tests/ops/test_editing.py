@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from exact_flow import mixture, start_noise
 
+from tests.helpers.exact_flow import mixture, start_noise
 from vfn import ops
 from vfn.ops.editing import _repaint_path
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from exact_flow import mixture, start_noise
 from scipy import stats
 
+from tests.helpers.exact_flow import mixture, start_noise
 from vfn import ops
 
 # Down to -30: at -20 alpha is 4.5e-5, by which z is not yet standard normal.

@@ -6,10 +6,10 @@ from typing import ClassVar, get_args
 
 import pytest
 import torch
-from exact_flow import Mixture, mixture, start_noise
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.helpers.exact_flow import Mixture, mixture, start_noise
 from vfn import ops
 from vfn.ops import Sampler
 

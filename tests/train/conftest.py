@@ -1,9 +1,9 @@
 """A network so small that a step takes milliseconds, and runs that others are held against."""
 
 import pytest
-from processes import STEPS, finish, start_of
-from small import SMALL
 
+from tests.helpers.processes import STEPS, finish, start_of
+from tests.helpers.small import SMALL
 from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
 
 

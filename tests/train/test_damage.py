@@ -8,7 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import (
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.processes import (
     STEPS,
     checkpoints,
     differing,
@@ -19,8 +22,6 @@ from processes import (
     saved_steps,
     start_of,
 )
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 HALF = STEPS // 2
 

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from formats import CELEBA_TAGS, fake_celeba, fake_cifar10, fake_mnist, noise, save_pictures
 from PIL import Image
-from small import SMALL
 
+from tests.helpers.formats import (
+    CELEBA_TAGS,
+    fake_celeba,
+    fake_cifar10,
+    fake_mnist,
+    noise,
+    save_pictures,
+)
+from tests.helpers.small import SMALL
 from vfn.cli import app
 from vfn.train.checkpoint import find_checkpoint
 from vfn.trained import Trained

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from comparing import finish, losses, same, wait_for_step
-from distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
-from processes import ended, running
 
+from tests.helpers.comparing import finish, losses, same, wait_for_step
+from tests.helpers.distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
+from tests.helpers.processes import ended, running
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
 from vfn.train.checkpoint import find_checkpoint

@@ -8,10 +8,10 @@ import subprocess
 import pytest
 import torch
 from click.testing import CliRunner
-from comparing import finish, losses, same, wait_for_step
-from distilling import SMALL_STAGES, Recorder, batch_at, command, go
 from torch import nn
 
+from tests.helpers.comparing import finish, losses, same, wait_for_step
+from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, command, go
 from vfn import ops
 from vfn.cli import app
 from vfn.configs import DiffusionConfig

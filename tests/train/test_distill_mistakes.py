@@ -4,8 +4,8 @@ import shutil
 import sys
 
 import pytest
-from distilling import MINI, SMALL_STAGES, command, go
 
+from tests.helpers.distilling import MINI, SMALL_STAGES, command, go
 from vfn.cli import main
 
 

@@ -5,8 +5,9 @@ import signal
 import subprocess
 
 import pytest
-from comparing import losses
-from processes import logged, start_of, workers
+
+from tests.helpers.comparing import losses
+from tests.helpers.processes import logged, start_of, workers
 
 FIGURES = ("frechet_distance", "precision", "recall")
 LIMIT = 60  # seconds; a process that waits for the others would wait for half an hour

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import torch
-from processes import STEPS, checkpoints, finish, losses, start_of, tensors
+
+from tests.helpers.processes import STEPS, checkpoints, finish, losses, start_of, tensors
 
 # Sums in another order differ by float32 rounding, which Adam's steps amplify: most where the true
 # gradient is zero, as of a bias ahead of a normalisation. So the EMA is compared by its norm.

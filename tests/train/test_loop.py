@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from comparing import finish, losses, same, wait_for_step
-from small import SMALL
 
 import vfn.train.run as run_module
+from tests.helpers.comparing import finish, losses, same, wait_for_step
+from tests.helpers.small import SMALL
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.train.batch import image_indices

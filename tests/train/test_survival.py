@@ -9,7 +9,8 @@ import time
 from collections import Counter
 
 import pytest
-from processes import (
+
+from tests.helpers.processes import (
     STEPS,
     Forks,
     alive,

@@ -11,7 +11,7 @@ from vfn.configs import DiffusionConfig
 from vfn.train.batch import Batch
 from vfn.train.distill import distill, find_teacher, plan_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MINI = {"steps": 4, "last_steps": 5, "batch_size": 16, "log_every": 1, "teacher_steps": 8,
         "checkpoint_every": 2, "eval_every": 0}  # fmt: skip
 SMALL_STAGES = [word for name, value in MINI.items()

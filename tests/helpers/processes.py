@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from small import SMALL
+
+from tests.helpers.small import SMALL
 
 TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL]
 STEPS = 50  # of an undisturbed run

@@ -1,0 +1,1 @@
+"""What several tests share: pictures in true formats, small networks, processes, oracles."""

@@ -1,0 +1,173 @@
+"""Tables of what the package knows by a word, and of what others add as ``package.module:Name``.
+
+Words, help texts, checks and messages are read off a table. An entry names its implementation as
+text, so that none of them has to import it.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+FORM = "package.module:Name"
+
+
+class Described(Protocol):
+    """What every entry of a table has: one line that says what it is."""
+
+    @property
+    def text(self) -> str: ...
+
+
+E = TypeVar("E", bound=Described)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What stands behind a word.
+
+    text: one line for help and documents. target: the implementation as ``package.module:Name``.
+    """
+
+    text: str
+    target: str
+
+    def load(self) -> Any:
+        """The implementation, imported now; see `load_object`."""
+        return load_object(self.target)
+
+
+class Table(Mapping[str, E], Generic[E]):
+    """Entries by their words, in order.
+
+    Args:
+        kind: what an entry is, for messages: "solver", "metric".
+        entries: by their words.
+        outside: makes the entry of a ``package.module:Name``; None where nothing can be added.
+
+    >>> colours = Table("colour", {"red": Entry(text="like blood", target="colours:Red")})
+    >>> colours.find("red").text, colours.words()
+    ('like blood', 'red')
+    >>> colours.find("blue")
+    Traceback (most recent call last):
+    ValueError: unknown colour 'blue', expected one of red
+    """
+
+    def __init__(
+        self, kind: str, entries: Mapping[str, E], outside: Callable[[str], E] | None = None
+    ) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+        self._outside = outside
+
+    def __getitem__(self, word: str) -> E:
+        return self._entries[word]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``package.module:Name`` may stand for a word."""
+        return self._outside is not None
+
+    def words(self) -> str:
+        """The words for a message or help text."""
+        return ", ".join(self._entries)
+
+    def expected(self) -> str:
+        """What may be given, for a message or help text."""
+        return f"one of {self.words()}" + (f", or {FORM}" if self.is_open else "")
+
+    def check(self, word: str) -> None:
+        """Refuse what is no word of the table and has not the form of an outside name.
+
+        Raises:
+            ValueError: it names the words.
+        """
+        if word not in self._entries and not (self.is_open and is_object_name(word)):
+            raise ValueError(f"unknown {self.kind} {word!r}, expected {self.expected()}")
+
+    def find(self, word: str) -> E:
+        """The entry of a word or of an outside name, which is not imported yet.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(word)
+        if word in self._entries or self._outside is None:
+            return self._entries[word]
+        return self._outside(word)
+
+
+def is_object_name(text: str) -> bool:
+    """Whether a text has the form ``package.module:Name``.
+
+    >>> is_object_name("mine.nets:Small"), is_object_name("mine.nets")
+    (True, False)
+    """
+    module, colon, name = text.partition(":")
+    parts = [*module.split("."), *name.split(".")]
+    return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+def object_name(value: object) -> str:
+    """The ``package.module:Name`` of a class or function, or of an object's class.
+
+    >>> object_name(Entry)
+    'vfn.tables:Entry'
+    """
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def load_object(name: str) -> Any:
+    """What ``package.module:Name`` stands for, found as an import would, here too.
+
+    "Here" is the current directory, which Python searches for scripts alone.
+
+    Args:
+        name: a module and a name in it.
+
+    Returns:
+        the object.
+
+    Raises:
+        ValueError: if the text has another form, the module cannot be imported, or lacks the name.
+
+    >>> load_object("math:tau")
+    6.283185307179586
+    """
+    if not is_object_name(name):
+        raise ValueError(f"expected {FORM}, got {name!r}")
+    module, _, path = name.partition(":")
+    try:
+        found = _import(module)
+    except Exception as error:  # a module of the user's can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{name} cannot be imported ({reason}); expected {FORM} of a module that Python finds "
+            "from here"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{name}: there is no {part} in {module}")
+        found = getattr(found, part)
+    return found
+
+
+def _import(module: str) -> Any:
+    """Import a module; Python does not search the current directory for an installed command."""
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        return importlib.import_module(module)
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
