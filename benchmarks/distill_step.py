@@ -10,15 +10,15 @@ python -m benchmarks.distill_step [ROUNDS]
 import sys
 
 import torch
+from vfn.model import build_model, shape_of
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
-from vfn.train.batch import make_batch
+from vfn.objective import Objective, batch_loss
+from vfn.train.batches import make_batch
 from vfn.train.distill import distill_objective
-from vfn.train.objective import Objective, batch_loss
-from vfn.train.run import shape_of
-from vfn.train.state import build_model, init_state, train_step
+from vfn.train.state import init_state, train_step
 
 ROUNDS, STEPS, GUIDANCE = 30, 8, 0.5
 BOUNDS = {"plain": 1.0, "distilled": 1.8, "distilled, guided": 2.5}

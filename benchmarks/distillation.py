@@ -19,8 +19,8 @@ from benchmarks.common import RESULTS, write_table
 from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
 from vfn.configs import SampleConfig
 from vfn.pictures import grid, save_png, sheet
+from vfn.sampling.trained import Trained, open_trained
 from vfn.train.distill import stage_directory
-from vfn.trained import Trained, open_trained
 
 SEED, STEPS, LONG = 0, (8, 4, 2, 1), 64
 WEIGHTS = (0.0, 0.5, 1.0, 3.0)

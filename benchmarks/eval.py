@@ -22,8 +22,8 @@ from tests.helpers.networks import (
     random_inception,
 )
 from vfn.data import Dataset
-from vfn.evaluate import Sides, evaluate
-from vfn.extractors import open_extractor
+from vfn.evaluation.extractors import open_extractor
+from vfn.evaluation.metrics import Sides, evaluate
 from vfn.ops import fit_gaussian, frechet_distance, precision_recall
 
 WIDTH, ROWS, ROUNDS, PICTURES, EXTRACTED = 2048, 10_000, 3, 1000, 32

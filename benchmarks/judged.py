@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vfn.commands import evaluate_pictures
+from vfn.evaluation.judge import evaluate_pictures
 
 NUM = 1000
 DISTANCE, AGREEMENT = "Fréchet distance (pixels)", "Label agreement"

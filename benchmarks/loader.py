@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from vfn.model import build_model, shape_of
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
 from vfn.ops import keyed_normal
-from vfn.train.batch import make_batch, prefetch
-from vfn.train.run import shape_of
-from vfn.train.state import build_model, init_state, train_step
-from vfn.train.streams import Stream
+from vfn.streams import Stream
+from vfn.train.batches import make_batch, prefetch
+from vfn.train.state import init_state, train_step
 
 CPU = torch.device("cpu")
 PICTURES = 50_000

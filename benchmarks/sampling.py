@@ -14,14 +14,14 @@ from pathlib import Path
 import click
 import torch
 from torch import Tensor, nn
+from vfn.model import DataShape
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import DiffusionConfig, SampleConfig
-from vfn.generate import generate
 from vfn.nn import UNet
 from vfn.ops import keyed_normal, logsnr_schedule
-from vfn.train.state import DataShape
-from vfn.train.streams import Stream
+from vfn.sampling.generate import generate
+from vfn.streams import Stream
 
 CLASSES, CHANNELS = 10, 3
 

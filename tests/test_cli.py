@@ -128,13 +128,13 @@ def test_eval_of_a_run(vfn, trained, tmp_path):
 
 def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     """A picture's figures do not depend on the batch."""
-    monkeypatch.setattr("vfn.bits.STEPS", 3)
-    monkeypatch.setattr("vfn.bits.DRAWS", 3)
-    monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.STEPS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.DRAWS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.FLOW_STEPS", 3)
     line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
-        monkeypatch.setattr("vfn.bits.BATCH", batch)
+        monkeypatch.setattr("vfn.evaluation.bits.BATCH", batch)
         code, out, _ = vfn(f"{line} --json {tmp_path / 'm.json'}")
         assert code == 0
         figures.append(json.loads((tmp_path / "m.json").read_text())["bits_per_dim"])

@@ -147,7 +147,7 @@ def distill_command(
     and diffusion are the teacher's; --steps are the updates a halving.
     """
     from vfn.train import distill
-    from vfn.train.run import restarted
+    from vfn.train.session import restarted
 
     resume = resume or restarted()
     found = distill.find_teacher(teacher, out, resume)
@@ -201,7 +201,7 @@ def sample_command(**options: Any) -> None:
     a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
     sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.sampling import sample_to_directory
+    from vfn.sampling.job import sample_to_directory
 
     names = ("checkpoint", "out", "num", "labels", "tags", "seed", "kind", "grid_image", "animate",
              "device", "ema", "precision", "compiled", "fresh")  # fmt: skip
@@ -267,14 +267,14 @@ def eval_command(
     if context.invoked_subcommand:
         return
     if compare:
-        from vfn import judging
+        from vfn.evaluation import compare as judging
 
         click.echo(judging.compare(list(compare), against, plot))
         return
     for name in ("real", "fake"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    from vfn.commands import evaluate_pictures
+    from vfn.evaluation.judge import evaluate_pictures
     from vfn.files import make_directory, write_json
 
     if json_path:
@@ -303,7 +303,7 @@ def eval_command(
 @data_dir_option
 def reference_command(**options: Any) -> None:
     """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
-    from vfn.judging import store_reference
+    from vfn.evaluation.compare import store_reference
 
     click.echo(store_reference(**options))
 
@@ -325,9 +325,9 @@ def import_config_command(source: Path, out: Path | None, dataset: str | None) -
 
     Options that need no place here are listed; those that have none are refused.
     """
-    from vfn.configs.reference import left_out
     from vfn.files import write_atomic
-    from vfn.importing import import_config, with_dataset
+    from vfn.interop.adopt import import_config, with_dataset
+    from vfn.interop.reference_config import left_out
 
     text = configs.dumps(import_config(with_dataset(source, dataset)))
     for line in left_out(source):
@@ -350,7 +350,7 @@ def import_checkpoint_command(file: Path, source: Path, out: Path, dataset: str 
 
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
-    from vfn.importing import import_checkpoint, with_dataset
+    from vfn.interop.adopt import import_checkpoint, with_dataset
 
     path = import_checkpoint(file, with_dataset(source, dataset), out, _say)
     _say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
@@ -370,7 +370,7 @@ def info_command(
     RUN is a run directory, a distilled one or a checkpoint file, CONFIG a preset's name or a .toml
     file. Data and network of a distillation are those of its --teacher.
     """
-    from vfn.summary import describe
+    from vfn.info import describe
 
     click.echo(describe(target, image, classes, _say, teacher))
 
@@ -380,7 +380,7 @@ def info_command(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".safetensors file")
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
-    from vfn.train.checkpoint import export_model, find_checkpoint
+    from vfn.runs.checkpoint import export_model, find_checkpoint
 
     if out.suffix != ".safetensors":
         raise ValueError(f"expected --out to end in .safetensors, got {out}")
@@ -433,7 +433,7 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 @click.argument("run", type=click.Path(path_type=Path))
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
-    from vfn.report import write_report
+    from vfn.report.page import write_report
 
     click.echo(f"open {write_report(run)}")
 

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from vfn.train.checkpoint import find_checkpoint
+from vfn.runs.checkpoint import find_checkpoint
 
 
 def losses(run):

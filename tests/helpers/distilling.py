@@ -8,7 +8,7 @@ from torch import nn
 
 from vfn import ops
 from vfn.configs import DiffusionConfig
-from vfn.train.batch import Batch
+from vfn.objective import Batch
 from vfn.train.distill import distill, find_teacher, plan_of
 
 ROOT = Path(__file__).parents[2]

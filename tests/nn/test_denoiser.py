@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet, denoiser
-from vfn.nn.reference import params_from_reference
 from vfn.ops import interval_strength, logsnr_grid, logsnr_schedule, predict, sample
 
 SCHEDULE = logsnr_schedule("cosine")

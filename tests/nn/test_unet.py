@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet
 from vfn.nn.layers import (
     ConvResample,
@@ -14,7 +15,6 @@ from vfn.nn.layers import (
     lecun_normal_,
     sinusoidal_embedding,
 )
-from vfn.nn.reference import params_from_reference
 
 # Reassociated sums in float32, relative to the largest output.
 RELATIVE = 1e-5

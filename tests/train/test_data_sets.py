@@ -22,8 +22,8 @@ from tests.helpers.formats import (
 )
 from tests.helpers.small import SMALL
 from vfn.cli import app
-from vfn.train.checkpoint import find_checkpoint
-from vfn.trained import Trained
+from vfn.runs.checkpoint import find_checkpoint
+from vfn.sampling.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
 

@@ -18,7 +18,7 @@ from tests.helpers.distilling import SMALL_STAGES, Gaussian, Recorder, batch_at,
 from tests.helpers.processes import ended, running
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
-from vfn.train.checkpoint import find_checkpoint
+from vfn.runs.checkpoint import find_checkpoint
 from vfn.train.distill import distill_objective, halvings, plan_of, stage_config
 from vfn.train.loop import train
 

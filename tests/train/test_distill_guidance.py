@@ -16,10 +16,10 @@ from vfn import ops
 from vfn.cli import app
 from vfn.configs import DiffusionConfig
 from vfn.nn import UNet, denoiser
-from vfn.train.checkpoint import find_checkpoint
+from vfn.runs.checkpoint import find_checkpoint
+from vfn.sampling.trained import open_trained
 from vfn.train.distill import distill_objective, plan_of
 from vfn.train.loop import train
-from vfn.trained import open_trained
 
 RANGE = (0.0, 4.0)
 LABELS = torch.tensor([1, 2, 2])

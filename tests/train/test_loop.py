@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import vfn.train.run as run_module
+import vfn.train.session as run_module
 from tests.helpers.comparing import finish, losses, same, wait_for_step
 from tests.helpers.small import SMALL
 from vfn.configs import override
 from vfn.data import load_dataset
-from vfn.train.batch import image_indices
-from vfn.train.checkpoint import export_model, find_checkpoint, load_checkpoint
+from vfn.runs.checkpoint import export_model, find_checkpoint, load_checkpoint
+from vfn.train.batches import image_indices
 from vfn.train.loop import train
-from vfn.train.run import micro_batch_size
+from vfn.train.session import micro_batch_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -244,7 +244,7 @@ def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp
         found = load_dataset(*args, **options)
         return found._replace(labels=found.labels + 5)
 
-    monkeypatch.setattr("vfn.train.run.load_dataset", odd)
+    monkeypatch.setattr("vfn.train.session.load_dataset", odd)
     with pytest.raises(ValueError, match="expected labels in 0..10, 0 for unconditional, got 1"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

@@ -7,11 +7,16 @@ all read that description.
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import printable
-from vfn.ops import Grid, LossType, OutType, Reweight, Sampler, Schedule, VarType
+from vfn.nn.network import NETWORKS, unet_faults
+from vfn.ops.solver_table import SOLVERS
+from vfn.ops.weightings import WEIGHTINGS
+from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
+from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,9 +25,18 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 
 
-def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and its inclusive range."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+def option(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    table: Table[Any] | None = None,
+) -> Any:
+    """A field with its help text, its inclusive range, and the table that its words are from."""
+    metadata = {"help": text, "low": low, "high": high, "table": table}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +61,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    dataset: str = option("digits", "digits, mnist, cifar10, celeba, a folder, .npy or .npz file")
+    dataset: str = option("digits", "data set, or the path of a folder, .npy or .npz file")
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
     image_size: tuple[int, ...] | None = option(
@@ -78,6 +92,11 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
+    network: str = option("unet", "network", table=NETWORKS)
+    options: dict[str, Any] = option({}, "what another network than the unet is built with")
+    guidance_range: tuple[float, ...] | None = option(
+        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0
+    )
     hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32)
     ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1)
     num_res_blocks: int = option(2, "residual blocks a level", 1)
@@ -91,16 +110,39 @@ class ModelConfig(Section):
         False, "compute activations again instead of keeping them"
     )
 
+    def network_options(self) -> dict[str, Any]:
+        """What the network is built with, beside what its data determine."""
+        shared = ("network", "options", "guidance_range")
+        options = self.options
+        if NETWORKS.find(self.network).sectioned:
+            options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                       if f.name not in shared}  # fmt: skip
+        span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
+        return {**options, **span}
+
     def conflicts(self) -> list[str]:
-        faults = []
-        if self.hid_channels % 32:
-            faults.append(f"expected hid_channels to be a multiple of 32, got {self.hid_channels}")
-        if len(self.apply_attn) != len(self.ch_multipliers):
+        faults, span = [], self.guidance_range
+        if span is not None and (len(span) != 2 or span[0] >= span[1]):
             faults.append(
-                f"expected apply_attn and ch_multipliers of one length, got {len(self.apply_attn)} "
-                f"and {len(self.ch_multipliers)}"
+                "expected guidance_range to be the lowest and the highest w, such as 0,4, "
+                f"got {','.join(f'{value:g}' for value in span)}"
             )
-        return faults
+        if NETWORKS.find(self.network).sectioned:
+            if self.options:
+                faults.append(
+                    f"expected no [model.options] for network {self.network}, whose options are "
+                    f"the fields of [model], got {', '.join(self.options)}"
+                )
+            return faults + unet_faults(
+                self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
+            )
+        shared = ("network", "options", "guidance_range")
+        return faults + [
+            f"{f.name} belongs to the unet; options of network {self.network} stand in "
+            "[model.options]"
+            for f in dataclasses.fields(self)
+            if f.name not in shared and getattr(self, f.name) != f.default
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +152,10 @@ class DiffusionConfig(Section):
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
     model_out_type: OutType = option("v", "what the network predicts")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
-    reweight_type: Reweight = option("truncated_snr", "weighting of the loss over noise levels")
+    reweight_type: str = option(
+        "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
+    )
+    reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
@@ -163,12 +208,12 @@ class TrainConfig(Section):
     eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
     eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
     max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)
-    tensorboard: bool = option(False, "also write TensorBoard logs")
+    trackers: tuple[str, ...] | None = option(None, "where else the log goes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
-    sampler: Sampler = option("ddim", "solver")
+    sampler: str = option("ddim", "solver", table=SOLVERS)
     sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
@@ -197,24 +242,28 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
-        for name, sampler in (("eta", "ddim"), ("churn", "heun")):
-            if getattr(self, name) and self.sampler != sampler:
+        taken = SOLVERS.find(self.sampler).options
+        for name in ("eta", "churn"):  # the others wait for the solver that takes them
+            if getattr(self, name) and name not in taken:
+                owners = [word for word, entry in SOLVERS.items() if name in entry.options]
                 faults.append(
                     f"expected {name} 0 with sampler {self.sampler}, got {getattr(self, name)}; "
-                    f"it belongs to {sampler}"
+                    f"it belongs to {', '.join(owners)}"
                 )
         return faults
+
+    def solver_options(self) -> dict[str, Any]:
+        """The settings that the solver takes."""
+        return {name: getattr(self, name) for name in SOLVERS.find(self.sampler).options}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(Section):
+    method: str = option("progressive", "how students are taught")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0)
     student_steps: int = option(1, "DDIM steps of the last student", 1)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0
-    )
-    guidance_range: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guidance w that the students take as an input; fixed if unset", 0
     )
     first_steps: int | None = option(
         None, "optimizer steps of the first halving, which learns guidance; as others if unset", 1
@@ -224,19 +273,6 @@ class DistillConfig(Section):
     )
 
     def conflicts(self) -> list[str]:
-        span = self.guidance_range
-        if span is not None and (len(span) != 2 or span[0] >= span[1]):
-            return [
-                "expected guidance_range to be the lowest and the highest w, such as 0,4, "
-                f"got {','.join(f'{value:g}' for value in span)}"
-            ]
-        if span is not None and self.teacher_guidance:
-            return [
-                "expected teacher_guidance, one w, or guidance_range, many, got "
-                f"{self.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
-            ]
-        if span is not None and not self.teacher_steps:
-            return ["expected guidance_range with teacher_steps; it belongs to a distillation"]
         ratio, rest = divmod(self.teacher_steps, self.student_steps)
         if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
             return [
@@ -257,6 +293,20 @@ class Config(Section):
     sample: SampleConfig = field(default_factory=SampleConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
+    def conflicts(self) -> list[str]:
+        span, distill = self.model.guidance_range, self.distill
+        if span is not None and distill.teacher_guidance:
+            return [
+                "expected teacher_guidance, one w, or guidance_range, many, got "
+                f"{distill.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
+            ]
+        if span is not None and not distill.teacher_steps:
+            return [
+                "expected guidance_range with teacher_steps: only a distillation teaches a network "
+                "what to do with it"
+            ]
+        return []
+
 
 SECTIONS: dict[str, type[Section]] = {
     name: hint for name, hint in get_type_hints(Config).items() if issubclass(hint, Section)
@@ -272,8 +322,15 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
     }
 
 
-def override(config: Config, values: dict[str, Any]) -> Config:
+def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with some settings replaced, named without their section.
+
+    Args:
+        config: the configuration; it is not changed.
+        values: new values by name; tables such as ``options`` are merged key by key.
+
+    Returns:
+        Config.
 
     Raises:
         ValueError: for unknown names and wrong values, all of them at once.
@@ -284,9 +341,11 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     ]
     changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
+        old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
-            changed[section] = dataclasses.replace(getattr(config, section), **mine)
+            changed[section] = dataclasses.replace(old, **mine)
         except ValueError as error:
             faults.append(str(error))
     if faults:
@@ -295,7 +354,19 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:
-    """Build a configuration from nested tables, refusing what it does not know."""
+    """A configuration from nested tables.
+
+    Args:
+        tables: fields by section; the words of earlier versions are understood.
+        origin: named in errors.
+
+    Returns:
+        Config.
+
+    Raises:
+        ValueError: for unknown sections and keys and wrong values, all of them at once.
+    """
+    tables = _renewed(tables)
     faults: list[str] = []
     built: dict[str, Any] = {}
     for name, table in tables.items():
@@ -316,19 +387,39 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
                 faults.append(str(error))
     if faults:
         raise ValueError(f"{origin}: " + "; ".join(faults))
-    return Config(**built)
+    try:
+        return Config(**built)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+
+
+def _renewed(tables: dict[str, Any]) -> dict[str, Any]:
+    """Tables of earlier versions in today's words."""
+    if not all(isinstance(table, dict) for table in tables.values()):
+        return tables  # whoever builds it says what is wrong
+    renewed = {name: dict(table) for name, table in tables.items()}
+    span = renewed.get("distill", {}).pop("guidance_range", None)
+    if span is not None:
+        renewed.setdefault("model", {}).setdefault("guidance_range", span)
+    if renewed.get("train", {}).pop("tensorboard", False) is True:
+        renewed["train"].setdefault("trackers", ["tensorboard"])
+    return renewed
 
 
 def to_tables(config: Config) -> dict[str, dict[str, Any]]:
     """Nested tables without the unset values, as TOML can hold them."""
     return {
         section: {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in table.items()
-            if value is not None
+            key: _plain(value) for key, value in table.items() if value is not None and value != {}
         }
         for section, table in dataclasses.asdict(config).items()
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _closest(key: str, known: list[str]) -> str:
@@ -347,6 +438,8 @@ def plain_hint(hint: Any) -> tuple[Any, bool]:
 def _coerce(value: Any, hint: Any) -> Any:
     """Lists become tuples and whole numbers floats where the field wants them."""
     hint, _ = plain_hint(hint)
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -369,6 +462,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         return []
     if any(map(_huge, value if isinstance(value, tuple) else (value,))):
         return [f"expected {name} to be a number of at most 63 bits, got a larger one"]
+    if get_origin(hint) is dict:
+        return _dict_faults(name, value)
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return []
@@ -380,7 +475,31 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         return [] if item is bool else [fault for v in value for fault in _range(name, v, metadata)]
     if not _is_a(value, hint):
         return [f"expected {name} to be {hint.__name__}, got {value!r}"]
+    if table := metadata.get("table"):
+        return _word_faults(name, value, table)
     return _range(name, value, metadata) if hint in (int, float) else []
+
+
+def _word_faults(name: str, word: str, table: Table[Any]) -> list[str]:
+    try:
+        table.check(word)
+    except ValueError:
+        return [f"expected {name} to be {table.expected()}, got {word!r}"]
+    return []
+
+
+def _dict_faults(name: str, value: Any) -> list[str]:
+    """What is wrong with a table of plain values, such as options of a network."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return [f"expected {name} to be a table of names and values, got {value!r}"]
+    plain = (bool, int, float, str)
+    lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
+    return [
+        f"expected {name}.{key} to be numbers, texts, true or false, got {item!r}"
+        for key, items in lists.items()
+        for item in items
+        if not isinstance(item, plain) or _huge(item)
+    ]
 
 
 def _range(name: str, value: float, metadata: Any) -> list[str]:

@@ -5,8 +5,8 @@ is read once into rows of one array (source) that is kept on the disk (cache).
 """
 
 from vfn.data.cache import Prepared
-from vfn.data.dataset import HELD_OUT, Dataset, hold_out, to_uint8, to_unit
-from vfn.data.labels import label_names, parse_labels
+from vfn.data.dataset import HELD_OUT, Dataset, as_dataset, hold_out, to_uint8, to_unit
+from vfn.data.labels import Labels, in_turn
 from vfn.data.load import (
     data_home,
     datasets,
@@ -21,15 +21,16 @@ from vfn.data.load import (
 __all__ = [
     "HELD_OUT",
     "Dataset",
+    "Labels",
     "Prepared",
+    "as_dataset",
     "data_home",
     "datasets",
     "find_prepared",
     "hold_out",
-    "label_names",
+    "in_turn",
     "load_dataset",
     "load_held_out",
-    "parse_labels",
     "prepare",
     "read_pictures",
     "spec_settings",

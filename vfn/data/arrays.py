@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vfn.data.dataset import own_splits
-from vfn.data.source import Source
+from vfn.data.source import Source, to_picture
 
 SUFFIXES = {".npy", ".npz"}
 
@@ -47,11 +46,6 @@ def array_source(path: Path, test_share: float) -> Source:
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), test_share)
     return Source(str(path), names, lambda i: to_picture(images[i]), labels, class_names, splits)
-
-
-def to_picture(array: np.ndarray) -> Image.Image:
-    """[H, W, C] or [H, W] as a picture."""
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:

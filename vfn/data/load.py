@@ -9,17 +9,14 @@ from typing import Any, NamedTuple
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
-from vfn.data.cache import Prepared, Report, cache_path, in_memory, prepare_cache
+from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.source import Source
-from vfn.data.standard import STANDARD
+from vfn.data.standard import DATASETS
+from vfn.tables import is_object_name
 
 DATA_VARIABLE = "VFN_DATA"
-
-
-def _silent(_line: str) -> None:
-    pass
 
 
 class _Origin(NamedTuple):
@@ -42,9 +39,9 @@ def datasets() -> list[str]:
     """Names of the data sets.
 
     >>> datasets()
-    ['celeba', 'cifar10', 'digits', 'mnist']
+    ['digits', 'mnist', 'cifar10', 'celeba']
     """
-    return sorted(STANDARD)
+    return list(DATASETS)
 
 
 def data_home(settings: DataConfig) -> Path:
@@ -57,12 +54,11 @@ def data_home(settings: DataConfig) -> Path:
     return Path(named).expanduser()
 
 
-def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) -> Prepared:
+def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
     """Download and prepare a data set, unless that has been done.
 
     Args:
         settings: which data set, and how its pictures are wanted.
-        say: hears what is being prepared.
         fresh: prepare it anew.
 
     Returns:
@@ -79,7 +75,7 @@ def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) ->
     path = origin.path()
     if path is None:
         return in_memory(origin.source(), origin.settings)
-    return prepare_cache(path, origin.title, origin.source, origin.settings, say, fresh)
+    return prepare_cache(path, origin.title, origin.source, origin.settings, fresh)
 
 
 def find_prepared(settings: DataConfig) -> Prepared | None:
@@ -92,16 +88,13 @@ def find_prepared(settings: DataConfig) -> Prepared | None:
     return prepare(settings) if path is None or path.is_dir() else None
 
 
-def load_dataset(
-    data: DataConfig | str, split: Split | None = None, say: Report = _silent
-) -> Dataset:
+def load_dataset(data: DataConfig | str, split: Split | None = None) -> Dataset:
     """A split of a data set, prepared first if need be.
 
     Args:
         data: settings, or just the data set's name or path.
         split: ``train``, ``test`` (never trained on unless settings say so), ``valid`` where there
             is one, or ``all``; the settings' own if None.
-        say: hears what is being prepared.
 
     Returns:
         Dataset; its pictures are memory-mapped where they come from files.
@@ -113,7 +106,7 @@ def load_dataset(
     torch.Size([360, 1, 8, 8])
     """
     settings = DataConfig(dataset=data) if isinstance(data, str) else data
-    return prepare(settings, say).dataset(split or settings.split, settings.conditional)
+    return prepare(settings).dataset(split or settings.split, settings.conditional)
 
 
 def load_held_out(settings: DataConfig) -> Dataset | None:
@@ -154,7 +147,7 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
             "dataset:NAME[:train|test|all], or run:DIR"
         )
     everything = in_memory(found.source(), own)
-    return Dataset(everything.images, everything.labels, everything.class_names)
+    return Dataset(everything.images, everything.labels, everything.legend)
 
 
 def spec_settings(spec: str, like: DataConfig) -> DataConfig:
@@ -166,26 +159,28 @@ def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     >>> spec_settings("dataset:mnist:test", DataConfig(data_dir="/data")).split
     'test'
     """
-    name, _, split = spec.removeprefix("dataset:").rpartition(":")
-    name, split = (name, split) if name else (split, "train")
+    whole = spec.removeprefix("dataset:")
+    name, _, split = whole.rpartition(":")
+    if not name or (is_object_name(whole) and name not in DATASETS and not Path(name).exists()):
+        name, split = whole, "train"
     base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
 
 
 def _find(settings: DataConfig) -> _Origin:
     name = settings.dataset
-    if name in STANDARD:
-        known = STANDARD[name]
-        size = settings.image_size or known.image_size
-        resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
-        return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
-    found = _find_files(settings)
-    if found is None:
+    found = None if name in DATASETS else _find_files(settings)
+    if found is not None:
+        return found
+    if name not in DATASETS and not is_object_name(name):
         raise ValueError(
-            f"unknown data set {name!r}, expected one of {', '.join(datasets())}, "
-            "or the path of a folder, .npy or .npz file"
+            f"unknown data set {name!r}, expected {DATASETS.expected()}, or the path of a folder, "
+            ".npy or .npz file"
         )
-    return found
+    known = DATASETS.find(name)
+    size = settings.image_size or known.image_size
+    resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
+    return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
 
 
 def _find_files(settings: DataConfig) -> _Origin | None:

@@ -41,8 +41,8 @@ class Bad(NamedTuple):
     reason: str
 
 
-class Gathered(NamedTuple):
-    """What `gather` has found: shape of a row, labels and splits of what was kept, the rest."""
+class Rows(NamedTuple):
+    """What `read_rows` has found: shape of a row, labels and splits of what was kept, the rest."""
 
     shape: tuple[int, ...]
     labels: np.ndarray | None
@@ -50,12 +50,12 @@ class Gathered(NamedTuple):
     bad: list[Bad]
 
 
-def gather(
+def read_rows(
     source: Source,
     settings: DataConfig,
     take: Callable[[np.ndarray], object],
     advance: Callable[[], object] = lambda: None,
-) -> Gathered:
+) -> Rows:
     """Read all pictures of a source, in the order of its splits.
 
     Args:
@@ -65,7 +65,7 @@ def gather(
         advance: called for each picture, good or bad.
 
     Returns:
-        Gathered.
+        Rows.
 
     Raises:
         ValueError: if there are bad pictures and they are not to be skipped, or more than half are
@@ -94,7 +94,7 @@ def gather(
         raise ValueError(_refusal(source, bad, len(kept)))
     assert first is not None  # no source is empty
     labels = None if source.labels is None else source.labels[kept]
-    return Gathered(first[1], labels, counts, bad)
+    return Rows(first[1], labels, counts, bad)
 
 
 def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
@@ -129,6 +129,11 @@ def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
         picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
     row = np.asarray(picture)
     return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
+
+
+def to_picture(array: np.ndarray) -> Image.Image:
+    """[H, W, C] or [H, W] as a picture."""
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def available_cores() -> int:

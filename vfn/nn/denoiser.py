@@ -1,13 +1,13 @@
 """A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfn.nn.unet import UNet
+from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
     LogSNRSchedule,
@@ -21,7 +21,7 @@ from vfn.ops import (
 )
 
 
-def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Network:
     """The network as a function of its inputs, with ``params`` in place of its own.
 
     Args:
@@ -57,7 +57,7 @@ def denoiser(
     guidance as an input gets w instead, and is evaluated once.
 
     Args:
-        model: `UNet`, or any module called as ``model(z, t, y)``.
+        model: a `UNet`, or any module called as ``model(z, t, y)``.
         params: its parameters by name: raw, EMA, or a teacher's.
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
@@ -164,8 +164,9 @@ def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: fl
 
 
 def _unconditional(model: nn.Module, z: Tensor) -> Tensor | None:
-    """The label that stands for 'none' in a conditional network's training."""
-    if not isinstance(model, UNet) or not model.num_classes:
+    """The label that stands for 'none' in the training of a network that says it is conditional."""
+    count = getattr(model, "num_classes", 0)
+    if not count:
         return None
-    shape = (z.shape[0], model.num_classes) if model.multitags else (z.shape[0],)
+    shape = (len(z), count) if getattr(model, "multitags", False) else (len(z),)
     return torch.zeros(shape, dtype=torch.long, device=z.device)

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-GROUPS, NORM_EPS = 32, 1e-6
+from vfn.nn.network import GROUPS
+
+NORM_EPS = 1e-6
 # Standard deviation of a standard normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
 

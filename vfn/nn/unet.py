@@ -14,7 +14,6 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from vfn.nn.layers import (
-    GROUPS,
     ConvResample,
     ResidualBlock,
     SelfAttention,
@@ -25,6 +24,7 @@ from vfn.nn.layers import (
     silu,
     sinusoidal_embedding,
 )
+from vfn.nn.network import unet_faults
 
 
 class Block(nn.Module):
@@ -96,7 +96,8 @@ class UNet(nn.Module):
         super().__init__()
         levels = len(ch_multipliers)
         attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
-        _check_shape(levels, hid_channels, num_res_blocks, attention)
+        if faults := unet_faults(hid_channels, ch_multipliers, num_res_blocks, attention):
+            raise ValueError("; ".join(faults))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
         self.num_res_blocks = num_res_blocks
@@ -248,21 +249,6 @@ def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfA
         )
     other = width // given
     return SelfAttention(width, *((other, given) if head_dim else (given, other)))
-
-
-def _check_shape(levels: int, hid_channels: int, num_res_blocks: int, attention: list) -> None:
-    if levels < 1 or num_res_blocks < 1:
-        raise ValueError(
-            "expected at least one level and one residual block a level, got "
-            f"{levels} and {num_res_blocks}"
-        )
-    if hid_channels < GROUPS or hid_channels % GROUPS:
-        raise ValueError(f"expected hid_channels to be a multiple of {GROUPS}, got {hid_channels}")
-    if len(attention) != levels:
-        raise ValueError(
-            f"expected apply_attn to have one value for each of {levels} levels, "
-            f"got {len(attention)}"
-        )
 
 
 def _check_input(z: Tensor, in_channels: int, levels: int) -> None:

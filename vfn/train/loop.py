@@ -13,16 +13,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config
+from vfn.distributed import World, join_world, leave_world, total
 from vfn.files import write_json
-from vfn.train.batch import Batch, image_indices, make_batch, prefetch
-from vfn.train.checkpoint import save_best, save_checkpoint
-from vfn.train.journal import Journal, read_log
+from vfn.objective import Batch
+from vfn.runs.checkpoint import save_best, save_checkpoint
+from vfn.runs.log import read_log
+from vfn.train.batches import image_indices, make_batch, prefetch
+from vfn.train.journal import Journal
 from vfn.train.previews import evaluation, preview
-from vfn.train.run import Run, micro_batch_size, open_run
+from vfn.train.session import Run, micro_batch_size, open_run
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import StepResult, learning_rate
 from vfn.train.state import train_step as step_of
-from vfn.train.world import World, join_world, leave_world, total
 
 BEST = "frechet_distance"  # what the best checkpoint has least of
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from vfn.data import Dataset, to_unit
-from vfn.evaluate import Metric, Sides, evaluate
-from vfn.generate import generate, preview_labels
+from vfn.distributed import gather, share, total
+from vfn.evaluation.metrics import Metric, Sides, evaluate
 from vfn.nn import with_params
+from vfn.objective import Batch, held_out_loss, keyed_guidance, keyed_time
 from vfn.ops import keyed_normal
 from vfn.pictures import grid, save_png
-from vfn.train.batch import Batch, keyed_guidance, keyed_time
-from vfn.train.objective import held_out_loss
-from vfn.train.run import Run
-from vfn.train.streams import Stream
-from vfn.train.world import gather, share, total
+from vfn.sampling.asked import preview_labels
+from vfn.sampling.generate import generate
+from vfn.streams import Stream
+from vfn.train.session import Run
 
 PREVIEW_ROWS, PREVIEW_COLUMNS = 4, 10
 HELD_OUT_DRAWS, HELD_OUT_PICTURES = 4, 512

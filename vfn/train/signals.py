@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vfn.train.world import World, largest
+from vfn.distributed import World, largest
 
 # SIGUSR1 is what SLURM sends ahead of the time limit with --signal=B:USR1@60 or --signal=USR1@60.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

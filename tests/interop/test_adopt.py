@@ -1,0 +1,154 @@
+"""Runs from checkpoints of the reference implementation."""
+
+import pytest
+import torch
+from vfn.model import build_model
+
+from tests.helpers.foreign import Reference
+from vfn.evaluation.judge import open_trained
+from vfn.interop import params_from_reference
+from vfn.interop.adopt import import_checkpoint, import_config, with_dataset
+from vfn.runs.checkpoint import find_checkpoint
+from vfn.train.state import init_state, restore
+
+CONFIG = {
+    "data": {"name": "cifar10"},
+    "train": {"epochs": 2},
+    "model": {"hid_channels": 32, "ch_multipliers": [1], "num_res_blocks": 1, "apply_attn": True},
+    "diffusion": {"model_out_type": "v", "logsnr_schedule": "cosine"},
+    "conditional": {"use_cfg": True},
+}
+SHAPE = {"multipliers": (1,), "attends": (True,)}
+
+
+@pytest.fixture(scope="module")
+def content():
+    """A checkpoint after 11 steps of training, its average 10 updates old."""
+    net = Reference(**SHAPE, labels=10)
+    net(torch.zeros(2, 3, 4, 4), torch.zeros(2), torch.tensor([1, 2]))
+    params = [torch.nn.Parameter(value.clone()) for value in net.state.values()]
+    optimizer = torch.optim.AdamW(params)
+    for _ in range(11):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=net.random)
+        optimizer.step()
+    return {
+        "model": {n: p.detach() for n, p in zip(net.state, params, strict=True)},
+        "ema": {"decay": 0.9999, "shadow": dict(net.state), "num_updates": 10},
+        "optimizer": optimizer.state_dict(),
+        "epoch": 1,
+    }
+
+
+@pytest.fixture
+def run(tmp_path, content):
+    """Import into a run directory; what the checkpoint lacks is noted."""
+
+    def import_(config=CONFIG, **changes):
+        found = {k: v for k, v in (content | changes).items() if v is not None}
+        torch.save(found, tmp_path / "ckpt.pt")
+        lines = []
+        import_checkpoint(tmp_path / "ckpt.pt", config, tmp_path / "run", lines.append)
+        return tmp_path / "run", lines
+
+    return import_
+
+
+def test_parameters_average_and_moments_come_along(run, content):
+    """And a state that trains on has them, too."""
+    out, lines = run()
+    found = find_checkpoint(out)
+    model = build_model(found.config, found.shape)
+    names = list(content["model"])
+    slots = content["optimizer"]["state"]
+    expected = {
+        "params": content["model"],
+        "ema": content["ema"]["shadow"],
+        **{kind: {n: slots[i][kind] for i, n in enumerate(names)}
+           for kind in ("exp_avg", "exp_avg_sq")},
+    }  # fmt: skip
+    got = {"params": found.params, "ema": found.ema, **found.moments}
+    for kind, values in expected.items():
+        for name, value in params_from_reference(values, model).items():
+            assert torch.equal(got[kind][name], value)
+    state = init_state(model, found.config.train)
+    restore(state, found)
+    assert state.step == found.step == 11
+    assert lines == []
+
+
+def test_the_run_is_ready_to_be_sampled(run):
+    out, _ = run()
+    trained = open_trained(out, "cpu", print)
+    assert trained.checkpoint.shape.class_names[8] == "ship"
+    assert trained.checkpoint.config == import_config(CONFIG)
+    assert (out / "config.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [
+        ({"optimizer": None}, 10),
+        ({"optimizer": None, "ema": None}, 390),
+        ({"optimizer": None, "ema": None, "epoch": None}, 0),
+        ({"optimizer": {"state": {}, "param_groups": []}}, 10),
+    ],
+)
+def test_what_is_missing_is_told(run, changes, step):
+    """Steps are counted by the optimizer, else the average, else the epoch: 390 steps each."""
+    out, lines = run(**changes)
+    found = find_checkpoint(out)
+    assert found.step == step
+    assert len(lines) == len([k for k in changes if k != "epoch"])
+    assert all(value.count_nonzero() == 0 for value in found.moments["exp_avg"].values())
+    if "ema" in changes:
+        assert all(torch.equal(found.ema[name], value) for name, value in found.params.items())
+
+
+def test_an_unconditional_checkpoint(run):
+    net = Reference(**SHAPE)
+    net(torch.zeros(2, 3, 4, 4), torch.zeros(2))
+    config = {**CONFIG, "conditional": {"use_cfg": False}}
+    out, _ = run(config, model=net.state, ema=None, optimizer=None)
+    found = find_checkpoint(out)
+    assert found.shape.class_names == ()
+    assert found.config.data.conditional is False
+
+
+def test_labels_asked_for_on_the_command_line_alone(run):
+    """The configuration knows nothing of them; the checkpoint does."""
+    out, _ = run({**CONFIG, "conditional": {}})
+    assert find_checkpoint(out).config.data.conditional is True
+
+
+def test_tags(run):
+    net = Reference(**SHAPE, labels=40, tags=True)
+    net(torch.zeros(2, 3, 4, 4), torch.zeros(2), torch.ones(2, 40))
+    config = with_dataset(CONFIG, "celeba")
+    out, _ = run(config, model=net.state, ema=None, optimizer=None)
+    shape = find_checkpoint(out).shape
+    assert (shape.height, shape.multitags, shape.class_names[31]) == (64, True, "Smiling")
+    assert build_model(import_config(config), shape).multitags
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (with_dataset(CONFIG, "celeba"),
+         "expected the labels of celeba, 40 tags, got a network for 10 classes; .* --dataset"),
+        ({**CONFIG, "model": {**CONFIG["model"], "ch_multipliers": [1, 2]}}, "is missing"),
+        ({**CONFIG, "diffusion": {"loss_type": "kl"}}, "model_var_type to be fixed_small"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_leaves_nothing_behind(run, tmp_path, config, message):
+    with pytest.raises(ValueError, match=message):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(run):
+    out, _ = run()
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in out.rglob("*"))
+    with pytest.raises(ValueError, match="already holds a run; choose another --out"):
+        run()
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in out.rglob("*")) == before
