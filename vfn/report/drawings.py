@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from vfn.evaluation import Evaluation
 from vfn.evaluation.plots import Point, draw_figures, lines_against
-from vfn.evaluation.record import Evaluation
 from vfn.report.read import Curve, RunContents
 
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve

@@ -14,15 +14,14 @@ import numpy as np
 
 from vfn import __version__
 from vfn.configs import Config
-from vfn.evaluation.metrics import Figure
+from vfn.evaluation import Evaluation, Figure
 from vfn.evaluation.plots import AXES
-from vfn.evaluation.record import Evaluation
 from vfn.files import write_atomic
 from vfn.nn import NETWORKS
 from vfn.report.drawings import draw_all
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
 from vfn.runs import RunFiles
-from vfn.sampling.output import GRID, MOVIE, SWEEP
+from vfn.sampling.job import DENOISING, GRID, SWEEP
 from vfn.train.distill.plan import halvings
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
@@ -102,7 +101,7 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[str]:
     plot = partial(_plot, plots, contents)
     return [
         _section("Samples", _picture(files.sample / GRID, *_GRID_TEXTS)),
-        _section("From noise to picture", _picture(files.sample / MOVIE, *_MOVIE_TEXTS)),
+        _section("From noise to picture", _picture(files.sample / DENOISING, *_MOVIE_TEXTS)),
         _section("Guidance", _picture(files.sweep / SWEEP, *_SWEEP_TEXTS)),
         _section("Stages", _stage_table(stages), _stage_pictures(files, stages)),
         _section(

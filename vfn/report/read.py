@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.evaluation.metrics import METRICS, FigureKind
+from vfn.evaluation import METRICS, Evaluation, FigureKind, read_evaluation
 from vfn.evaluation.plots import Point, is_number
-from vfn.evaluation.record import Evaluation, read_evaluation
 from vfn.runs import RunFiles, read_log
 
 Curve = dict[int, float]
