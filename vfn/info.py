@@ -18,7 +18,7 @@ from vfn.model import DataShape, build_model, shape_of
 from vfn.nn import guidance_range
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
-from vfn.train.distill.plan import halvings, plan_of, stage_config
+from vfn.train.distill.plan import plan_of, stages_of
 
 FLOAT32 = 4
 # Copies of the parameters that training holds beside them.
@@ -60,7 +60,8 @@ class Cost(NamedTuple):
             ]),
         ])  # fmt: skip
 
-    __str__ = text
+    def __str__(self) -> str:
+        return self.text()
 
 
 class StagePlan(NamedTuple):
@@ -100,7 +101,8 @@ class Summary:
             parts.append(text_table([["student's steps", "updates"], *rows]))
         return "\n\n".join(parts)
 
-    __str__ = text
+    def __str__(self) -> str:
+        return self.text()
 
 
 def cost(config: Config, shape: DataShape) -> Cost:
@@ -287,10 +289,10 @@ def _stored(path: Path) -> Summary:
 def _stages(config: Config, run: RunFiles | None = None) -> list[StagePlan]:
     """The stages of a distillation, with what a run of it has done."""
     stages = []
-    for steps in halvings(config.distill):
+    for steps, stage in stages_of(config).items():
         log = read_log(run.stage(steps).log) if run is not None else []
         done = log[-1]["step"] if log else None if run is None else 0
-        stages.append(StagePlan(steps, stage_config(config, steps).train.steps, done))
+        stages.append(StagePlan(steps, stage.train.steps, done))
     return stages
 
 

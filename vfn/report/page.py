@@ -22,7 +22,7 @@ from vfn.report.drawings import draw_all
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
 from vfn.runs import RunFiles
 from vfn.sampling.job import DENOISING, GRID, SWEEP
-from vfn.train.distill.plan import halvings
+from vfn.train.distill.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _MISSING = "–"
@@ -186,7 +186,7 @@ def _network(word: str) -> str:
 
 
 def _lead_of_stages(config: Config, begun: int) -> str:
-    steps = [str(number) for number in halvings(config.distill)]
+    steps = [str(number) for number in stages_of(config)]
     return (
         f"A teacher of {config.distill.teacher_steps} steps of DDIM, distilled into students that "
         f"turn noise into pictures like those of the data set {config.data.dataset} in "
