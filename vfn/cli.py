@@ -12,9 +12,9 @@ import torch
 
 from vfn import __version__, configs
 from vfn.configs.schema import flat_fields, override, plain_hint
-from vfn.ops import Sampler
+from vfn.ops.solver_table import SOLVERS
 
-SAMPLERS = get_args(Sampler)
+SAMPLERS = tuple(SOLVERS)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
@@ -56,7 +56,7 @@ def settings(*sections: str, names: dict[str, str | None] | None = None) -> Call
     def decorate(command: Callable) -> Callable:
         for name, (field, hint) in reversed(flat_fields(*sections).items()):
             flag = (names or {}).get(name, name)
-            if flag is not None:
+            if flag is not None and get_origin(plain_hint(hint)[0]) is not dict:
                 command = _option(name, field, hint, flag)(command)
         return command
 
@@ -109,9 +109,9 @@ def train_command(
     if dry_run:
         click.echo(configs.dumps(config), nl=False)
         return
-    from vfn.train.loop import train
+    from vfn.train import train
 
-    outcome = train(config, out, resume, device, init_from)
+    outcome = train(config, out, resume=resume, init_from=init_from, device=device)
     if outcome.signum:
         click.echo(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
@@ -146,19 +146,13 @@ def distill_command(
     Each stage is a run directory steps-N in --out, for vfn sample, eval and report. Data, network
     and diffusion are the teacher's; --steps are the updates a halving.
     """
-    from vfn.train import distill
-    from vfn.train.session import restarted
+    from vfn.train.distill import distill, prepare
 
-    resume = resume or restarted()
-    found = distill.find_teacher(teacher, out, resume)
-    saved = out / "config.toml"
-    if resume and preset is None and saved.is_file():
-        preset = str(saved)
-    config = distill.plan_of(found, preset or "digits_distill", _given(options))
+    given = _given(options)
     if dry_run:
-        click.echo(configs.dumps(config), nl=False)
+        click.echo(configs.dumps(prepare(teacher, out, preset, resume=resume, **given)[1]), nl=False)
         return
-    outcome = distill.distill(config, found, out, resume, device)
+    outcome = distill(teacher, out, preset, resume=resume, device=device, **given)
     if outcome.signum:
         click.echo(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
@@ -167,7 +161,7 @@ def distill_command(
         )
         sys.exit(128 + outcome.signum)
     if int(os.environ.get("RANK", 0)) == 0:
-        click.echo(distill.stage_table(distill.stage_figures(config, out)))
+        click.echo(outcome.table())
 
 
 @app.command("sample")

@@ -226,13 +226,23 @@ def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkp
 
 
 @torch.no_grad()
-def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
     """Copy a checkpoint into a state, keeping devices and memory formats.
 
     Args:
         state: of a model of the same architecture; changed in place.
         checkpoint: one that fits, as `newest_checkpoint` gives it for the parameters of the state.
+        config: of the run that goes on.
+
+    Raises:
+        ValueError: if the checkpoint is one of another network.
     """
+    trained, asked = checkpoint.config.model.network, config.model.network
+    if trained != asked:
+        raise ValueError(
+            f"the run that goes on is one of network {trained}, got {asked}; "
+            "give the same, or choose another --out"
+        )
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
