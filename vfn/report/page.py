@@ -247,7 +247,10 @@ def _previews(files: RunFiles) -> str:
 
 def _stage_heads() -> dict[str, str]:
     """Heads of the table of stages by the keys of figures, in order."""
-    arrows = {key: f"{kind.title} {_ARROWS[kind.better]}" for key, kind in figure_kinds().items()}
+    arrows = {
+        key: f"{kind.title} {_ARROWS.get(kind.better, '')}".rstrip()
+        for key, kind in figure_kinds().items()
+    }
     losses = {"updates": "Updates", "loss": "Loss", "held_out_loss": "Held out"}
     return {**losses, **arrows, "seconds": "Minutes"}
 

@@ -82,10 +82,13 @@ def read_run(run: str | Path) -> RunContents:
 def figure_kinds() -> dict[str, FigureKind]:
     """What figures are called and which way they are better, by the keys they are logged under.
 
+    Losses are not among them: they have curves of their own.
+
     >>> figure_kinds()["recall"].title
     'Recall'
     """
-    return {kind.key: kind for metric in METRICS.values() for kind in metric.figures}
+    compared = [metric for metric in METRICS.values() if metric.part == "figures"]
+    return {kind.key: kind for metric in compared for kind in metric.figures}
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:
