@@ -6,6 +6,7 @@ from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, TrainConf
 from vfn.data import Labels
 from vfn.model import DataShape, build_model
 from vfn.runs import Checkpoint
+from vfn.runs.checkpoint import MOMENTS
 
 SMALL = [
     "--hid-channels", "32", "--ch-multipliers", "1", "--apply-attn", "false",
@@ -39,8 +40,6 @@ def small_checkpoint(config=None, shape=DIGITS, step=3):
             for name, value in named.items()
         }
 
-    moments = {
-        kind: {n: v.abs() for n, v in moved(0.01).items()} for kind in ("exp_avg", "exp_avg_sq")
-    }
+    moments = {kind: {n: v.abs() for n, v in moved(0.01).items()} for kind in MOMENTS}
     counters = {"updates": torch.tensor(float(step)), "loss_scale": torch.tensor(1.0)}
     return Checkpoint(step, config, shape, moved(0.05), moved(0.05), moments, counters)

@@ -75,29 +75,29 @@ def test_two_processes_write_what_one_does(run, trained, script, tmp_path, kind)
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
 def test_a_killed_job_goes_on(run, trained, script, tmp_path, capsys, kind):
-    """SIGKILL among 2,000 pictures: then the whole is there, and what was there is not touched."""
+    """SIGKILL among 1,000 pictures: then the whole is there, and what was there is not touched."""
     out = tmp_path / "out"
-    draws = trained.draws(2000, batch=50, steps=1)
-    output = open_output(kind, out, 2000)
-    words = map(str, (script, run, out, kind, 2000, 50, 1, "still"))
+    draws = trained.draws(1000, batch=50, steps=1)
+    output = open_output(kind, out, 1000)
+    words = map(str, (script, run, out, kind, 1000, 50, 1, "still"))
     killed = subprocess.Popen([sys.executable, *words])
-    while len(output.present()) < 300:
+    while len(output.present()) < 200:
         assert killed.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     kept = output.present()
-    assert 300 <= len(kept) < 2000
+    assert 200 <= len(kept) < 1000
     times = {p: p.stat().st_mtime_ns for p in out.glob("images/*.png")}
     [written] = write_samples(draws, out, kind, animate=False)
     assert written.present == len(kept) - len(kept) % 50
-    assert f"{written.present} of 2000 pictures were there already" in capsys.readouterr().err
+    assert f"{written.present} of 1000 pictures were there already" in capsys.readouterr().err
     if kind == "png":  # those of a batch that was cut short are written again
         touched = [path for path, then in times.items() if path.stat().st_mtime_ns != then]
         assert len(touched) == len(kept) % 50
     write_samples(draws, tmp_path / "whole", kind, animate=False)
     assert contents(out) == contents(tmp_path / "whole")
-    assert open_output(kind, out, 2000).present() == set(range(2000))
+    assert open_output(kind, out, 1000).present() == set(range(1000))
 
 
 @pytest.mark.parametrize("kind", ["png", "npz", "safetensors"])
@@ -349,7 +349,5 @@ def test_places_that_cannot_be_written(trained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_single_process_needs_no_others(trained, tmp_path, monkeypatch):
-    """A path may be given as text, and whoever is not the first says nothing."""
-    monkeypatch.setenv("RANK", "0")
+def test_a_path_may_be_given_as_text(trained, tmp_path):
     assert write_samples(trained.draws(2), str(tmp_path))[0].folder == Path(tmp_path)

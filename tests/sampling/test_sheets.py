@@ -79,15 +79,18 @@ def reader(value):
     return read, asked
 
 
+def last_tile(picture, above=0):
+    """The grey of the last tile of a grid, or of one that stands some rows above it."""
+    return picture.getpixel((picture.width - 10, picture.height - 10 - 50 * above))
+
+
 def test_a_block_for_each_strength(trained):
     several = variants(trained, {"guidance": [0.0, 1.5]}, num=60)
     readers = [reader(10), reader(20)]
     blocks = comparison(several, [read for read, _ in readers])
     assert [text for text, _ in blocks] == ["w = 0", "w = 1.5"]
     assert [asked for _, asked in readers] == [[list(range(40))]] * 2
-    assert [
-        picture.getpixel((picture.width - 10, picture.height - 10)) for _, picture in blocks
-    ] == [10, 20]
+    assert [last_tile(picture) for _, picture in blocks] == [10, 20]
 
 
 def test_a_row_for_each_number_of_steps(trained):
@@ -96,8 +99,7 @@ def test_a_row_for_each_number_of_steps(trained):
     blocks = comparison(several, [read for read, _ in readers])
     assert [text for text, _ in blocks] == ["ddim", "ab2"]
     assert all(asked == [list(range(10))] for _, asked in readers)
-    rows = [[picture.getpixel((picture.width - 10, picture.height - 10 - 50 * row)) for row in (2, 1, 0)]
-            for _, picture in blocks]  # fmt: skip
+    rows = [[last_tile(picture, above) for above in (2, 1, 0)] for _, picture in blocks]
     assert rows == [[0, 10, 20], [30, 40, 50]]
 
 
@@ -112,11 +114,9 @@ def test_pictures_come_out_of_the_noise(trained):
     assert len(frames) == 5
     assert len({frame.size for frame in frames}) == 1
     assert len({frame.tobytes() for frame in frames}) == 5
-    shown = panel(trained.draws(100), ANIMATED // 10)
-    assert (
-        frames[-1].tobytes()
-        == shown.draw(trained.draws(100, steps=4).batch(shown.indices).images).tobytes()
-    )
+    draws = trained.draws(100, steps=4)
+    shown = panel(draws, ANIMATED // 10)
+    assert frames[-1].tobytes() == shown.draw(draws.batch(shown.indices).images).tobytes()
     assert len(denoising_frames(trained.draws(1, "7", steps=64))) == FRAMES + 1
 
 

@@ -1,4 +1,4 @@
-"""Networks from files: of this version and of the first one, and the settings they are asked for."""
+"""Networks from files, of this version and of the first one, and settings of sampling."""
 
 import shutil
 import tarfile
@@ -196,7 +196,7 @@ def test_settings_are_the_runs_unless_they_are_given(trained):
         ({"sampler": "heun", "eta": 0.0}, "solver heun takes no eta, which belongs to ddim"),
         (
             {"sampler": "hoin"},
-            "unknown solver 'hoin', expected one of ddim, .*adaptive, or package",
+            "unknown solver 'hoin', expected one of ddim, .*adaptive, or",
         ),
         ({"steps": 0}, "expected sample_timesteps at least 1, got 0"),
         ({"var_type": "learned", "sampler": "ancestral"}, "needs a model trained with learned"),
@@ -242,8 +242,12 @@ def test_a_denoiser_for_any_function_of_ops(trained):
 
 
 def test_untrained_networks():
-    assert untrained("cifar10_cond").shape.size == (3, 32, 32)
-    assert untrained("cifar10_uncond").shape.legend == Labels()
-    outside = vfn.configs.override(small_config(), {"dataset": "some/folder"})
+    config = vfn.configs.override(small_config(), {"dataset": "celeba"})
+    shape = untrained(config).shape
+    assert shape.size == (3, 64, 64)
+    assert (len(shape.legend.names), shape.legend.tags) == (40, True)
+    plain = vfn.configs.override(config, {"conditional": False})
+    assert untrained(plain).shape.legend == Labels()
+    outside = vfn.configs.override(config, {"dataset": "some/folder"})
     with pytest.raises(ValueError, match="expected the shape of data set some/folder"):
         untrained(outside)
