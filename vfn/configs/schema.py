@@ -313,7 +313,7 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
+def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """Field and type hint of every setting in the named sections, by the setting's name."""
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])

@@ -12,6 +12,7 @@ from .output import Output as Output
 from .output_table import OUTPUTS as OUTPUTS
 from .trained import Trained as Trained
 from .trained import load as load
+from .trained import untrained as untrained
 
 __all__ = [
     "OUTPUTS",
@@ -26,6 +27,7 @@ __all__ = [
     "joined",
     "load",
     "of_each",
+    "untrained",
     "variants",
     "write_samples",
 ]

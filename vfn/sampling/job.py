@@ -66,11 +66,8 @@ def variants(
     Raises:
         ValueError: for settings or labels that the network cannot follow.
 
-    >>> from vfn.configs import Config
-    >>> from vfn.model import DataShape, build_model
-    >>> config, shape = Config(), DataShape(1, 8, 8)
-    >>> net = build_model(config, shape).eval()
-    >>> trained = Trained(net, dict(net.named_parameters()), config, shape, torch.device("cpu"))
+    >>> from vfn.sampling import untrained
+    >>> trained = untrained("digits")
     >>> several = variants(trained, {"sampler": ["ddim", "heun"], "steps": [4, 8]}, num=2)
     >>> [(draws.settings.sampler, draws.settings.sample_timesteps) for draws in several]
     [('ddim', 4), ('ddim', 8), ('heun', 4), ('heun', 8)]
@@ -110,11 +107,8 @@ def write_samples(
         OSError: if ``out`` cannot be written.
 
     >>> import tempfile
-    >>> from vfn.configs import Config
-    >>> from vfn.model import DataShape, build_model
-    >>> config, shape = Config(), DataShape(1, 8, 8)
-    >>> net = build_model(config, shape).eval()
-    >>> trained = Trained(net, dict(net.named_parameters()), config, shape, torch.device("cpu"))
+    >>> from vfn.sampling import untrained
+    >>> trained = untrained("digits")
     >>> with tempfile.TemporaryDirectory() as out:
     ...     written = write_samples(trained.draws(2, steps=2), Path(out))
     ...     sorted(path.name for path in Path(out).iterdir())
@@ -156,7 +150,9 @@ class _Folder:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        return {**self.draws.record(), "format": self.kind}
+        record = self.draws.record()
+        first = {name: record.pop(name) for name in ("seed", "num", "labels")}
+        return {**first, "format": self.kind, **record}
 
 
 def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
@@ -233,7 +229,7 @@ def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True)
 
 def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) -> None:
     """Write what belongs to all pictures of each folder."""
-    for (folder, one) in zip(folders, written, strict=True):
+    for folder, one in zip(folders, written, strict=True):
         draws = folder.draws
         every = torch.arange(draws.num)
         tags = draws.trained.shape.legend.tags

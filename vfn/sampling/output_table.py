@@ -10,7 +10,8 @@ OUTPUTS: Table[Entry] = Table(
             text="a PNG for each picture, and labels.csv", target="vfn.sampling.output:PngFolder"
         ),
         "npz": Entry(
-            text="one samples.npz, as ADM's evaluator reads it", target="vfn.sampling.output:NpzFile"
+            text="one samples.npz, as ADM's evaluator reads it",
+            target="vfn.sampling.output:NpzFile",
         ),
         "safetensors": Entry(
             text="one samples.safetensors of images and labels",
