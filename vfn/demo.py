@@ -94,6 +94,7 @@ def _train(run: RunFiles, steps: int | None) -> Step:
 
         outcome = train(override(load(PRESET), shorter), run.path, resume=True)
         if outcome.signum:
+            say(f"stopped at step {outcome.step}; the same command goes on from there")
             raise KeyboardInterrupt
 
     words = [word for name, value in shorter.items() for word in (f"--{name}", str(value))]
