@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,7 +134,7 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
         found = judge(REAL, draws, usual_metrics(model=True), num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())
-            found._replace(command=shlex.join(["vfn", *arguments])).write(path)
+            replace(found, command=shlex.join(["vfn", *arguments])).write(path)
 
     return Step(arguments, call)
 

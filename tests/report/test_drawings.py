@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfn.evaluation import Evaluation
-from vfn.evaluation.plots import Point
+from vfn.evaluation import Evaluation, Figure
 from vfn.report.drawings import (
     _smooth,
     draw_against,
@@ -20,8 +19,12 @@ from vfn.report.read import read_run
 BINS = [{"low": -20.0, "high": 0.0, "loss": 1.0}, {"low": 0.0, "high": 20.0, "loss": 0.1}]
 
 
-def evaluation(title, bins, **settings):
-    return Evaluation([], settings, bins, [], title, None)
+def evaluation(title, bins):
+    return Evaluation(loss_by_logsnr=bins, title=title)
+
+
+def recall(value, **settings):
+    return Evaluation([Figure("recall", "Recall", value)], settings)
 
 
 def size(content):
@@ -44,7 +47,7 @@ def test_odd_losses_can_be_drawn(train, held_out):
 def test_nothing_to_draw():
     assert draw_losses({}, {}) is None
     assert draw_loss_by_logsnr([evaluation("a", [])]) is None
-    assert draw_against([Point({"guidance": 1.0}, {"Recall": 0.5})], "guidance") is None
+    assert draw_against([recall(0.5, guidance=1.0)], "guidance") is None
 
 
 def test_steps_are_drawn_in_order():
@@ -59,9 +62,9 @@ def test_evaluations_with_the_same_losses_share_a_line():
 
 
 def test_figures_that_differ_in_a_setting_are_drawn():
-    points = [Point({"guidance": w, "step": 9}, {"Recall": w}) for w in (0.0, 1.0)]
-    assert size(draw_against(points, "guidance"))
-    assert draw_against(points, "step") is None
+    found = [recall(w, guidance=w, step=9) for w in (0.0, 1.0)]
+    assert size(draw_against(found, "guidance"))
+    assert draw_against(found, "step") is None
 
 
 def test_the_plots_of_a_run(run):

@@ -36,7 +36,7 @@ def test_a_figure_of_the_way_has_the_time_before_it(bare):
     first, second = read_run(bare).on_the_way
     assert first.settings == {"step": 1, "train_seconds": None}
     assert second.settings == {"step": 2, "train_seconds": 7.0}
-    assert second.figures == {"Recall": 0.5}
+    assert [(f.title, f.value, f.better) for f in second.figures] == [("Recall", 0.5, "higher")]
 
 
 def test_figures_are_called_what_the_table_of_metrics_calls_them():

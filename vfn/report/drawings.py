@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from vfn.evaluation import Evaluation
-from vfn.evaluation.plots import Point, draw_figures, lines_against
+from vfn.evaluation import Evaluation, draw_figures, lines_against
 from vfn.report.read import Curve, RunContents
 
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve
@@ -27,13 +26,10 @@ def draw_all(contents: RunContents) -> dict[str, bytes]:
         PNG files by the names of plots: ``losses``, ``loss_by_logsnr``, and words of
         `vfn.evaluation.plots.AXES` for figures against settings.
     """
-    judged = [
-        Point(e.settings, {f.title: f.value for f in e.figures}) for e in contents.evaluations
-    ]
     plots = {
         "losses": draw_losses(contents.train_loss, contents.held_out_loss),
         "loss_by_logsnr": draw_loss_by_logsnr(contents.evaluations),
-        **{axis: draw_against(judged, axis) for axis in _OF_SAMPLING},
+        **{axis: draw_against(contents.evaluations, axis) for axis in _OF_SAMPLING},
         **{axis: draw_against(contents.on_the_way, axis) for axis in _OF_TRAINING},
     }
     return {name: plot for name, plot in plots.items() if plot is not None}
@@ -82,7 +78,7 @@ def draw_loss_by_logsnr(evaluations: Sequence[Evaluation]) -> bytes | None:
     lines: dict[str, Evaluation] = {}
     for evaluation in evaluations:
         if evaluation.loss_by_logsnr:
-            lines.setdefault(repr(evaluation.loss_by_logsnr), evaluation)
+            lines.setdefault(repr(list(evaluation.loss_by_logsnr)), evaluation)
     if not lines:
         return None
     figure, axes = _canvas()
@@ -96,20 +92,20 @@ def draw_loss_by_logsnr(evaluations: Sequence[Evaluation]) -> bytes | None:
     return _png(figure, axes)
 
 
-def draw_against(points: Sequence[Point], against: str) -> bytes | None:
+def draw_against(evaluations: Sequence[Evaluation], against: str) -> bytes | None:
     """Figures against a setting, where evaluations differ in it.
 
     Args:
-        points: evaluations.
+        evaluations: of one run.
         against: a word of `vfn.evaluation.plots.AXES`.
 
     Returns:
         PNG file, or None if all have the same setting.
     """
-    lines = lines_against(points, against).values()
-    if not any(len({point.settings[against] for point in line}) > 1 for line in lines):
+    lines = lines_against(evaluations, against).values()
+    if not any(len({each.settings[against] for each in line}) > 1 for line in lines):
         return None
-    return draw_figures(points, against, "png")
+    return draw_figures(evaluations, against, "png")
 
 
 def _canvas() -> tuple[Figure, Axes]:

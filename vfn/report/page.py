@@ -14,8 +14,7 @@ import numpy as np
 
 from vfn import __version__
 from vfn.configs import Config
-from vfn.evaluation import Evaluation, Figure
-from vfn.evaluation.plots import AXES
+from vfn.evaluation import AXES, Evaluation, Figure
 from vfn.files import write_atomic
 from vfn.nn import NETWORKS
 from vfn.report.drawings import draw_all
@@ -325,7 +324,8 @@ def _table(figures: Sequence[Figure]) -> str:
 
 
 def _row(figure: Figure) -> str:
-    note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
+    about = figure.about if figure.baseline else figure.note
+    note = f"<small>{escape(about)}</small>" if about else ""
     arrow = f"{_ARROWS[figure.better]} " if figure.better in _ARROWS else ""
     return (
         f'<tr><th scope="row">{escape(figure.title)}{note}</th>'

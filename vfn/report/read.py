@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.evaluation import METRICS, Evaluation, FigureKind, read_evaluation
-from vfn.evaluation.plots import Point, is_number
+from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
 from vfn.runs import RunFiles, read_log
 
 Curve = dict[int, float]
@@ -35,7 +34,7 @@ class RunContents:
     config_text: str
     train_loss: Curve = field(default_factory=dict)
     held_out_loss: Curve = field(default_factory=dict)
-    on_the_way: list[Point] = field(default_factory=list)
+    on_the_way: list[Evaluation] = field(default_factory=list)
     stages: list[Stage] | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
@@ -116,17 +115,19 @@ def _curve(log: list[dict[str, Any]], key: str) -> Curve:
     return {entry["step"]: entry[key] for entry in log if key in entry}
 
 
-def _on_the_way(log: list[dict[str, Any]]) -> list[Point]:
+def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
     """Evaluations on the way, with the training time of the last entry that has one."""
-    points, seconds, kinds = [], None, figure_kinds()
+    found, seconds, kinds = [], None, figure_kinds()
     for entry in log:
         seconds = entry.get("seconds", seconds)
-        figures = {
-            kind.title: entry[key] for key, kind in kinds.items() if is_number(entry.get(key))
-        }
+        figures = [
+            Figure(key, kind.title, entry[key], better=kind.better)
+            for key, kind in kinds.items()
+            if is_number(entry.get(key))
+        ]
         if figures:
-            points.append(Point({"step": entry["step"], "train_seconds": seconds}, figures))
-    return points
+            found.append(Evaluation(figures, {"step": entry["step"], "train_seconds": seconds}))
+    return found
 
 
 def _read_json(path: Path) -> Any:
