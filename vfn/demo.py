@@ -11,7 +11,7 @@ from vfn.progress import say
 from vfn.runs import RunFiles
 
 PRESET = "digits"
-REAL = f"dataset:{PRESET}:train"
+REAL = "dataset:digits:train"
 SWEEP = (0.0, 0.5, 1.0, 3.0)
 
 
@@ -129,8 +129,8 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
         from vfn.evaluation import judge, usual_metrics
         from vfn.sampling import load
 
-        settings = {} if guidance is None else {"guidance": guidance}
-        draws = load(run.path).draws(num, **settings)
+        trained = load(run.path)
+        draws = trained.draws(num) if guidance is None else trained.draws(num, guidance=guidance)
         found = judge(REAL, draws, usual_metrics(model=True), num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())
