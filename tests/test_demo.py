@@ -41,10 +41,18 @@ def _tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def told():
+    """What the demo says."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, told):
     """A demo of two steps."""
     out = tmp_path_factory.mktemp("demo") / "run"
-    assert run_demo(out, 2, NUM) == out / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vfn.demo.say", told.append)
+        assert run_demo(out, 2, NUM) == out / "report.html"
     return RunFiles(out)
 
 
@@ -61,23 +69,20 @@ def test_everything_is_there(demo):
     assert commands == [lines[4], lines[3]]
 
 
-def test_each_step_is_announced(demo, capsys):
-    """What is done already is quick: nothing is trained again."""
-    run_demo(demo.path, 2, NUM)
-    told = capsys.readouterr().err
-    assert [line for line in told.splitlines() if line.startswith("$ ")] == [
-        f"$ {step.line}" for step in demo_steps(demo.path, 2, NUM)
-    ]
-    assert "Label agreement" in told
-    assert f"vfn distill --teacher {demo.path} --out {demo.path}-fast" in told
+def test_each_step_is_announced(demo, told):
+    announced = [line for line in told if line.startswith("\n$ ")]
+    assert announced == [f"\n$ {step.line}" for step in demo_steps(demo.path, 2, NUM)]
+    assert sum("Label agreement" in line for line in told) == 2
+    assert f"vfn distill --teacher {demo.path} --out {demo.path}-fast" in told[-1]
 
 
-def test_a_stopped_training_ends_the_demo(tmp_path, monkeypatch):
+def test_a_stopped_training_ends_the_demo(tmp_path, monkeypatch, capsys):
     from vfn.train import Outcome
 
     monkeypatch.setattr("vfn.train.train", lambda *_args, **_more: Outcome(1, 2))
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path, 2, NUM)
+    assert "stopped at step 1; the same command goes on from there" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -46,7 +46,7 @@ def demo_steps(out: Path, steps: int | None, num: int) -> list[Step]:
     vfn eval --real dataset:digits:train --fake run:runs/demo --num 1000
         --json runs/demo/metrics.json
     vfn eval --real dataset:digits:train --fake run:runs/demo --num 1000
-        --json runs/demo/metrics-w0.json --guidance 0
+        --guidance 0 --json runs/demo/metrics-w0.json
     vfn report runs/demo
     """
     run = RunFiles(out)
@@ -123,7 +123,7 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
     """Figures of the run's pictures, drawn as it says or with another strength of guidance."""
     strength = [] if guidance is None else ["--guidance", f"{guidance:g}"]
     arguments = ["eval", "--real", REAL, "--fake", f"run:{run.path}", "--num", str(num),
-                 "--json", str(path), *strength]  # fmt: skip
+                 *strength, "--json", str(path)]  # fmt: skip
 
     def call() -> None:
         from vfn.evaluation import judge, usual_metrics

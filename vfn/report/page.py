@@ -324,8 +324,7 @@ def _table(figures: Sequence[Figure]) -> str:
 
 
 def _row(figure: Figure) -> str:
-    about = figure.about if figure.baseline else figure.note
-    note = f"<small>{escape(about)}</small>" if about else ""
+    note = f"<small>{escape(_note(figure))}</small>" if _note(figure) else ""
     arrow = f"{_ARROWS[figure.better]} " if figure.better in _ARROWS else ""
     return (
         f'<tr><th scope="row">{escape(figure.title)}{note}</th>'
@@ -333,6 +332,17 @@ def _row(figure: Figure) -> str:
         f"<td>{escape(_text(figure.reference))}</td>"
         f"<td>{arrow}{escape(_text(figure.better or None))}</td></tr>"
     )
+
+
+def _note(figure: Figure) -> str:
+    """How a figure was computed, why it says little if it does, and what its reference is of.
+
+    >>> _note(Figure("fid", "FID", 4.0, 1.0, note="of means", baseline="two halves"))
+    'of means; reference: two halves'
+    """
+    known = figure.baseline and figure.reference is not None
+    reference = f"reference: {figure.baseline}" if known else ""
+    return "; ".join(part for part in (figure.note, figure.warning, reference) if part)
 
 
 def _text(value: Any) -> str:
