@@ -31,9 +31,7 @@ def trained_of(run: Run) -> Trained:
         Trained, of full precision.
     """
     state = run.state
-    return Trained(
-        run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step
-    )
+    return Trained(run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step)
 
 
 def preview(run: Run, check: Check) -> Path:
