@@ -38,8 +38,10 @@ def teacher(config, tmp_path_factory):
     """A run of a few steps that is sampled with guidance."""
     out = tmp_path_factory.mktemp("teacher")
     preset = load("digits")
-    small = replace(
-        preset, model=config.model, sample=replace(preset.sample, sample_timesteps=2)
+    small = replace(preset, model=config.model, sample=replace(preset.sample, sample_timesteps=2))
+    train(
+        override(small, {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}),
+        out,
+        device="cpu",
     )
-    train(override(small, {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}), out, device="cpu")
     return out

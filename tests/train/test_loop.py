@@ -6,14 +6,13 @@ import signal
 import pytest
 import torch
 
-from vfn.train import session
 from tests.helpers.processes import differing, entries, last_step, losses, saved_steps, wait_until
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.runs import export_model, find_checkpoint, load_checkpoint
+from vfn.train import session, train
 from vfn.train.batches import image_indices
-from vfn.train import train
-from vfn.train.session import micro_batch_size
+
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -62,12 +61,6 @@ def test_the_network_is_trained_without_labels_too(config, tmp_path):
     moments = find_checkpoint(tmp_path).moments["exp_avg_sq"]
     assert moments["label_embed.weight"].count_nonzero() == 0
     assert moments["label_embed.bias"].count_nonzero() > 0
-
-
-@pytest.mark.parametrize("size", [10, 2])
-def test_batch_sizes_that_do_not_divide(size):
-    with pytest.raises(ValueError, match=r"use (8 or 12|4)"):
-        micro_batch_size(size, processes=2, accumulate=2)
 
 
 def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):

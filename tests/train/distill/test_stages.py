@@ -1,107 +1,22 @@
-"""Progressive distillation: the objective, the stages, resuming, and what is refused."""
+"""Stages of a distillation, one after the other: what teaches them, resuming, what is refused."""
 
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from tests.helpers.comparing import finish, losses, same, wait_for_step
-from tests.helpers.distilling import SMALL_STAGES, Gaussian, Recorder, batch_at, command, go
-from tests.helpers.processes import ended, running
-from vfn import ops
-from vfn.configs import DiffusionConfig, load, override
-from vfn.runs.checkpoint import find_checkpoint
-from vfn.train.distill import distill_objective, halvings, plan_of, stage_config
-from vfn.train.loop import train
-
-
-def gaussian_ddim(z, levels, spread=0.3):
-    """DDIM on normal data in closed form: z scales by a factor that depends on the ends alone."""
-    for t, s in pairwise(levels):
-        (a_t, s_t), (a_s, s_s) = ((torch.sigmoid(x).sqrt(), torch.sigmoid(-x).sqrt())
-                                  for x in (t, s))  # fmt: skip
-        gain = a_t * spread**2 / (a_t**2 * spread**2 + s_t**2)
-        z = (a_s * gain + s_s / s_t * (1 - a_t * gain)) * z
-    return z
-
-
-def test_for_a_linear_gaussian_teacher_the_target_is_the_closed_form():
-    """Independent of `distill_target`: two DDIM steps on normal data are products of scales."""
-    steps, diffusion = 4, DiffusionConfig(model_out_type="x0", reweight_type="constant")
-    schedule = ops.logsnr_schedule("cosine")
-    t = torch.tensor([0.5, 0.75, 1.0], dtype=torch.float64)
-    batch = batch_at(t)
-    levels = [schedule.logsnr(t - k / (2 * steps)).view(-1, 1, 1, 1) for k in range(3)]
-    z_t = ops.q_sample(batch.x0, schedule.logsnr(t), batch.noise)
-    z_s = gaussian_ddim(z_t, levels)
-    (a_t, s_t), (a_s, s_s) = ((torch.sigmoid(x).sqrt(), torch.sigmoid(-x).sqrt())
-                              for x in (levels[0], levels[2]))  # fmt: skip
-    exact = (z_s - s_s / s_t * z_t) / (a_s - s_s / s_t * a_t)
-    loss = distill_objective(Gaussian(diffusion), 0.0, steps)
-    assert loss(Recorder(exact), batch, diffusion).max() < 1e-20
-    assert loss(Recorder(exact + 0.1), batch, diffusion).tolist() == pytest.approx([0.01] * 3)
-
-
-def test_at_the_last_step_the_target_is_the_teacher_s_last_x0():
-    steps, diffusion = 2, DiffusionConfig(model_out_type="x0", reweight_type="constant")
-    schedule = ops.logsnr_schedule("cosine")
-    t = torch.tensor([0.5], dtype=torch.float64)
-    batch = batch_at(t)
-    z_t = ops.q_sample(batch.x0, schedule.logsnr(t), batch.noise)
-    levels = [schedule.logsnr(x).view(-1, 1, 1, 1) for x in (t, t / 2)]
-    teacher = Gaussian(diffusion)
-    last = teacher(gaussian_ddim(z_t, levels), t / 2)
-    loss = distill_objective(teacher, 0.0, steps)
-    assert loss(Recorder(last), batch, diffusion).item() < 1e-20
-
-
-@pytest.mark.parametrize("kind", ["x0", "eps", "v", "both"])
-@pytest.mark.parametrize("reweight", ["constant", "snr", "truncated_snr", "alpha2", "min_snr"])
-def test_a_student_that_equals_two_steps_of_the_teacher_has_no_loss(kind, reweight):
-    """A teacher that always says the same x0 is its own student, whatever is predicted."""
-    diffusion = DiffusionConfig(model_out_type=kind, reweight_type=reweight)
-
-    class Constant(Gaussian):
-        def forward(self, z, t, _labels=None):
-            logsnr = ops.logsnr_schedule("cosine").logsnr(t).view(-1, 1, 1, 1)
-            x0 = torch.full_like(z, 0.25)
-            eps = ops.eps_from_x0(z, x0, logsnr)
-            v = ops.v_from_x0(z, x0, logsnr)
-            return {"x0": x0, "eps": eps, "v": v, "both": torch.cat([x0, eps], 1)}[kind]
-
-    batch = batch_at(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-    network = Constant(diffusion)
-    loss = distill_objective(network, 0.0, 4)
-    assert loss(network, batch, diffusion).max() < 1e-20
-    assert loss(Gaussian(diffusion), batch, diffusion).min() > 1e-4
-
-
-def test_two_teacher_forwards_and_a_doubled_batch_for_guidance():
-    diffusion = DiffusionConfig()
-    seen = []
-
-    class Counting(Gaussian):
-        def forward(self, z, t, labels=None):
-            seen.append((len(z), torch.is_inference_mode_enabled(), labels))
-            return super().forward(z, t, labels)
-
-    batch = batch_at(torch.tensor([0.5, 1.0], dtype=torch.float64))
-    student = Recorder(torch.zeros(2, 1, 2, 2, dtype=torch.float64))
-    distill_objective(Counting(diffusion), 0.0, 2)(student, batch, diffusion)
-    assert [entry[:2] for entry in seen] == [(2, True)] * 2
-    seen.clear()
-    labelled = batch._replace(labels=torch.tensor([1, 2]))
-    distill_objective(Counting(diffusion), 0.5, 2)(student, labelled, diffusion)
-    assert [entry[:2] for entry in seen] == [(4, True)] * 2
-    assert seen[0][2].tolist() == [1, 2, 0, 0]
+from tests.helpers.distilling import SMALL_STAGES, go, plan
+from tests.helpers.processes import differing, ended, last_step, losses, running, wait_until
+from vfn.configs import load, override
+from vfn.runs import find_checkpoint
+from vfn.train import train
+from vfn.train.distill import distill_objective
 
 
 def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
@@ -146,7 +61,7 @@ def lessons(monkeypatch):
 
         return recorded
 
-    monkeypatch.setattr("vfn.train.distill.distill_objective", recording)
+    monkeypatch.setattr("vfn.train.distill.progressive.distill_objective", recording)
     return seen
 
 
@@ -170,27 +85,6 @@ def test_students_learn_at_their_own_times_only(teacher, tmp_path, lessons):
     (lesson,) = lessons
     times = torch.cat([batch.t for batch in lesson.batches])
     assert times.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
-
-
-def test_dropout_is_off_unless_asked_for(config, tmp_path):
-    out = tmp_path / "teacher"
-    train(override(config, {"dropout": 0.2}), out, device="cpu")
-    found = find_checkpoint(out)
-    assert plan_of(found, "digits_distill", {}).model.dropout == 0
-    assert plan_of(found, "digits_distill", {"dropout": 0.1}).model.dropout == 0.1
-
-
-def test_updates_of_the_first_and_the_last_halvings(teacher):
-    plan = plan_of(find_checkpoint(teacher), "digits_distill", {"first_steps": 7, "steps": 3})
-    steps = [stage_config(plan, n).train.steps for n in halvings(plan.distill)]
-    assert steps == [7, 3, 3, 3, 400, 400]
-
-
-def test_presets_let_the_rate_fall_and_keep_no_average():
-    for name in ("digits_distill", "cifar10_distill"):
-        preset = load(name)
-        assert (preset.train.lr_schedule, preset.train.warmup) == ("linear", 0)
-        assert (preset.train.ema_decay, preset.model.dropout) == (0, 0)
 
 
 def test_the_teacher_s_picture_is_that_of_its_own_sampling(teacher, tmp_path):
@@ -221,60 +115,56 @@ def test_the_learning_rate_falls_linearly_in_every_stage(teacher, tmp_path):
 def test_distilling_lowers_the_loss(teacher, tmp_path):
     go(teacher, tmp_path, steps=60, last_steps=60, teacher_steps=2, lr=1e-3)
     seen = losses(tmp_path / "steps-1")
-    assert sum(seen[-5:]) < 0.7 * sum(seen[:5])
+    ends = [sum(seen[step] for step in steps) for steps in (range(1, 6), range(56, 61))]
+    assert ends[1] < 0.7 * ends[0]
 
 
-def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, tmp_path):
-    longer = [*SMALL_STAGES, "--steps", "4", "--last-steps", "40", "--checkpoint-every", "7"]
-    first = ["--teacher", str(teacher), *longer]
-    finish(command("--out", str(tmp_path / "whole"), *first))
+def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, forks, tmp_path):
+    longer = [*SMALL_STAGES, "--steps", 4, "--last-steps", 40, "--checkpoint-every", 7]
+    first = ["distill", "--teacher", teacher, *longer, "--device", "cpu"]
+    forks.run(*first, "--out", tmp_path / "whole")
     out = tmp_path / "killed"
-    process = subprocess.Popen(command("--out", str(out), *first), stderr=subprocess.DEVNULL)
-    wait_for_step(out / "steps-2", 10, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    forks.start(*first, "--out", out)
+    wait_until(lambda: last_step(out / "steps-2") > 10, forks.alive)
+    forks.end(-signal.SIGKILL, signal.SIGKILL)
     assert find_checkpoint(out / "steps-2").step < 40
-    finish(command("--out", str(out), "--resume"))
+    forks.run("distill", "--out", out, "--resume", "--device", "cpu")
     for steps in (4, 2, 1):
         stage = f"steps-{steps}"
-        assert same(tmp_path / "whole" / stage, out / stage)
+        assert differing(tmp_path / "whole" / stage, out / stage) == []
         assert losses(tmp_path / "whole" / stage) == losses(out / stage)
 
 
-def test_a_signal_ends_with_a_checkpoint_and_a_line(teacher, tmp_path):
-    longer = [*SMALL_STAGES, "--last-steps", "100000"]
-    process = subprocess.Popen(
-        command("--out", str(tmp_path), "--teacher", str(teacher), *longer),
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for_step(tmp_path / "steps-2", 3, process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+def test_a_signal_ends_with_a_checkpoint_and_a_line(teacher, forks, tmp_path):
+    longer = [*SMALL_STAGES, "--last-steps", 100000, "--device", "cpu"]
+    forks.start("distill", "--out", tmp_path, "--teacher", teacher, *longer)
+    wait_until(lambda: last_step(tmp_path / "steps-2") > 3, forks.alive)
+    last = forks.end(128 + signal.SIGTERM, signal.SIGTERM).strip().splitlines()[-1]
     step = find_checkpoint(tmp_path / "steps-2").step
-    last = err.strip().splitlines()[-1]
     assert last.startswith(f"stopped at step {step} of the student of 2 steps")
     assert last.endswith(f"vfn distill --out {tmp_path} --resume")
 
 
-def test_two_processes_give_the_losses_of_one(teacher, tmp_path):
-    arguments = ["--teacher", str(teacher), *SMALL_STAGES]
-    finish(command("--out", str(tmp_path / "one"), *arguments))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    two = command("--out", str(tmp_path / "two"), *arguments)
-    finish([*launcher, "--nproc_per_node", "2", *two[1:]])
+@pytest.fixture(scope="module")
+def by_two(teacher, forks, tmp_path_factory):
+    """A distillation by two processes."""
+    out = tmp_path_factory.mktemp("two")
+    line = ["distill", "--teacher", teacher, *SMALL_STAGES, "--device", "cpu", "--out", out]
+    forks.run(*line, processes=2)
+    return out
+
+
+def test_two_processes_give_the_losses_of_one(teacher, by_two, tmp_path):
+    go(teacher, tmp_path)
     for steps in (4, 2, 1):
         # Sums in another order: float32 rounding, amplified by a few Adam steps.
-        a, b = (losses(tmp_path / name / f"steps-{steps}") for name in ("one", "two"))
+        a, b = (losses(out / f"steps-{steps}") for out in (tmp_path, by_two))
         assert b == pytest.approx(a, rel=1e-3)
 
 
-def test_machines_need_not_count_the_same_restarts(teacher, tmp_path):
+def test_machines_need_not_count_the_same_restarts(teacher, by_two, tmp_path):
     """torchrun counts only on the machine where a process died; neither was told to resume."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    begin = command("--out", str(tmp_path / "whole"), "--teacher", str(teacher), *SMALL_STAGES)
-    finish([*launcher, "--nproc_per_node", "2", *begin[1:]])
-    out = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    out = shutil.copytree(by_two, tmp_path / "run")
     shutil.rmtree(out / "steps-1")
     (out / "steps-2" / "checkpoints" / "step-00000005.safetensors").unlink()
     with socket.create_server(("localhost", 0)) as free:
@@ -283,7 +173,8 @@ def test_machines_need_not_count_the_same_restarts(teacher, tmp_path):
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
-    again = command("--out", str(out), "--teacher", str(teacher), *SMALL_STAGES)
+    line = ["--out", str(out), "--teacher", str(teacher), *SMALL_STAGES, "--device", "cpu"]
+    again = [sys.executable, "-m", "vfn", "distill", *line]
     with (
         running(again, env=os.environ | common | own[0]) as first,
         running(again, env=os.environ | common | own[1]) as second,
@@ -291,7 +182,7 @@ def test_machines_need_not_count_the_same_restarts(teacher, tmp_path):
         ended(first)
         ended(second)
     for steps in (2, 1):
-        assert same(tmp_path / "whole" / f"steps-{steps}", out / f"steps-{steps}")
+        assert differing(by_two / f"steps-{steps}", out / f"steps-{steps}") == []
 
 
 def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):
@@ -301,19 +192,7 @@ def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):
     found = find_checkpoint(tmp_path / "out" / "steps-1").config
     assert (found.diffusion.model_out_type, found.data.conditional) == ("both", False)
     with pytest.raises(ValueError, match="needs a class-conditional model"):
-        plan_of(find_checkpoint(tmp_path / "teacher"), "digits_distill", {"teacher_guidance": 1.0})
-
-
-@pytest.mark.parametrize("numbers", [(6, 4), (12, 4), (4, 4), (2, 4), (1, 1)])
-def test_steps_that_are_no_power_of_two_multiple(numbers):
-    values = dict(zip(("teacher_steps", "student_steps"), numbers, strict=True))
-    with pytest.raises(ValueError, match="expected teacher_steps to be 2, 4, 8, ... times"):
-        override(load("digits_distill"), values)
-
-
-def test_odd_numbers_are_halved_down_to_an_odd_one():
-    settings = override(load("digits_distill"), {"teacher_steps": 24, "student_steps": 3})
-    assert halvings(settings.distill) == [12, 6, 3]
+        plan(tmp_path / "teacher", teacher_guidance=1.0)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +216,7 @@ def test_a_student_teaches_only_on_its_own_grid(teacher, tmp_path):
     student = tmp_path / "first" / "steps-4"
     with pytest.raises(ValueError, match="teacher_steps 4, the only grid this student knows"):
         go(student, tmp_path / "out", teacher_steps=8)
-    assert go(student, tmp_path / "out", teacher_steps=4, student_steps=2).student_steps == 2
+    assert go(student, tmp_path / "out", teacher_steps=4, student_steps=2)[0] == 2
 
 
 def test_a_stage_without_the_one_before_is_refused(teacher, tmp_path):
