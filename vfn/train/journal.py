@@ -22,7 +22,7 @@ class Journal(Observer):
     _file: TextIO
     _progress: Progress
 
-    def begun(self, run: RunInfo) -> None:
+    def begun(self, run: RunInfo, /) -> None:
         path = run.files.log
         kept = [entry for entry in read_log(path) if entry["step"] <= run.step]
         write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
@@ -30,10 +30,10 @@ class Journal(Observer):
         # Where there is no terminal, each line of the log is shown instead.
         self._progress = Progress(run.config.train.steps, "step", done=run.step, lines=False)
 
-    def stepped(self, step: int) -> None:
+    def stepped(self, step: int, /) -> None:
         self._progress.show(step)
 
-    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         self._file.write(json.dumps(values) + "\n")
         shown = {name: f"{values[name]:.4g}" for name in SHOWN if name in values}
         if sys.stderr.isatty():
@@ -41,6 +41,6 @@ class Journal(Observer):
         else:
             say(f"step {step}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
 
-    def ended(self, outcome: Outcome | None) -> None:
+    def ended(self, _outcome: Outcome | None, /) -> None:
         self._progress.close()
         self._file.close()

@@ -207,7 +207,9 @@ class Window:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.seconds = 0.0 if run.world.rank else seconds_until(run.files.log, run.state.step) or 0.0
+        self.seconds = (
+            0.0 if run.world.rank else seconds_until(run.files.log, run.state.step) or 0.0
+        )
         self._start()
 
     def _start(self) -> None:

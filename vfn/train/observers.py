@@ -44,25 +44,25 @@ class Observer:
     20 0.5
     """
 
-    def begun(self, run: RunInfo) -> None:
+    def begun(self, run: RunInfo, /) -> None:
         """The run is open, and its first step comes next."""
 
-    def stepped(self, step: int) -> None:
+    def stepped(self, step: int, /) -> None:
         """A step is done; nothing of it has been waited for."""
 
-    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         """A line of the log: losses and speed, or what a preview or an evaluation came to."""
 
-    def previewed(self, step: int, path: Path) -> None:
+    def previewed(self, step: int, path: Path, /) -> None:
         """A sample grid is at ``path``."""
 
-    def evaluated(self, step: int, figures: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, figures: Mapping[str, float], /) -> None:
         """Figures of an evaluation on the way, by their keys."""
 
-    def saved(self, step: int, path: Path) -> None:
+    def saved(self, step: int, path: Path, /) -> None:
         """A checkpoint is at ``path``, the best one too."""
 
-    def ended(self, outcome: Outcome | None) -> None:
+    def ended(self, outcome: Outcome | None, /) -> None:
         """The run is over: finished, stopped by a signal, or ended by an error (None)."""
 
 
@@ -76,7 +76,7 @@ class _Listener(Observer):
     def __init__(self, hear: Callable[[Mapping[str, Any]], object]) -> None:
         self._hear = hear
 
-    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+    def logged(self, _step: int, values: Mapping[str, Any], /) -> None:
         self._hear(values)
 
 
@@ -115,32 +115,32 @@ class Audience(Observer):
         self._observers = observers
         self._begun: list[Observer] = []
 
-    def begun(self, run: RunInfo) -> None:
+    def begun(self, run: RunInfo, /) -> None:
         for each in self._observers:
             each.begun(run)
             self._begun.append(each)
 
-    def stepped(self, step: int) -> None:
+    def stepped(self, step: int, /) -> None:
         for each in self._observers:
             each.stepped(step)
 
-    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         for each in self._observers:
             each.logged(step, values)
 
-    def previewed(self, step: int, path: Path) -> None:
+    def previewed(self, step: int, path: Path, /) -> None:
         for each in self._observers:
             each.previewed(step, path)
 
-    def evaluated(self, step: int, figures: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, figures: Mapping[str, float], /) -> None:
         for each in self._observers:
             each.evaluated(step, figures)
 
-    def saved(self, step: int, path: Path) -> None:
+    def saved(self, step: int, path: Path, /) -> None:
         for each in self._observers:
             each.saved(step, path)
 
-    def ended(self, outcome: Outcome | None) -> None:
+    def ended(self, outcome: Outcome | None, /) -> None:
         with ExitStack() as stack:
             for each in reversed(self._begun):
                 stack.callback(each.ended, outcome)

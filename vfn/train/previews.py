@@ -13,6 +13,7 @@ from vfn.data import Dataset, Labels
 from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.pictures import grid, save_png
+from vfn.progress import silence
 from vfn.sampling import Asked, Draws, Trained, of_each
 from vfn.train.session import Run
 
@@ -31,9 +32,7 @@ def trained_of(run: Run) -> Trained:
         Trained, of full precision.
     """
     state = run.state
-    return Trained(
-        run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step
-    )
+    return Trained(run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step)
 
 
 def preview(run: Run, check: Check) -> Path:
@@ -67,7 +66,8 @@ def save_grid(
     asked, columns = _asked(dataset, trained.shape.legend)
     num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
     draws = Draws(trained, trained.config.sample, asked, num, seed)
-    images = draws.by_all(world, lambda _i, _z, _x0: check()).images
+    with silence():  # the run has a bar of its own
+        images = draws.by_all(world, lambda _i, _z, _x0: check()).images
     if world.rank == 0:
         save_png(path, grid(images, len(columns) or PREVIEW_COLUMNS, column_labels=columns))
 

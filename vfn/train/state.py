@@ -220,9 +220,7 @@ def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkp
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
-    return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters
-    )
+    return Checkpoint(state.step, config, shape, state.params, state.ema, moments, state.counters)
 
 
 @torch.no_grad()
@@ -270,5 +268,3 @@ def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
     for name, param in state.params.items():
         param.copy_(checkpoint.ema[name])
         state.ema[name].copy_(checkpoint.ema[name])
-
-

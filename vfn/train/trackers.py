@@ -91,12 +91,12 @@ class _Board(Observer):
     def __init__(self, writer: Any) -> None:
         self._writer = writer
 
-    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, step)
 
-    def ended(self, outcome: Outcome | None) -> None:
+    def ended(self, _outcome: Outcome | None, /) -> None:
         self._writer.close()
 
 
