@@ -131,7 +131,7 @@ def test_configuration_is_frozen():
         ("[model]\nhid_channels = 33", "hid_channels to be a multiple of 32, got 33"),
         (
             "[model]\napply_attn = [true]",
-            "apply_attn and ch_multipliers of one length, got 1 and 3",
+            "one value for each of the 3 levels of ch_multipliers, got 1",
         ),
         ("[diffusion]\nlogsnr_min = 20.0", "expected logsnr_min < logsnr_max, got 20.0 and 20.0"),
         (

@@ -473,16 +473,16 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
             return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
         return [] if item is bool else [fault for v in value for fault in _range(name, v, metadata)]
-    if not _is_a(value, hint):
-        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
     if table := metadata.get("table"):
         return _word_faults(name, value, table)
+    if not _is_a(value, hint):
+        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
     return _range(name, value, metadata) if hint in (int, float) else []
 
 
-def _word_faults(name: str, word: str, table: Table[Any]) -> list[str]:
+def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     try:
-        table.check(word)
+        table.check(word if isinstance(word, str) else "")
     except ValueError:
         return [f"expected {name} to be {table.expected()}, got {word!r}"]
     return []
