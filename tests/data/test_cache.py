@@ -204,7 +204,7 @@ def start(pictures, tmp_path):
 def finish(process):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    return out
+    return err + out
 
 
 def wait_for(condition):
