@@ -56,6 +56,8 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
         ({"arr_0": noise(2, 2, 2), "arr_1": [[0, 2], [1, 0]]}, "with 0..2"),
         ({"arr_0": noise(2, 2, 2), "arr_1": [1, 3], "class_names": ["a", "b"]}, "2 class_names"),
         ({"arr_0": noise(1, 2, 2), "arr_1": [[0, 1]], "class_names": ["a"]}, "1 class_names"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": ["a", "b"]}, r"got <U1 \[2\] with 0..0$"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, float("nan")]}, "got float64"),
         ({"arr_0": np.array([{}], dtype=object)}, "is not an array file of pictures"),
     ],
 )
