@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
@@ -115,7 +115,7 @@ def load_held_out(settings: DataConfig) -> Dataset | None:
     >>> load_held_out(DataConfig(dataset="digits", split="all"))
     """
     prepared = prepare(settings)
-    if settings.split in ("test", "all") or not prepared.splits["test"]:
+    if settings.split in ("test", "all") or not prepared.splits.get("test"):
         return None
     return prepared.dataset("test", settings.conditional)
 
@@ -153,15 +153,26 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
 def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     """Settings of ``dataset:NAME[:split]``: those of ``like`` if it is the data set of that NAME.
 
+    Args:
+        spec: NAME is a name of the table, a path, or ``package.module:Name``; train is the split
+            where none is named.
+        like: settings of a run.
+
+    Returns:
+        DataConfig.
+
     Raises:
         ValueError: for an unknown split.
 
     >>> spec_settings("dataset:mnist:test", DataConfig(data_dir="/data")).split
     'test'
+    >>> spec_settings("dataset:mine.data:Cats", DataConfig()).dataset
+    'mine.data:Cats'
     """
     whole = spec.removeprefix("dataset:")
     name, _, split = whole.rpartition(":")
-    if not name or (is_object_name(whole) and name not in DATASETS and not Path(name).exists()):
+    known = split in get_args(Split) or name in DATASETS or Path(name).exists()
+    if not name or (is_object_name(whole) and not known):
         name, split = whole, "train"
     base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]

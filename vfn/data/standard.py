@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vfn.data.labels import Labels
-from vfn.data.source import Source, to_picture
+from vfn.data.source import Source, checked_labels, to_picture
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
@@ -189,7 +189,12 @@ def _outside(name: str, root: Path) -> Source:
             f"expected {name}(directory) to give a vfn.data.Source or a vfn.data.Dataset, "
             f"got {type(found).__name__}"
         )
-    return found
+    if found.labels is None:
+        return found
+    labels = checked_labels(
+        np.asarray(found.labels), len(found.names), found.class_names, f"labels of {name}"
+    )
+    return found._replace(labels=labels)
 
 
 def source_of(dataset: "Dataset", origin: str) -> Source:
