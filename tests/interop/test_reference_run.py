@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from vfn.model import build_model
-
 from tests.helpers.foreign import Reference
-from vfn.evaluation.judge import open_trained
-from vfn.interop import params_from_reference
-from vfn.interop.adopt import import_checkpoint, import_config, with_dataset
-from vfn.runs.checkpoint import find_checkpoint
-from vfn.train.state import init_state, restore
+from vfn.configs import load
+from vfn.data import Labels
+from vfn.interop import import_checkpoint, import_config, params_from_reference, with_dataset
+from vfn.model import build_model
+from vfn.objective import Batch
+from vfn.runs import RunFiles, find_checkpoint
+from vfn.sampling import load as load_run
+from vfn.train.state import init_state, restore, train_step
 
 CONFIG = {
     "data": {"name": "cifar10"},
@@ -41,15 +42,16 @@ def content():
 
 
 @pytest.fixture
-def run(tmp_path, content):
+def run(tmp_path, content, capsys):
     """Import into a run directory; what the checkpoint lacks is noted."""
 
     def import_(config=CONFIG, **changes):
         found = {k: v for k, v in (content | changes).items() if v is not None}
         torch.save(found, tmp_path / "ckpt.pt")
-        lines = []
-        import_checkpoint(tmp_path / "ckpt.pt", config, tmp_path / "run", lines.append)
-        return tmp_path / "run", lines
+        capsys.readouterr()
+        path = import_checkpoint(tmp_path / "ckpt.pt", config, tmp_path / "run")
+        assert path == RunFiles(tmp_path / "run").checkpoint_files()[0]
+        return tmp_path / "run", capsys.readouterr().err.splitlines()
 
     return import_
 
@@ -79,10 +81,10 @@ def test_parameters_average_and_moments_come_along(run, content):
 
 def test_the_run_is_ready_to_be_sampled(run):
     out, _ = run()
-    trained = open_trained(out, "cpu", print)
-    assert trained.checkpoint.shape.class_names[8] == "ship"
-    assert trained.checkpoint.config == import_config(CONFIG)
-    assert (out / "config.toml").is_file()
+    trained = load_run(out, "cpu")
+    assert trained.shape.legend.names[8] == "ship"
+    assert trained.config == import_config(CONFIG) == load(str(RunFiles(out).config))
+    assert sorted(path.name for path in out.parent.iterdir()) == ["ckpt.pt", "run"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_an_unconditional_checkpoint(run):
     config = {**CONFIG, "conditional": {"use_cfg": False}}
     out, _ = run(config, model=net.state, ema=None, optimizer=None)
     found = find_checkpoint(out)
-    assert found.shape.class_names == ()
+    assert found.shape.legend == Labels()
     assert found.config.data.conditional is False
 
 
@@ -127,7 +129,7 @@ def test_tags(run):
     config = with_dataset(CONFIG, "celeba")
     out, _ = run(config, model=net.state, ema=None, optimizer=None)
     shape = find_checkpoint(out).shape
-    assert (shape.height, shape.multitags, shape.class_names[31]) == (64, True, "Smiling")
+    assert (shape.height, shape.legend.tags, shape.legend.names[31]) == (64, True, "Smiling")
     assert build_model(import_config(config), shape).multitags
 
 

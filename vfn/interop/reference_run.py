@@ -70,6 +70,7 @@ def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
     config = override(config, {"conditional": model.num_classes > 0})
     if average is None:
         lines.append("the checkpoint has no average; the raw parameters stand in for it")
+        average = {name: value.clone() for name, value in params.items()}
     moments = _moments(found, model)
     if moments is None:
         lines.append(
@@ -78,7 +79,7 @@ def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
         moments = {kind: {n: torch.zeros_like(p) for n, p in params.items()} for kind in MOMENTS}
     step = _step(found, settings)
     counters = {"updates": torch.tensor(float(step))}
-    checkpoint = Checkpoint(step, config, shape, params, average or params, moments, counters)
+    checkpoint = Checkpoint(step, config, shape, params, average, moments, counters)
     _check_network(checkpoint)
     return checkpoint, lines
 
