@@ -105,7 +105,10 @@ def test_every_option_is_one_of_these():
         ({"diffusion": {"model_var_type": "small"}}, "var_type to be one of .*, got 'small'"),
         ({"diffusion": {"reweight_type": "snr2"}}, "reweight_type to be one of .*, got 'snr2'"),
         ({"model": {"hid_channels": 48}}, "hid_channels to be a multiple of 32, got 48"),
-        ({"model": {"apply_attn": [True]}}, "apply_attn to have one value for each of the 3 levels .*, got 1"),
+        (
+            {"model": {"apply_attn": [True]}},
+            "apply_attn to have one value for each of the 3 levels .*, got 1",
+        ),
     ],
 )
 def test_impossible_settings(content, message):
