@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that help and mistakes come 
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,11 @@ import click
 
 from vfn import __version__, configs
 from vfn.configs.schema import override
-from vfn.data.standard import DATASETS
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS
-from vfn.interop.formats import FORMATS
+from vfn.interop.formats import FORMATS, importer, offering
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Listed, Word, given, option, refuse_given, settings
+from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
 from vfn.progress import is_shown, say
 from vfn.sampling.output import OUTPUTS
 
@@ -325,9 +325,24 @@ def reference_command(
     _show(str(store_reference(real, out, extractor, keep, device, data_dir)))
 
 
-def _importers(part: str) -> click.Choice[str]:
-    """The foreign formats that have an importer of this part."""
-    return click.Choice([word for word, entry in FORMATS.items() if getattr(entry, part)])
+def format_option(part: str) -> Callable[[Command], Command]:
+    """The foreign formats that have an importer of this part; their data sets."""
+    words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)
+    names = dict.fromkeys(name for word in offering(part) for name in FORMATS[word].datasets)
+
+    def decorate(command: Command) -> Command:
+        kind = click.option("--format", "kind", type=words, default="reference",
+                            help=f"whose {part}  [reference]")  # fmt: skip
+        dataset = click.option("--dataset", type=click.Choice(list(names)),
+                               help="its data set  [the file's]")  # fmt: skip
+        return kind(dataset(command))
+
+    return decorate
+
+
+def _source(source: Path, kind: str, dataset: str | None) -> Any:
+    """The foreign configuration, for another data set where one is named."""
+    return source if dataset is None else importer(kind, "with_dataset")(source, dataset)
 
 
 @app.group("import")
@@ -335,30 +350,25 @@ def import_group() -> None:
     """Take over configurations and checkpoints of other implementations."""
 
 
-dataset_option = click.option("--dataset", type=Word(DATASETS), help="its data set  [the file's]")
-
-
 @import_group.command("config")
 @click.argument("source", metavar="JSON", type=PATH)
 @click.option("--out", type=PATH, help="TOML file  [standard output]")
-@click.option("--format", "kind", type=_importers("config"), default="reference",
-              help="whose configuration  [reference]")  # fmt: skip
-@dataset_option
+@format_option("config")
 def import_config_command(source: Path, out: Path | None, kind: str, dataset: str | None) -> None:
     """Write the configuration that does what a foreign one says.
 
     Options that need no place here are listed; those that have none are refused.
     """
     from vfn.files import write_atomic
-    from vfn.tables import load_object
 
-    config, left_out = load_object(FORMATS[kind].config)(source, dataset)
-    for line in left_out:
-        say(f"left out: {line}")
+    text = configs.dumps(importer(kind, "config")(_source(source, kind, dataset)))
+    if FORMATS.find(kind).left_out:
+        for line in importer(kind, "left_out")(source):
+            say(f"left out: {line}")
     if out is None:
-        click.echo(configs.dumps(config), nl=False)
+        click.echo(text, nl=False)
     else:
-        write_atomic(out, configs.dumps(config))
+        write_atomic(out, text)
         say(f"use it with: vfn train --config {shlex.quote(str(out))}")
 
 
@@ -367,9 +377,7 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
 @click.option("--config", "source", metavar="JSON", type=PATH, required=True,
               help="the configuration of its run")  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="run directory")
-@click.option("--format", "kind", type=_importers("checkpoint"), default="reference",
-              help="whose checkpoint  [reference]")  # fmt: skip
-@dataset_option
+@format_option("checkpoint")
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
 ) -> None:
@@ -377,9 +385,7 @@ def import_checkpoint_command(
 
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
-    from vfn.tables import load_object
-
-    path = load_object(FORMATS[kind].checkpoint)(file, source, out, dataset)
+    path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
     say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
 
 
