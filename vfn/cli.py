@@ -204,8 +204,9 @@ def _metric_lines() -> str:
               help=f"what to compute, see below  [{DEFAULT_METRICS}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
-@click.option("--labels",
-              help="classes or tags asked of a run  [classes in turn, tags as in its data]")  # fmt: skip
+@click.option(
+    "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
+)
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip

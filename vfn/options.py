@@ -1,4 +1,4 @@
-"""Options of commands, made of the configuration's fields and of tables; nothing here loads torch."""
+"""Options of commands, made of the configuration's fields and of tables, without torch."""
 
 import dataclasses
 import tomllib
@@ -35,11 +35,13 @@ class Word(click.ParamType):
         self.table, self.path = table, path
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The words, as help texts show them."""
         del param, ctx
         others = (["PATH"] if self.path else []) + ([FORM] if self.table.is_open else [])
         return f"[{'|'.join([*self.table, *others])}]"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The word, checked."""
         if not self.path:
             try:
                 self.table.check(value)
@@ -50,6 +52,7 @@ class Word(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        """The words that begin so, for the shell."""
         del ctx, param
         return [
             CompletionItem(word, help=entry.text)
@@ -71,10 +74,12 @@ class Listed(click.ParamType):
         self.item = click.types.convert_type(click.BOOL if item is bool else item)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """What one value may be, as help texts show it."""
         one = self.item.get_metavar(param, ctx)
         return f"{one},..." if one else None
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
+        """The values."""
         if isinstance(value, tuple):
             return value
         return tuple(self.item.convert(part.strip(), param, ctx) for part in value.split(","))
@@ -86,6 +91,7 @@ class Pair(click.ParamType):
     name = "NAME=VALUE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        """Name and value."""
         if isinstance(value, tuple):
             return value
         name, equals, text = value.partition("=")
@@ -99,6 +105,13 @@ class Pair(click.ParamType):
 
 def meaning(name: str, field: "dataclasses.Field[Any]") -> str:
     """What a field means, with the words that it takes, for documents.
+
+    Args:
+        name: of the field.
+        field: of the configuration.
+
+    Returns:
+        text.
 
     >>> fields = flat_fields("sample")
     >>> meaning("eta", fields["eta"][0])
@@ -123,8 +136,8 @@ def option(name: str, flag: str | None = None) -> Callable[[Command], Command]:
     text = field.metadata["help"]
     if name in PAIRS:
         return click.option(f"--{PAIRS[name]}", name, type=Pair(), multiple=True, help=text)
-    return click.option(f"--{(flag or name).replace('_', '-')}", name, type=_type(name, field, hint),
-                        help=text)  # fmt: skip
+    kind = _type(name, field, hint)
+    return click.option(f"--{(flag or name).replace('_', '-')}", name, type=kind, help=text)
 
 
 def settings(
@@ -152,6 +165,12 @@ def settings(
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a person has set; pairs become a table.
+
+    Args:
+        options: values by name, None or no pairs where nothing is set.
+
+    Returns:
+        values by name.
 
     >>> given({"lr": None, "options": (("depth", 2),)})
     {'options': {'depth': 2}}
