@@ -12,9 +12,8 @@ import torch
 
 from vfn import __version__, configs
 from vfn.configs.schema import flat_fields, override, plain_hint
-from vfn.ops import Sampler
+from vfn.ops import SOLVERS
 
-SAMPLERS = get_args(Sampler)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
@@ -190,7 +189,7 @@ def distill_command(
 @click.option("--fresh", is_flag=True, help="draw anew what is in --out")
 @device_option
 @click.option("--guidance", type=_List(float), help="strength w, or several to compare")
-@click.option("--sampler", type=_List(str), help=f"solver, or several: {', '.join(SAMPLERS)}")
+@click.option("--sampler", type=_List(str), help=f"solver, or several: {SOLVERS.words()}")
 @click.option("--steps", "sample_timesteps", type=_List(int), help="steps, or several numbers")
 @settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
 def sample_command(**options: Any) -> None:

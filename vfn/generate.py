@@ -9,6 +9,7 @@ from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.data import to_uint8
 from vfn.nn import check_guidance_input, check_labels, denoiser, guidance_range
 from vfn.ops import (
+    SOLVERS,
     DrawSamples,
     Strength,
     interval_strength,
@@ -36,14 +37,8 @@ def preview_labels(num_classes: int, per_class: int) -> Tensor:
 
 def sampler_of(settings: SampleConfig) -> DrawSamples:
     """The sampler that the settings name."""
-    return sampler(
-        settings.sampler,
-        settings.eta,
-        settings.var_type,
-        settings.intp_frac,
-        settings.churn,
-        settings.tolerance,
-    )
+    options = SOLVERS.find(settings.sampler).options
+    return sampler(settings.sampler, **{name: getattr(settings, name) for name in options})
 
 
 def strength_of(settings: SampleConfig) -> Strength:

@@ -191,7 +191,7 @@ def test_numbers_out_of_range(call, message):
 
 @pytest.mark.parametrize("reweight", ["min_snr", "p2"])
 def test_gamma_must_be_positive(reweight):
-    with pytest.raises(ValueError, match="expected gamma and sigma_data > 0, got 0"):
+    with pytest.raises(ValueError, match="expected gamma > 0, got 0"):
         ops.loss_weight(0.0, reweight, gamma=0.0)
 
 

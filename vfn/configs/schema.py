@@ -11,8 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import printable
-from vfn.ops import Grid, LossType, OutType, Reweight, Sampler, Schedule, VarType
+from vfn.ops import Grid, LossType, OutType, Schedule, VarType
 
+Reweight = Literal["constant", "snr", "truncated_snr", "alpha2", "min_snr", "p2", "sigmoid", "edm"]
+Sampler = Literal[
+    "ddim",
+    "ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
+    "unipc",
+    "ab2",
+    "abm2",
+    "adaptive",
+]
 LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from vfn.ops import _coef
 from vfn.ops._coef import from_left
-from vfn.ops._types import Ending, check_choice
+from vfn.ops.integration import Counted, Denoiser, Sample, Watch, check_grid
+from vfn.ops.multistep import add_terms, turn
 from vfn.ops.predictions import v_from_x0
-from vfn.ops.sampling import Counted, Denoiser, Sample, Watch, check_grid
-from vfn.ops.solvers import add_terms, turn
+from vfn.ops.words import Ending, check_choice
 
 # Bogacki & Shampine's pair of orders 3 and 2: where the stages are, how they enter the next one,
 # the result, and its difference from the result of second order.

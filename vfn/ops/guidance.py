@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import as_logsnr, from_left, same_shape
-from vfn.ops.sampling import Denoiser
+from vfn.ops.integration import Denoiser
 
 Strength = float | Tensor | Callable[[Tensor], Tensor]
 

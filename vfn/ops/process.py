@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_float64, as_logsnr, combine, like, same_shape
-from vfn.ops._types import FixedVarType, VarType, check_choice
+from vfn.ops._coef import Scalar, as_float64, as_logsnr, like, linear_combination, same_shape
+from vfn.ops.words import FixedVarType, VarType, check_choice
 
 
 class AlphaSigma(NamedTuple):
@@ -97,7 +97,7 @@ def q_sample(x0: Tensor, logsnr: Scalar, noise: Tensor) -> Tensor:
     """
     logsnr = as_logsnr(logsnr, x0)
     same_shape(x0, noise, "x0", "noise")
-    return combine(_coef.alpha(logsnr), x0, _coef.sigma(logsnr), noise)
+    return linear_combination(_coef.alpha(logsnr), x0, _coef.sigma(logsnr), noise)
 
 
 def posterior_logvar(
@@ -229,7 +229,7 @@ def posterior_times(
 def posterior_mean(z: Tensor, x0: Tensor, lt: Tensor, ls: Tensor, gap: Tensor) -> Tensor:
     # r alpha_s / alpha_t = sqrt(r) sigma_s / sigma_t stays finite at alpha_t = 0.
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
-    return combine(coef_z, z, gap * _coef.alpha(ls), x0)
+    return linear_combination(coef_z, z, gap * _coef.alpha(ls), x0)
 
 
 def posterior_std(

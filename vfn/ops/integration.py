@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vfn.ops._types import Ending, check_choice
 from vfn.ops.steps import ddim_step
+from vfn.ops.words import Ending, check_choice
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Tensor, Tensor], None]
