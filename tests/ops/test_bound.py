@@ -3,12 +3,14 @@
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
+from tests.helpers.exact_flow import start_noise
 from vfn import ops
 
 COSINE = ops.logsnr_schedule("cosine")
@@ -154,19 +156,6 @@ def test_perfect_model_pays_for_nothing_between_the_ends():
     assert bpd.total.item() == (bpd.prior + bpd.diffusion + bpd.decoder).item()
 
 
-def test_learned_variance_reaches_from_small_to_large():
-    z = torch.randn(2, 3, dtype=torch.float64)
-    logsnr_t, logsnr_s = torch.tensor([-1.0, 0.0]), torch.tensor([0.5, 2.0])
-    for frac, var_type in ((0.0, "fixed_small"), (1.0, "fixed_large")):
-        learned = ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned", torch.full_like(z, frac))
-        fixed = ops.q_posterior(z, z, logsnr_t, logsnr_s, var_type)
-        torch.testing.assert_close(learned.logvar, fixed.logvar.expand_as(z))
-    with pytest.raises(ValueError, match="a tensor in the shape of z with var_type learned"):
-        ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned")
-    with pytest.raises(ValueError, match="to be a number with var_type fixed_medium"):
-        ops.q_posterior(z, z, logsnr_t, logsnr_s, "fixed_medium", z)
-
-
 def test_hybrid_loss_adds_a_share_of_the_bound():
     assert ops.hybrid_loss(torch.ones(2), torch.full((2,), 3.0), 0.5).tolist() == [2.5, 2.5]
 
@@ -182,9 +171,11 @@ def test_hybrid_loss_adds_a_share_of_the_bound():
         (lambda x: ops.hybrid_loss(x, x[:1]), "kl to have the shape of mse"),
         (lambda x: ops.kl_loss(x, x, x[:1], 0.0, 1.0, x > 1), "pred_x0 to have the shape of x0"),
         (lambda x: ops.prior_bpd(x, torch.zeros(3)), "logsnr_min of a shape that broadcasts"),
+        (lambda x: bound(x, 4, low=3.0, high=2.0), "finite logsnr_min < logsnr_max, got 3.0 and"),
+        (lambda x: bound(x, 4, high=math.inf), "finite logsnr_min < logsnr_max"),
         (
-            lambda x: ops.learned_logvar(torch.zeros(3), torch.ones(2), x),
-            "logsnr_t of a shape that",
+            lambda x: ops.continuous_vlb_bpd(normal_denoiser, x, -1.0, 1.0, x[0], lambda k: x),
+            r"expected u of shape \[K, 2\], got \(3,\)",
         ),
     ],
 )
@@ -210,7 +201,114 @@ def test_bound_is_finite_for_a_schedule_that_ends_without_noise(var_type):
     assert 0 < bpd.decoder.item() < 5
 
 
-def test_learned_variance_of_no_step_is_zero():
-    t = torch.tensor([-5.0, 0.0, 9.0])
-    frac = torch.rand(3, 4, dtype=torch.float64)
-    assert (ops.learned_logvar(t, t, frac) == -math.inf).all()
+# The bound of normal data N(0, VARIANCE), dimensions independent.
+VARIANCE = 0.09
+
+
+def normal_denoiser(z, logsnr):
+    alpha, sigma = (scale[:, None] for scale in ops.alpha_sigma(logsnr))
+    return alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2) * z
+
+
+def bound(x0, draws, low=-14.0, high=14.0):
+    position = torch.arange(draws)
+    u = ops.low_discrepancy_time(torch.full((draws,), 0.5).double(), position, draws)
+    return ops.continuous_vlb_bpd(
+        normal_denoiser, x0, low, high, u[:, None].expand(draws, len(x0)),
+        lambda k: ops.keyed_normal(0, k, torch.arange(len(x0)), (x0.shape[1],), torch.float64),
+    )  # fmt: skip
+
+
+def test_bound_of_the_perfect_model_loses_nothing_on_the_way():
+    """Prior and diffusion are KL(q(z | x) || p(z)) at the last logsnr, x by x."""
+    x = torch.tensor([0.0, 0.1, -0.2, 0.4], dtype=torch.float64)
+    alpha, sigma = ops.alpha_sigma(torch.tensor(14.0, dtype=torch.float64))
+    law = torch.distributions.Normal
+    spread = (alpha**2 * VARIANCE + sigma**2).sqrt()
+    exact = torch.distributions.kl_divergence(law(alpha * x, sigma), law(0.0, spread))
+    got = bound(x[:, None].expand(4, 500), draws=1000)
+    # A square of a normal has deviation sqrt(2), over 500,000 of them, times half the range.
+    error = 2**0.5 / 500_000**0.5 * 28 / 2 / math.log(2)
+    bits = (got.prior + got.diffusion).numpy()
+    np.testing.assert_allclose(bits, exact.numpy() / math.log(2), rtol=0, atol=4 * error)
+    torch.testing.assert_close(got.total, got.prior + got.diffusion + got.decoder)
+
+
+def test_bound_is_the_limit_of_the_discrete_one():
+    """Which covers the range from t = 1 to 1/T, and is above it by its steps of finite length."""
+    x0 = 0.3 * start_noise(64, 20)
+    schedule = ops.logsnr_schedule("sigmoid", -14.0, 14.0)
+    noise = ops.keyed_normal(1, 0, torch.arange(1001), tuple(x0.shape), torch.float64)
+    discrete = ops.vlb_bpd(normal_denoiser, x0, schedule, 1000, lambda i: noise[i])
+    continuous = bound(x0, draws=1000, high=schedule.logsnr(1 / 1000).item())
+    torch.testing.assert_close(continuous.prior, discrete.prior)
+    ratio = discrete.diffusion.mean() / continuous.diffusion.mean()
+    assert 1.005 < ratio < 1.025  # (r - 1) / log r = 1.014 at steps of 28/1000
+
+
+def test_decoder_counts_where_the_grid_ends_early():
+    """At logsnr 8 sigma is 0.018, 4.6 half levels: 2 bits and more are left to the decoder."""
+    x0 = torch.zeros(3, 500, dtype=torch.float64)
+    early, late = bound(x0, 500, high=8.0), bound(x0, 500)
+    assert early.decoder.mean() > 2
+    assert late.decoder.mean() < 0.01
+    assert early.total.mean().item() == pytest.approx(late.total.mean().item(), rel=0.15)
+
+
+def noise_of(i):
+    return ops.keyed_normal(0, 1 + i, torch.arange(4), (2, 3), torch.float64)
+
+
+def test_bound_with_a_learned_variance_at_its_end():
+    x0 = ops.keyed_normal(0, 0, torch.arange(4), (2, 3), torch.float64).clamp(-1, 1)
+    small = ops.vlb_bpd(lambda z, _: z / 2, x0, COSINE, 6, noise_of)
+    learned = ops.vlb_bpd(
+        lambda z, _: torch.cat([z / 2, torch.zeros_like(z)], 1), x0, COSINE, 6, noise_of, "learned"
+    )
+    torch.testing.assert_close(learned.total, small.total, rtol=1e-9, atol=1e-9)
+
+
+def test_levels_of_steps():
+    times = torch.arange(1, 9, dtype=torch.float64) / 8
+    levels = ops.step_logsnrs(COSINE, times, 8)
+    assert torch.equal(levels.logsnr_t, COSINE.logsnr(times))
+    assert torch.equal(levels.logsnr_s, COSINE.logsnr(times - 1 / 8))
+    assert levels.last.tolist() == [True] + 7 * [False]
+
+
+def test_last_level_of_a_schedule_without_noise_at_its_end():
+    legacy = ops.logsnr_schedule("legacy")
+    levels = ops.step_logsnrs(legacy, torch.tensor([0.5, 1.0], dtype=torch.float64), 2)
+    assert levels.logsnr_s.tolist() == [legacy.logsnr(0.25), legacy.logsnr(0.5)]
+
+
+def test_bound_is_least_at_the_variance_of_the_true_step():
+    """Gaussian data: given z alone, a step spreads by more than its posterior given x0 does."""
+    spread, count = 0.5, 200_000
+    t = torch.tensor([0.6], dtype=torch.float64)
+    level_t, level_s, last = ops.step_logsnrs(COSINE, t, 5)
+    x0, noise = (spread_by * ops.keyed_normal(0, i, torch.arange(count), (1,), torch.float64)
+                 for i, spread_by in enumerate((spread, 1.0)))  # fmt: skip
+    alpha, sigma = ops.alpha_sigma(level_t)
+    z = ops.q_sample(x0, level_t.expand(count), noise)
+    total = alpha**2 * spread**2 + sigma**2
+    posterior = spread**2 * sigma**2 / total  # of x0 given z
+    ratio = torch.exp(level_t - level_s)
+    alpha_s, sigma_s = ops.alpha_sigma(level_s)
+    true = (1 - ratio) * sigma_s**2 + ((1 - ratio) * alpha_s) ** 2 * posterior
+    small, large = (
+        ops.posterior_logvar(level_t, level_s, kind) for kind in ("fixed_small", "fixed_large")
+    )
+    best = ((torch.log(true) - small) / (large - small)).item()
+    assert 0.05 < best < 0.95
+
+    def bound(frac):
+        pred = spread**2 * alpha / total * z
+        levels = (level.expand(count) for level in (level_t, level_s, last))
+        fracs = torch.full_like(z, frac)
+        return ops.kl_loss(z, x0, pred, *levels, "learned", fracs).mean().item()
+
+    fractions = [best - 0.05, best, best + 0.05]
+    lower, least, upper = map(bound, fractions)
+    assert least < min(lower, upper)
+    assert math.isclose(lower, upper, rel_tol=0.02)

@@ -1,4 +1,4 @@
-"""Log-likelihood by the probability flow and the bound in continuous time, against closed forms."""
+"""Log-likelihood by the probability flow, against closed forms."""
 
 import math
 
@@ -125,69 +125,6 @@ def test_bits_from_dequantized_values_bound_those_of_the_levels():
     assert (bits < exact + 0.1).all()
 
 
-def test_mean_and_error_over_samples():
-    values = torch.randn(2, 50, dtype=torch.float64)
-    mean, error = ops.mean_and_error(values)
-    assert mean.item() == pytest.approx(values.mean().item())
-    assert error.item() == pytest.approx(stats.sem(values.mean(0).numpy()))
-    torch.testing.assert_close(ops.mean_and_error(values[0]).mean, values[0].mean())
-    assert ops.mean_and_error(values[:, :1]).error.isnan()
-
-
-# The bound of normal data N(0, VARIANCE), dimensions independent.
-VARIANCE = 0.09
-
-
-def normal_denoiser(z, logsnr):
-    alpha, sigma = (scale[:, None] for scale in ops.alpha_sigma(logsnr))
-    return alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2) * z
-
-
-def bound(x0, draws, low=-14.0, high=14.0):
-    position = torch.arange(draws)
-    u = ops.low_discrepancy_time(torch.full((draws,), 0.5).double(), position, draws)
-    return ops.continuous_vlb_bpd(
-        normal_denoiser, x0, low, high, u[:, None].expand(draws, len(x0)),
-        lambda k: ops.keyed_normal(0, k, torch.arange(len(x0)), (x0.shape[1],), torch.float64),
-    )  # fmt: skip
-
-
-def test_bound_of_the_perfect_model_loses_nothing_on_the_way():
-    """Prior and diffusion are KL(q(z | x) || p(z)) at the last logsnr, x by x."""
-    x = torch.tensor([0.0, 0.1, -0.2, 0.4], dtype=torch.float64)
-    alpha, sigma = ops.alpha_sigma(torch.tensor(14.0, dtype=torch.float64))
-    law = torch.distributions.Normal
-    spread = (alpha**2 * VARIANCE + sigma**2).sqrt()
-    exact = torch.distributions.kl_divergence(law(alpha * x, sigma), law(0.0, spread))
-    got = bound(x[:, None].expand(4, 500), draws=1000)
-    # A square of a normal has deviation sqrt(2), over 500,000 of them, times half the range.
-    error = 2**0.5 / 500_000**0.5 * 28 / 2 / math.log(2)
-    bits = (got.prior + got.diffusion).numpy()
-    np.testing.assert_allclose(bits, exact.numpy() / math.log(2), rtol=0, atol=4 * error)
-    torch.testing.assert_close(got.total, got.prior + got.diffusion + got.decoder)
-
-
-def test_bound_is_the_limit_of_the_discrete_one():
-    """Which covers the range from t = 1 to 1/T, and is above it by its steps of finite length."""
-    x0 = 0.3 * start_noise(64, 20)
-    schedule = ops.logsnr_schedule("sigmoid", -14.0, 14.0)
-    noise = ops.keyed_normal(1, 0, torch.arange(1001), tuple(x0.shape), torch.float64)
-    discrete = ops.vlb_bpd(normal_denoiser, x0, schedule, 1000, lambda i: noise[i])
-    continuous = bound(x0, draws=1000, high=schedule.logsnr(1 / 1000).item())
-    torch.testing.assert_close(continuous.prior, discrete.prior)
-    ratio = discrete.diffusion.mean() / continuous.diffusion.mean()
-    assert 1.005 < ratio < 1.025  # (r - 1) / log r = 1.014 at steps of 28/1000
-
-
-def test_decoder_counts_where_the_grid_ends_early():
-    """At logsnr 8 sigma is 0.018, 4.6 half levels: 2 bits and more are left to the decoder."""
-    x0 = torch.zeros(3, 500, dtype=torch.float64)
-    early, late = bound(x0, 500, high=8.0), bound(x0, 500)
-    assert early.decoder.mean() > 2
-    assert late.decoder.mean() < 0.01
-    assert early.total.mean().item() == pytest.approx(late.total.mean().item(), rel=0.15)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -198,12 +135,6 @@ def test_decoder_counts_where_the_grid_ends_early():
         ),
         (lambda x: ops.dequantize(x, x[:1]), "u to have the shape of x0"),
         (lambda x: ops.loglik_bpd(x, 0), "expected dims >= 1, got 0"),
-        (lambda x: bound(x, 4, low=3.0, high=2.0), "finite logsnr_min < logsnr_max, got 3.0 and"),
-        (lambda x: bound(x, 4, high=math.inf), "finite logsnr_min < logsnr_max"),
-        (
-            lambda x: ops.continuous_vlb_bpd(normal_denoiser, x, -1.0, 1.0, x[0], lambda k: x),
-            r"expected u of shape \[K, 2\], got \(3,\)",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

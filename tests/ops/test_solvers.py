@@ -305,24 +305,10 @@ def test_names_stand_for_their_solvers():
 def test_words_that_are_none_are_refused():
     with pytest.raises(ValueError, match="unknown solver 'euler', expected one of ddim, "):
         ops.sampler("euler")
-    with pytest.raises(ValueError, match="expected grid to be one of time, logsnr, karras"):
-        ops.sampling_grid("even", COSINE, 3)
     with pytest.raises(ValueError, match="expected final to be one of x0, step"):
         draw(SOLVERS["ddim"], "time", 3, final="end")
     with pytest.raises(ValueError, match=r"expected churn in \[0, 0.4142\], got 0.5"):
         ops.heun_solver(churn=0.5)
-
-
-def test_grids_stay_within_the_schedule():
-    narrow = ops.logsnr_schedule("cosine", -6.0, 8.0)
-    for name in ("time", "logsnr", "karras"):
-        grid = ops.sampling_grid(name, narrow, 7)
-        assert len(grid) == 8
-        assert (grid.diff() > 0).all()
-        assert grid[0].item() == pytest.approx(-6.0)
-        assert name == "karras" or grid[-1].item() == pytest.approx(8.0)
-    assert ops.sampling_grid("karras", narrow, 7)[-2].item() == pytest.approx(8.0)
-    assert torch.equal(ops.sampling_grid("karras", COSINE, 7), ops.karras_grid(7))
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_3m", "unipc", "abm2"])
@@ -365,3 +351,29 @@ def test_no_solver_but_the_adaptive_waits_for_the_device(name):
     with WaitsForDevice() as waits:
         draw(lambda z, _: 0.5 * z, z, grid, noise=torch.ones_like(z).mul)
     assert (waits.count > 0) == (name == "adaptive")
+
+
+def noise_of(i):
+    return ops.keyed_normal(0, 1 + i, torch.arange(4), (2, 3), torch.float64)
+
+
+@pytest.mark.parametrize(("frac", "var_type"), [(0.0, "fixed_small"), (1.0, "fixed_large")])
+def test_sampling_with_a_learned_variance_at_its_ends(frac, var_type):
+    start = noise_of(-1)
+    grid = ops.logsnr_grid(COSINE, 5)
+
+    def denoise(z, _logsnr):
+        return z / 2
+
+    def learned(z, _logsnr):
+        return torch.cat([z / 2, torch.full_like(z, frac)], 1)
+
+    fixed = ops.sampler("ancestral", var_type=var_type)(denoise, start, grid, noise=noise_of)
+    drawn = ops.sampler("ancestral", var_type="learned")(learned, start, grid, noise=noise_of)
+    torch.testing.assert_close(drawn.x0, fixed.x0, rtol=1e-9, atol=1e-9)
+    assert drawn.nfe == 5
+    seen = []
+    ops.sampler("ancestral", var_type="learned")(
+        learned, start, grid, noise=noise_of, callback=lambda i, z, x0: seen.append(x0.shape)
+    )
+    assert set(seen) == {start.shape}
