@@ -60,3 +60,61 @@ def test_a_weighting_without_its_logsnr_is_refused():
 def test_gamma_must_be_positive(reweight):
     with pytest.raises(ValueError, match="expected gamma > 0, got 0"):
         ops.loss_weight(0.0, reweight, gamma=0.0)
+
+
+def test_words_and_their_order():
+    words = "constant, snr, truncated_snr, alpha2, min_snr, p2, sigmoid, edm"
+    assert words == ops.WEIGHTINGS.words()
+    assert ops.WEIGHTINGS.is_open
+
+
+@pytest.mark.parametrize("name", ops.WEIGHTINGS)
+def test_entry_takes_what_it_says(name):
+    """Defaults count as if they were given; nothing else is taken."""
+    entry, logsnr = ops.WEIGHTINGS[name], torch.linspace(-9, 9, 7)
+    assert torch.equal(
+        ops.loss_weight(logsnr, name), ops.loss_weight(logsnr, name, **entry.parameters)
+    )
+    assert set(entry.positive) <= set(entry.parameters)
+    pred = ops.Prediction(*torch.zeros(3, 7, 1))
+    for call in (
+        lambda: ops.loss_weight(logsnr, name, gama=1.0),
+        lambda: ops.mse_loss(pred, pred, name, logsnr, gama=1.0),
+    ):
+        with pytest.raises(ValueError, match=f"for weighting {name}, got gama$"):
+            call()
+
+
+@pytest.mark.parametrize("name", ops.WEIGHTINGS)
+def test_weight_at_infinite_logsnr_is_its_limit(name):
+    low, high = ops.loss_weight(torch.tensor([-math.inf, math.inf]), name).tolist()
+    limits = {
+        "constant": (1, 1), "snr": (0, math.inf), "truncated_snr": (1, math.inf),
+        "alpha2": (1, math.inf), "min_snr": (0, 5), "p2": (0, None), "sigmoid": (0, 1),
+        "edm": (4, math.inf),
+    }  # fmt: skip
+    assert low == limits[name][0]
+    if name != "p2":  # SNR / (1 + SNR) as exp(inf - inf)
+        assert high == limits[name][1]
+
+
+def test_a_weighting_from_outside():
+    name, logsnr = "tests.helpers.outside:power_of_snr", torch.tensor([0.0, 2.0])
+    assert ops.loss_weight(logsnr, name).tolist() == pytest.approx([1.0, math.e])
+    weight = ops.loss_weight(logsnr, name, power=1.0)
+    assert weight.tolist() == pytest.approx([1.0, math.e**2])
+    pred, target = (ops.Prediction(*torch.full((3, 2, 4), value)) for value in (1.0, 3.0))
+    loss = ops.mse_loss(pred, target, name, logsnr)
+    assert loss.tolist() == pytest.approx([4.0, 4 * math.e])
+    with pytest.raises(ValueError, match=r"expected logsnr of shape \[B\] for reweight tests"):
+        ops.mse_loss(pred, target, name)
+    with pytest.raises(ValueError, match="expected only power for weighting .*, got pwer"):
+        ops.loss_weight(logsnr, name, pwer=1.0)
+    with pytest.raises(ValueError, match="there is no nothing in tests.helpers.outside"):
+        ops.loss_weight(logsnr, "tests.helpers.outside:nothing")
+
+
+def test_sigma_data_must_be_positive():
+    pred = ops.Prediction(*torch.zeros(3, 1, 1))
+    with pytest.raises(ValueError, match="expected sigma_data > 0, got 0"):
+        ops.mse_loss(pred, pred, "edm", sigma_data=0.0)
