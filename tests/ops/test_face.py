@@ -1,6 +1,8 @@
 """The face of vfn.ops: every name is there, nothing is loaded before it is used."""
 
+import inspect
 import pydoc
+import re
 import subprocess
 import sys
 import types
@@ -83,6 +85,34 @@ def test_help_has_the_notation_and_the_names():
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])
 def test_every_module_has_its_tests(module):
     assert Path(__file__).with_name(f"test_{module.lstrip('_')}.py").exists()
+
+
+FUNCTIONS = [name for name in ops.__all__ if isinstance(getattr(ops, name), types.FunctionType)]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_is_documented_whole(name):
+    """One line, each argument with a text that says what it is, returns, and an example."""
+    function = getattr(ops, name)
+    text, signature = inspect.getdoc(function), inspect.signature(function)
+    summary, _, rest = text.partition("\n")
+    assert summary.endswith(".")
+    assert not rest.strip() or rest.startswith("\n")
+    args = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    described = re.findall(r"^    \**(\w+): (.+)$", args, re.MULTILINE)
+    assert [argument for argument, _ in described] == list(signature.parameters)
+    assert not [line for _, line in described if line.startswith("see ")]
+    assert ("\nReturns:\n" in text) == (signature.return_annotation is not None)
+    assert ">>> " in text
+
+
+@pytest.mark.parametrize("name", [name for name in ops.__all__ if name not in FUNCTIONS])
+def test_type_is_documented(name):
+    """Aliases and closed sets of words, which cannot, and tables aside."""
+    value = getattr(ops, name)
+    if isinstance(value, type):
+        assert value.__doc__
+        assert not value.__doc__.startswith(f"{name}(")  # what Python writes itself
 
 
 def test_calls_through_the_face_compile_whole():

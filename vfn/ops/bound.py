@@ -189,7 +189,7 @@ def step_logsnrs(schedule: LogSNRSchedule, t: Tensor, timesteps: int) -> StepLev
     logsnr at t = 1/(2T) there, which halves the noise of the last step.
 
     Args:
-        schedule: see `logsnr_schedule`.
+        schedule: time to noise level and back, as `logsnr_schedule` makes one.
         t: discrete times i/T, i = 1..T, float64, any shape.
         timesteps: T >= 1.
 
@@ -227,7 +227,7 @@ def vlb_bpd(
         denoise: ``denoise(z, logsnr) -> x0``, called T times; for learned as
             `learned_ancestral_solver` wants it.
         x0: data in [-1, 1] [B, ...].
-        schedule: see `logsnr_schedule`.
+        schedule: time to noise level and back, as `logsnr_schedule` makes one.
         timesteps: T >= 1.
         noise: ``noise(i)`` is the standard normal of term i = 1..T, shape of ``x0``.
         var_type: the model's variance.
@@ -273,8 +273,8 @@ def hybrid_loss(mse: Tensor, kl: Tensor, weight: float = 1e-3) -> Tensor:
     the variance alone.
 
     Args:
-        mse: [B], see `mse_loss`.
-        kl: [B], see `kl_loss`.
+        mse: weighted square error [B], of `mse_loss`.
+        kl: a term of the bound [B], of `kl_loss`.
         weight: of the bound.
 
     Returns:

@@ -165,7 +165,8 @@ def inpaint(
         known: data, shape of ``z``.
         mask: bool, broadcastable to ``z``: True where it is known.
         noise: ``noise(k)`` is the standard normal of draw k = 0, 1, ..., shape of ``z``.
-        step: `ancestral_step` or `ddim_step`, see `sample`.
+        step: `ancestral_step` or `ddim_step`, or either with options bound by
+            `functools.partial`.
         resample: how often each stretch is gone through, >= 1; 1 never goes back.
         jump: steps of a stretch, >= 1.
 

@@ -79,7 +79,7 @@ def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | Non
     """The sampling grid, uniform in time: ``logsnr(i / N)`` for i = N down to 0.
 
     Args:
-        schedule: see `logsnr_schedule`.
+        schedule: time to noise level and back, as `logsnr_schedule` makes one.
         steps: N >= 1.
         device: where to put it.
 
@@ -106,7 +106,7 @@ def sampling_grid(
     Args:
         name: ``time``, uniform in time; ``logsnr``, uniform in logsnr; ``karras``, EDM's from
             sigma/alpha = 80, or the schedule's own limit, to 0.002 and 0.
-        schedule: see `logsnr_schedule`.
+        schedule: time to noise level and back, as `logsnr_schedule` makes one.
         steps: N >= 1.
         device: where to put it.
 

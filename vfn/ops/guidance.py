@@ -125,8 +125,8 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, w: Strength, phi: float = 
     Args:
         cond: the denoiser to be guided.
         uncond: the one to be led away from: unconditional, or a smaller or less trained model.
-        w: strength, a number, [B], or a function of logsnr, see `interval_strength`.
-        phi: see `rescale`; 0 is off.
+        w: strength: a number, [B], or a function of logsnr such as `interval_strength` makes.
+        phi: how far the contrast of ``cond`` is brought back by `rescale`, in [0, 1]; 0 is off.
 
     Returns:
         denoiser.

@@ -52,7 +52,7 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
 
     Args:
         denoise: ``denoise(z, logsnr) -> x0``, differentiable, without clipping of x0.
-        x0: data with a density, see `dequantize` [B, ...], at the grid's last logsnr.
+        x0: data with a density, such as `dequantize` makes [B, ...], at the grid's last logsnr.
         logsnrs: [N+1] as for `sample`, from noise to data; the end is finite. Uniform in logsnr it
             resolves the finest structure as well as the coarsest.
         probes: e [P, B, ...], of zero mean and unit covariance: random signs, or normal draws.
@@ -104,7 +104,7 @@ def loglik_bpd(loglik: Tensor, dims: int) -> Tensor:
     the pictures themselves from above.
 
     Args:
-        loglik: nats of pictures in [-1, 1], any shape, see `flow_loglik`.
+        loglik: nats of pictures in [-1, 1], any shape, such as `flow_loglik` gives.
         dims: values in a picture.
 
     Returns:

@@ -311,13 +311,20 @@ def turn(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
 
     Its tangent is ``(1 - exp(-h)) / (exp(l_t/2) + exp(-l_s/2))``, as ``tan phi = exp(-l/2)``;
     nothing cancels.
+
+    Returns:
+        angle in [0, pi/2], negative where s is noisier.
     """
     gap = _coef.one_minus_exp(0.5 * (logsnr_t - logsnr_s))
     return torch.atan(gap / (torch.exp(0.5 * logsnr_t) + torch.exp(-0.5 * logsnr_s)))
 
 
 def add_terms(z: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """``z`` plus each tensor times its coefficient, cast once to the dtype of z."""
+    """``z`` plus each tensor times its coefficient, cast once to the dtype of z.
+
+    Returns:
+        shape and dtype of ``z``.
+    """
     for coef, value in terms:
         z = torch.addcmul(z, coef.to(z.dtype), value)
     return z
@@ -331,7 +338,7 @@ def _step(
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """The exact step for an x0 that is a mixture with the given weights, see `dpmpp_2m_step`."""
+    """The exact step for an x0 that is a mixture of the given ones; eta is `dpmpp_2m_step`'s."""
     if eta < 0:
         raise ValueError(f"expected eta >= 0, got {eta}")
     minus_h, of_z = 0.5 * (lt - ls), _coef.sigma(ls) * _coef.inv_sigma(lt)

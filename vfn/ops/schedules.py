@@ -27,6 +27,11 @@ class LogSNRSchedule(NamedTuple):
 
 
 def check_range(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse limits in the wrong order.
+
+    Raises:
+        ValueError: it says which is which.
+    """
     if not logsnr_min < logsnr_max:
         raise ValueError(
             f"expected logsnr_min < logsnr_max, got logsnr_min={logsnr_min} and "
@@ -35,6 +40,11 @@ def check_range(logsnr_min: float, logsnr_max: float) -> None:
 
 
 def check_finite(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse infinite limits where logsnr is linear in something finite.
+
+    Raises:
+        ValueError: it names the schedules that have such limits.
+    """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max)):
         raise ValueError(
             f"expected finite limits, got {logsnr_min} and {logsnr_max}; logsnr that is linear in "

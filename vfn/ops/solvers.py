@@ -50,7 +50,8 @@ class Integrator(Protocol):
         noise: Callable[[int], Tensor] | None = None,
         callback: Watch | None = None,
         final: Ending = "x0",
-    ) -> Sample: ...
+    ) -> Sample:
+        """Integrate from noise to data; the arguments are those of `sample`."""
 
 
 class DrawSamples(Protocol):
@@ -64,7 +65,8 @@ class DrawSamples(Protocol):
         *,
         noise: Callable[[int], Tensor] | None = None,
         callback: Watch | None = None,
-    ) -> Sample: ...
+    ) -> Sample:
+        """Integrate from noise to data; the arguments are those of `sample`."""
 
 
 def ddim_solver(eta: float = 0.0) -> Solver:
@@ -193,7 +195,8 @@ def dpmpp_2m_solver(eta: float = 0.0) -> Solver:
     """DPM-Solver++(2M); with ``eta=1`` SDE-DPM-Solver++(2M). One evaluation a step.
 
     Args:
-        eta: see `dpmpp_2m_step`; 0 is deterministic.
+        eta: eta^2 is the share of ancestral sampling's noise that is brought in, >= 0; 0 is
+            deterministic.
 
     Returns:
         Solver, which draws noise if ``eta > 0``.
@@ -217,7 +220,8 @@ def dpmpp_3m_solver(curvature: float = 0.5) -> Solver:
     """DPM-Solver++(3M), started with a step of first and one of second order.
 
     Args:
-        curvature: 0.5 is what others compute, 1 is of third order, see `dpmpp_3m_step`.
+        curvature: share of the second derivative of the parabola through the predictions: 0.5 is
+            what others compute, 1 is of third order.
 
     Returns:
         Solver of one evaluation a step.
@@ -300,7 +304,7 @@ def learned_ancestral_solver() -> Solver:
 
     Returns:
         Solver, which draws noise, for a denoiser that gives x0 and behind it, along the channels,
-        the fraction of `learned_logvar`: [B, 2C, ...], see `vfn.nn.denoiser`.
+        the fraction of `learned_logvar`: [B, 2C, ...].
 
     Source: Nichol & Dhariwal 2021 (2102.09672), section 3.1.
 

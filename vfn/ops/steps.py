@@ -114,7 +114,8 @@ def ancestral_step(
         logsnr_t: [B] or broadcasting from the left.
         logsnr_s: likewise, ``>= logsnr_t``.
         noise: standard normal, shape of ``z``.
-        var_type: fixed_small, fixed_large, fixed_medium or learned, see `q_posterior`.
+        var_type: which variance: fixed_small, the true one given x0, fixed_large, fixed_medium
+            between them, or learned, which the network gives.
         intp_frac: for fixed_medium a number in [0, 1], for learned a tensor in the shape of ``z``.
 
     Returns:

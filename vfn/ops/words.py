@@ -16,7 +16,11 @@ Ending = Literal["x0", "step"]
 
 
 def check_choice(value: object, choices: Any, name: str) -> None:
-    """Refuse a word that is not among a Literal's, naming those that are."""
+    """Refuse a word that is not among a Literal's.
+
+    Raises:
+        ValueError: it names those that are.
+    """
     if value not in get_args(choices):
         valid = ", ".join(get_args(choices))
         raise ValueError(f"expected {name} to be one of {valid}, got {value!r}")
