@@ -2,10 +2,9 @@
 
 The draws are arguments: with `vfn.ops.keyed_uniform` and `keyed_normal` the result for (seed, step,
 position) does not depend on the layout of the batch. `draw_times` draws them by a word of
-`TIME_DENSITIES`; each word stands for one of the ``draw_`` functions at the end.
+`TIME_DENSITIES`.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -174,7 +173,7 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
     share = as_float64(weights, "weights") / weights.double().sum()
     ends = share.cumsum(0)
     value = as_float64(u, "u")
-    bin_of = torch.searchsorted(ends, value).clamp(max=count - 1)
+    bin_of = torch.searchsorted(ends, value.contiguous()).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]
     return WeightedTime(((bin_of + inside) / count).clamp(max=1).to(u.dtype), count * share[bin_of])
 
@@ -222,154 +221,3 @@ def draw_times(
     draw = entry.load()
     drawn = draw(draws, schedule, **entry.filled(f"time density {name}", draw, parameters))
     return WeightedTime(*drawn)
-
-
-def _as_meant(t: Tensor) -> WeightedTime:
-    """Times whose density is not to be undone."""
-    return WeightedTime(t, torch.ones_like(t))
-
-
-def draw_uniform(draws: BatchDraws, schedule: LogSNRSchedule) -> WeightedTime:
-    """Uniform times: the draws themselves.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: not used.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; the density is 1.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_uniform(draws, logsnr_schedule("cosine")).t
-    tensor([0.5000], dtype=torch.float64)
-    """
-    del schedule
-    return _as_meant(draws.u)
-
-
-def draw_stratified(draws: BatchDraws, schedule: LogSNRSchedule) -> WeightedTime:
-    """One uniform time in each of as many strata as the batch has places: `stratified_time`.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: not used.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; the density is 1.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_stratified(draws, logsnr_schedule("cosine")).t
-    tensor([0.5000], dtype=torch.float64)
-    """
-    del schedule
-    return _as_meant(stratified_time(draws.u, draws.position, draws.batch_size))
-
-
-def draw_low_discrepancy(draws: BatchDraws, schedule: LogSNRSchedule) -> WeightedTime:
-    """Evenly spaced times from the common draw: `low_discrepancy_time`.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: not used.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; the density is 1.
-
-    Source: Kingma et al. 2021 (2107.00630), appendix I.1.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_low_discrepancy(draws, logsnr_schedule("cosine")).t
-    tensor([0.5000], dtype=torch.float64)
-    """
-    del schedule
-    return _as_meant(low_discrepancy_time(draws.common, draws.position, draws.batch_size))
-
-
-def draw_logit_normal(
-    draws: BatchDraws, schedule: LogSNRSchedule, mean: float, std: float
-) -> WeightedTime:
-    """Times whose logit is normal: ``t = sigmoid(mean + std Phi^-1(u))``, `logit_normal_time`.
-
-    The preference for the middle is meant.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: not used.
-        mean: of logit(t).
-        std: of logit(t), > 0.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; the density is 1.
-
-    Source: Esser et al. 2024 (2403.03206), eq. 19.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_logit_normal(draws, logsnr_schedule("cosine"), 0.0, 1.0).t
-    tensor([0.5000], dtype=torch.float64)
-    """
-    del schedule
-    return _as_meant(logit_normal_time(torch.special.ndtri(draws.u), mean, std))
-
-
-def draw_lognormal(
-    draws: BatchDraws, schedule: LogSNRSchedule, mean: float, std: float
-) -> WeightedTime:
-    """Times of EDM's noise levels: where logsnr is ``-2 (mean + std Phi^-1(u))``.
-
-    Levels beyond an end of the schedule are taken at that end. The preference is meant.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: which time has a noise level.
-        mean: of ln(sigma/alpha).
-        std: of ln(sigma/alpha), > 0.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; the density is 1.
-
-    Source: Karras et al. 2022 (2206.00364), table 1.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_lognormal(draws, logsnr_schedule("sigmoid"), 0.0, 1.0).t
-    tensor([0.5000], dtype=torch.float64)
-    """
-    logsnr = lognormal_logsnr(torch.special.ndtri(draws.u), mean, std)
-    lowest, highest = schedule.logsnr(draws.u.new_tensor([1.0, 0.0]))
-    return _as_meant(schedule.time(logsnr.clamp(lowest, highest)).clamp(0, 1))
-
-
-def draw_importance(
-    draws: BatchDraws, schedule: LogSNRSchedule, weights: Sequence[float] | Tensor
-) -> WeightedTime:
-    """Times from a piecewise constant density, which is to be undone: `importance_time`.
-
-    Args:
-        draws: the draws of the batch or of a part of it, [B] each.
-        schedule: not used.
-        weights: positive weight of each of K equal intervals of [0, 1]; any scale.
-
-    Returns:
-        WeightedTime(t, density), [B] each, float64; divide the loss by the density.
-
-    Source: Nichol & Dhariwal 2021 (2102.09672), eq. 18, in continuous time.
-
-    >>> from vfn.ops import logsnr_schedule
-    >>> half = torch.tensor([0.5], dtype=torch.float64)
-    >>> draws = BatchDraws(half, half[0], torch.tensor([0]), batch_size=1)
-    >>> draw_importance(draws, logsnr_schedule("cosine"), (1.0, 3.0))
-    WeightedTime(t=tensor([0.6667], dtype=torch.float64),
-                 density=tensor([1.5000], dtype=torch.float64))
-    """
-    del schedule
-    weights = torch.as_tensor(weights, dtype=torch.float64, device=draws.u.device)
-    return importance_time(draws.u, weights)
