@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vfn.ops._types import Ending, check_choice
 from vfn.ops.steps import ddim_step
+from vfn.ops.words import Ending, check_choice
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Tensor, Tensor], None]
@@ -19,7 +19,8 @@ class Step(Protocol):
 
     def __call__(
         self, z: Tensor, x0: Tensor, logsnr_t: Tensor, logsnr_s: Tensor, *, noise: Tensor | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The state at s, of the state z at t and the prediction x0 made of it."""
 
 
 class Span(NamedTuple):
@@ -41,7 +42,8 @@ class Stepped(NamedTuple):
 class Advance(Protocol):
     """A step of a solver that calls the denoiser itself; ``memory`` is None in the first."""
 
-    def __call__(self, denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped: ...
+    def __call__(self, denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+        """The state at the end of the span, the prediction made at its start, and the memory."""
 
 
 def _first_order(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
@@ -98,6 +100,7 @@ class Counted:
         self.denoise, self.calls = denoise, 0
 
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The prediction, counted."""
         self.calls += 1
         return self.denoise(z, logsnr)
 
@@ -122,13 +125,13 @@ def sample(
     Args:
         denoise: ``denoise(z, logsnr) -> x0`` with logsnr [B], float64.
         z: start noise [B, ...], standard normal.
-        logsnrs: [N+1], rising from noise to data, see `sampling_grid`.
-        step: a solver, see `solver`; or `ddim_step`, `ancestral_step`, or either with options
-            bound by `functools.partial`.
+        logsnrs: [N+1], rising from noise to data, such as a `sampling_grid`.
+        step: a Solver, such as `heun_solver` makes; or `ddim_step`, `ancestral_step`, or either
+            with options bound by `functools.partial`.
         noise: ``noise(i)`` gives the standard normal of step i, shape of ``z``; None for
             deterministic steps. It is called for solvers that draw, and not for the last step.
         callback: called as ``callback(i, z, x0)`` with the state before step i and its prediction.
-        final: ``x0`` or ``step``, see above.
+        final: where the last step ends: ``x0``, pure data, or ``step``, the grid's last logsnr.
 
     Returns:
         Sample(x0, nfe): nfe is N for solvers of one evaluation a step.
@@ -166,7 +169,11 @@ def sample(
 
 
 def check_grid(logsnrs: Tensor) -> None:
-    """Refuse a grid that has no step."""
+    """Refuse a grid that has no step.
+
+    Raises:
+        ValueError: it names the shape.
+    """
     if logsnrs.ndim != 1 or len(logsnrs) < 2:
         raise ValueError(
             f"expected logsnrs of shape [N+1] with N >= 1, got shape {tuple(logsnrs.shape)}"

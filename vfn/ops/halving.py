@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import Scalar, check_logsnr, from_left, one_minus_exp
-from vfn.ops.sampling import Denoiser
+from vfn.ops.integration import Denoiser
 from vfn.ops.steps import ddim_step
 
 

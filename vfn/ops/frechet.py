@@ -25,8 +25,10 @@ class Moments(NamedTuple):
 
 
 class FrechetInfinity(NamedTuple):
-    """The distance extrapolated to endless samples; slope: the bias is ``slope / n``; error: of
-    the value, from the residuals of the fit."""
+    """The distance extrapolated to endless samples.
+
+    slope: the bias is ``slope / n``. error: of the value, from the residuals of the fit.
+    """
 
     value: float
     slope: float
@@ -63,11 +65,11 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     ``scatter = S_a + S_b + n_a n_b / n (m_b - m_a) (m_b - m_a)^T``.
 
     Args:
-        a: of one set.
-        b: of the other, of the same width.
+        a: moments of one set.
+        b: moments of the other, of the same width.
 
     Returns:
-        Moments.
+        Moments(rows, mean [D], scatter [D, D]).
 
     Source: Chan, Golub & LeVeque 1979, eq. 2.1.
 
@@ -85,7 +87,7 @@ def gaussian(moments: Moments) -> Gaussian:
     """Mean and unbiased covariance, ``scatter / (n - 1)``.
 
     Args:
-        moments: of at least two rows.
+        moments: Moments of at least two rows.
 
     Returns:
         Gaussian(mean [D], cov [D, D]).
