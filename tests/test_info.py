@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from vfn.model import DataShape, build_model
 
 from vfn.configs import load, override
 from vfn.info import cost, describe
+from vfn.model import DataShape, build_model
 from vfn.nn.layers import SelfAttention
 from vfn.runs.checkpoint import find_checkpoint
 from vfn.train.distill import distill, plan_of
