@@ -47,6 +47,12 @@ def shape_of(dataset: Dataset) -> DataShape:
     return DataShape(channels, height, width, dataset.legend)
 
 
+def output_channels(config: Config, shape: DataShape) -> int:
+    """Channels that a network has to give: the data's for each prediction, and for a variance."""
+    outputs = 2 if config.diffusion.model_out_type == "both" else 1
+    return (outputs + config.diffusion.learned_variance) * shape.channels
+
+
 def build_model(config: Config, shape: DataShape) -> nn.Module:
     """The network that a configuration describes, for data of some shape.
 
@@ -66,11 +72,9 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
     1169665
     """
     name = config.model.network
-    outputs = 2 if config.diffusion.model_out_type == "both" else 1
-    outputs += config.diffusion.learned_variance
     options = {
         "in_channels": shape.channels,
-        "out_channels": outputs * shape.channels,
+        "out_channels": output_channels(config, shape),
         "num_classes": len(shape.legend.names),
         "multitags": shape.legend.tags,
         **config.model.network_options(),

@@ -1,34 +1,92 @@
-"""What a user may name as ``package.module:Name`` in place of a word of vfn.ops."""
+"""A network, an observer and a tracker as somebody else would write them."""
 
 import torch
+from torch import nn
 
-from vfn import ops
-
-
-def power_of_snr(logsnr, power=0.5):
-    """A weighting."""
-    return torch.exp(power * logsnr)
+from vfn.train import Observer
 
 
-def euler():
-    """A solver: DDIM again."""
-    return ops.single_step(ops.ddim_step)
+class Small(nn.Module):
+    """Two convolutions with labels, dropout and, where it is built with a range, guidance."""
+
+    def __init__(
+        self, in_channels, out_channels, num_classes, multitags, width=8, guidance_range=None
+    ):
+        super().__init__()
+        self.num_classes, self.multitags = num_classes, multitags
+        self.guidance_range = guidance_range
+        self.inner = nn.Conv2d(in_channels + 1, width, 3, padding=1)
+        self.labels = nn.Embedding(num_classes + 1, width)
+        self.drop = nn.Dropout(0.2)
+        self.outer = nn.Conv2d(width, out_channels, 3, padding=1)
+        if guidance_range is not None:
+            self.by_weight = nn.Linear(1, width)
+            self.start(self.by_weight)
+
+    def start(self, layer):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+    def forward(self, z, t, y=None, w=None):
+        time = t.to(z.dtype).view(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
+        h = self.inner(torch.cat([z, time], 1))
+        if y is not None:
+            h = h + self.labels(y)[..., None, None]
+        if w is not None:
+            h = h + self.by_weight(w.to(z.dtype)[:, None])[..., None, None]
+        return self.outer(self.drop(torch.relu(h)))
 
 
-def straight_to_the_end():
-    """A solver that goes over the grid by itself: the first prediction."""
-
-    def draw(denoise, z, logsnrs, **_options):
-        return ops.Sample(denoise(z, logsnrs[:1].expand(len(z))), 1)
-
-    return draw
+class Other(Small):
+    """The same under another name."""
 
 
-def no_solver():
-    """A factory that forgot to return what it made."""
+class Abrupt(Small):
+    """Guidance changes it from the start."""
+
+    def start(self, layer):
+        nn.init.ones_(layer.weight)
 
 
-def early(draws, _schedule, power=2.0):
-    """A time density: t = u^power, whose density is to be undone."""
-    t = draws.u**power
-    return t, t ** (1 / power - 1) / power
+class Recorder(Observer):
+    """Remembers what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def begun(self, run):
+        self.heard.append(("begun", run.step))
+
+    def stepped(self, step):
+        self.heard.append(("stepped", step))
+
+    def logged(self, step, values):
+        self.heard.append(("logged", step, *sorted({"loss", "held_out_loss"} & values.keys())))
+
+    def previewed(self, step, path):
+        self.heard.append(("previewed", step, path.is_file()))
+
+    def evaluated(self, step, figures):
+        self.heard.append(("evaluated", step, *figures))
+
+    def saved(self, step, path):
+        self.heard.append(("saved", step, path.name))
+
+    def ended(self, outcome):
+        self.heard.append(("ended", outcome))
+
+
+class Lines(Observer):
+    """Writes a line of its own for each line of the log."""
+
+    def __init__(self, run, step):
+        self.path = run.path / "lines.txt"
+        self.first = step
+
+    def logged(self, step, values):
+        with self.path.open("a") as file:
+            file.write(f"{self.first} {step} {len(values)}\n")
+
+
+def nothing(_run, _step):
+    """A factory of no tracker."""

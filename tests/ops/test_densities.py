@@ -8,7 +8,7 @@ from vfn import ops
 
 COUNT = 4000
 SCHEDULE = ops.logsnr_schedule("cosine")
-OUTSIDE = "tests.helpers.outside"
+OUTSIDE = "tests.helpers.outside_math"
 PARAMETERS = {"importance": {"weights": (1.0, 4.0, 0.5, 2.0)}}
 NAMES = [*ops.TIME_DENSITIES, f"{OUTSIDE}:early"]
 

@@ -9,7 +9,7 @@ from vfn import ops
 
 GRID = ops.logsnr_grid(ops.logsnr_schedule("cosine"), 4)
 SETTINGS = {"eta": 0.5, "churn": 0.1, "tolerance": 0.1, "var_type": "fixed_large", "intp_frac": 0.3}
-OUTSIDE = "tests.helpers.outside"
+OUTSIDE = "tests.helpers.outside_math"
 
 
 def denoise(z, logsnr):
@@ -79,7 +79,7 @@ def test_a_solver_from_outside():
     ("name", "message"),
     [
         ("euler", r"unknown solver 'euler', expected one of ddim, .*, or package.module:Name"),
-        (f"{OUTSIDE}:nothing", "there is no nothing in tests.helpers.outside"),
+        (f"{OUTSIDE}:nothing", "there is no nothing in tests.helpers.outside_math"),
         (f"{OUTSIDE}:no_solver", "a function that returns a Solver or an Integrator, got None"),
         ("math:tau", "a function that returns a Solver or an Integrator, got 6.28"),
     ],

@@ -99,7 +99,7 @@ def test_weight_at_infinite_logsnr_is_its_limit(name):
 
 
 def test_a_weighting_from_outside():
-    name, logsnr = "tests.helpers.outside:power_of_snr", torch.tensor([0.0, 2.0])
+    name, logsnr = "tests.helpers.outside_math:power_of_snr", torch.tensor([0.0, 2.0])
     assert ops.loss_weight(logsnr, name).tolist() == pytest.approx([1.0, math.e])
     weight = ops.loss_weight(logsnr, name, power=1.0)
     assert weight.tolist() == pytest.approx([1.0, math.e**2])
@@ -110,8 +110,8 @@ def test_a_weighting_from_outside():
         ops.mse_loss(pred, target, name)
     with pytest.raises(ValueError, match="expected only power for weighting .*, got pwer"):
         ops.loss_weight(logsnr, name, pwer=1.0)
-    with pytest.raises(ValueError, match="there is no nothing in tests.helpers.outside"):
-        ops.loss_weight(logsnr, "tests.helpers.outside:nothing")
+    with pytest.raises(ValueError, match="there is no nothing in tests.helpers.outside_math"):
+        ops.loss_weight(logsnr, "tests.helpers.outside_math:nothing")
 
 
 def test_sigma_data_must_be_positive():

@@ -7,11 +7,15 @@ import torch
 
 from vfn.configs import override
 from vfn.data import load_dataset
-from vfn.runs.checkpoint import checkpoint_files, find_checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
-from vfn.train.state import restore
-from vfn.model import shape_of
-from vfn.model import build_model
-from vfn.train.state import init_state
+from vfn.model import build_model, shape_of
+from vfn.runs.checkpoint import (
+    checkpoint_files,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from vfn.train.state import init_state, restore
 
 SHAPE = shape_of(load_dataset("digits"))
 

@@ -1,13 +1,26 @@
 """A network so small that a step takes milliseconds, and runs that others are held against."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.helpers.processes import STEPS, finish, start_of
-from tests.helpers.small import SMALL
-from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
+from tests.helpers.fixtures import forks, undisturbed
+from vfn.configs import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    load,
+    override,
+)
+from vfn.train import train
+
+__all__ = ["forks", "undisturbed"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> Config:
     return Config(
         data=DataConfig(dataset="digits"),
@@ -21,31 +34,14 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """``undisturbed(processes, accumulate)``: a run that nothing happened to, made when asked."""
-    made = {}
-
-    def run(processes, accumulate):
-        layout = processes, accumulate
-        if layout not in made:
-            made[layout] = tmp_path_factory.mktemp("undisturbed")
-            options = ["--accumulate", str(accumulate), "--steps", str(STEPS)]
-            half = ["--checkpoint-every", str(STEPS // 2)]
-            finish(start_of(processes, made[layout], *options, *half))
-        return made[layout]
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def teacher(tmp_path_factory):
+def teacher(config, tmp_path_factory):
     """A run of a few steps that is sampled with guidance."""
-    from click.testing import CliRunner
-
-    from vfn.cli import app
-
     out = tmp_path_factory.mktemp("teacher")
-    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
-    result = CliRunner().invoke(app, arguments, obj=arguments)
-    assert result.exit_code == 0, result.output
+    preset = load("digits")
+    small = replace(preset, model=config.model, sample=replace(preset.sample, sample_timesteps=2))
+    train(
+        override(small, {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}),
+        out,
+        device="cpu",
+    )
     return out

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfn.configs import DiffusionConfig
-from vfn.data import Dataset, load_dataset, to_unit
+from vfn.data import Dataset, Labels, load_dataset, to_unit
 from vfn.train.batches import image_indices, make_batch, prefetch
 
 CPU = torch.device("cpu")
@@ -76,7 +76,9 @@ def test_mirrors_are_independent_of_dropped_labels():
 
 def test_all_tags_of_a_picture_are_dropped_together():
     labels = torch.ones(50, 3, dtype=torch.uint8)
-    dataset = Dataset(torch.zeros(50, 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c"))
+    dataset = Dataset(
+        torch.zeros(50, 1, 2, 2, dtype=torch.uint8), labels, Labels(("a", "b", "c"), True)
+    )
     drawn = make_batch(dataset, DiffusionConfig(p_uncond=0.3), 0, torch.arange(4000), CPU)
     counts = drawn.labels.sum(1)
     assert set(counts.tolist()) == {0, 3}

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop, as something all of its processes agree on."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,8 +39,14 @@ class Stop:
 
 @contextmanager
 def stop_signals(world: World) -> Iterator[Stop]:
-    """Collect the signals instead of dying of them; a second one is obeyed at once."""
+    """Collect the signals instead of dying of them; a second one is obeyed at once.
+
+    Outside the main thread, where Python lets nobody handle signals, they are left alone.
+    """
     stop = Stop(world)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def note(signum: int, _frame: object) -> None:
         stop.received = signum

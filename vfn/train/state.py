@@ -220,19 +220,27 @@ def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkp
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
-    return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters
-    )
+    return Checkpoint(state.step, config, shape, state.params, state.ema, moments, state.counters)
 
 
 @torch.no_grad()
-def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
     """Copy a checkpoint into a state, keeping devices and memory formats.
 
     Args:
         state: of a model of the same architecture; changed in place.
         checkpoint: one that fits, as `newest_checkpoint` gives it for the parameters of the state.
+        config: of the run that goes on.
+
+    Raises:
+        ValueError: if the checkpoint is one of another network.
     """
+    trained, asked = checkpoint.config.model.network, config.model.network
+    if trained != asked:
+        raise ValueError(
+            f"the run that goes on is one of network {trained}, got {asked}; "
+            "give the same, or choose another --out"
+        )
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
@@ -260,5 +268,3 @@ def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
     for name, param in state.params.items():
         param.copy_(checkpoint.ema[name])
         state.ema[name].copy_(checkpoint.ema[name])
-
-

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from tests.helpers.processes import STEPS, checkpoints, finish, losses, start_of, tensors
+from tests.helpers.processes import STEPS, checkpoints, losses, tensors
 
 # Sums in another order differ by float32 rounding, which Adam's steps amplify: most where the true
 # gradient is zero, as of a bias ahead of a normalisation. So the EMA is compared by its norm.
@@ -31,10 +31,11 @@ def test_every_layout_takes_the_same_way(undisturbed, layout):
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on(undisturbed, tmp_path, before, after):
+def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, before, after):
     """From the checkpoint at half the way."""
     run = tmp_path / "run"
     shutil.copytree(undisturbed(before, 1), run)
     checkpoints(run)[-1].unlink()
-    finish(start_of(after, run, "--resume", "--steps", str(STEPS)))
+    forks.train(run, "--resume", "--steps", STEPS, processes=after)
+    forks.end()
     assert_same_trajectory(run, undisturbed(1, 1))

@@ -1,25 +1,22 @@
 """Students that take the guidance weight as an input: what they learn, start from and refuse."""
 
 import json
-import os
 import signal
-import subprocess
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
-from tests.helpers.comparing import finish, losses, same, wait_for_step
-from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, command, go
-from vfn import ops
+from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, go, plan
+from tests.helpers.processes import differing, last_step, losses, wait_until
+from vfn import load, ops
 from vfn.cli import app
-from vfn.configs import DiffusionConfig
+from vfn.configs import DiffusionConfig, override
 from vfn.nn import UNet, denoiser
-from vfn.runs.checkpoint import find_checkpoint
-from vfn.sampling.trained import open_trained
-from vfn.train.distill import distill_objective, plan_of
-from vfn.train.loop import train
+from vfn.runs import find_checkpoint
+from vfn.train import train
+from vfn.train.distill import distill_objective
 
 RANGE = (0.0, 4.0)
 LABELS = torch.tensor([1, 2, 2])
@@ -109,10 +106,10 @@ def test_students_start_as_the_teacher_whatever_the_weight(teacher, tmp_path):
 def test_stages_keep_the_input_and_are_sampled_at_the_teacher_s_weight(students):
     for steps in (4, 2, 1):
         config = find_checkpoint(students / f"steps-{steps}").config
-        assert config.distill.guidance_range == RANGE
+        assert config.model.guidance_range == RANGE
         assert not config.distill.teacher_guidance
         assert config.sample.guidance == 0.5
-    opened = open_trained(students / "steps-1", "cpu", print)
+    opened = load(students / "steps-1", "cpu")
     z, t, y = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1), torch.ones(2), torch.tensor([3, 3])
     with torch.no_grad():
         out = torch.func.functional_call(
@@ -134,7 +131,7 @@ def test_held_out_weights_are_others_than_those_of_the_training(teacher, tmp_pat
 
         return recorded
 
-    monkeypatch.setattr("vfn.train.distill.distill_objective", recording)
+    monkeypatch.setattr("vfn.train.distill.progressive.distill_objective", recording)
     go(teacher, tmp_path, student_steps=4, guidance_range=RANGE)
     ours, theirs = training[0].guidance, held_out[0].guidance
     assert not torch.isin(theirs, ours).any()
@@ -142,8 +139,7 @@ def test_held_out_weights_are_others_than_those_of_the_training(teacher, tmp_pat
 
 
 def test_the_weight_a_student_is_sampled_at_is_one_it_knows(teacher):
-    plan = plan_of(find_checkpoint(teacher), "digits_distill", {"guidance_range": (1.0, 3.0)})
-    assert plan.sample.guidance == 1.0  # the teacher's is 0.5
+    assert plan(teacher, guidance_range=(1.0, 3.0)).sample.guidance == 1.0  # the teacher's is 0.5
 
 
 def run(*arguments):
@@ -184,45 +180,35 @@ def test_such_a_network_is_judged_described_and_exported_like_any(students, tmp_
     assert (out / "grid.png").is_file()
 
 
-def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, tmp_path):
-    longer = [
-        *SMALL_STAGES,
-        "--last-steps",
-        "40",
-        "--checkpoint-every",
-        "7",
-        "--student-steps",
-        "2",
-    ]
-    first = ["--teacher", str(teacher), *longer, "--guidance-range", "0,4"]
-    finish(command("--out", str(tmp_path / "whole"), *first))
+def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, forks, tmp_path):
+    longer = [*SMALL_STAGES, "--last-steps", 40, "--checkpoint-every", 7, "--student-steps", 2]
+    first = ["distill", "--teacher", teacher, *longer, "--guidance-range", "0,4", "--device", "cpu"]
+    forks.run(*first, "--out", tmp_path / "whole")
     out = tmp_path / "killed"
-    process = subprocess.Popen(command("--out", str(out), *first), stderr=subprocess.DEVNULL)
-    wait_for_step(out / "steps-2", 10, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    forks.start(*first, "--out", out)
+    wait_until(lambda: last_step(out / "steps-2") > 10, forks.alive)
+    forks.end(-signal.SIGKILL, signal.SIGKILL)
     assert find_checkpoint(out / "steps-2").step < 40
-    finish(command("--out", str(out), "--resume"))
+    forks.run("distill", "--out", out, "--resume", "--device", "cpu")
     for stage in ("steps-4", "steps-2"):
-        assert same(tmp_path / "whole" / stage, out / stage)
+        assert differing(tmp_path / "whole" / stage, out / stage) == []
         assert losses(tmp_path / "whole" / stage) == losses(out / stage)
 
 
-def test_two_processes_draw_the_weights_of_one(teacher, tmp_path):
-    arguments = ["--teacher", str(teacher), *SMALL_STAGES, "--guidance-range", "0,4",
-                 "--student-steps", "4", "--lr", "0"]  # fmt: skip
-    finish(command("--out", str(tmp_path / "one"), *arguments))
-    two = command("--out", str(tmp_path / "two"), *arguments)[1:]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    finish([command()[0], *launcher, *two])
-    one, two = (losses(tmp_path / name / "steps-4") for name in ("one", "two"))
+def test_two_processes_draw_the_weights_of_one(teacher, forks, tmp_path):
+    arguments = ["--teacher", teacher, *SMALL_STAGES, "--guidance-range", "0,4",
+                 "--student-steps", 4, "--lr", 0, "--device", "cpu"]  # fmt: skip
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        forks.run("distill", "--out", out, *arguments, processes=processes)
+    one, two = (losses(tmp_path / name / "steps-4") for name in "12")
     assert two == pytest.approx(one, rel=1e-6)
 
 
 def test_a_student_teaches_its_own_range_only(students, tmp_path):
     student = students / "steps-4"
-    inherited = plan_of(find_checkpoint(student), "digits_distill", {"teacher_steps": 4})
-    assert inherited.distill.guidance_range == RANGE
+    inherited = plan(student, teacher_steps=4)
+    assert inherited.model.guidance_range == RANGE
     with pytest.raises(ValueError, match="guidance_range 0,4, what this student learned, got 0,2"):
         go(student, tmp_path / "out", teacher_steps=4, guidance_range=(0.0, 2.0))
     assert not (tmp_path / "out").exists()
@@ -231,13 +217,12 @@ def test_a_student_teaches_its_own_range_only(students, tmp_path):
 
 def test_a_student_of_fixed_guidance_cannot_be_guided(teacher, tmp_path):
     go(teacher, tmp_path, student_steps=4)
-    found = find_checkpoint(tmp_path / "steps-4")
     for asked, message in (
         ({"guidance_range": RANGE}, "guidance_range unset, what this student learned, got 0,4"),
         ({"teacher_guidance": 1.0}, "teacher_guidance 0, since this student has its guidance in"),
     ):
         with pytest.raises(ValueError, match=message):
-            plan_of(found, "digits_distill", {"teacher_steps": 4, **asked})
+            plan(tmp_path / "steps-4", teacher_steps=4, **asked)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +243,6 @@ def test_ranges_that_make_no_sense_are_refused(teacher, tmp_path, overrides, mes
 
 
 def test_an_unconditional_teacher_has_no_range(config, tmp_path):
-    from vfn.configs import override
-
     train(override(config, {"conditional": False}), tmp_path / "teacher", device="cpu")
     with pytest.raises(ValueError, match="guidance 4.0 needs a class-conditional model"):
         go(tmp_path / "teacher", tmp_path / "out", guidance_range=RANGE)
@@ -274,14 +257,12 @@ def test_an_unconditional_teacher_has_no_range(config, tmp_path):
         (["--guidance-rescale", "0.5"], "expected neither guidance_interval nor guidance_rescale"),
     ],
 )
-def test_sampling_refuses_what_the_network_cannot(students, tmp_path, options, message):
+def test_sampling_refuses_what_the_network_cannot(students, forks, tmp_path, options, message):
     out = tmp_path / "samples"
-    arguments = ["sample", "--checkpoint", str(students / "steps-4"), "--out", str(out), *options]
-    line = command()[:2] + arguments
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"vfn: {message}")
-    assert done.stderr.count("\n") == 1
+    arguments = ["sample", "--checkpoint", students / "steps-4", "--out", out, *options]
+    err = forks.run(*arguments, code=2)
+    assert err.startswith(f"vfn: {message}")
+    assert err.count("\n") == 1
     assert not out.exists()
 
 

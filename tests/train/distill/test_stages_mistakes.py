@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.helpers.distilling import MINI, SMALL_STAGES, command, go
+from tests.helpers.distilling import MINI, SMALL_STAGES, go
 from vfn.cli import main
 
 
@@ -14,7 +14,9 @@ def vfn_distill(monkeypatch, capsys):
     """``vfn_distill("--out", path) -> (exit code, standard error)``."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vfn", *command(*map(str, arguments))[2:]])
+        monkeypatch.setattr(
+            sys, "argv", ["vfn", "distill", "--device", "cpu", *map(str, arguments)]
+        )
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main()

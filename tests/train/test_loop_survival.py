@@ -8,11 +8,8 @@ import socket
 import time
 from collections import Counter
 
-import pytest
-
 from tests.helpers.processes import (
     STEPS,
-    Forks,
     alive,
     checkpoints,
     differing,
@@ -31,13 +28,6 @@ from tests.helpers.processes import (
 # (pytorch issue 135712); with this each restart gets a store of its own.
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 KILLS, OF_EACH_KIND = 20, 4
-
-
-@pytest.fixture
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
 
 
 def unfinished(run, process):
@@ -72,14 +62,14 @@ def test_twenty_kills_do_not_change_a_bit(forks, tmp_path):
     deaths, kinds = Counter(), ("writing", "computing", "anywhere")
     while deaths.total() < KILLS or min(deaths[kind] for kind in kinds[:2]) < OF_EACH_KIND:
         assert deaths.total() < 3 * KILLS, deaths
-        forks.start(killed, *options, "--steps", "100000")
+        forks.train(killed, *options, "--steps", "100000")
         wait_for_moment(killed, forks, kinds[deaths.total() % len(kinds)], rng)
-        assert forks.end(signal.SIGKILL) == -signal.SIGKILL
+        forks.end(-signal.SIGKILL, signal.SIGKILL)
         deaths[doing_at_death(killed, forks)] += 1
     steps = last_step(killed) + 3
     for run in (killed, whole):
-        forks.start(run, *options, "--steps", str(steps))
-        assert forks.end() == 0
+        forks.train(run, *options, "--steps", steps)
+        forks.end()
     assert differing(killed, whole) == []
     assert losses(killed) == losses(whole)
     assert not list((killed / "checkpoints").glob(".*"))  # what was half written is gone

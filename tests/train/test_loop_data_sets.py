@@ -2,9 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +19,7 @@ from tests.helpers.formats import (
 )
 from tests.helpers.small import SMALL
 from vfn.cli import app
-from vfn.runs.checkpoint import find_checkpoint
+from vfn.runs import find_checkpoint
 from vfn.sampling.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
@@ -34,7 +31,6 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-ROOT = Path(__file__).parents[2]
 UNGUIDED = ["--guidance", "0"]
 CELEBA = ["--image-size", "16", "--head-dim", "32"]
 
@@ -57,7 +53,7 @@ def train(out, *options):
 def test_mnist_preset(root, tmp_path, monkeypatch):
     fake_mnist(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", "mnist")
-    assert checkpoint.shape == (1, 32, 32, tuple("0123456789"), False)
+    assert checkpoint.shape == (1, 32, 32, (tuple("0123456789"), False))
     assert len(held_out) == 1
     output = vfn("eval", "--real", "dataset:mnist", "--fake", f"run:{tmp_path / 'run'}",
                  "--num", "20", "--metrics", "fd,memorisation", "--device", "cpu")  # fmt: skip
@@ -71,7 +67,7 @@ def test_cifar10_presets(root, tmp_path, monkeypatch, preset, classes):
     fake_cifar10(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", preset, "--image-size", "16")
     assert checkpoint.shape[:3] == (3, 16, 16)
-    assert len(checkpoint.shape.class_names) == classes
+    assert len(checkpoint.shape.legend.names) == classes
     assert ("label_embed.weight" in checkpoint.params) == bool(classes)
     assert len(held_out) == 1
 
@@ -79,7 +75,7 @@ def test_cifar10_presets(root, tmp_path, monkeypatch, preset, classes):
 def test_celeba_preset(root, tmp_path, monkeypatch):
     fake_celeba(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", "celeba", *CELEBA)
-    assert checkpoint.shape == (3, 16, 16, CELEBA_TAGS, True)
+    assert checkpoint.shape == (3, 16, 16, (CELEBA_TAGS, True))
     # Tags reach the network: their weights have moved.
     assert checkpoint.moments["exp_avg_sq"]["label_embed.weight"].count_nonzero() > 0
     assert held_out == []  # it trains on all splits
@@ -127,7 +123,7 @@ def test_own_pictures_not_square_with_classes(tmp_path):
     checkpoint, held_out = train(
         tmp_path / "run", "--dataset", folder, "--image-size", "16,24", "--test-share", "0.2"
     )
-    assert checkpoint.shape == (3, 16, 24, ("a", "b"), False)
+    assert checkpoint.shape == (3, 16, 24, (("a", "b"), False))
     assert len(held_out) == 1
     with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
         assert grid.width < grid.height  # two classes beside each other, four rows
@@ -136,7 +132,7 @@ def test_own_pictures_not_square_with_classes(tmp_path):
 def test_grey_array_without_labels(tmp_path):
     np.save(tmp_path / "own.npy", noise(30, 8, 8))
     checkpoint, _ = train(tmp_path / "run", "--dataset", tmp_path / "own.npy", *UNGUIDED)
-    assert checkpoint.shape == (1, 8, 8, (), False)
+    assert checkpoint.shape == (1, 8, 8, ((), False))
 
 
 def test_guidance_without_labels_is_refused_before_the_first_step(tmp_path):
@@ -160,21 +156,16 @@ def test_all_pictures_may_be_trained_on(tmp_path):
 def test_many_classes_do_not_make_a_preview_of_all(tmp_path):
     np.savez(tmp_path / "own.npz", arr_0=noise(40, 8, 8), arr_1=np.arange(40) + 1)
     checkpoint, _ = train(tmp_path / "run", "--dataset", tmp_path / "own.npz")
-    assert len(checkpoint.shape.class_names) == 40
+    assert len(checkpoint.shape.legend.names) == 40
     with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
         assert grid.width > 2 * grid.height  # ten columns, four rows
 
 
-def test_processes_of_one_run_prepare_once(tmp_path):
+def test_processes_of_one_run_prepare_once(forks, tmp_path):
     np.save(tmp_path / "own.npy", noise(2000, 8, 8))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [str(ROOT / "cli.py"), "train", "--out", str(tmp_path / "run"), "--steps", "2"]
-    options = ["--device", "cpu", "--dataset", str(tmp_path / "own.npy"), *SMALL, *UNGUIDED]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command, *options], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("preparing own.npy") == 1
+    options = ["--steps", 2, "--dataset", tmp_path / "own.npy", *UNGUIDED]
+    forks.train(tmp_path / "run", *options, processes=2)
+    assert forks.end().count("preparing own.npy") == 1
     assert find_checkpoint(tmp_path / "run").step == 2
 
 
