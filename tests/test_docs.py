@@ -83,7 +83,10 @@ def public_names() -> str:
         room = importlib.import_module(face)
         parts.append(f"## {face}\n\n{_first_line(room)}\n")
         rows = [_row(["name", "what it is"]), _row(["---", "---"])]
-        rows += [_row([f"`{n}`", _summary(getattr(room, n))]) for n in sorted(room.__all__, key=str.lower)]
+        rows += [
+            _row([f"`{n}`", _summary(getattr(room, n))])
+            for n in sorted(room.__all__, key=str.lower)
+        ]
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 

@@ -133,7 +133,10 @@ def test_reversed_import_is_found(module, source):
         ("vfn.ops.steps", "import math, torch, einops, numpy\nfrom vfn.ops import process"),
         ("vfn.ops.__init__", "from .steps import ddim_step\nfrom . import steps"),
         ("vfn.nn.unet", "from vfn.ops import guide\nfrom ..ops import guide"),
-        ("vfn.train.loop", "import tqdm\nfrom vfn import __version__\nfrom vfn.pictures import grid"),
+        (
+            "vfn.train.loop",
+            "import tqdm\nfrom vfn import __version__\nfrom vfn.pictures import grid",
+        ),
         ("vfn.cli", "import click\nfrom vfn.train import loop"),
         ("vfn.train.loop", 'TARGET = "vfn.nn.unet:UNet"'),
     ],

@@ -16,7 +16,10 @@ from vfn.tables import Entry, Table
 
 COLOURS = Table(
     "colour",
-    {"red": Entry(text="like blood", target="a:b"), "green": Entry(text="like grass", target="a:c")},
+    {
+        "red": Entry(text="like blood", target="a:b"),
+        "green": Entry(text="like grass", target="a:c"),
+    },
 )
 OPEN = Table("colour", dict(COLOURS), lambda name: Entry(text=name, target=name))
 # Prints, for each line of arguments, its exit code and whether torch has been loaded by then.
@@ -43,7 +46,9 @@ def after(lines):
 
 def test_help_and_version_load_no_torch():
     lines = [[*verbs, "--help"] for verbs in commands(app)]
-    rows = after([*lines, ["--version"], [], ["train", "--out", "x", "--config", "digits", "--dry-run"]])
+    rows = after(
+        [*lines, ["--version"], [], ["train", "--out", "x", "--config", "digits", "--dry-run"]]
+    )
     assert [line for line, _, torch in rows if torch] == []
     assert {code for _, code, _ in rows[:-2]} == {0}
 
@@ -112,7 +117,9 @@ def test_mistakes(kind, text, message):
 
 def test_help_and_completion_are_read_off_the_table():
     text = CliRunner().invoke(app, ["train", "--help"], terminal_width=100).output
-    assert "|".join(SOLVERS).replace("|", "") in text.replace("|", "").replace("\n", "").replace(" ", "")
+    assert "|".join(SOLVERS).replace("|", "") in text.replace("|", "").replace("\n", "").replace(
+        " ", ""
+    )
     found = Word(COLOURS).shell_complete(None, None, "g")
     assert [(item.value, item.help) for item in found] == [("green", "like grass")]
 

@@ -7,8 +7,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,14 +17,11 @@ from vfn import __version__, configs
 from vfn.configs.schema import override
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS
-from vfn.interop.formats import FORMATS, importer, offering
+from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
 from vfn.progress import is_shown, say
-from vfn.sampling.output import OUTPUTS
-
-if TYPE_CHECKING:
-    from vfn.sampling import Trained
+from vfn.sampling.output_table import OUTPUTS
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH = click.Path(path_type=Path)
@@ -118,7 +116,7 @@ def distill_command(
     from vfn.train import distill, plan_distillation
 
     if dry_run:
-        config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
+        _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
         click.echo(configs.dumps(config), nl=False)
         return
     outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
@@ -247,12 +245,12 @@ def _compare(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --compare`."""
     others = [name for name in options if name not in ("compare", "against", "plot")]
     refuse_given(context, others, "does not go with --compare; leave it out")
-    from vfn.evaluation import compare, plot_comparison, read_evaluation
+    from vfn.evaluation import compare, read_evaluation, write_plot
 
-    evaluations = [read_evaluation(path) for path in options["compare"]]
+    evaluations = {str(path): read_evaluation(path) for path in options["compare"]}
     table = compare(evaluations, options["against"])
     if options["plot"]:
-        plot_comparison(evaluations, options["against"], options["plot"])
+        write_plot(options["plot"], list(evaluations.values()), options["against"])
     click.echo(table)
 
 
@@ -282,7 +280,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
         return
     click.echo(result.table())
     if json_path:
-        result._replace(command=shlex.join(["vfn", *context.obj])).write(json_path)
+        replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
         say(f"figures are in {json_path}")
 
 
@@ -294,11 +292,14 @@ def _fake(context: click.Context, options: dict[str, Any]) -> Any:
         why = f"goes with --fake run:DIR, got {spec}; leave it out"
         refuse_given(context, ("num", "labels", "bpd", *names), why)
         return spec
+    from vfn.evaluation import usual_labels
     from vfn.sampling import load
 
-    trained: Trained = load(spec.removeprefix("run:"), options["device"])
+    trained = load(spec.removeprefix("run:"), options["device"])
+    num, seed = options["num"], options["seed"]
+    labels = options["labels"] or usual_labels(trained, num, seed, options["data_dir"])
     overrides = given({name: options[name] for name in names})
-    return trained.draws(options["num"], options["labels"], options["seed"], **overrides)
+    return trained.draws(num, labels, seed, **overrides)
 
 
 @eval_command.command("reference")
@@ -323,10 +324,10 @@ def reference_command(
     from vfn.evaluation import open_extractor, store_reference
 
     extractor = open_extractor(features, weights, device, data_dir)
-    _show(str(store_reference(real, out, extractor, keep, device, data_dir)))
+    _show(store_reference(real, out, extractor, keep, device, data_dir).describe())
 
 
-def format_option(part: str) -> Callable[[Command], Command]:
+def format_option(part: What) -> Callable[[Command], Command]:
     """The foreign formats that have an importer of this part; their data sets."""
     words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)
     names = dict.fromkeys(name for word in offering(part) for name in FORMATS[word].datasets)
@@ -404,9 +405,9 @@ def info_command(
     RUN is a run directory, a distilled one or a checkpoint file, CONFIG a preset's name or a .toml
     file. Data and network of a distillation are those of its --teacher.
     """
-    from vfn.info import info
+    from vfn.info import given_shape, summary_of
 
-    click.echo(info(target, image, classes, teacher))
+    click.echo(summary_of(target, given_shape(image, classes), teacher))
 
 
 @app.command("export")

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from vfn.configs.schema import flat_fields, plain_hint
 from vfn.data.standard import DATASETS
 from vfn.tables import FORM, Table
-from vfn.train.distill.methods import METHODS
+from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
 
 Command = Callable[..., Any]
@@ -21,7 +21,7 @@ TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "met
 PAIRS = {"options": "network-option", "reweight_options": "reweight-option"}
 
 
-class Word(click.ParamType):
+class Word(click.ParamType[str]):
     """A word of a table, or an outside name where the table is open.
 
     Args:
@@ -61,7 +61,7 @@ class Word(click.ParamType):
         ]
 
 
-class Listed(click.ParamType):
+class Listed(click.ParamType[tuple[Any, ...]]):
     """Values separated by commas.
 
     Args:
@@ -85,7 +85,7 @@ class Listed(click.ParamType):
         return tuple(self.item.convert(part.strip(), param, ctx) for part in value.split(","))
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType[tuple[str, Any]]):
     """NAME=VALUE; VALUE is a number, true, false or a list as TOML has them, and else a text."""
 
     name = "NAME=VALUE"

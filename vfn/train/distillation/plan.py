@@ -9,7 +9,7 @@ from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.configs.schema import Section
 from vfn.model import check_guidance
 from vfn.runs import Checkpoint
-from vfn.train.distill.methods import METHODS, method_of
+from vfn.train.distillation.methods import METHODS, method_of
 
 # What a student need not share with its teacher, or a distillation with its beginning.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "p_uncond",

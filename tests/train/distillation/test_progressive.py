@@ -8,7 +8,7 @@ import torch
 from tests.helpers.distilling import Gaussian, Recorder, batch_at
 from vfn import ops
 from vfn.configs import DiffusionConfig
-from vfn.train.distill import distill_objective
+from vfn.train.distillation import distill_objective
 
 
 def gaussian_ddim(z, levels, spread=0.3):

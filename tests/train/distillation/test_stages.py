@@ -16,7 +16,7 @@ from tests.helpers.processes import differing, ended, last_step, losses, running
 from vfn.configs import load, override
 from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distill import distill_objective
+from vfn.train.distillation import distill_objective
 
 
 def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
@@ -61,7 +61,7 @@ def lessons(monkeypatch):
 
         return recorded
 
-    monkeypatch.setattr("vfn.train.distill.progressive.distill_objective", recording)
+    monkeypatch.setattr("vfn.train.distillation.progressive.distill_objective", recording)
     return seen
 
 

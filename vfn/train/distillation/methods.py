@@ -34,7 +34,7 @@ METHODS: Table[Entry] = Table(
     {
         "progressive": Entry(
             text="one DDIM step does what two of the teacher's do, stage after stage",
-            target="vfn.train.distill.progressive:PROGRESSIVE",
+            target="vfn.train.distillation.progressive:PROGRESSIVE",
         )
     },
     lambda name: Entry(text=name, target=name),

@@ -30,8 +30,8 @@ from vfn.runs import (
     read_log,
 )
 from vfn.sampling import Trained
-from vfn.train.distill.methods import method_of
-from vfn.train.distill.plan import differing, plan_of, stages_of
+from vfn.train.distillation.methods import method_of
+from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out
 from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
@@ -113,7 +113,7 @@ def distill(
     ((2, 3, 0), [3])
     """
     observers = as_observers(callbacks)
-    found, plan = prepare(teacher, out, config, resume=resume, **overrides)
+    found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
     shape = shape_of(load_dataset(plan.data))
     if shape != found.shape:
         raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
@@ -124,7 +124,7 @@ def distill(
             return _carry_out_stages(plan, found, files, world, stop, observers)
 
 
-def prepare(
+def plan_distillation(
     teacher: str | Path | Trained | Checkpoint | None,
     out: str | Path,
     config: str | Path | None = None,

@@ -5,7 +5,7 @@ import pytest
 from tests.helpers.distilling import plan
 from vfn.configs import load, override
 from vfn.train import train
-from vfn.train.distill import halvings, stage_config, stages_of
+from vfn.train.distillation import halvings, stage_config, stages_of
 
 
 def test_dropout_is_off_unless_asked_for(config, tmp_path):

@@ -16,7 +16,7 @@ from vfn.configs import DiffusionConfig, override
 from vfn.nn import UNet, denoiser
 from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distill import distill_objective
+from vfn.train.distillation import distill_objective
 
 RANGE = (0.0, 4.0)
 LABELS = torch.tensor([1, 2, 2])
@@ -131,7 +131,7 @@ def test_held_out_weights_are_others_than_those_of_the_training(teacher, tmp_pat
 
         return recorded
 
-    monkeypatch.setattr("vfn.train.distill.progressive.distill_objective", recording)
+    monkeypatch.setattr("vfn.train.distillation.progressive.distill_objective", recording)
     go(teacher, tmp_path, student_steps=4, guidance_range=RANGE)
     ours, theirs = training[0].guidance, held_out[0].guidance
     assert not torch.isin(theirs, ours).any()

@@ -11,8 +11,8 @@ from vfn.model import schedule_of
 from vfn.nn import Network, denoiser
 from vfn.objective import Batch, Objective, weighted_error
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
-from vfn.train.distill.methods import Method
-from vfn.train.distill.plan import halvings, stage_config
+from vfn.train.distillation.methods import Method
+from vfn.train.distillation.plan import halvings, stage_config
 
 
 def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Objective:

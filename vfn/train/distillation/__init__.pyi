@@ -8,7 +8,7 @@ from .progressive import distill_objective as distill_objective
 from .stages import Distilled as Distilled
 from .stages import distill as distill
 from .stages import find_teacher as find_teacher
-from .stages import prepare as prepare
+from .stages import plan_distillation as plan_distillation
 from .stages import stage_figures as stage_figures
 from .stages import stage_table as stage_table
 
@@ -20,8 +20,8 @@ __all__ = [
     "distill_objective",
     "find_teacher",
     "halvings",
+    "plan_distillation",
     "plan_of",
-    "prepare",
     "stage_config",
     "stage_figures",
     "stage_table",
