@@ -11,7 +11,7 @@ from vfn.info import OWN, StagePlan, cost, data_shape, given_shape, summary_of
 from vfn.model import DataShape, build_model, shape_of
 from vfn.nn.layers import SelfAttention
 from vfn.runs import Checkpoint, RunFiles, export_model, find_checkpoint, save_checkpoint
-from vfn.train.distill.plan import plan_of
+from vfn.train.distillation.plan import plan_of
 
 DIGITS = DataShape(1, 8, 8, Labels(tuple("0123456789")))
 

@@ -18,7 +18,7 @@ from vfn.model import DataShape, build_model, shape_of
 from vfn.nn import guidance_range
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
-from vfn.train.distill.plan import plan_of, stages_of
+from vfn.train.distillation.plan import plan_of, stages_of
 
 FLOAT32 = 4
 # Copies of the parameters that training holds beside them.

@@ -21,7 +21,7 @@ from vfn.report.drawings import draw_all
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
 from vfn.runs import RunFiles
 from vfn.sampling.job import DENOISING, GRID, SWEEP
-from vfn.train.distill.plan import stages_of
+from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _MISSING = "–"
