@@ -176,6 +176,9 @@ def _lead(contents: RunContents) -> str:
 def _network(word: str) -> str:
     """What a network is called in a sentence.
 
+    Returns:
+        a noun, perhaps with the word.
+
     >>> _network("unet"), _network("mine.nets:Small")
     ('UNet', 'network (mine.nets:Small)')
     """
@@ -281,6 +284,9 @@ def _stage_table(stages: Sequence[Stage]) -> str:
 def _figure(key: str, value: float | None) -> str:
     """Seconds as minutes, others as they are.
 
+    Returns:
+        text of a cell.
+
     >>> _figure("seconds", 90.0), _figure("loss", 0.00123456), _figure("loss", None)
     ('1.5', '0.001235', '–')
     """
@@ -337,6 +343,9 @@ def _row(figure: Figure) -> str:
 def _note(figure: Figure) -> str:
     """How a figure was computed, why it says little if it does, and what its reference is of.
 
+    Returns:
+        what is known of it, in that order.
+
     >>> _note(Figure("fid", "FID", 4.0, 1.0, note="of means", baseline="two halves"))
     'of means; reference: two halves'
     """
@@ -347,6 +356,9 @@ def _note(figure: Figure) -> str:
 
 def _text(value: Any) -> str:
     """A value as people read it.
+
+    Returns:
+        four digits of a number, a dash for None.
 
     >>> [_text(v) for v in (None, 0.0391834, 12345, True, [1, 2])]
     ['–', '0.03918', '12345', 'true', '1, 2']

@@ -81,7 +81,9 @@ def read_run(run: str | Path) -> RunContents:
 def figure_kinds() -> dict[str, FigureKind]:
     """What figures are called and which way they are better, by the keys they are logged under.
 
-    Losses are not among them: they have curves of their own.
+    Returns:
+        kinds by their keys, in the order of the metrics; losses, which have curves of their own,
+        are not among them.
 
     >>> figure_kinds()["recall"].title
     'Recall'
