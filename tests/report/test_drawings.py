@@ -54,6 +54,12 @@ def test_steps_are_drawn_in_order():
     assert draw_losses({2: 0.5, 1: 1.0}, {}) == draw_losses({1: 1.0, 2: 0.5}, {})
 
 
+def test_one_step_alone_is_seen():
+    colours = Image.open(io.BytesIO(draw_losses({20: 0.5}, {}))).convert("RGB")
+    inside = colours.crop((120, 40, 600, 400))  # without the legend
+    assert (0x1C, 0x65, 0xB3) in {colour for _, colour in inside.getcolors(480 * 360)}
+
+
 def test_evaluations_with_the_same_losses_share_a_line():
     one = draw_loss_by_logsnr([evaluation("a", BINS)])
     assert draw_loss_by_logsnr([evaluation("a", BINS), evaluation("b", BINS)]) == one

@@ -54,7 +54,8 @@ def draw_losses(train: Curve, held_out: Curve) -> bytes | None:
     if train:
         steps, values = sorted(train), np.array([train[step] for step in sorted(train)])
         axes.plot(steps, values, color=_RAW, lw=0.7, label="training")
-        axes.plot(steps, _smooth(values), color=_SMOOTH, label="training, smoothed")
+        style = "-" if len(steps) > 1 else "o-"  # one point alone is no line
+        axes.plot(steps, _smooth(values), style, color=_SMOOTH, ms=4, label="training, smoothed")
     if held_out:
         held = [held_out[step] for step in sorted(held_out)]
         axes.plot(sorted(held_out), held, "o-", color=_HELD_OUT, ms=4, label="held out")
