@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vfn.configs import DiffusionConfig
 from vfn.data import Dataset, to_unit
+from vfn.evaluation.metrics import KINDS
+from vfn.evaluation.sides import Figure, Judged
 from vfn.model import schedule_of
-from vfn.nn import denoiser
 from vfn.ops import (
     Denoiser,
     VarType,
@@ -26,76 +26,71 @@ from vfn.ops import (
     uniform_logsnr_grid,
     vlb_bpd,
 )
+from vfn.progress import Progress
+from vfn.sampling import Trained
 from vfn.streams import Stream
 
 STEPS, DRAWS, FLOW_STEPS, BATCH = 256, 64, 128, 120
 # The bounds hold wherever the decoder takes over. Best it does where sigma/alpha is half a level:
 # a network that does not know of the levels pays 0.7 bits for each unit of logsnr beyond.
 DECODED = 2 * math.log(255)
-FIGURES = (
-    ("bound, discrete", f"{STEPS} steps of {{var_type}}"),
-    ("bound, continuous", f"{DRAWS} noise levels a picture"),
-    ("probability flow", f"{FLOW_STEPS} steps, one probe a picture, dequantized"),
-)
-
-
-class Bits(NamedTuple):
-    """Bits per dimension, their standard error over pictures, and how they were computed."""
-
-    name: str
-    value: float
-    error: float
-    note: str
+NOTES = {
+    "bits_bound_discrete": f"{STEPS} steps of {{var_type}}",
+    "bits_bound_continuous": f"{DRAWS} noise levels a picture",
+    "bits_flow": f"{FLOW_STEPS} steps, one probe a picture, dequantized",
+}
 
 
 def bits_per_dim(
-    model: nn.Module,
-    params: dict[str, Tensor],
-    diffusion: DiffusionConfig,
+    trained: Trained,
     held_out: Dataset,
-    num: int,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[int], None] | None = None,
+    num: int | None = None,
+    seed: int = 0,
     guidance: float | None = None,
-) -> list[Bits]:
+) -> list[Figure]:
     """The variational bound, discrete and continuous, and the likelihood under the flow.
 
     Args:
-        model: the network, in evaluation mode.
-        params: its parameters.
-        diffusion: schedule and prediction type.
+        trained: the network, in evaluation mode.
         held_out: pictures that training has not seen, with the labels it is conditioned on.
-        num: how many of them, the first.
+        num: how many of them, the first; all if None.
         seed: of all noise; picture i has the same in every batch.
-        device: where to compute.
-        progress: called with the number of pictures that are done.
         guidance: w of a network that takes it as an input.
 
     Returns:
-        three figures.
+        three figures with their standard errors.
     """
+    diffusion, device = trained.config.diffusion, trained.device
+    count = len(held_out.images) if num is None else min(num, len(held_out.images))
     counted = []
-    for keys in torch.arange(min(num, len(held_out.images))).split(BATCH):
-        labels = None if held_out.labels is None else held_out.labels[keys].to(device)
-        denoise = partial(
-            denoiser,
-            model,
-            params,
-            schedule_of(diffusion),
-            diffusion.model_out_type,
-            labels,
-            guidance or 0.0,
-        )
-        x0 = to_unit(held_out.images[keys].to(device))
-        counted.append(_of_batch(denoise, diffusion, x0, keys.to(device), seed))
-        if progress is not None:
-            progress(int(keys[-1]) + 1)
+    with Progress(count, "picture", "bits per dimension") as progress:
+        for keys in torch.arange(count).split(BATCH):
+            labels = None if held_out.labels is None else held_out.labels[keys]
+            denoise = partial(trained.denoiser, labels, guidance or 0.0)
+            x0 = to_unit(held_out.images[keys].to(device))
+            counted.append(_of_batch(denoise, diffusion, x0, keys.to(device), seed))
+            progress.advance(len(keys))
     estimates = (mean_and_error(row) for row in torch.cat(counted, dim=1).double())
     return [
-        Bits(name, mean.item(), error.item(), note.format(var_type=_var_type(diffusion)))
-        for (name, note), (mean, error) in zip(FIGURES, estimates, strict=True)
+        Figure(
+            key,
+            KINDS[key].title,
+            mean.item(),
+            better=KINDS[key].better,
+            note=note.format(var_type=_var_type(diffusion)),
+            error=error.item(),
+        )
+        for (key, note), (mean, error) in zip(NOTES.items(), estimates, strict=True)
     ]
+
+
+def bits_figures(judged: Judged) -> list[Figure]:
+    """`bits_per_dim` of the network that is judged."""
+    subject = judged.subject
+    assert subject is not None  # refused otherwise
+    return bits_per_dim(
+        subject.trained, subject.held_out, subject.num, judged.seed, subject.guidance
+    )
 
 
 def _var_type(diffusion: DiffusionConfig) -> VarType:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfn.distributed import World, gather, share
+from vfn.distributed import ALONE, World, gather, share
 from vfn.evaluation.extractors import Extractor, Outputs
 from vfn.files import write_atomic
 from vfn.ops import Gaussian, Moments, gaussian, merge_moments, moments
+from vfn.progress import Progress
 
 BATCH = 64
 MERGED = 32  # batches at a time: merging costs D^2, however few rows
-ALONE = World(0, 1, torch.device("cpu"))
 # What identifies features: with others a distance means nothing.
 _IDENTITY = ("extractor", "weights_sha256", "layers", "resize")
 
@@ -37,13 +36,12 @@ class Statistics(NamedTuple):
     provenance: dict[str, Any]
 
 
-def describe(
+def compute_statistics(
     images: Tensor,
     extractor: Extractor,
     world: World = ALONE,
     covariance: bool = True,
     keep: bool = True,
-    progress: Callable[[int], object] | None = None,
 ) -> Statistics:
     """Features of pictures, and their mean and covariance, by all processes together.
 
@@ -56,7 +54,6 @@ def describe(
         world: the processes; all of them have to call this.
         covariance: whether to compute mean and covariance.
         keep: whether to keep the features.
-        progress: called with the number of pictures that this process has done.
 
     Returns:
         Statistics, the same on every process.
@@ -64,8 +61,9 @@ def describe(
     Raises:
         ValueError: if the extractor gives something else than [B, D].
 
-    >>> from vfn.extractors import PIXELS
-    >>> describe(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), PIXELS).features.shape
+    >>> from vfn.evaluation.extractors import PIXELS
+    >>> images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
+    >>> compute_statistics(images, PIXELS).features.shape
     torch.Size([5, 4])
     """
     count = len(images)
@@ -75,19 +73,19 @@ def describe(
     running: Moments | None = None
     waiting: list[Tensor] = []
     mine = share(batches, world).tolist()
-    for place, number in enumerate(mine):
-        rows = (torch.arange(size) + number * size).clamp(max=count - 1)
-        out = _checked(extractor.run(images[rows]), size, extractor.name)
-        if keep:
-            kept.append(out)
-        # Repeated pictures and batches, which make all shares alike, do not count.
-        new = count - number * size if world.rank * len(mine) + place < batches else 0
-        if covariance:
-            waiting.append(out.features[: max(0, new)])
-        if waiting and (len(waiting) == MERGED or place == len(mine) - 1):
-            running, waiting = _absorb(running, waiting), []
-        if progress:
-            progress((place + 1) * size)
+    with Progress(len(mine) * size, "picture", f"{extractor.name} features") as progress:
+        for place, number in enumerate(mine):
+            rows = (torch.arange(size) + number * size).clamp(max=count - 1)
+            out = _checked(extractor.run(images[rows]), size, extractor.name)
+            if keep:
+                kept.append(out)
+            # Repeated pictures and batches, which make all shares alike, do not count.
+            new = count - number * size if world.rank * len(mine) + place < batches else 0
+            if covariance:
+                waiting.append(out.features[: max(0, new)])
+            if waiting and (len(waiting) == MERGED or place == len(mine) - 1):
+                running, waiting = _absorb(running, waiting), []
+            progress.advance(size)
     merged = _merge(running, out.features.shape[1], world) if covariance else None
     features, logits = (_join(column, batches, count, world) for column in _columns(kept))
     return Statistics(

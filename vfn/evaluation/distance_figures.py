@@ -1,0 +1,74 @@
+"""Distances between the sides: of Gaussians and of kernels."""
+
+from vfn.evaluation.features import Statistics
+from vfn.evaluation.sides import Figure, Judged, features_of, halves
+from vfn.ops import Gaussian, fit_gaussian, frechet_distance, frechet_infinity, kernel_distance
+
+
+def frechet_figures(judged: Judged) -> list[Figure]:
+    """Fréchet distance of Gaussians of the features; of Inception's it is the FID."""
+    real, fake = judged.real, judged.fake
+    mean, cov = _gaussian(real)
+    value = frechet_distance(mean, cov, *_gaussian(fake))
+    features, interval = fake.features, None
+    if features is not None:
+        interval = judged.interval(
+            value,
+            len(features),
+            lambda rows: frechet_distance(mean, cov, *fit_gaussian(features[rows])),
+        )
+    best = None
+    if real.features is not None and len(real.features) >= 4:
+        a, b = halves(real.features, judged.seed)
+        best = frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
+    scale = ", values scaled to [0, 1]" if judged.extractor == "pixels" else ""
+    note, warning = f"of means and covariances{scale}", _rank_warning(judged, len(mean))
+    return [
+        judged.figure(
+            "frechet_distance", value, best, note, interval=interval, warning=warning
+        )
+    ]  # fmt: skip
+
+
+def frechet_infinity_figures(judged: Judged) -> list[Figure]:
+    """The Fréchet distance extrapolated to endless fakes."""
+    mean, cov = _gaussian(judged.real)
+    fake = features_of(judged.fake)
+    least = max(len(mean) + 1, len(fake) // 10, 2)
+    if len(fake) <= 2 * least:
+        raise ValueError(
+            f"fid_infinity needs more than {2 * least} fake pictures for {len(mean)} "
+            f"features, got {len(fake)}; make more with --num"
+        )
+    found = frechet_infinity(mean, cov, fake, least, seed=judged.seed)
+    note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the error of the fit"
+    return [judged.figure("frechet_distance_infinite", found.value, None, note, error=found.error)]
+
+
+def kernel_figures(judged: Judged) -> list[Figure]:
+    """Kernel distance; of Inception's features it is the KID."""
+    real, fake = features_of(judged.real), features_of(judged.fake)
+    value, error = kernel_distance(real, fake)
+    best = kernel_distance(*halves(real, judged.seed)).value if len(real) >= 4 else None
+    note = "unbiased, over all pairs, kernel (x y / D + 1)^3; ± is the standard error"
+    return [judged.figure("kernel_distance", value, best, note, error=error)]
+
+
+def _gaussian(side: Statistics) -> Gaussian:
+    assert side.gaussian is not None  # a metric that needs it is refused otherwise
+    return side.gaussian
+
+
+def _rank_warning(judged: Judged, width: int) -> str:
+    """What to know of covariances that cannot have full rank."""
+    few = [
+        f"{side.num} {name}"
+        for side, name in ((judged.real, "real"), (judged.fake, "fake"))
+        if side.num is not None and side.num <= width
+    ]
+    if not few:
+        return ""
+    return (
+        f"{' and '.join(few)} pictures for {width} features: the covariance is singular, and the "
+        "distance far above that of more pictures"
+    )
