@@ -1,4 +1,4 @@
-"""Names that every docstring example may use, and a place for data that tests prepare."""
+"""Names that every docstring example may use, and places for what examples and tests write."""
 
 import pytest
 import torch
@@ -7,6 +7,13 @@ import torch
 @pytest.fixture(autouse=True)
 def _example_names(doctest_namespace):
     doctest_namespace["torch"] = torch
+
+
+@pytest.fixture(autouse=True)
+def _examples_write_elsewhere(request):
+    """Examples write runs and pictures into the current directory."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,7 +17,7 @@ from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.objective import Objective, batch_loss
 from vfn.train.batches import make_batch
-from vfn.train.distill import distill_objective
+from vfn.train.distillation import distill_objective
 from vfn.train.state import init_state, train_step
 
 ROUNDS, STEPS, GUIDANCE = 30, 8, 0.5

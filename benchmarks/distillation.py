@@ -20,7 +20,7 @@ from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
 from vfn.configs import SampleConfig
 from vfn.pictures import grid, save_png, sheet
 from vfn.sampling.trained import Trained, open_trained
-from vfn.train.distill import stage_directory
+from vfn.train.distillation import stage_directory
 
 SEED, STEPS, LONG = 0, (8, 4, 2, 1), 64
 WEIGHTS = (0.0, 0.5, 1.0, 3.0)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from vfn.model import DataShape, build_model
 
 import vfn.configs
 from vfn.configs import Config, dumps, loads, override
 from vfn.configs.schema import SECTIONS
+from vfn.model import DataShape, build_model
 from vfn.runs.checkpoint import digest, load_checkpoint, save_checkpoint
 from vfn.train.state import init_state, restore
 

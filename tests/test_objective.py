@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from vfn.model import schedule_of
 
 from vfn import ops
 from vfn.configs import DiffusionConfig
+from vfn.model import schedule_of
 from vfn.objective import Batch, batch_loss
 
 STEPS = 10

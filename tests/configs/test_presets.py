@@ -5,18 +5,20 @@ from importlib import resources
 
 import pytest
 import torch
-from vfn.model import DataShape, build_model
 
 from vfn.configs import load, presets
-from vfn.data import datasets
+from vfn.data import Labels, datasets
+from vfn.model import DataShape, build_model
 
-TEN, FORTY = tuple("0123456789"), tuple(f"tag{k}" for k in range(40))
+TEN = Labels(tuple("0123456789"))
+FORTY = Labels(tuple(f"tag{k}" for k in range(40)), tags=True)
+NONE = Labels()
 # What a network has to know of the pictures that a preset trains on.
 SHAPES = {
-    "celeba": DataShape(3, 64, 64, FORTY, multitags=True),
+    "celeba": DataShape(3, 64, 64, FORTY),
     "cifar10_cond": DataShape(3, 32, 32, TEN),
-    "cifar10_uncond": DataShape(3, 32, 32, ()),
-    "ddpm": DataShape(3, 32, 32, ()),
+    "cifar10_uncond": DataShape(3, 32, 32, NONE),
+    "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
     "mnist": DataShape(1, 32, 32, TEN),
 }
@@ -83,16 +85,16 @@ def test_numbers_are_the_published_ones(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_network_is_built_and_fits_the_pictures(name):
     config, shape = load(name), SHAPES[name]
-    size = (shape.channels, shape.height, shape.width)
+    size, legend = shape.size, shape.legend
     with torch.device("meta"):
         model = build_model(config, shape)
-        labels = torch.zeros(2, len(FORTY)) if shape.multitags else torch.zeros(2)
-        given = labels if shape.class_names else None
+        labels = torch.zeros(2, 40) if legend.tags else torch.zeros(2)
+        given = labels if legend.names else None
         out = model(torch.zeros(2, *size), torch.zeros(2), given)
     twice = 2 if config.diffusion.model_out_type == "both" else 1
     assert out.shape == (2, twice * size[0], *size[1:])
     assert config.data.dataset in datasets()
-    assert config.data.conditional == bool(shape.class_names)
+    assert config.data.conditional == bool(legend.names)
     if config.data.image_size:
         assert config.data.image_size == size[1:]
 

@@ -131,7 +131,7 @@ def test_configuration_is_frozen():
         ("[model]\nhid_channels = 33", "hid_channels to be a multiple of 32, got 33"),
         (
             "[model]\napply_attn = [true]",
-            "apply_attn and ch_multipliers of one length, got 1 and 3",
+            "one value for each of the 3 levels of ch_multipliers, got 1",
         ),
         ("[diffusion]\nlogsnr_min = 20.0", "expected logsnr_min < logsnr_max, got 20.0 and 20.0"),
         (
@@ -176,3 +176,146 @@ def test_override_names_every_fault_at_once():
         override(load("digits"), {"stepps": 3, "lr": -1.0, "hid_channels": 64})
     with pytest.raises(ValueError, match="expected lr at least 0, got inf"):
         override(load("digits"), {"lr": float("inf")})
+
+
+# Networks that are not in the package, and tables of options.
+
+OUTSIDE = "[model]\nnetwork = 'mine.nets:Small'\n"
+
+
+def test_options_of_a_network_of_somebody_else_round_trip():
+    given = "width = 16\nrate = 0.5\nname = 'x'\nbig = true\nsizes = [1, 2]\n"
+    config = loads(f"{OUTSIDE}[model.options]\n{given}")
+    options = {"width": 16, "rate": 0.5, "name": "x", "big": True, "sizes": (1, 2)}
+    assert config.model.options == options
+    assert config.model.network_options() == options
+    assert loads(dumps(config)) == config
+    assert "options" not in dumps(Config())
+
+
+def test_the_network_is_named_by_a_word_or_from_outside():
+    assert Config().model.network == "unet"
+    assert loads(OUTSIDE).model.network_options() == {}
+    unet = Config().model.network_options()
+    assert unet["hid_channels"] == 128
+    assert not {"network", "options", "guidance_range"} & unet.keys()
+
+
+def test_the_range_of_guidance_is_given_to_any_network():
+    text = "guidance_range = [0, 4]\n[distill]\nteacher_steps = 4"
+    assert loads(OUTSIDE + text).model.network_options() == {"guidance_range": (0.0, 4.0)}
+    assert loads("[model]\n" + text).model.network_options()["guidance_range"] == (0.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[model]\nnetwork = 'unnet'",
+            "expected network to be one of unet, or package.module:Name",
+        ),
+        ("[model]\nnetwork = 'a b:C'", "or package.module:Name, got 'a b:C'"),
+        ("[model]\nnetwork = 3", "expected network to be one of unet, .*, got 3"),
+        (
+            "[model.options]\nwidth = 3\ndepth = 2",
+            r"expected no \[model.options\] for network unet, whose options are the fields of "
+            r"\[model\], got width, depth",
+        ),
+        (
+            f"{OUTSIDE}hid_channels = 64",
+            r"hid_channels belongs to the unet; options of network mine.nets:Small stand in "
+            r"\[model.options\]",
+        ),
+        ("[model]\noptions = 3", "expected options to be a table of names and values, got 3"),
+        (f"{OUTSIDE}options = {{a = {{b = 1}}}}", "expected options.a to be numbers, texts, true"),
+        (f"{OUTSIDE}options = {{a = [[1]]}}", "expected options.a to be numbers, texts, true or"),
+        (f"{OUTSIDE}options = {{a = {2**70}}}", "expected options.a to be numbers, texts, true or"),
+        ("[sample]\nsampler = 'hoin'", "expected sampler to be one of ddim, .*, or package.module"),
+        ("[diffusion]\nreweight_type = 'x'", "expected reweight_type to be one of constant, snr, "),
+        (
+            "[sample]\neta = 0.5\nsampler = 'ab2'",
+            "expected eta 0 with sampler ab2, got 0.5; it bel",
+        ),
+        (
+            "[sample]\nchurn = 0.1",
+            "expected churn 0 with sampler ddim, got 0.1; it belongs to heun",
+        ),
+        ("[model]\nguidance_range = [4, 0]", "expected guidance_range to be the lowest and the hi"),
+        ("[model]\nguidance_range = [0, 4]", "expected guidance_range with teacher_steps: only a "),
+        (
+            "[model]\nguidance_range = [0, 4]\n[distill]\nteacher_guidance = 1\nteacher_steps = 4",
+            "expected teacher_guidance, one w, or guidance_range, many, got 1 and 0,4",
+        ),
+    ],
+)
+def test_fault_of_a_table_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        loads(text)
+
+
+def test_a_table_of_options_is_merged_key_by_key():
+    base = loads(f"{OUTSIDE}[model.options]\nwidth = 16\nrate = 0.5\n")
+    changed = override(base, {"options": {"rate": 1.0, "name": "x"}})
+    assert changed.model.options == {"width": 16, "rate": 1.0, "name": "x"}
+    assert base.model.options == {"width": 16, "rate": 0.5}
+    weighted = override(Config(), {"reweight_options": {"gamma": 5.0}})
+    assert weighted.diffusion.reweight_options == {"gamma": 5.0}
+    assert override(weighted, {"lr": 1.0}).diffusion.reweight_options == {"gamma": 5.0}
+
+
+def test_a_file_over_a_base_replaces_what_it_names():
+    base = loads(f"{OUTSIDE}[model.options]\nwidth = 16\n[train]\nsteps = 3\n")
+    merged = loads("[train]\nlr = 1.0\n", base=base)
+    assert (merged.train.steps, merged.train.lr) == (3, 1.0)
+    assert merged.model == base.model
+
+
+# Configurations of earlier versions.
+
+
+def test_the_range_of_guidance_stood_with_the_distillation():
+    text = "[distill]\nteacher_steps = 4\nguidance_range = [0.0, 4.0]\n"
+    config = loads(text)
+    assert config.model.guidance_range == (0.0, 4.0)
+    assert loads(dumps(config)) == config
+    assert "guidance_range" not in dumps(config).partition("[distill]")[2]
+    base = loads("[distill]\nteacher_steps = 4\n")
+    assert loads("[distill]\nguidance_range = [0.0, 4.0]\n", base=base) == config
+
+
+@pytest.mark.parametrize(("given", "trackers"), [("true", ("tensorboard",)), ("false", None)])
+def test_tensorboard_was_a_switch(given, trackers):
+    config = loads(f"[train]\ntensorboard = {given}\n")
+    assert config.train.trackers == trackers
+    assert "tensorboard =" not in dumps(config)
+    assert loads(f"[train]\ntensorboard = {given}\n", base=loads("")) == config
+
+
+def test_what_is_said_today_counts_more_than_what_was_said_then():
+    text = "[model]\nguidance_range = [0, 2]\n[distill]\nteacher_steps = 4\nguidance_range = [0, 4]"
+    assert loads(text).model.guidance_range == (0.0, 2.0)
+
+
+def test_an_earlier_file_over_a_base_replaces_what_the_base_says():
+    base = loads("[model]\nguidance_range = [0, 2]\n[distill]\nteacher_steps = 4\n")
+    merged = loads("[distill]\nguidance_range = [0.0, 4.0]\n", base=base)
+    assert merged.model.guidance_range == (0.0, 4.0)
+
+
+@pytest.mark.parametrize("text", ["train = 3", "[nope]\na = 1", "[train]\nstepz = 1"])
+def test_faults_of_a_file_over_a_base_are_named(text):
+    with pytest.raises(ValueError, match=r"^mine.toml: (expected \[train\]|unknown)"):
+        loads(text, "mine.toml", base=Config())
+
+
+def test_trackers_are_a_list_of_words():
+    assert loads("[train]\ntrackers = ['a', 'mine.logs:B']").train.trackers == ("a", "mine.logs:B")
+    with pytest.raises(ValueError, match="expected trackers to be a list of str, got 'a'"):
+        loads("[train]\ntrackers = 'a'")
+
+
+def test_wrong_words_of_earlier_versions_are_still_wrong():
+    with pytest.raises(ValueError, match="expected guidance_range to be a list of float, got 3"):
+        loads("[distill]\nguidance_range = 3\n")
+    with pytest.raises(ValueError, match=r"unknown key guidance_span in \[distill\], expected"):
+        loads("[distill]\nguidance_span = 3\n")

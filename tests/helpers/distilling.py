@@ -7,7 +7,7 @@ from vfn import ops
 from vfn.configs import DiffusionConfig
 from vfn.objective import Batch
 from vfn.runs import find_checkpoint
-from vfn.train.distill import distill, plan_of
+from vfn.train.distillation import distill, plan_of
 
 MINI = {"steps": 4, "last_steps": 5, "batch_size": 16, "log_every": 1, "teacher_steps": 8,
         "checkpoint_every": 2, "eval_every": 0}  # fmt: skip

@@ -22,7 +22,7 @@ PATIENCE = 120  # seconds until a test gives up; nothing is measured with it
 # each other as torchrun would tell them.
 FORKS = """
 import json, os, socket, sys
-import sklearn.datasets, torch._dynamo, vfn.train.distill.stages
+import sklearn.datasets, torch._dynamo, vfn.train.distillation.stages
 from vfn.cli import main
 for line in sys.stdin:
     arguments, processes, err = json.loads(line)

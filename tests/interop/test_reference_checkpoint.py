@@ -106,7 +106,7 @@ def test_a_file_and_its_json(net, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     got = import_reference(tmp_path / "ckpt.pt", str(tmp_path / "config.json"))
     expected = import_reference({"model": net.state}, CONFIG)
-    assert got.config["diffusion"]["model_out_type"] == "v"
+    assert got.settings["diffusion"]["model_out_type"] == "v"
     for name, value in expected.params.items():
         assert torch.equal(got.ema_params[name], value)
         torch.testing.assert_close(got.params[name], value, rtol=1e-3, atol=1e-6)

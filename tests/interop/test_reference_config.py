@@ -5,13 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfn.configs import dumps, loads
-from vfn.interop.reference_config import (
-    REFERENCE_DATA,
-    WITHOUT_EFFECT,
-    config_from_reference,
-    left_out,
-)
-from vfn.interop.reference_settings import OPTIONS, reference_settings
+from vfn.data.standard import DATASETS
+from vfn.interop import FORMATS, import_config, left_out
+from vfn.interop.reference_config import WITHOUT_EFFECT
+from vfn.interop.reference_settings import OPTIONS
 
 # A configuration in which every option can be changed by itself.
 BASE = {
@@ -76,22 +73,18 @@ def changed(name, value):
     return {**BASE, section: {**BASE.get(section, {}), key: value}}
 
 
-def config_of(content):
-    return config_from_reference(reference_settings(content))
-
-
 @pytest.mark.parametrize("name", MAPPED)
 def test_an_option_has_its_place(name):
     value, (section, key, expected) = MAPPED[name]
-    assert getattr(getattr(config_of(BASE), section), key) != expected
-    assert getattr(getattr(config_of(changed(name, value)), section), key) == expected
+    assert getattr(getattr(import_config(BASE), section), key) != expected
+    assert getattr(getattr(import_config(changed(name, value)), section), key) == expected
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_option_without_a_place_is_refused_by_name(name):
     value, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
-        config_of(changed(name, value))
+        import_config(changed(name, value))
 
 
 def test_every_option_is_one_of_these():
@@ -112,18 +105,21 @@ def test_every_option_is_one_of_these():
         ({"diffusion": {"model_var_type": "small"}}, "var_type to be one of .*, got 'small'"),
         ({"diffusion": {"reweight_type": "snr2"}}, "reweight_type to be one of .*, got 'snr2'"),
         ({"model": {"hid_channels": 48}}, "hid_channels to be a multiple of 32, got 48"),
-        ({"model": {"apply_attn": [True]}}, "apply_attn and ch_multipliers of one length"),
+        (
+            {"model": {"apply_attn": [True]}},
+            "apply_attn to have one value for each of the 3 levels .*, got 1",
+        ),
     ],
 )
 def test_impossible_settings(content, message):
     with pytest.raises(ValueError, match=message):
-        config_of(content)
+        import_config(content)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "learned"])
 def test_the_bound_is_that_of_the_steps_of_sampling(variance):
     given = {"loss_type": "kl", "model_var_type": variance, "sample_timesteps": 500}
-    config = config_of({"diffusion": given})
+    config = import_config({"diffusion": given})
     assert config.diffusion.loss_type == "kl"
     assert config.diffusion.train_timesteps == 500
     assert config.diffusion.learned_variance == (variance == "learned")
@@ -132,29 +128,29 @@ def test_the_bound_is_that_of_the_steps_of_sampling(variance):
 
 def test_epochs_by_either_spelling():
     """390 full batches of 128 in 50,000 pictures."""
-    assert config_of({"train": {"epochs": 2}}).train.steps == 780
-    assert config_of({"train": {"epoch": 2}}).train.steps == 780
-    assert config_of({}).train.steps == 2048 * 390
+    assert import_config({"train": {"epochs": 2}}).train.steps == 780
+    assert import_config({"train": {"epoch": 2}}).train.steps == 780
+    assert import_config({}).train.steps == 2048 * 390
 
 
 def test_accumulation_drops_no_more_than_a_micro_batch():
     """1,562 micro-batches of 32 an epoch, four a step, across the ends of epochs."""
     settings = {"train": {"epochs": 2}, "args": {"num_accum": 4}}
-    assert config_of(settings).train.steps == 2 * 1562 // 4
+    assert import_config(settings).train.steps == 2 * 1562 // 4
 
 
 def test_an_unconditional_run_has_no_guidance():
-    config = config_of({"conditional": {"use_cfg": False, "w_guide": 0.3}})
+    config = import_config({"conditional": {"use_cfg": False, "w_guide": 0.3}})
     assert config.sample.guidance == 0
 
 
 def test_a_legacy_schedule_has_no_limits():
-    config = config_of({})
+    config = import_config({})
     assert (config.diffusion.logsnr_min, config.diffusion.logsnr_max) == (None, None)
 
 
 def test_the_result_is_a_configuration_file():
-    assert loads(dumps(config_of(BASE))) == config_of(BASE)
+    assert loads(dumps(import_config(BASE))) == import_config(BASE)
 
 
 def test_what_is_left_out_is_told():
@@ -163,9 +159,19 @@ def test_what_is_left_out_is_told():
     assert names == ["source", "data.root", "speedup"]
 
 
-@pytest.mark.parametrize(("name", "labels"), [("mnist", 10), ("cifar10", 10), ("celeba", 40)])
-def test_data_sets(name, labels):
-    assert len(set(REFERENCE_DATA[name].class_names)) == labels
+# Pictures that the reference trains on: of celeba every one, of the others the training split.
+PICTURES = {"mnist": 60_000, "cifar10": 50_000, "celeba": 202_599}
+SHAPES = {"mnist": (1, (32, 32), 10), "cifar10": (3, (32, 32), 10), "celeba": (3, (64, 64), 40)}
+
+
+@pytest.mark.parametrize("name", FORMATS["reference"].datasets)
+def test_data_sets_are_those_of_the_table(name):
+    entry = DATASETS[name]
+    assert (entry.channels, entry.size, len(set(entry.legend.names))) == SHAPES[name]
+    model = {"in_channels": SHAPES[name][0]}
+    config = import_config({"data": {"name": name}, "train": {"epochs": 3}, "model": model})
+    assert config.data.dataset == name
+    assert config.train.steps == 3 * (PICTURES[name] // 128)
 
 
 VALUES = st.one_of(
@@ -181,7 +187,7 @@ SECTIONS = st.one_of(VALUES, st.dictionaries(
 def test_any_content_is_read_or_refused(content):
     """With a ValueError and nothing else."""
     try:
-        config = config_of(content)
+        config = import_config(content)
     except ValueError:
         return
     assert loads(dumps(config)) == config

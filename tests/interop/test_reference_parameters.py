@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfn.interop.reference_parameters import params_from_reference
+from vfn.interop import params_from_reference
 from vfn.nn import UNet
 
 

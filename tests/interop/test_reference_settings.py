@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from vfn.interop.reference_settings import read_json, reference_settings, unet_options
+from vfn.interop.reference_settings import (
+    read_json,
+    reference_settings,
+    unet_options,
+    with_dataset,
+)
 
 
 def test_what_is_left_out_or_null_comes_from_its_defaults():
@@ -70,6 +75,9 @@ def test_a_file_is_its_content(tmp_path):
         ({"train": {"lr": True}}, "expected train.lr to be float, got True"),
         ({"train": {"warmup": 1.5}}, "expected train.warmup to be int, got 1.5"),
         ({"conditional": {"use_cfg": 1}}, "expected conditional.use_cfg to be bool, got 1"),
+        ({"two\nlines": {}}, r"unknown section two\\nlines"),
+        ({"model": {"two\nlines": 1}}, r"unknown option model.two\\nlines"),
+        ({"train": {"epochs": 10**400}}, "train.epochs to be int, got 1000*[.]{3}$"),
         ({"train": {"a": 1}, "model": {"b": 2}}, "unknown option train.a; unknown option model.b"),
     ],
 )
@@ -84,6 +92,7 @@ def test_mistakes_are_named(content, message):
         ("{", "is not valid JSON"),
         ("[1]", "expected a JSON object in .*, got list"),
         (b"\xff", "JSON"),
+        ("[" * 100_000, "is not valid JSON"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path, text, message):
@@ -93,6 +102,17 @@ def test_files_that_are_no_configuration(tmp_path, text, message):
         reference_settings(path)
     with pytest.raises(ValueError, match="no.json cannot be read: No such file"):
         reference_settings(tmp_path / "no.json")
+
+
+def test_another_data_set(tmp_path):
+    source = {"data": {"root": "/", "name": "mnist"}, "train": {}}
+    assert with_dataset(source, None) is source
+    assert with_dataset(source, "celeba") == {"data": {"root": "/", "name": "celeba"}, "train": {}}
+    assert source["data"]["name"] == "mnist"
+    (tmp_path / "c.json").write_text('{"data": null}')
+    assert with_dataset(tmp_path / "c.json", "celeba") == {"data": {"name": "celeba"}}
+    with pytest.raises(ValueError, match="expected section data to be a JSON object, got 3"):
+        with_dataset({"data": 3}, "celeba")
 
 
 def test_channels_of_the_network():

@@ -1,6 +1,7 @@
 """The moving average: its closed form, and who is changed by it."""
 
 import itertools
+import math
 
 import mpmath
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfn import ops
 from vfn.ops import ema_decay, ema_update, ema_update_, power_ema_decay, sigma_rel_to_gamma
 
 
@@ -105,3 +107,38 @@ def test_width_of_the_profile_is_sigma_rel(sigma_rel):
     gamma = mpmath.mpf(sigma_rel_to_gamma(sigma_rel))
     mean, square = (gamma + 1) / (gamma + 2), (gamma + 1) / (gamma + 3)
     assert float(mpmath.sqrt(square - mean**2)) == pytest.approx(sigma_rel, rel=1e-9)
+
+
+def test_power_average_of_another_length_from_stored_ones():
+    """Track two averages of a moving parameter; a third is reconstructed from snapshots."""
+    gammas, wanted = [16.97, 6.94], ops.sigma_rel_to_gamma(0.08)
+    averages = {gamma: torch.zeros(1, dtype=torch.float64) for gamma in (*gammas, wanted)}
+    stored, steps, exponents = [], [], []
+    for n in range(1, 2001):
+        value = torch.tensor([math.sin(n / 300)], dtype=torch.float64)
+        for gamma in averages:
+            averages[gamma] = torch.lerp(averages[gamma], value, 1 - ops.power_ema_decay(n, gamma))
+        if n % 100 == 0:
+            for gamma in gammas:
+                stored.append({"w": averages[gamma]})
+                steps.append(n)
+                exponents.append(gamma)
+    weights = ops.posthoc_ema_weights(steps, exponents, 2000, wanted)
+    assert weights.sum().item() == pytest.approx(1, abs=1e-2)
+    got = ops.combine(stored, weights)["w"].item()
+    assert got == pytest.approx(averages[wanted].item(), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.power_ema_decay(0, 1.0), "num_updates >= 1"),
+        (lambda: ops.sigma_rel_to_gamma(0.5), "sigma_rel in"),
+        (lambda: ops.posthoc_ema_weights([1], [], 1, 1.0), "as many steps as gammas"),
+        (lambda: ops.combine([], torch.ones(1)), "one weight for each average"),
+        (lambda: ops.ema_decay(-1, 0.9), "num_updates >= 0, got -1"),
+    ],
+)
+def test_numbers_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,5 +1,6 @@
 """Schedules against 50 digits, against golden numbers, and as monotone inverses of each other."""
 
+import math
 from functools import partial
 
 import mpmath
@@ -9,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfn import ops
-from vfn.ops import logsnr_grid, logsnr_schedule
+from vfn.ops import logsnr_schedule
 
 mpf, exp, log = mpmath.mpf, mpmath.exp, mpmath.log
 
 NAMES = ("cosine", "linear", "sigmoid")
 LIMITS = ((-20.0, 20.0), (-10.0, 12.0), (-5.0, 30.0))
+COSINE = ops.logsnr_schedule("cosine")
+T = torch.linspace(0, 1, 21, dtype=torch.float64)
 RANGES = [(name, *limits) for name in NAMES for limits in LIMITS]
 
 
@@ -153,15 +156,6 @@ def test_derivative_is_that_of_50_digits(name):
     torch.testing.assert_close(slope, torch.tensor(expected).double(), rtol=1e-6, atol=0)
 
 
-def test_grid_runs_from_noise_to_data():
-    schedule = logsnr_schedule("cosine")
-    grid = logsnr_grid(schedule, 8)
-    assert grid.shape == (9,)
-    assert grid.dtype == torch.float64
-    for i, logsnr in enumerate(grid):
-        assert logsnr == schedule.logsnr(1 - i / 8)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("direction", ["logsnr", "time"])
 def test_limits_in_the_wrong_order_are_refused(name, direction):
@@ -184,17 +178,89 @@ def test_schedule_by_name_refuses_what_it_cannot_be():
         logsnr_schedule("linear", 5.0, -5.0)
     with pytest.raises(ValueError, match=r"no logsnr_min or logsnr_max for the legacy schedule"):
         logsnr_schedule("legacy", logsnr_max=10.0)
-    with pytest.raises(ValueError, match="at least 1 sampling step, got 0"):
-        logsnr_grid(logsnr_schedule("cosine"), 0)
 
 
-def test_discrete_time_is_uniform_over_its_values():
-    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    values, counts = ops.discrete_time(u, 8).unique(return_counts=True)
-    assert values.tolist() == [i / 8 for i in range(1, 9)]
-    assert counts.tolist() == [500] * 8
+def test_shift_adds_twice_the_log_of_the_ratio():
+    shifted = ops.shift_schedule(COSINE, 256)
+    torch.testing.assert_close(shifted.logsnr(T), COSINE.logsnr(T) + 2 * math.log(64 / 256))
+    torch.testing.assert_close(shifted.time(shifted.logsnr(T)), T)
 
 
-def test_discrete_time_refuses_no_steps():
-    with pytest.raises(ValueError, match="expected timesteps >= 1, got 0"):
-        ops.discrete_time(torch.tensor([0.5]), 0)
+def test_interpolated_schedule_and_its_inverse():
+    mixed = ops.interpolate_schedule(COSINE, 32, 512)
+    assert mixed.logsnr(1.0).item() == pytest.approx(-20 + 2 * math.log(2))
+    assert mixed.logsnr(0.0).item() == pytest.approx(20 - 6 * math.log(2))
+    assert (mixed.logsnr(T).diff() < 0).all()
+    torch.testing.assert_close(mixed.time(mixed.logsnr(T)), T, atol=1e-9, rtol=0)
+    with pytest.raises(ValueError, match="resolution and base > 0, got 0"):
+        ops.shift_schedule(COSINE, 0)
+
+
+@pytest.mark.parametrize("sizes", [(32, 512), (64, 64), (128, 32)])
+def test_interpolated_schedule_has_the_derivative_of_both_directions(sizes):
+    mixed = ops.interpolate_schedule(COSINE, *sizes)
+    t = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixed.logsnr(t).sum(), t)
+    for time, got in zip(t.tolist(), slope.tolist(), strict=True):
+        b = mpmath.atan(mpmath.exp(-10))
+        a = mpmath.atan(mpmath.exp(10)) - b
+        tilt = 2 * mpmath.log(mpmath.mpf(sizes[1]) / sizes[0])
+        assert got == pytest.approx(
+            float(-4 * a / mpmath.sin(2 * (a * time + b)) + tilt), rel=1e-12
+        )
+    logsnr = mixed.logsnr(t).detach().requires_grad_()
+    (inverse,) = torch.autograd.grad(mixed.time(logsnr).sum(), logsnr)
+    # The secant is 2e-6 long and the schedule's relative third derivative near t = 0.01 is 2e4.
+    torch.testing.assert_close(inverse, 1 / slope, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_zero_terminal_snr_gives_no_nan(name):
+    schedule = ops.logsnr_schedule(name, -math.inf, math.inf)
+    logsnr = schedule.logsnr(T)
+    assert logsnr[0] == math.inf
+    assert logsnr[-1] == -math.inf
+    assert not logsnr.isnan().any()
+    z = out = torch.ones(1, 2)
+    end, middle = torch.tensor([-math.inf]), torch.zeros(1)
+    for out_type in ("v", "x0"):
+        assert all(part.isfinite().all() for part in ops.predict(z, out, end, out_type))
+    assert ops.ddim_step(z, out, end, middle).isfinite().all()
+    assert ops.ddim_inverse_step(z, out, middle, end).isfinite().all()
+    assert ops.ancestral_step(z, out, end, middle, z).isfinite().all()
+    with pytest.raises(ValueError, match="expected out_type x0, v or both"):
+        ops.check_zero_snr(schedule.logsnr(1.0).item(), "eps")
+    with pytest.raises(ValueError, match="expected finite limits"):
+        ops.logsnr_schedule("sigmoid", -math.inf, 20.0).logsnr(0.5)
+
+
+def test_zero_snr_is_refused_for_eps_alone():
+    for out_type in ("x0", "v", "both"):
+        ops.check_zero_snr(-math.inf, out_type)
+    ops.check_zero_snr(-20.0, "eps")
+    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both"):
+        ops.check_zero_snr(-math.inf, "x_0")
+
+
+def test_interpolated_schedule_that_would_rise_is_refused():
+    with pytest.raises(ValueError, match="falls from data to noise.*data_resolution=4096"):
+        ops.interpolate_schedule(ops.logsnr_schedule("cosine"), 32, 4096)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda s: ops.shift_schedule(s, 256),
+        lambda s: ops.interpolate_schedule(s, 32, 256),
+    ],
+)
+def test_moved_schedules_round_once(moved):
+    schedule = moved(ops.logsnr_schedule("cosine"))
+    t = torch.linspace(0, 1, 999)
+    assert torch.equal(schedule.logsnr(t), schedule.logsnr(t.double()).float())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-7.0, 13.37), (-3.3, 17.0), (0.1, 0.3)])
+def test_sigmoid_schedule_reaches_its_ends_exactly(low, high):
+    ends = ops.sigmoid_logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64), low, high)
+    assert ends.tolist() == [high, low]

@@ -94,3 +94,15 @@ def test_importance_undone_by_its_density_is_unbiased():
 def test_numbers_out_of_range(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_discrete_time_is_uniform_over_its_values():
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    values, counts = ops.discrete_time(u, 8).unique(return_counts=True)
+    assert values.tolist() == [i / 8 for i in range(1, 9)]
+    assert counts.tolist() == [500] * 8
+
+
+def test_discrete_time_refuses_no_steps():
+    with pytest.raises(ValueError, match="expected timesteps >= 1, got 0"):
+        ops.discrete_time(torch.tensor([0.5]), 0)

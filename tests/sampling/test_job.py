@@ -1,46 +1,43 @@
-"""`vfn sample`: the same pictures in any layout, and none lost or drawn twice after a kill."""
+"""Pictures in files: the same in any layout, and none lost or drawn twice after a kill."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tests.helpers.small import SMALL
-from vfn.cli import app
+import vfn
+from tests.helpers.small import DIGITS, small_config
+from vfn.configs import override
+from vfn.data import Labels
+from vfn.sampling import Draws, ask, untrained, variants, write_samples
 from vfn.sampling.output import PARTS, open_output
-from vfn.sampling.trained import open_trained
 
-ROOT = Path(__file__).parents[2]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SCRIPT = """
+import sys
+from pathlib import Path
+import vfn
+from vfn.sampling import write_samples
+run, out, kind, num, batch, steps, animate = sys.argv[1:]
+draws = vfn.load(run, "cpu").draws(int(num), batch=int(batch), steps=int(steps))
+write_samples(draws, Path(out), kind, animate=animate == "animate")
+"""
 
 
-def invoke(*words):
-    """A command within this process."""
-    arguments = list(map(str, words))
-    result = CliRunner().invoke(app, arguments, obj=arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
-
-
-def sample(run, out, *words):
-    return invoke("sample", "--checkpoint", run, "--out", out, *words)
-
-
-def process(run, out, *words):
-    """The same as a command line of its own."""
-    return [str(ROOT / "cli.py"), "sample", "--checkpoint", str(run), "--out", str(out),
-            "--device", "cpu", *map(str, words)]  # fmt: skip
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """A script that writes samples, for processes of their own."""
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT)
+    return path
 
 
 def contents(folder):
@@ -52,138 +49,110 @@ def contents(folder):
     }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A network that has barely been trained, and whose average differs from its parameters."""
-    out = tmp_path_factory.mktemp("run")
-    invoke("train", "--out", out, "--steps", "3", "--lr", "1e-2", "--device", "cpu", *SMALL)
-    return out
-
-
 @pytest.fixture
 def drawn(monkeypatch):
-    """How many pictures each call of `generate` draws."""
+    """How many pictures each batch has that is drawn."""
     calls = []
-    whole = open_trained.__globals__["generate"]
+    whole = Draws.batch
 
-    def counting(*args, **options):
-        calls.append(len(args[6]))
-        return whole(*args, **options)
+    def counting(self, indices, watch=None):
+        calls.append(len(indices))
+        return whole(self, indices, watch)
 
-    monkeypatch.setitem(open_trained.__globals__, "generate", counting)
+    monkeypatch.setattr(Draws, "batch", counting)
     return calls
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
-def test_pictures_before_rounding_do_not_depend_on_the_batch(run, sampler, monkeypatch):
-    """To 1e-5, and bit for bit in batches of one size, whichever others are drawn."""
-    monkeypatch.setattr("vfn.sampling.generate.to_uint8", lambda images: images)
-    trained = open_trained(run, "cpu", print)
-    settings = replace(trained.checkpoint.config.sample, sampler=sampler, sample_timesteps=3)
-    labels, indices = torch.arange(64) % 10 + 1, torch.arange(64)
-
-    def draw(batch, chosen):
-        sized = replace(settings, sample_batch=batch, guidance=1.0)
-        return trained.generate(sized, labels[chosen], indices[chosen], seed=3)
-
-    whole = draw(64, indices)
-    assert whole.dtype == torch.float32
-    torch.testing.assert_close(draw(1, indices[:9]), whole[:9], rtol=0, atol=1e-5)
-    sevens = draw(7, indices)
-    torch.testing.assert_close(sevens, whole, rtol=0, atol=1e-5)
-    backwards = torch.arange(63, -1, -1)
-    assert torch.equal(draw(64, backwards)[backwards], whole)
-    assert torch.equal(draw(7, indices[14:28]), sevens[14:28])
-
-
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_two_processes_write_what_one_does(run, tmp_path, kind):
-    options = ["-n", 30, "--batch", 7, "--format", kind]
-    sample(run, tmp_path / "one", *options)
-    two = process(run, tmp_path / "two", *options)
-    done = subprocess.run([*LAUNCHER, *two], capture_output=True, text=True, timeout=120)
+def test_two_processes_write_what_one_does(run, trained, script, tmp_path, kind):
+    write_samples(trained.draws(30, batch=7), tmp_path / "one", kind)
+    words = map(str, (script, run, tmp_path / "two", kind, 30, 7, 2, "animate"))
+    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
-    assert one == two
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert done.stderr.count("30 pictures at guidance") == 1
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_a_killed_job_goes_on(run, tmp_path, kind):
-    """SIGKILL among 2,000 pictures: then the whole is there, and what was there is not touched."""
-    out, options = tmp_path / "out", ["--num", 2000, "--batch", 50, "--steps", 1, "--no-animate"]
-    options += ["--format", kind]
-    output = open_output(kind, out, 2000)
-    killed = subprocess.Popen([sys.executable, *process(run, out, *options)])
-    while len(output.present()) < 300:
+def test_a_killed_job_goes_on(run, trained, script, tmp_path, capsys, kind):
+    """SIGKILL among 1,000 pictures: then the whole is there, and what was there is not touched."""
+    out = tmp_path / "out"
+    draws = trained.draws(1000, batch=50, steps=1)
+    output = open_output(kind, out, 1000)
+    words = map(str, (script, run, out, kind, 1000, 50, 1, "still"))
+    killed = subprocess.Popen([sys.executable, *words])
+    while len(output.present()) < 200:
         assert killed.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     kept = output.present()
-    assert 300 <= len(kept) < 2000
+    assert 200 <= len(kept) < 1000
     times = {p: p.stat().st_mtime_ns for p in out.glob("images/*.png")}
-    done = subprocess.run(
-        [sys.executable, *process(run, out, *options)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{len(kept) - len(kept) % 50} of 2000 pictures were there already" in done.stderr
+    [written] = write_samples(draws, out, kind, animate=False)
+    assert written.present == len(kept) - len(kept) % 50
+    assert f"{written.present} of 1000 pictures were there already" in capsys.readouterr().err
     if kind == "png":  # those of a batch that was cut short are written again
         touched = [path for path, then in times.items() if path.stat().st_mtime_ns != then]
         assert len(touched) == len(kept) % 50
-    sample(run, tmp_path / "whole", *options)
+    write_samples(draws, tmp_path / "whole", kind, animate=False)
     assert contents(out) == contents(tmp_path / "whole")
-    assert open_output(kind, out, 2000).present() == set(range(2000))
+    assert open_output(kind, out, 1000).present() == set(range(1000))
 
 
 @pytest.mark.parametrize("kind", ["png", "npz", "safetensors"])
-def test_what_is_there_is_not_drawn_again(run, tmp_path, drawn, kind):
-    options = ["--num", 20, "--batch", 5, "--format", kind, "--no-animate"]
-    sample(run, tmp_path, *options)
+def test_what_is_there_is_not_drawn_again(trained, tmp_path, drawn, kind):
+    draws = trained.draws(20, batch=5)
+    [first] = write_samples(draws, tmp_path, kind, animate=False)
     before = contents(tmp_path)
     assert drawn == [5] * 4
-    assert "20 of 20 pictures were there already" in sample(run, tmp_path, *options)
+    assert first == (tmp_path, tmp_path / "grid.png", 20, 2, 0)
+    [again] = write_samples(draws, tmp_path, kind, animate=False)
+    assert again == (tmp_path, tmp_path / "grid.png", 20, 0, 20)
     assert len(drawn) == 4
     assert contents(tmp_path) == before
-    sample(run, tmp_path, *options, "--fresh")
+    write_samples(draws, tmp_path, kind, animate=False, fresh=True)
     assert len(drawn) == 8
     assert contents(tmp_path) == before
 
 
-def test_lost_and_empty_pictures_are_drawn_again(run, tmp_path, drawn):
+def test_lost_and_empty_pictures_are_drawn_again(trained, tmp_path, drawn):
     """An empty file is what a power cut may leave."""
-    options = ["--num", 20, "--batch", 5, "--no-animate"]
-    sample(run, tmp_path, *options)
+    draws = trained.draws(20, batch=5)
+    write_samples(draws, tmp_path, animate=False)
     before = contents(tmp_path)
     (tmp_path / "images" / "000007.png").unlink()
     (tmp_path / "images" / "000019.png").write_bytes(b"")
     (tmp_path / "images" / ".000003.png.17.tmp").write_bytes(b"half")
-    sample(run, tmp_path, *options)
+    [written] = write_samples(draws, tmp_path, animate=False)
+    assert written.present == 10
     assert len(drawn) == 6
     assert contents(tmp_path) == before
 
 
-def test_parts_of_another_batch_are_used(run, tmp_path, drawn):
-    output = open_output("npz", tmp_path / "a", 20)
-    sample(run, tmp_path / "a", "--num", 20, "--batch", 5, "--format", "npz", "--no-animate")
-    with np.load(tmp_path / "a" / "samples.npz") as file:
+def test_parts_of_another_batch_are_used(trained, tmp_path, drawn):
+    output = open_output("npz", tmp_path, 20)
+    write_samples(trained.draws(20, batch=5), tmp_path, "npz", animate=False)
+    with np.load(tmp_path / "samples.npz") as file:
         whole = file["arr_0"]
     output.clear()
     output.write(torch.arange(10), torch.from_numpy(whole[:10]).movedim(-1, 1))
-    sample(run, tmp_path / "a", "--num", 20, "--batch", 4, "--format", "npz", "--no-animate")
+    write_samples(trained.draws(20, batch=4), tmp_path, "npz", animate=False)
     assert drawn == [5] * 4 + [4] * 3
-    with np.load(tmp_path / "a" / "samples.npz") as again:
+    with np.load(tmp_path / "samples.npz") as again:
         assert np.abs(again["arr_0"].astype(int) - whole).max() <= 1
-    assert not (tmp_path / "a" / PARTS).exists()
+    assert not (tmp_path / PARTS).exists()
 
 
-def test_formats_hold_the_same_pictures(run, tmp_path):
+def test_formats_hold_the_same_pictures(trained, tmp_path):
+    draws = trained.draws(12, ["3", "9"])
     for kind in ("png", "npz", "safetensors"):
-        sample(run, tmp_path / kind, "--num", 12, "--format", kind, "--labels", "3,9")
+        write_samples(draws, tmp_path / kind, kind)
     with np.load(tmp_path / "npz" / "samples.npz") as file:
         array, labels = file["arr_0"], file["arr_1"]
     assert array.shape == (12, 8, 8, 1)
     assert array.dtype == np.uint8
+    assert np.array_equal(array, draws.all().images.movedim(1, -1).numpy())
     assert labels.tolist() == [4, 10] * 6
     for i in range(12):
         with Image.open(tmp_path / "png" / "images" / f"{i:06d}.png") as picture:
@@ -196,20 +165,21 @@ def test_formats_hold_the_same_pictures(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("opened", "settings"),
     [
-        ["--raw"],
-        ["--precision", "bf16"],
-        ["--guidance", "2", "--guidance-interval=-3,5"],
-        ["--guidance", "2", "--guidance-rescale", "1"],
-        ["--guidance", "2"],
+        ({"ema": False}, {}),
+        ({"precision": "bf16"}, {}),
+        ({}, {"guidance": 2.0, "guidance_interval": (-3, 5)}),
+        ({}, {"guidance": 2.0, "guidance_rescale": 1.0}),
+        ({}, {"guidance": 2.0}),
     ],
 )
-def test_options_change_the_pictures(run, tmp_path, options):
-    common = ["--num", 4, "--steps", 8, "--format", "npz", "--no-animate", "--no-grid-image"]
+def test_options_change_the_pictures(run, trained, tmp_path, opened, settings):
+    plain = trained.draws(4, steps=8, guidance=0.0)
+    other = vfn.load(run, "cpu", **opened).draws(4, steps=8, **{"guidance": 0.0, **settings})
     arrays = []
-    for name, more in (("plain", ["--guidance", "0"]), ("other", options)):
-        sample(run, tmp_path / name, *common, *more)
+    for name, draws in (("plain", plain), ("other", other)):
+        write_samples(draws, tmp_path / name, "npz", grid=False, animate=False)
         with np.load(tmp_path / name / "samples.npz") as file:
             arrays.append(file["arr_0"])
     assert not np.array_equal(*arrays)
@@ -217,80 +187,50 @@ def test_options_change_the_pictures(run, tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("options", "name"),
+    ("opened", "changed", "kind", "name"),
     [
-        (["--seed", "1"], "seed 0, now 1"),
-        (["--steps", "3"], "sample_timesteps 2, now 3"),
-        (["--labels", "3,9"], 'labels ["0", "1"'),
-        (["--num", "21"], "num 20, now 21"),
-        (["--format", "npz"], 'format "png", now "npz"'),
-        (["--raw"], 'parameters "ema", now "raw"'),
-        (["--guidance", "0.25"], "guidance 0.5, now 0.25"),
-        (["--guidance-interval=-3,5"], "guidance_interval null, now [-3.0, 5.0]"),
-        (["--precision", "bf16"], 'precision "fp32", now "bf16"'),
+        ({}, {"seed": 1}, "png", "seed 0, now 1"),
+        ({}, {"steps": 3}, "png", "sample_timesteps 2, now 3"),
+        ({}, {"labels": "3,9"}, "png", 'labels ["0", "1"'),
+        ({}, {"num": 21}, "png", "num 20, now 21"),
+        ({}, {}, "npz", 'format "png", now "npz"'),
+        ({"ema": False}, {}, "png", 'parameters "ema", now "raw"'),
+        ({}, {"guidance": 0.25}, "png", "guidance 0.5, now 0.25"),
+        ({}, {"guidance_interval": (-3, 5)}, "png", "guidance_interval null, now [-3.0, 5.0]"),
+        ({"precision": "bf16"}, {}, "png", 'precision "fp32", now "bf16"'),
     ],
 )
-def test_pictures_of_other_settings_are_left_alone(run, tmp_path, drawn, options, name):
-    sample(run, tmp_path, "--num", 20, "--no-animate")
+def test_pictures_of_other_settings_are_left_alone(
+    run, trained, tmp_path, drawn, opened, changed, kind, name
+):
+    write_samples(trained.draws(20), tmp_path, animate=False)
     before = contents(tmp_path)
+    other = vfn.load(run, "cpu", **opened).draws(**{"num": 20, **changed})
     with pytest.raises(ValueError, match="holds pictures of other settings") as refused:
-        CliRunner().invoke(
-            app,
-            ["sample", "--checkpoint", str(run), "--out", str(tmp_path), "--num", "20",
-             "--no-animate", *options],
-            obj=[], catch_exceptions=False,
-        )  # fmt: skip
+        write_samples(other, tmp_path, kind, animate=False)
     assert name in str(refused.value)
     assert "use another --out, or --fresh to draw them anew" in str(refused.value)
     assert len(drawn) == 1
     assert contents(tmp_path) == before
 
 
-def test_pictures_of_another_network_are_left_alone(run, tmp_path):
+def test_pictures_of_another_network_are_left_alone(trained, tmp_path):
     """Even at the same step."""
-    sample(run, tmp_path, "--num", 2, "--no-animate")
+    write_samples(trained.draws(2), tmp_path, animate=False)
     record = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps(record | {"sha256": "0"}))
     with pytest.raises(ValueError, match='other settings: sha256 "0", now'):
-        CliRunner().invoke(
-            app,
-            ["sample", "--checkpoint", str(run), "--out", str(tmp_path), "--num", "2"],
-            obj=[], catch_exceptions=False,
-        )  # fmt: skip
+        write_samples(trained.draws(2), tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_text("{")])
-def test_pictures_without_a_record_are_left_alone(run, tmp_path, spoil):
-    sample(run, tmp_path, "--num", 2, "--no-animate")
-    spoil(tmp_path / "settings.json")
-    with pytest.raises(ValueError, match="of unknown settings|cannot be read"):
-        CliRunner().invoke(
-            app,
-            ["sample", "--checkpoint", str(run), "--out", str(tmp_path), "--num", "2"],
-            obj=[], catch_exceptions=False,
-        )  # fmt: skip
-
-
-def test_a_compiled_network_draws_the_same(run, tmp_path, monkeypatch):
-    """With the compiler's front end alone: what the other one does takes half a minute."""
-    compile_, graphs = torch.compile, []
-
-    def seen(graph, _inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", lambda call, **_: compile_(call, backend=seen))
-    for name, more in (("a", []), ("b", ["--compile"])):
-        sample(run, tmp_path / name, "--num", 3, "--no-animate", *more)
-    assert len(graphs) == 1
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_solvers_and_steps_are_compared(run, tmp_path):
-    out = sample(run, tmp_path, "--num", 10, "--steps", "1,2,4", "--sampler", "ddim,unipc")
-    folders = {f"{s}-steps{n}" for s in ("ddim", "unipc") for n in (1, 2, 4)}
-    assert {path.name for path in tmp_path.iterdir()} == folders | {"sweep.png"}
-    assert f"comparison: {tmp_path / 'sweep.png'}" in out
+def test_solvers_and_steps_are_compared(trained, tmp_path, capsys):
+    several = variants(trained, {"sampler": ["ddim", "unipc"], "steps": [1, 2, 4]}, num=10)
+    written = write_samples(several, tmp_path)
+    folders = [f"{s}-steps{n}" for s in ("ddim", "unipc") for n in (1, 2, 4)]
+    assert [one.folder.name for one in written] == folders
+    assert [one.nfe for one in written] == [1, 2, 4] * 2
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, "sweep.png"}
+    assert f"comparison: {tmp_path / 'sweep.png'}" in capsys.readouterr().err
     record = json.loads((tmp_path / "unipc-steps4" / "settings.json").read_text())
     assert (record["sampler"], record["sample_timesteps"]) == ("unipc", 4)
     with Image.open(tmp_path / "sweep.png") as sheet:  # two blocks of three rows of ten tiles
@@ -298,44 +238,116 @@ def test_solvers_and_steps_are_compared(run, tmp_path):
         assert sheet.width > 10 * 48
 
 
-def test_guidance_is_animated(run, tmp_path):
-    sample(run, tmp_path, "--num", 10, "--guidance", "0,1,20")
-    with Image.open(tmp_path / "guidance.webp") as animation:
+def test_guidance_is_animated(trained, tmp_path):
+    several = variants(trained, {"guidance": [0.0, 1.0, 20.0, 1.0]}, num=10)
+    write_samples(several, tmp_path / "a")
+    with Image.open(tmp_path / "a" / "guidance.webp") as animation:
         assert animation.n_frames == 3
-    shutil.rmtree(tmp_path)
-    sample(run, tmp_path, "--num", 10, "--guidance", "0,1", "--no-animate")
-    assert not (tmp_path / "guidance.webp").exists()
+    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"w0", "w1", "w20"}
+    write_samples(several[:2], tmp_path / "b", animate=False)
+    assert not (tmp_path / "b" / "guidance.webp").exists()
+    write_samples(several[:2], tmp_path / "c", grid=False)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"w0", "w1"}
 
 
-def test_learned_variance_from_training_to_pictures(run, tmp_path):
-    learned = ["--learned-variance", "true", "--train-timesteps", "8", "--lr", "1e-2"]
-    invoke("train", "--out", tmp_path / "run", "--steps", "3", "--device", "cpu", *SMALL, *learned)
-    options = ["--num", "4", "--sampler", "ancestral", "--steps", "3"]
-    text = sample(tmp_path / "run", tmp_path / "a", *options, "--var-type", "learned")
-    assert "NFE 3" in text
-    sample(tmp_path / "run", tmp_path / "b", *options, "--var-type", "learned", "--guidance", "1")
-    sample(tmp_path / "run", tmp_path / "c", *options, "--var-type", "fixed_small")
-    sample(tmp_path / "run", tmp_path / "d", "--num", "4", "--var-type", "learned")  # of ddim: none
-    pictures = {(tmp_path / name / "grid.png").read_bytes() for name in "abc"}
-    assert len(pictures) == 3
-    with pytest.raises(ValueError, match="needs a model trained with learned_variance"):
-        CliRunner().invoke(
-            app,
-            ["sample", "--checkpoint", str(run), "--out", str(tmp_path / "e"), *options,
-             "--var-type", "learned"],
-            obj=[], catch_exceptions=False,
-        )  # fmt: skip
-    assert not (tmp_path / "e").exists()
+def test_any_setting_can_be_compared(trained, tmp_path):
+    written = write_samples(variants(trained, {"eta": [0.0, 0.5]}, num=2), tmp_path)
+    assert [one.folder.name for one in written] == ["eta0", "eta0.5"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("others", "message"),
     [
-        (["--sampler", "heun", "--steps", "4"], "with heun, NFE 6\n"),
-        (["--guidance", "1"], "with ddim, NFE 2 of doubled batches for guidance\n"),
-        (["--sampler", "adaptive"], "with adaptive, NFE up to "),
+        (lambda t: [], "expected at least one Draws to write, got none"),
+        (lambda t: [t.draws(2), t.draws(3, steps=4)], "expected draws of one network, number, la"),
+        (lambda t: [t.draws(2), t.draws(2, "7", steps=4)], "expected draws of one network, number"),
+        (lambda t: [t.draws(2), t.draws(2, seed=1, steps=4)], "expected draws of one network"),
+        (lambda t: [t.draws(2), t.draws(2, batch=1)], "whose settings differ, got some that are"),
+        (lambda t: [t.draws(2, guidance=w) for w in (0.1, 0.1 + 1e-9)], "whose settings differ"),
     ],
 )
-def test_evaluations_are_told(run, tmp_path, options, told):
-    text = sample(run, tmp_path / "out", "--num", "4", "--guidance", "0", *options)
-    assert f"4 pictures drawn {told}" in text
+def test_draws_that_cannot_be_compared(trained, tmp_path, others, message):
+    with pytest.raises(ValueError, match=message):
+        write_samples(others(trained), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_variants_share_what_is_not_compared(trained):
+    several = variants(trained, {"guidance": [], "steps": [2, 4]}, 5, "7", seed=3, sampler="ab2")
+    assert [(d.num, d.seed, d.asked.names) for d in several] == [(5, 3, ["7"])] * 2
+    assert [d.settings.sampler for d in several] == ["ab2"] * 2
+    assert [d.settings.sample_timesteps for d in several] == [2, 4]
+    assert len(variants(trained, {}, 5)) == 1
+    with pytest.raises(ValueError, match="solver ddim takes no churn"):
+        variants(trained, {"sampler": ["heun", "ddim"]}, churn=0.1)
+
+
+def test_learned_variance(tmp_path, capsys):
+    learned = override(small_config(), {"learned_variance": True, "train_timesteps": 8})
+    network = untrained(learned, DIGITS)
+    for value in network.params.values():
+        value.add_(0.05 * torch.randn_like(value))
+    given = {"sampler": "ancestral", "steps": 3}
+    for name, more in (
+        ("a", {"var_type": "learned"}),
+        ("b", {"var_type": "learned", "guidance": 1.0}),
+        ("c", {"var_type": "fixed_small"}),
+    ):
+        write_samples(network.draws(4, **given, **more), tmp_path / name)
+    assert "NFE 3" in capsys.readouterr().err
+    assert len({(tmp_path / name / "grid.png").read_bytes() for name in "abc"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sampler": "heun", "steps": 4, "guidance": 0.0}, "with heun, NFE 6\n"),
+        ({"guidance": 1.0}, "with ddim, NFE 2 of doubled batches for guidance\n"),
+        ({"sampler": "adaptive", "guidance": 0.0}, "with adaptive, NFE up to "),
+    ],
+)
+def test_evaluations_are_told(trained, tmp_path, capsys, settings, told):
+    write_samples(trained.draws(4, **settings), tmp_path)
+    assert f"4 pictures drawn {told}" in capsys.readouterr().err
+
+
+def test_a_network_that_takes_guidance_has_no_second_branch(tmp_path, capsys):
+    config = override(small_config(), {"guidance_range": [0, 4], "teacher_steps": 4})
+    write_samples(untrained(config, DIGITS).draws(4, guidance=2.0), tmp_path)
+    assert "4 pictures drawn with ddim, NFE 2\n" in capsys.readouterr().err
+
+
+def test_tags_and_combinations_of_tags(tmp_path):
+    shape = DIGITS._replace(legend=Labels(("Bald", "Male", "Wavy"), tags=True))
+    network = untrained(small_config(), shape)
+    asked = ask(shape.legend, tags=["Male,Wavy", "Bald"])
+    write_samples(network.draws(4, asked), tmp_path / "a", animate=False)
+    lines = (tmp_path / "a" / "images" / "labels.csv").read_text().splitlines()
+    assert lines == ["file,tags", "000000.png,Bald+Male", "000001.png,Bald+Wavy",
+                     "000002.png,Bald+Male", "000003.png,Bald+Wavy"]  # fmt: skip
+    write_samples(network.draws(4, asked), tmp_path / "b", "npz", animate=False)
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        assert file["arr_1"].tolist() == [[1, 1, 0], [1, 0, 1]] * 2
+
+
+def test_an_unconditional_network(tmp_path):
+    network = untrained(small_config(), DIGITS._replace(legend=Labels()))
+    [written] = write_samples(network.draws(12, guidance=0.0), tmp_path / "png")
+    assert not (tmp_path / "png" / "images" / "labels.csv").exists()
+    assert written.num == 12
+    write_samples(network.draws(12, guidance=0.0), tmp_path / "npz", "npz")
+    with np.load(tmp_path / "npz" / "samples.npz") as file:
+        assert file.files == ["arr_0"]
+
+
+def test_places_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="expected a directory at .*file, but there is a file"):
+        write_samples(trained.draws(2), tmp_path / "file")
+    with pytest.raises(ValueError, match="unknown format 'gif', expected one of png, npz, safet"):
+        write_samples(trained.draws(2), tmp_path / "out", "gif")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_may_be_given_as_text(trained, tmp_path):
+    assert write_samples(trained.draws(2), str(tmp_path))[0].folder == Path(tmp_path)

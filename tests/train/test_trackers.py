@@ -11,7 +11,7 @@ from vfn.train import TRACKERS, train
 
 LIGHT = """
 import sys
-import vfn.train.trackers, vfn.train.observers, vfn.train.distill.methods
+import vfn.train.trackers, vfn.train.observers, vfn.train.distillation.methods
 print(*sorted({"torch", "tensorboard", "vfn.train.loop"} & sys.modules.keys()))
 """
 

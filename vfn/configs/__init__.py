@@ -3,6 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -19,6 +20,7 @@ from vfn.configs.schema import (
     flat_fields,
     from_tables,
     override,
+    renewed,
     to_tables,
 )
 
@@ -108,12 +110,12 @@ def loads(text: str, origin: str = "config", base: Config | None = None) -> Conf
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers and nesting without end
         raise ValueError(f"{origin} is not valid TOML: {error}") from None
-    given = from_tables(tables, origin)
     if base is None:
-        return given
-    merged = to_tables(base)
-    for section, table in tables.items():
-        merged[section] |= table
+        return from_tables(tables, origin)
+    merged: dict[str, Any] = to_tables(base)
+    for section, table in renewed(tables).items():
+        known = merged.get(section, {}) if isinstance(table, dict) else {}
+        merged[section] = {**known, **table} if isinstance(table, dict) else table
     return from_tables(merged, origin)
 
 

@@ -313,7 +313,7 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
+def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """Field and type hint of every setting in the named sections, by the setting's name."""
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])
@@ -366,7 +366,7 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
     Raises:
         ValueError: for unknown sections and keys and wrong values, all of them at once.
     """
-    tables = _renewed(tables)
+    tables = renewed(tables)
     faults: list[str] = []
     built: dict[str, Any] = {}
     for name, table in tables.items():
@@ -393,17 +393,21 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
         raise ValueError(f"{origin}: {error}") from None
 
 
-def _renewed(tables: dict[str, Any]) -> dict[str, Any]:
-    """Tables of earlier versions in today's words."""
+def renewed(tables: dict[str, Any]) -> dict[str, Any]:
+    """Tables of earlier versions in today's words.
+
+    >>> renewed({"train": {"tensorboard": True}})
+    {'train': {'trackers': ['tensorboard']}}
+    """
     if not all(isinstance(table, dict) for table in tables.values()):
         return tables  # whoever builds it says what is wrong
-    renewed = {name: dict(table) for name, table in tables.items()}
-    span = renewed.get("distill", {}).pop("guidance_range", None)
+    today = {name: dict(table) for name, table in tables.items()}
+    span = today.get("distill", {}).pop("guidance_range", None)
     if span is not None:
-        renewed.setdefault("model", {}).setdefault("guidance_range", span)
-    if renewed.get("train", {}).pop("tensorboard", False) is True:
-        renewed["train"].setdefault("trackers", ["tensorboard"])
-    return renewed
+        today.setdefault("model", {}).setdefault("guidance_range", span)
+    if today.get("train", {}).pop("tensorboard", False) is True:
+        today["train"].setdefault("trackers", ["tensorboard"])
+    return today
 
 
 def to_tables(config: Config) -> dict[str, dict[str, Any]]:
@@ -472,17 +476,18 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         item = get_args(hint)[0]
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
             return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
-        return [] if item is bool else [fault for v in value for fault in _range(name, v, metadata)]
-    if not _is_a(value, hint):
-        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
+        numbers = value if item in (int, float) else ()
+        return [fault for number in numbers for fault in _range(name, number, metadata)]
     if table := metadata.get("table"):
         return _word_faults(name, value, table)
+    if not _is_a(value, hint):
+        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
     return _range(name, value, metadata) if hint in (int, float) else []
 
 
-def _word_faults(name: str, word: str, table: Table[Any]) -> list[str]:
+def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     try:
-        table.check(word)
+        table.check(word if isinstance(word, str) else "")
     except ValueError:
         return [f"expected {name} to be {table.expected()}, got {word!r}"]
     return []

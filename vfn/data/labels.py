@@ -1,10 +1,13 @@
-"""Labels: what they are called, how people write them, and which pictures get which."""
+"""Labels: what they are called, how people write them, and which pictures get which.
+
+The table of data sets has them, so this module does not import torch before it is needed.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAG_SEPARATOR = "+"
 
@@ -24,7 +27,7 @@ class Labels(NamedTuple):
     names: tuple[str, ...] = ()
     tags: bool = False
 
-    def parse(self, text: str) -> Tensor:
+    def parse(self, text: str) -> "Tensor":
         """Labels separated by commas, as a network takes them.
 
         Args:
@@ -41,12 +44,14 @@ class Labels(NamedTuple):
         tensor([[1, 0, 1],
                 [0, 1, 0]])
         """
+        import torch
+
         parts = list(self.names) if text == "all" else [part.strip() for part in text.split(",")]
         if self.tags:
             return torch.tensor([tag_row(part, self.names) for part in parts])
         return torch.tensor([_number(part, self.names) + 1 for part in parts])
 
-    def texts(self, labels: Tensor) -> list[str]:
+    def texts(self, labels: "Tensor") -> list[str]:
         """The texts that `parse` reads back: names of classes, or tags joined by ``+``.
 
         Args:
@@ -76,7 +81,7 @@ class Labels(NamedTuple):
         return f"{len(self.names)} {'tags' if self.tags else 'classes'}"
 
 
-def in_turn(labels: Tensor, indices: Tensor) -> Tensor:
+def in_turn(labels: "Tensor", indices: "Tensor") -> "Tensor":
     """The labels of pictures that get some labels in turn, by the pictures' numbers.
 
     Args:

@@ -9,14 +9,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vfn.interop.matching import Place, Source, fit, places
+from vfn.interop.matching import Place, Recipe, fit, places
 from vfn.nn.layers import ConvResample, SelfAttention
 from vfn.nn.unet import UNet
 
 # Kernels of convolutions, dense layers, and dense layers that are 1x1 convolutions here.
 CONV, DENSE, POINT = "h w i o -> o i h w", "i o -> o i", "i o -> o i 1 1"
 SEPARATOR = "/"
-Layers = Iterator[tuple[str, Source]]
+Layers = Iterator[tuple[str, Recipe]]
 
 
 def params_from_flax(tree: Mapping[Any, Any], model: UNet) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def _layers(model: UNet) -> Layers:
             yield from _attention(f"{place.name}.attention", theirs, attention.num_heads)
     for ours, kind in (("weight", "kernel"), ("bias", "bias")):
         keys = tuple(f"{layer}/{kind}" for layer in conditioned)
-        yield f"modulation.{ours}", Source(keys, _modulation)
+        yield f"modulation.{ours}", Recipe(keys, _modulation)
 
 
 def _name(place: Place) -> str:
@@ -103,13 +103,13 @@ def _name(place: Place) -> str:
 
 
 def _layer(ours: str, theirs: str, pattern: str) -> Layers:
-    yield f"{ours}.weight", Source((f"{theirs}/kernel",), partial(rearrange, pattern=pattern))
-    yield f"{ours}.bias", Source((f"{theirs}/bias",), _same)
+    yield f"{ours}.weight", Recipe((f"{theirs}/kernel",), partial(rearrange, pattern=pattern))
+    yield f"{ours}.bias", Recipe((f"{theirs}/bias",), _same)
 
 
 def _norm(ours: str, theirs: str) -> Layers:
-    yield f"{ours}.weight", Source((f"{theirs}/scale",), _same)
-    yield f"{ours}.bias", Source((f"{theirs}/bias",), _same)
+    yield f"{ours}.weight", Recipe((f"{theirs}/scale",), _same)
+    yield f"{ours}.bias", Recipe((f"{theirs}/bias",), _same)
 
 
 def _same(value: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def _labels(num_classes: int) -> Layers:
     def bias(bias: Tensor, kernel: Tensor) -> Tensor:
         return bias if len(kernel) == num_classes else bias + kernel[0]
 
-    yield "label_embed.weight", Source(("class_emb/kernel",), weight)
-    yield "label_embed.bias", Source(("class_emb/bias", "class_emb/kernel"), bias)
+    yield "label_embed.weight", Recipe(("class_emb/kernel",), weight)
+    yield "label_embed.bias", Recipe(("class_emb/bias", "class_emb/kernel"), bias)
 
 
 def _attention(ours: str, theirs: str, heads: int) -> Layers:
@@ -143,12 +143,12 @@ def _attention(ours: str, theirs: str, heads: int) -> Layers:
         ("bias", "bias", "h d -> (h d)"),
     ):
         keys = tuple(f"{theirs}/{layer}/{key}" for layer in "qkv")
-        yield f"{ours}.qkv.{kind}", Source(keys, rows(pattern))
-    yield f"{ours}.out.weight", Source((f"{theirs}/proj_out/kernel",), rows("h d c -> c (h d)"))
-    yield f"{ours}.out.bias", Source((f"{theirs}/proj_out/bias",), _same)
+        yield f"{ours}.qkv.{kind}", Recipe(keys, rows(pattern))
+    yield f"{ours}.out.weight", Recipe((f"{theirs}/proj_out/kernel",), rows("h d c -> c (h d)"))
+    yield f"{ours}.out.bias", Recipe((f"{theirs}/proj_out/bias",), _same)
 
 
 def _identity(ours: str, attention: SelfAttention) -> Layers:
     """Attention that adds nothing."""
     for name, like in attention.named_parameters():
-        yield f"{ours}.{name}", Source((), partial(torch.zeros, like.shape))
+        yield f"{ours}.{name}", Recipe((), partial(torch.zeros, like.shape))

@@ -23,7 +23,7 @@ class Place(NamedTuple):
     resamples: bool
 
 
-class Source(NamedTuple):
+class Recipe(NamedTuple):
     """The keys that hold a parameter elsewhere, and the function that makes it of their values."""
 
     keys: tuple[str, ...]
@@ -57,13 +57,13 @@ def places(model: UNet) -> list[Place]:
 
 @torch.no_grad()
 def fit(
-    model: UNet, sources: Mapping[str, Source], state: Mapping[str, Tensor]
+    model: UNet, recipes: Mapping[str, Recipe], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Build the parameters of ``model`` from foreign ones.
 
     Args:
         model: it is not changed.
-        sources: for each of its parameters where it comes from.
+        recipes: for each of its parameters, what it is made of.
         state: the foreign parameters.
 
     Returns:
@@ -74,7 +74,7 @@ def fit(
     """
     params, faults = {}, []
     for name, like in model.named_parameters():
-        keys, build = sources[name]
+        keys, build = recipes[name]
         missing = [key for key in keys if key not in state]
         faults += [f"{key} is missing" for key in missing]
         if missing:
@@ -85,7 +85,7 @@ def fit(
         else:
             where = keys[0] + (f" with {len(keys) - 1} more" if len(keys) > 1 else "")
             faults.append(f"{where} gives {shapes}, expected {tuple(like.shape)}")
-    known = {key for source in sources.values() for key in source.keys}
+    known = {key for recipe in recipes.values() for key in recipe.keys}
     faults += [f"{key} is left over" for key in sorted(state.keys() - known)]
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""

@@ -28,18 +28,18 @@ NUMPY_SCALARS: list[Any] = [
 class ReferenceImport(NamedTuple):
     """A network, its raw and averaged parameters, and the reference's settings, completed.
 
-    ``ema_params`` is None if the checkpoint holds no average; ``config`` is what
-    `vfn.nn.reference_config.reference_settings` makes of the JSON file.
+    ``ema_params`` is None if the checkpoint holds no average; ``settings`` are section -> option ->
+    value, complete.
     """
 
     model: UNet
     params: dict[str, Tensor]
     ema_params: dict[str, Tensor] | None
-    config: Settings
+    settings: Settings
 
 
 def import_reference(
-    checkpoint: str | PathLike[str] | Mapping[str, Any], config: Json
+    checkpoint: str | PathLike[str] | Mapping[str, Any], source: Json
 ) -> ReferenceImport:
     """Open a checkpoint of the reference implementation.
 
@@ -50,10 +50,10 @@ def import_reference(
     Args:
         checkpoint: the file, or its content: ``model``, perhaps ``ema`` with ``shadow``, or the
             parameters alone; names may carry ``module.`` in front.
-        config: the JSON file of the run, or its content.
+        source: the configuration of the run, a JSON file or its content.
 
     Returns:
-        ReferenceImport(model, params, ema_params, config), on the CPU, float32.
+        ReferenceImport(model, params, ema_params, settings), on the CPU, float32.
 
     Raises:
         ValueError: if the file is missing, damaged or holds more than tensors and plain values
@@ -65,7 +65,7 @@ def import_reference(
     Traceback (most recent call last):
     ValueError: ... time_embed.0.weight is missing; ... and 110 more
     """
-    settings = reference_settings(config)
+    settings = reference_settings(source)
     found = read_reference(checkpoint)
     state = found["model"]
     model = UNet(**unet_options(settings), **_label_options(state, settings))
@@ -127,7 +127,7 @@ def _label_options(state: Mapping[str, Tensor], settings: Settings) -> dict[str,
     """Number and kind of labels, from the layer that embeds them."""
     named = {name.removeprefix(PREFIX): value for name, value in state.items()}
     for key, multitags in (("class_embed.1.weight", False), ("class_embed.weight", True)):
-        if key in named:
+        if key in named and named[key].ndim:
             return {"num_classes": named[key].shape[-1], "multitags": multitags}
     if settings["conditional"]["use_cfg"]:
         raise ValueError(

@@ -1,37 +1,14 @@
 """Configurations of the reference implementation in the words of this library."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from vfn.configs import load
 from vfn.configs.schema import Config, from_tables, to_tables
-from vfn.interop.reference_settings import Json, Settings, read_json
+from vfn.data.standard import DATASETS, Standard
+from vfn.interop.formats import FORMATS
+from vfn.interop.reference_settings import Json, Settings, read_json, reference_settings
 
-
-class ReferenceData(NamedTuple):
-    """What the reference trains on: shape and number of the pictures, and what their labels say."""
-
-    channels: int
-    size: int
-    pictures: int
-    class_names: tuple[str, ...]
-    multitags: bool = False
-
-
-_DIGITS = "0 1 2 3 4 5 6 7 8 9"
-_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
-_CELEBA = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
-    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
-    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
-    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
-    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
-)
-REFERENCE_DATA = {
-    "mnist": ReferenceData(1, 32, 60_000, tuple(_DIGITS.split())),
-    "cifar10": ReferenceData(3, 32, 50_000, tuple(_CIFAR10.split())),
-    "celeba": ReferenceData(3, 64, 202_599, tuple(_CELEBA.split()), multitags=True),
-}
 # Options that do not change what is computed: files, devices, and two ways to write one formula.
 WITHOUT_EFFECT = {
     "source": "a remark",
@@ -45,46 +22,44 @@ WITHOUT_EFFECT = {
 }
 
 
-def reference_data(settings: Settings) -> ReferenceData:
-    """The data set that the reference's settings name.
+def reference_data(settings: Settings) -> Standard:
+    """The data set that the reference's settings name, as the table of data sets knows it.
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: for one that the reference does not know.
 
-    >>> from vfn.nn.reference_config import reference_settings
     >>> reference_data(reference_settings({"data": {"name": "mnist"}})).size
-    32
+    (32, 32)
     """
-    name = settings["data"]["name"]
-    if name not in REFERENCE_DATA:
+    name, known = settings["data"]["name"], FORMATS["reference"].datasets
+    if name not in known:
         raise ValueError(
-            f"unknown data set {name!r} in data.name, expected one of {', '.join(REFERENCE_DATA)}"
+            f"unknown data set {name!r} in data.name, expected one of {', '.join(known)}"
         )
-    return REFERENCE_DATA[name]
+    return DATASETS[name]
 
 
-def config_from_reference(settings: Settings) -> Config:
-    """The configuration of this library that does what the reference's settings say.
+def import_config(source: Json) -> Config:
+    """The configuration of this library that does what one of the reference says.
 
     Epochs become steps. Without ``use_ema`` the average follows the parameters. The reference
     samples with its ancestral steps unless its command line asks for DDIM.
 
     Args:
-        settings: from `vfn.nn.reference_config.reference_settings`.
+        source: a JSON file, or its content.
 
     Returns:
         Config.
 
     Raises:
-        ValueError: for settings that have no counterpart here, each by its name; for values that
-            make no configuration.
+        ValueError: if it cannot be read; for settings that have no counterpart here, each by its
+            name; for values that make no configuration.
 
-    >>> from vfn.nn.reference_config import reference_settings
-    >>> settings = reference_settings({"train": {"epochs": 2}, "args": {"use_ddim": True}})
-    >>> config = config_from_reference(settings)
+    >>> config = import_config({"train": {"epochs": 2}, "args": {"use_ddim": True}})
     >>> config.train.steps, config.sample.sampler, config.diffusion.model_out_type
     (780, 'ddim', 'eps')
     """
+    settings = reference_settings(source)
     faults = _without_counterpart(settings, reference_data(settings))
     if faults:
         raise ValueError(f"configuration: {'; '.join(faults)}")
@@ -101,6 +76,15 @@ def config_from_reference(settings: Settings) -> Config:
 def left_out(source: Json) -> list[str]:
     """Options of a reference configuration that need no place here, each with the reason.
 
+    Args:
+        source: a JSON file, or its content.
+
+    Returns:
+        a line for each.
+
+    Raises:
+        ValueError: if it cannot be read.
+
     >>> left_out({"data": {"root": "/data", "name": "mnist"}})
     ['data.root: where the data are']
     """
@@ -109,11 +93,12 @@ def left_out(source: Json) -> list[str]:
     return [f"{name}: {reason}" for name, reason in WITHOUT_EFFECT.items() if name in names]
 
 
-def _without_counterpart(settings: Settings, data: ReferenceData) -> list[str]:
+def _without_counterpart(settings: Settings, data: Standard) -> list[str]:
     """What the settings ask for that this library has no place for."""
     model, diffusion, train = settings["model"], settings["diffusion"], settings["train"]
     variance = diffusion["model_var_type"]
     learned = variance == "learned"
+    assert data.channels is not None
     outputs = data.channels * ((2 if diffusion["model_out_type"] == "both" else 1) + learned)
     accumulate = settings["args"]["num_accum"]
     wanted = {
@@ -208,9 +193,10 @@ def steps_per_epoch(settings: Settings) -> float:
 
     Every micro-batch is full, and steps go on over the end of an epoch.
     """
-    accumulate = settings["args"]["num_accum"]
+    pictures, accumulate = reference_data(settings).pictures, settings["args"]["num_accum"]
+    assert pictures is not None
     micro_batch = settings["train"]["batch_size"] // accumulate
-    return reference_data(settings).pictures // micro_batch / accumulate
+    return pictures // micro_batch / accumulate
 
 
 def _sample(settings: Settings) -> dict[str, Any]:

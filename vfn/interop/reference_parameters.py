@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from vfn.interop.matching import Place, Source, fit, places
+from vfn.interop.matching import Place, Recipe, fit, places
 from vfn.nn.layers import ConvResample
 from vfn.nn.unet import UNet
 
@@ -31,12 +31,12 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
     """
     state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     layers = dict(_layers(model, linear=any(".to_q." in name for name in state)))
-    sources = {}
+    recipes = {}
     for name, like in model.named_parameters():
         layer, _, kind = name.rpartition(".")
         keys = tuple(f"{theirs}.{kind}" for theirs in layers[layer])
-        sources[name] = Source(keys, _rows if like.ndim == 2 else _stack)
-    return fit(model, sources, state)
+        recipes[name] = Recipe(keys, _rows if like.ndim == 2 else _stack)
+    return fit(model, recipes, state)
 
 
 def _stack(*values: Tensor) -> Tensor:

@@ -12,9 +12,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from vfn.files import printable
+
 Settings = dict[str, dict[str, Any]]
 Json = str | PathLike[str] | Mapping[str, Any]
 
+LONGEST = 100  # letters of a wrong value in a message
 POSITIVE, WIDTHS = "a positive integer", "a list of positive integers"
 BOOLS = "true, false, or a list of them"
 # Of every option its kind and its default.
@@ -101,6 +104,9 @@ def read_json(source: Json) -> dict[str, Any]:
 
     Raises:
         ValueError: if there is no such file, or it holds no JSON object.
+
+    >>> read_json({"data": {"name": "mnist"}})
+    {'data': {'name': 'mnist'}}
     """
     if isinstance(source, Mapping):
         return dict(source)
@@ -108,11 +114,33 @@ def read_json(source: Json) -> dict[str, Any]:
         found = json.loads(Path(source).read_text())
     except OSError as error:
         raise ValueError(f"configuration {source} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"configuration {source} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object in {source}, got {type(found).__name__}")
     return found
+
+
+def with_dataset(source: Json, name: str | None) -> Json:
+    """A reference configuration with another data set; its first versions do not name any.
+
+    Args:
+        source: a JSON file, or its content.
+        name: a data set that the reference knows; None leaves the source as it is.
+
+    Returns:
+        the content with that data set, or the source.
+
+    Raises:
+        ValueError: if it cannot be read.
+
+    >>> with_dataset({"data": {"root": "/data"}}, "celeba")
+    {'data': {'root': '/data', 'name': 'celeba'}}
+    """
+    if name is None:
+        return source
+    given = read_json(source)
+    return {**given, "data": {**_section(given, "data"), "name": name}}
 
 
 def reference_settings(source: Json) -> Settings:
@@ -137,18 +165,19 @@ def reference_settings(source: Json) -> Settings:
     if "denoise" in given:
         defaults = EARLY
         given = _renamed(given)
-    faults = [f"unknown section {name}" for name in given if name not in OPTIONS]
+    faults = [f"unknown section {printable(str(name))}" for name in given if name not in OPTIONS]
     settings = {}
     for name, options in OPTIONS.items():
         section = _section(given, name)
         if name != "args":
-            faults += [f"unknown option {name}.{key}" for key in section if key not in options]
+            unknown = [printable(str(key)) for key in section if key not in options]
+            faults += [f"unknown option {name}.{key}" for key in unknown]
         settings[name] = {
             key: _value(section.get(key), defaults.get(name, {}).get(key, default))
             for key, (_, default) in options.items()
         }
         faults += [
-            f"expected {name}.{key} to be {_named(kind)}, got {settings[name][key]!r}"
+            f"expected {name}.{key} to be {_named(kind)}, got {_short(settings[name][key])}"
             for key, (kind, _) in options.items()
             if settings[name][key] is not None and not _is(settings[name][key], kind)
         ]
@@ -173,6 +202,10 @@ def _named(kind: Any) -> str:
     return kind if isinstance(kind, str) else kind.__name__
 
 
+def _short(value: Any) -> str:
+    return text if len(text := repr(value)) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def unet_options(settings: Settings) -> dict[str, Any]:
     """Arguments of `UNet` that the settings determine: all but those about labels."""
     model = settings["model"]
@@ -189,7 +222,7 @@ def unet_options(settings: Settings) -> dict[str, Any]:
 def _section(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = given.get(name) or {}
     if not isinstance(section, Mapping):
-        raise ValueError(f"expected section {name} to be a JSON object, got {section!r}")
+        raise ValueError(f"expected section {name} to be a JSON object, got {_short(section)}")
     return dict(section)
 
 
@@ -201,5 +234,7 @@ def _is(value: Any, kind: Any) -> bool:
     if kind == BOOLS:
         items = value if isinstance(value, list | tuple) else [value]
         return all(isinstance(item, bool) for item in items)
+    if type(value) is int and value.bit_length() > 63:
+        return False
     kinds = (int, float) if kind is float else kind
     return isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))

@@ -12,8 +12,8 @@ from vfn.ops import (
     Denoiser,
     LogSNRSchedule,
     OutType,
-    Split,
     Strength,
+    VarianceSplit,
     check_zero_snr,
     classifier_free,
     predict,
@@ -103,19 +103,19 @@ def denoiser(
 
     network = with_params(model, params)
 
-    def predicted(z: Tensor, logsnr: Tensor) -> Split:
+    def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
             given.append(guidance if number is None else z.new_full((len(z),), number))
         out, frac = split_variance(z, network(z, schedule.time(logsnr), *given), out_type)
         x0 = predict(z, out, logsnr, out_type).x0
-        return Split(x0.clamp(-1, 1) if clip else x0, frac)
+        return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
 
-    def guided(z: Tensor, logsnr: Tensor) -> Split:
+    def guided(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
         cond, uncond = both.out.chunk(2)
         x0 = classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
-        return Split(x0, None if both.frac is None else both.frac[: len(z)])
+        return VarianceSplit(x0, None if both.frac is None else both.frac[: len(z)])
 
     def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
         x0, frac = (guided if doubled else predicted)(z, logsnr)

@@ -106,7 +106,9 @@ class UNet(nn.Module):
         self.guidance_range = guidance_range
         embedding_dim = embedding_dim or 4 * hid_channels
 
-        def block(width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None):
+        def block(
+            width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None
+        ) -> Block:
             attn = _attention(width_out, num_heads, head_dim) if attend else None
             return Block(ResidualBlock(width_in, width_out, dropout, resample), attn)
 

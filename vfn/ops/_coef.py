@@ -72,7 +72,7 @@ def from_left(coef: Tensor, data: Tensor) -> Tensor:
     return coef[(...,) + (None,) * (data.ndim - coef.ndim)]
 
 
-def combine(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+def linear_combination(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
     """``a x + b y`` for coefficients a, b, in two passes over memory instead of three."""
     return torch.addcmul(a.to(x.dtype) * x, b.to(x.dtype), y)
 

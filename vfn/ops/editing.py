@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, check_logsnr, combine, from_left, same_shape
-from vfn.ops.process import q_sample
-from vfn.ops.sampling import (
+from vfn.ops._coef import Scalar, check_logsnr, from_left, linear_combination, same_shape
+from vfn.ops.integration import (
     Counted,
     Denoiser,
     Sample,
@@ -20,7 +19,8 @@ from vfn.ops.sampling import (
     check_grid,
     sample,
 )
-from vfn.ops.solvers import renoise_step
+from vfn.ops.multistep import renoise_step
+from vfn.ops.process import q_sample
 from vfn.ops.steps import ancestral_step, ddim_inverse_step
 
 
@@ -113,7 +113,7 @@ def slerp(a: Tensor, b: Tensor, fraction: Scalar) -> Tensor:
         torch.where(bent, torch.sin(part * angle) / torch.sin(angle), part)
         for part in (1 - share, share)
     )
-    return combine(from_left(of_a, a), a, from_left(of_b, b), b)
+    return linear_combination(from_left(of_a, a), a, from_left(of_b, b), b)
 
 
 # At an angle of 1e-6 the arc and its chord differ by less than 1e-12.
@@ -165,7 +165,8 @@ def inpaint(
         known: data, shape of ``z``.
         mask: bool, broadcastable to ``z``: True where it is known.
         noise: ``noise(k)`` is the standard normal of draw k = 0, 1, ..., shape of ``z``.
-        step: `ancestral_step` or `ddim_step`, see `sample`.
+        step: `ancestral_step` or `ddim_step`, or either with options bound by
+            `functools.partial`.
         resample: how often each stretch is gone through, >= 1; 1 never goes back.
         jump: steps of a stretch, >= 1.
 

@@ -55,7 +55,7 @@ def ema_update(
     Args:
         ema: the average so far.
         params: the new parameters, same names and shapes.
-        decay: see `ema_decay`.
+        decay: share of the average that is kept, in [0, 1].
 
     Returns:
         the new average; the arguments are left as they are.
@@ -77,7 +77,7 @@ def ema_update_(ema: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: 
     Args:
         ema: the average so far, overwritten.
         params: the new parameters, same names and shapes.
-        decay: see `ema_decay`.
+        decay: share of the average that is kept, in [0, 1].
 
     Raises:
         ValueError: if names or shapes differ, or ``decay`` is not in [0, 1].
@@ -99,7 +99,7 @@ def power_ema_decay(num_updates: int, gamma: float) -> float:
 
     Args:
         num_updates: n, counting this one, >= 1.
-        gamma: exponent, > -1, see `sigma_rel_to_gamma`.
+        gamma: exponent, > -1; `sigma_rel_to_gamma` finds it for a length.
 
     Returns:
         the decay of this update; 0 at the first.
@@ -190,7 +190,7 @@ def combine(averages: Sequence[Mapping[str, Tensor]], weights: Tensor) -> dict[s
 
     Args:
         averages: N dictionaries of the same names and shapes.
-        weights: [N], see `posthoc_ema_weights`.
+        weights: [N], such as `posthoc_ema_weights` finds.
 
     Returns:
         the sum, in the dtypes of the first.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import Scalar, as_float64, like, log_sigmoid
-from vfn.ops._types import Grid, OutType, Schedule, check_choice
+from vfn.ops.words import OutType, Schedule, check_choice
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
@@ -26,7 +26,12 @@ class LogSNRSchedule(NamedTuple):
     time: Callable[[Scalar], Tensor]
 
 
-def _check_range(logsnr_min: float, logsnr_max: float) -> None:
+def check_range(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse limits in the wrong order.
+
+    Raises:
+        ValueError: it says which is which.
+    """
     if not logsnr_min < logsnr_max:
         raise ValueError(
             f"expected logsnr_min < logsnr_max, got logsnr_min={logsnr_min} and "
@@ -34,7 +39,12 @@ def _check_range(logsnr_min: float, logsnr_max: float) -> None:
         )
 
 
-def _check_finite(logsnr_min: float, logsnr_max: float) -> None:
+def check_finite(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse infinite limits where logsnr is linear in something finite.
+
+    Raises:
+        ValueError: it names the schedules that have such limits.
+    """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max)):
         raise ValueError(
             f"expected finite limits, got {logsnr_min} and {logsnr_max}; logsnr that is linear in "
@@ -74,7 +84,7 @@ def cosine_logsnr(
     >>> cosine_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([ 20.,   0., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     start, span, rest = _angles(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
     angle, complement = start + span * time, rest + span * (1 - time)
@@ -100,7 +110,7 @@ def cosine_time(
     >>> cosine_time(0.0)
     tensor(0.5000, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     start, span, _ = _angles(logsnr_min, logsnr_max)
     angle = torch.atan(torch.exp(-0.5 * as_float64(logsnr, "logsnr")))
     return like((angle - start) / span, logsnr)
@@ -128,7 +138,7 @@ def linear_logsnr(
     >>> linear_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([ 20.,   0., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
     ends = torch.tensor([logsnr_max, logsnr_min], dtype=torch.float64, device=time.device)
     alpha2_0, alpha2_1 = torch.sigmoid(ends)
@@ -160,7 +170,7 @@ def linear_time(
     >>> linear_time(0.0)
     tensor(0.5000, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
     low, high = (
         torch.as_tensor(end, dtype=torch.float64, device=value.device)
@@ -189,8 +199,8 @@ def sigmoid_logsnr(
     >>> sigmoid_logsnr(torch.tensor([0.0, 0.25, 1.0]))
     tensor([ 20.,  10., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
+    check_finite(logsnr_min, logsnr_max)
     time = as_float64(t, "t")
     # From the nearest of both ends and the middle: exact there, and few places off where it is 0.
     low, high = Fraction(logsnr_min), Fraction(logsnr_max)
@@ -228,8 +238,8 @@ def sigmoid_time(
     >>> sigmoid_time(10.0)
     tensor(0.2500, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
+    check_finite(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
     return like((logsnr_max - value) / (logsnr_max - logsnr_min), logsnr)
 
@@ -330,7 +340,7 @@ def logsnr_schedule(
         return LogSNRSchedule(legacy_logsnr, legacy_time)
     low = LOGSNR_MIN if logsnr_min is None else logsnr_min
     high = LOGSNR_MAX if logsnr_max is None else logsnr_max
-    _check_range(low, high)
+    check_range(low, high)
     forward, inverse = _BOUNDED[name]
     return LogSNRSchedule(
         partial(forward, logsnr_min=low, logsnr_max=high),
@@ -430,72 +440,6 @@ def _offset(resolution: int, base: int) -> float:
     return 2 * math.log(base / resolution)
 
 
-def uniform_logsnr_grid(
-    logsnr_min: float, logsnr_max: float, steps: int, device: torch.device | None = None
-) -> Tensor:
-    """A sampling grid that is uniform in logsnr.
-
-    Args:
-        logsnr_min: where it starts.
-        logsnr_max: where it ends.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing.
-
-    Raises:
-        ValueError: if ``steps < 1`` or ``logsnr_min >= logsnr_max``.
-
-    >>> uniform_logsnr_grid(-20.0, 20.0, 2)
-    tensor([-20.,   0.,  20.], dtype=torch.float64)
-    """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
-    _check_steps(steps)
-    return torch.linspace(logsnr_min, logsnr_max, steps + 1, dtype=torch.float64, device=device)
-
-
-def karras_grid(
-    steps: int,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    device: torch.device | None = None,
-) -> Tensor:
-    """EDM's sampling grid: ``sigma_i^(1/rho)`` falls linearly, ``logsnr = -2 log sigma``.
-
-    Here sigma is EDM's, that is ``sigma/alpha``. The last level is sigma = 0, so logsnr = +inf.
-
-    Args:
-        steps: N >= 1.
-        sigma_min: last noise level before 0, > 0.
-        sigma_max: first noise level, > sigma_min.
-        rho: how much the grid prefers low noise, > 0.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, the last is +inf.
-
-    Raises:
-        ValueError: for a number out of range.
-
-    Source: Karras et al. 2022 (2206.00364), eq. 5.
-
-    >>> karras_grid(2).exp()
-    tensor([1.5625e-04, 2.5000e+05,        inf], dtype=torch.float64)
-    """
-    _check_steps(steps)
-    if not 0 < sigma_min < sigma_max or rho <= 0:
-        raise ValueError(
-            f"expected 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max}, {rho}"
-        )
-    ramp = torch.arange(steps, dtype=torch.float64, device=device) / max(steps - 1, 1)
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigma = (first + ramp * (last - first)) ** rho
-    return torch.cat([-2 * torch.log(sigma), sigma.new_full((1,), math.inf)])
-
-
 def check_zero_snr(logsnr_min: float, out_type: OutType) -> None:
     """Refuse a prediction type that carries no information where the signal is gone.
 
@@ -519,62 +463,3 @@ def check_zero_snr(logsnr_min: float, out_type: OutType) -> None:
             "expected out_type x0, v or both for a schedule that ends at zero signal "
             "(logsnr -inf), got eps, from which x0 cannot be found there"
         )
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"expected at least 1 sampling step, got {steps}")
-
-
-def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | None = None) -> Tensor:
-    """The sampling grid, uniform in time: ``logsnr(i / N)`` for i = N down to 0.
-
-    Args:
-        schedule: see `logsnr_schedule`.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, from noise to data.
-
-    Raises:
-        ValueError: if ``steps < 1``.
-
-    >>> logsnr_grid(logsnr_schedule("sigmoid"), 4)
-    tensor([-20., -10.,   0.,  10.,  20.], dtype=torch.float64)
-    """
-    _check_steps(steps)
-    t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
-    return schedule.logsnr(t)
-
-
-def sampling_grid(
-    name: Grid, schedule: LogSNRSchedule, steps: int, device: torch.device | None = None
-) -> Tensor:
-    """A sampling grid by name, within the limits of a schedule.
-
-    Args:
-        name: ``time``, uniform in time; ``logsnr``, uniform in logsnr; ``karras``, EDM's from
-            sigma/alpha = 80, or the schedule's own limit, to 0.002 and 0.
-        schedule: see `logsnr_schedule`.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, from noise to data.
-
-    Raises:
-        ValueError: if ``steps < 1``, for an unknown name, or if the schedule has infinite limits
-            that a grid uniform in logsnr cannot reach.
-
-    >>> sampling_grid("logsnr", logsnr_schedule("cosine"), 2)
-    tensor([-20.,   0.,  20.], dtype=torch.float64)
-    """
-    check_choice(name, Grid, "grid")
-    if name == "time":
-        return logsnr_grid(schedule, steps, device)
-    low, high = schedule.logsnr(1.0).item(), schedule.logsnr(0.0).item()
-    if name == "logsnr":
-        return uniform_logsnr_grid(low, high, steps, device)
-    sigma_min, sigma_max = math.exp(-high / 2), math.exp(-low / 2)
-    return karras_grid(steps, max(sigma_min, 0.002), min(sigma_max, 80.0), device=device)

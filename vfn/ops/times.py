@@ -1,15 +1,18 @@
 """Training times and noise levels, as functions of uniform or normal draws.
 
 The draws are arguments: with `vfn.ops.keyed_uniform` and `keyed_normal` the result for (seed, step,
-position) does not depend on the layout of the batch.
+position) does not depend on the layout of the batch. `draw_times` draws them by a word of
+`TIME_DENSITIES`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vfn.ops._coef import as_float64
+from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.schedules import LogSNRSchedule
 
 
 class WeightedTime(NamedTuple):
@@ -17,6 +20,20 @@ class WeightedTime(NamedTuple):
 
     t: Tensor
     density: Tensor
+
+
+class BatchDraws(NamedTuple):
+    """What the times of a batch, or of a part of it, are made of.
+
+    u: uniform draws in (0, 1) [B], float64, one for each position. common: one more [], the same
+    for all parts of the batch, such as u of position 0. position: places in the global batch [B],
+    integers. batch_size: how many places there are.
+    """
+
+    u: Tensor
+    common: Tensor
+    position: Tensor
+    batch_size: int
 
 
 def discrete_time(u: Tensor, timesteps: int) -> Tensor:
@@ -156,7 +173,7 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
     share = as_float64(weights, "weights") / weights.double().sum()
     ends = share.cumsum(0)
     value = as_float64(u, "u")
-    bin_of = torch.searchsorted(ends, value).clamp(max=count - 1)
+    bin_of = torch.searchsorted(ends, value.contiguous()).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]
     return WeightedTime(((bin_of + inside) / count).clamp(max=1).to(u.dtype), count * share[bin_of])
 
@@ -170,3 +187,37 @@ def _positive(value: float, name: str) -> float:
     if not value > 0:
         raise ValueError(f"expected {name} > 0, got {value}")
     return value
+
+
+def draw_times(
+    name: str, draws: BatchDraws, schedule: LogSNRSchedule, **parameters: Any
+) -> WeightedTime:
+    """Training times by the name of their density.
+
+    Args:
+        name: a word of `TIME_DENSITIES`, such as ``uniform``, or the ``package.module:Name`` of a
+            function ``draw(draws, schedule, **parameters) -> WeightedTime``.
+        draws: the draws of the batch or of a part of it, [B] each.
+        schedule: which noise level a time has; for densities of noise levels.
+        **parameters: those of the density, such as mean and std of ``logit_normal``; the defaults
+            are in `TIME_DENSITIES`.
+
+    Returns:
+        WeightedTime(t, density), [B] each, float64: divide the loss by ``density``. It is other
+        than 1 only where the density is to be undone, so that the mean of the loss is that of
+        uniform times; the preference of ``logit_normal`` and ``lognormal`` is meant.
+
+    Raises:
+        ValueError: for an unknown name, or a parameter that the density does not take or that is
+            out of range.
+
+    >>> from vfn.ops import logsnr_schedule
+    >>> u, position = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.arange(2)
+    >>> draws = BatchDraws(u, u[0], position, batch_size=2)
+    >>> draw_times("stratified", draws, logsnr_schedule("cosine")).t
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    entry = TIME_DENSITIES.find(name)
+    draw = entry.load()
+    drawn = draw(draws, schedule, **entry.filled(f"time density {name}", draw, parameters))
+    return WeightedTime(*drawn)

@@ -23,7 +23,6 @@ from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles
 
-
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -183,9 +182,9 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     if exported:  # the average stands for all there is
         tensors = {f"{group}.{n}": v for group in ("params", "ema") for n, v in tensors.items()}
     groups: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        group, _, rest = name.partition(".")
-        groups.setdefault(group, {})[rest] = value
+    for whole, value in tensors.items():
+        group, _, name = whole.partition(".")
+        groups.setdefault(group, {})[name] = value
     step = int(metadata["step"])
     checkpoint = Checkpoint(
         step,
@@ -196,10 +195,8 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
         {kind: {} if exported else groups[kind] for kind in MOMENTS},
         {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
     )
-    for group in (checkpoint.ema, *checkpoint.moments.values()):
-        if exported and group is not checkpoint.ema:
-            continue
-        check_fits(group, checkpoint.params, "one part", "another")
+    for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
+        check_fits(part, checkpoint.params, "one part", "another")
     if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
         raise ValueError("expected a step of at least 0 and counters that are single numbers")
     if any(value.dtype != torch.float32 for value in tensors.values()):

@@ -78,6 +78,9 @@ def of_each(labels: Tensor, legend: Labels) -> Asked:
 
     Returns:
         Asked.
+
+    >>> of_each(torch.tensor([2, 2, 1]), Labels(("cat", "dog"))).names
+    ['dog', 'dog', 'cat']
     """
     return Asked(labels, legend.texts(labels) if legend.names else [])
 

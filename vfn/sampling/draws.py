@@ -14,7 +14,7 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
-from vfn.distributed import World, gather, share
+from vfn.distributed import World, gather, largest, share
 from vfn.model import autocast, sampler_of, schedule_of, strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.progress import Progress
@@ -48,12 +48,19 @@ class Drawn(NamedTuple):
                 for a in arrays]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
     """``num`` pictures that are asked of a network, and drawn when they are wanted.
 
-    trained: the network. settings: of sampling. asked: labels, in turn. num: how many pictures.
-    seed: of the noise.
+    trained: the network. settings: of sampling, checked against the network. asked: labels, in
+    turn. num: how many pictures. seed: of the noise.
+
+    >>> from vfn.sampling import untrained
+    >>> draws = untrained("digits").draws(5, steps=2, batch=3)
+    >>> [len(drawn.images) for drawn in draws.batches()]
+    [3, 2]
+    >>> torch.equal(draws.batch(torch.tensor([4])).images[0], draws.all().images[4])
+    True
     """
 
     trained: "Trained"
@@ -73,7 +80,7 @@ class Draws:
             Drawn.
 
         Raises:
-            ValueError: if a label is none of the network's.
+            ValueError: if a label is none of the network's; before the first step.
         """
         trained, settings = self.trained, self.settings
         classes = self.asked.of(indices)
@@ -139,7 +146,8 @@ class Draws:
         mine = self.all(share(self.num, world), watch)
         every = torch.arange(self.num)
         images = gather(mine.images, self.num, world)
-        return Drawn(images, self.asked.texts(every), self.asked.of(every), mine.nfe)
+        nfe = largest(mine.nfe, world)
+        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe)
 
     def record(self) -> dict[str, Any]:
         """All that the pictures depend on, as JSON can hold it; the batch is not among it."""
@@ -155,7 +163,8 @@ class Draws:
             **asdict(self.settings),
         }
         del values["sample_batch"]
-        return json.loads(json.dumps(values))
+        record: dict[str, Any] = json.loads(json.dumps(values))
+        return record
 
     @cached_property
     def _grid(self) -> Tensor:
@@ -176,6 +185,12 @@ def joined(parts: list[Drawn]) -> Drawn:
 
     Returns:
         Drawn.
+
+    >>> part = Drawn(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["7"], torch.tensor([8]), nfe=4)
+    >>> joined([part, part]).labels
+    ['7', '7']
     """
     images, labels, classes, nfe = zip(*parts, strict=True)
-    return Drawn(torch.cat(images), sum(labels, []), torch.cat(classes), max(nfe))
+    return Drawn(
+        torch.cat(images), [text for some in labels for text in some], torch.cat(classes), max(nfe)
+    )

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from vfn.files import make_directory, open_atomic, remove_leftovers, write_atomic, write_json
 from vfn.pictures import save_images
+from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
 PARTS = ".parts"
@@ -41,24 +44,29 @@ class Output(Protocol):
         """Remove the pictures."""
 
 
-class Singles(NamedTuple):
+@dataclass(frozen=True)
+class PngFolder:
     """A PNG for each picture, and labels.csv, in ``images/``."""
 
     folder: Path
+    num: int
 
     @property
     def place(self) -> Path:
+        """The folder of the pictures alone."""
         return self.folder / "images"
 
     def present(self) -> set[int]:
-        # A file of no bytes is what a power cut may leave.
+        """Which pictures are there; a file of no bytes is what a power cut may leave."""
         found = (path for path in self.place.glob("*.png") if path.stat().st_size)
         return {int(path.stem) for path in found if path.stem.isdecimal()}
 
     def write(self, indices: Tensor, images: Tensor) -> None:
+        """Add pictures."""
         save_images(self.place, images, [f"{i:06d}" for i in indices.tolist()])
 
     def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
         arrays = []
         for i in indices.tolist():
             with Image.open(self.place / f"{i:06d}.png") as picture:
@@ -66,6 +74,7 @@ class Singles(NamedTuple):
         return torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
 
     def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+        """Write labels.csv."""
         del labels
         if names:
             text = io.StringIO()
@@ -75,57 +84,58 @@ class Singles(NamedTuple):
             write_atomic(self.place / "labels.csv", text.getvalue())
 
     def clear(self) -> None:
+        """Remove the pictures."""
         for path in (*self.place.glob("*.png"), self.place / "labels.csv"):
             path.unlink(missing_ok=True)
 
 
-class Packed(NamedTuple):
+@dataclass(frozen=True)
+class _Packed(ABC):
     """One file of all pictures, made in the end of the parts in a hidden folder."""
 
     folder: Path
-    kind: str
     num: int
 
     @property
-    def place(self) -> Path:
-        return self.folder / PARTS
+    @abstractmethod
+    def file(self) -> Path:
+        """The file."""
+
+    @abstractmethod
+    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
+        """Write pictures [N, H, W, C] and labels [N] or [N, K] to the file."""
+
+    @abstractmethod
+    def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
 
     @property
-    def file(self) -> Path:
-        return self.folder / f"samples.{self.kind}"
+    def place(self) -> Path:
+        """The folder of the parts."""
+        return self.folder / PARTS
 
     def _parts(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self.place.glob("*.npy"))
 
     def present(self) -> set[int]:
+        """Which pictures are there."""
         if self.file.exists():
             return set(range(self.num))
         sizes = ((start, len(np.load(path, mmap_mode="r"))) for start, path in self._parts())
         return {i for start, size in sizes for i in range(start, start + size)}
 
     def write(self, indices: Tensor, images: Tensor) -> None:
+        """Add pictures as a part."""
         with open_atomic(self.place / f"{int(indices[0]):09d}.npy") as file:
             np.save(file, images.movedim(1, -1).numpy())
 
-    def read(self, indices: Tensor) -> Tensor:
-        if self.kind == "npz":
-            with np.load(self.file) as found:
-                return torch.from_numpy(found["arr_0"][indices.numpy()]).movedim(-1, 1)
-        with safe_open(self.file, framework="pt") as found:
-            return found.get_tensor("images")[indices]
-
     def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+        """Make the file of its parts."""
         del tags
         if not self.file.exists():
-            merged = self.place / "merged"
-            images = self._merge(merged)
+            images = self._merge(self.place / "merged")
             with open_atomic(self.file) as file:
-                if self.kind == "npz":
-                    arrays: dict[str, Any] = {"arr_1": labels.numpy()} if names else {}
-                    np.savez(file, arr_0=images, **arrays)
-                else:
-                    tensors = {"images": np.ascontiguousarray(np.moveaxis(images, -1, 1))}
-                    file.write(save(tensors | ({"labels": labels.numpy()} if names else {})))
+                self._save(file, images, labels.numpy() if names else None)
         shutil.rmtree(self.place, ignore_errors=True)
 
     def _merge(self, path: Path) -> np.ndarray:
@@ -138,13 +148,72 @@ class Packed(NamedTuple):
         return images
 
     def clear(self) -> None:
+        """Remove the file and its parts."""
         self.file.unlink(missing_ok=True)
         shutil.rmtree(self.place, ignore_errors=True)
 
 
+class NpzFile(_Packed):
+    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], and labels as ``arr_1``."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.folder / "samples.npz"
+
+    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
+        arrays: dict[str, Any] = {} if labels is None else {"arr_1": labels}
+        np.savez(file, arr_0=images, **arrays)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
+        with np.load(self.file) as found:
+            return torch.from_numpy(found["arr_0"][indices.numpy()]).movedim(-1, 1)
+
+
+class SafetensorsFile(_Packed):
+    """``samples.safetensors``: ``images`` uint8 [N, C, H, W], and ``labels``."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.folder / "samples.safetensors"
+
+    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
+        tensors = {"images": np.ascontiguousarray(np.moveaxis(images, -1, 1))}
+        file.write(save(tensors | ({} if labels is None else {"labels": labels})))
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
+        with safe_open(self.file, framework="pt") as found:
+            pictures: Tensor = found.get_tensor("images")
+            return pictures[indices]
+
+
 def open_output(kind: str, folder: Path, num: int) -> Output:
-    """The output of a format: png, npz or safetensors."""
-    return Singles(folder) if kind == "png" else Packed(folder, kind, num)
+    """The output of a format.
+
+    Args:
+        kind: png, npz, safetensors, or ``package.module:Name`` of another `Output`, which is called
+            with the folder and the number of pictures.
+        folder: where the pictures go; it need not be there.
+        num: pictures in all.
+
+    Returns:
+        Output.
+
+    Raises:
+        ValueError: if there is no such format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     output = open_output("png", Path(folder), num=2)
+    ...     output.write(torch.arange(2), torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    ...     output.present()
+    {0, 1}
+    """
+    output: Output = OUTPUTS.find(kind).load()(folder, num)
+    return output
 
 
 def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
@@ -165,8 +234,8 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; {advice}")
         return
     try:
-        found = json.loads(path.read_text())
-    except ValueError:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
         raise ValueError(f"{path} cannot be read; {advice}") from None
     for name in sorted(record.keys() | found.keys()):
         if found.get(name) != record.get(name):
@@ -176,8 +245,17 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             )
 
 
-def prepare(folder: Path, record: dict[str, Any]) -> None:
-    """Make the folder, note the settings, and clear away what a killed process left."""
+def begin_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Make a folder of pictures, note their settings, and clear away what a killed process left.
+
+    Args:
+        folder: where the pictures go.
+        record: all that the pictures depend on, as JSON can hold it.
+
+    Raises:
+        ValueError: if there is a file in the way.
+        OSError: if it cannot be made.
+    """
     make_directory(folder)
     remove_leftovers(folder)
     for place in (folder / "images", folder / PARTS):

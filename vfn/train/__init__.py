@@ -1,4 +1,4 @@
-"""Training: runs in a directory, and who hears of them; `vfn.train.distill` for distillation."""
+"""Training and distillation: runs in a directory, and who hears of them."""
 
 import lazy_loader
 

@@ -1,3 +1,7 @@
+from .distillation.methods import METHODS as METHODS
+from .distillation.stages import Distilled as Distilled
+from .distillation.stages import distill as distill
+from .distillation.stages import plan_distillation as plan_distillation
 from .loop import train as train
 from .observers import Observer as Observer
 from .observers import Outcome as Outcome
@@ -6,10 +10,14 @@ from .session import TrainingData as TrainingData
 from .trackers import TRACKERS as TRACKERS
 
 __all__ = [
+    "METHODS",
     "TRACKERS",
+    "Distilled",
     "Observer",
     "Outcome",
     "RunInfo",
     "TrainingData",
+    "distill",
+    "plan_distillation",
     "train",
 ]
