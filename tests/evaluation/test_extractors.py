@@ -1,144 +1,48 @@
-"""Weights are checked before a network sees them; features are torch-fidelity's."""
-
-import hashlib
-import pickle
+"""Extractors by their words, and any function as one."""
 
 import pytest
 import torch
 
-from tests.helpers.networks import random_inception, random_vgg16
-from vfn.evaluation.extractors import NETWORKS, extractor_of, open_extractor
+from vfn.evaluation.extractors import EXTRACTORS, PIXELS, extractor_of, open_extractor
+from vfn.tables import load_object
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="session")
-def inception(tmp_path_factory):
-    """A file of random weights in the true format, and torch-fidelity's network with them."""
-    pytest.importorskip("torch_fidelity")
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    return path, random_inception(path)
+IMAGES = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
 
 
-def assert_same(got, expected):
-    """To float32 rounding: channels last sums in another order, over some hundred layers."""
-    assert got.shape == expected.shape
-    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+@pytest.mark.parametrize("word", EXTRACTORS)
+def test_an_extractor_is_complete(word):
+    entry = EXTRACTORS[word]
+    assert entry.text
+    assert callable(load_object(entry.target))
+    assert bool(entry.url) == bool(entry.layers) == bool(entry.resize) == (word != "pixels")
 
 
-def test_inception_gives_the_features_of_torch_fidelity(inception):
-    path, network = inception
-    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    extractor = open_extractor("inception", path, CPU)
-    got, expected = extractor.run(images), network(images)
-    assert_same(got.features, expected[0])
-    assert_same(got.logits, expected[1])
-    assert got.features.std() > 0
-    assert len(extractor.provenance["weights_sha256"]) == 64
-    assert not extractor.provenance["published_weights"]
-    grey = extractor.run(images[:, :1]).features
-    assert_same(grey, network(images[:, :1].repeat(1, 3, 1, 1))[0])
-
-
-def test_vgg16_gives_the_features_of_torch_fidelity(tmp_path):
-    module = pytest.importorskip("torch_fidelity.feature_extractor_vgg16")
-    path = tmp_path / "vgg16.pth"
-    random_vgg16(path)
-    theirs = module.FeatureExtractorVGG16(
-        "x", ["fc2_relu"], feature_extractor_weights_path=str(path)
-    )
-    images = torch.randint(0, 256, (2, 3, 20, 24), dtype=torch.uint8)
-    got = open_extractor("vgg16", path, CPU).run(images)
-    assert_same(got.features, theirs(images)[0])
-    assert got.features.shape == (2, 4096)
-    assert got.features.std(0).mean() > 1e-3  # by which pictures differ
-    assert got.logits is None
-
-
-def test_the_environment_names_the_weights(inception, monkeypatch):
-    monkeypatch.setenv("VFN_WEIGHTS_INCEPTION", str(inception[0]))
-    assert open_extractor("inception", None, CPU).provenance["weights"] == "inception.pth"
-
-
-def test_offline_nothing_is_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("VFN_OFFLINE", "1")
-    monkeypatch.setenv("VFN_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match="forbids a download; pass their file as --weights"):
-        open_extractor("inception", None, CPU)
-
-
-@pytest.fixture
-def cached(tmp_path, monkeypatch):
-    """Where downloads of some weights are kept, for a name; offline."""
-    monkeypatch.setenv("VFN_DATA", str(tmp_path))
-    monkeypatch.setenv("VFN_OFFLINE", "1")
-    (tmp_path / "weights").mkdir()
-    return lambda name: tmp_path / "weights" / NETWORKS[name].url.rpartition("/")[2]
-
-
-@pytest.mark.parametrize("change", ["cut", "other"])
-def test_a_changed_download_is_not_used(inception, cached, monkeypatch, change):
-    """The published hash is that of this file, which then is cut short, or another one."""
-    content = inception[0].read_bytes()
-    known = NETWORKS["inception"]._replace(digest=hashlib.sha256(content).hexdigest()[:8])
-    monkeypatch.setitem(NETWORKS, "inception", known)
-    path = cached("inception")
-    path.write_bytes(content)
-    assert open_extractor("inception", None, CPU).provenance["published_weights"]
-    if change == "cut":
-        path.write_bytes(content[:-1])
-    else:  # loads, and is of this network
-        torch.save({k: v + 1 for k, v in torch.load(inception[0]).items()}, path)
-    with pytest.raises(
-        ValueError, match=f"{path.name} are damaged or others than those downloaded: expec"
-    ):
-        open_extractor("inception", None, CPU)
-
-
-def test_a_download_without_published_hash_is_compared_with_the_first(cached, monkeypatch):
-    pytest.importorskip("timm")
-    built = []
-    known = NETWORKS["dinov2"]._replace(
-        build=lambda _, state: built.append(state) or torch.nn.Flatten()
-    )
-    monkeypatch.setitem(NETWORKS, "dinov2", known)
-
-    def download(_url, path, prefix, progress):
-        assert (prefix, progress) == ("", False)
-        torch.save({"a": torch.zeros(1)}, path)
-
-    monkeypatch.delenv("VFN_OFFLINE")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    for _ in range(2):
-        open_extractor("dinov2", None, CPU)
-    torch.save({"a": torch.ones(1)}, cached("dinov2"))
-    with pytest.raises(ValueError, match="are damaged or others than those downloaded"):
-        open_extractor("dinov2", None, CPU)
-    assert len(built) == 2
-
-
-class Trap:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('code was run')",))
-
-
-@pytest.mark.usefixtures("inception")
-def test_wrong_weights_are_refused(tmp_path):
-    trap, other = tmp_path / "trap.pth", tmp_path / "other.pth"
-    trap.write_bytes(pickle.dumps({"a": Trap()}))
-    torch.save({"a": torch.zeros(1)}, other)
-    with pytest.raises(ValueError, match="no PyTorch file of tensors alone"):
-        open_extractor("inception", trap, CPU)
-    with pytest.raises(ValueError, match="are not those of inception: other names or shapes"):
-        open_extractor("inception", other, CPU)
-    with pytest.raises(ValueError, match="cannot be read: No such file"):
-        open_extractor("vgg16", tmp_path / "new.pth", CPU)
-    with pytest.raises(ValueError, match="unknown features 'x', expected one of pixels"):
-        open_extractor("x", None, CPU)
+def test_pixels_need_no_weights(tmp_path):
+    assert open_extractor("pixels") is PIXELS
+    assert PIXELS.run(IMAGES).features.max() <= 1
     with pytest.raises(ValueError, match="pixels need no weights"):
-        open_extractor("pixels", other, CPU)
+        open_extractor("pixels", tmp_path / "w.pth", "cpu")
 
 
 def test_any_function_is_an_extractor():
     mean = extractor_of("mean", lambda images: images.float().mean((2, 3)))
     assert mean.run(torch.ones(2, 3, 4, 4, dtype=torch.uint8)).features.tolist() == [[1.0] * 3] * 2
+
+
+def mean_colour(images):
+    return images.float().mean((2, 3))
+
+
+def test_a_function_is_named_from_outside():
+    named = open_extractor(f"{__name__}:mean_colour")
+    assert torch.equal(named.run(IMAGES).features, mean_colour(IMAGES))
+    assert named.provenance == {"extractor": f"{__name__}:mean_colour"}
+    assert named.logits is False
+
+
+def test_an_unknown_word_is_refused():
+    expected = "unknown features 'x', expected one of pixels, inception, vgg16, dinov2, or package"
+    with pytest.raises(ValueError, match=expected):
+        open_extractor("x")
+    with pytest.raises(ValueError, match="cannot be imported"):
+        open_extractor("no.such.module:thing")

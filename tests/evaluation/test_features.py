@@ -12,7 +12,7 @@ import torch.distributed as dist
 from vfn.data import load_dataset
 from vfn.distributed import World
 from vfn.evaluation.extractors import PIXELS, extractor_of
-from vfn.evaluation.features import describe, read_statistics, save_statistics
+from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 
 
 def images():
@@ -22,7 +22,7 @@ def images():
 def _worker(rank, folder):
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     world = World(rank, 2, torch.device("cpu"), dist.group.WORLD)
-    save_statistics(folder / f"{rank}.npz", describe(images(), PIXELS, world))
+    save_statistics(folder / f"{rank}.npz", compute_statistics(images(), PIXELS, world))
     dist.destroy_process_group()
 
 
@@ -31,7 +31,7 @@ def test_two_processes_give_the_same_as_one(tmp_path):
     commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
     workers = [subprocess.Popen(command) for command in commands]
     assert [worker.wait(60) for worker in workers] == [0, 0]
-    one = describe(images(), PIXELS)
+    one = compute_statistics(images(), PIXELS)
     np.testing.assert_allclose(one.gaussian.cov, np.cov(one.features.T.double()), atol=1e-12)
     for rank in (0, 1):
         two = read_statistics(tmp_path / f"{rank}.npz", PIXELS)
@@ -49,7 +49,7 @@ def test_files_of_pytorch_fid_are_read(tmp_path):
 
 
 def test_other_features_are_refused(tmp_path):
-    save_statistics(tmp_path / "a.npz", describe(images(), PIXELS))
+    save_statistics(tmp_path / "a.npz", compute_statistics(images(), PIXELS))
     other = extractor_of("mean", lambda images: images.float().mean((2, 3)))
     with pytest.raises(ValueError, match="extractor pixels, and this evaluation mean"):
         read_statistics(tmp_path / "a.npz", other)
@@ -64,7 +64,7 @@ def test_other_features_are_refused(tmp_path):
 def test_features_that_are_not_finite_are_refused():
     broken = extractor_of("broken", lambda images: images.flatten(1) / 0.0)
     with pytest.raises(ValueError, match="broken gives features that are not finite"):
-        describe(images(), broken)
+        compute_statistics(images(), broken)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import torch
 
 from tests.helpers.processes import PATIENCE, alive, wait_until
 from vfn.evaluation.extractors import Extractor, Outputs
+from vfn.evaluation.judging import judge
 from vfn.evaluation.shards import resumable
+from vfn.evaluation.stored import store_reference
 
 CPU = torch.device("cpu")
 
@@ -30,26 +32,18 @@ def counted(batches, weights="a", pause=0.0):
     return Extractor("counted", run, {"extractor": "counted", "weights_sha256": weights})
 
 
-COMMANDS = {  # of 1,437 and 360 pictures, 23 and 6 batches
-    "reference": "eval reference --real dataset:digits --out {out}/reference.npz",
-    "eval": "eval --real dataset:digits --fake dataset:digits:test --metrics fid,kid,is,pr "
-    "--json {out}/eval.json",
-}
-
-
-def command(name, out, batches, pause=0.0):
-    """A command with such a network, in a folder that has its data too."""
-    from vfn import cli
-    from vfn.evaluation import compare as judging
-    from vfn.evaluation import judge as commands
-
-    for module in (commands, judging):
-        module.open_extractor = lambda *_: counted(batches, pause=pause)
-    cli._run([*COMMANDS[name].format(out=out).split(), "--data-dir", str(out / "data")])
+def work(name, out, batches, pause=0.0):
+    """An extraction with such a network, in a folder that has its data too."""
+    network, where = counted(batches, pause=pause), {"device": "cpu", "data_dir": str(out / "data")}
+    if name == "reference":
+        store_reference("dataset:digits", out / "reference.npz", network, **where)
+    else:
+        sides = ("dataset:digits", "dataset:digits:test")
+        judge(*sides, "fid,kid,is,pr", features=network, **where).write(out / "eval.json")
 
 
 def results(name, out):
-    """What the command has written, as plain values."""
+    """What has been written, as plain values."""
     if name == "eval":
         return json.loads((out / "eval.json").read_text())["metrics"]
     with np.load(out / "reference.npz") as file:
@@ -62,9 +56,8 @@ def shards(folder):
 
 
 @pytest.mark.parametrize(("name", "total"), [("reference", 23), ("eval", 29)])
-def test_a_killed_extraction_goes_on(tmp_path, monkeypatch, name, total):
-    for module in ("judging", "commands"):
-        monkeypatch.setattr(f"vfn.{module}.open_extractor", None)  # so that it is set back
+def test_a_killed_extraction_goes_on(tmp_path, name, total):
+    """Of 1,437 and 360 pictures, 23 and 6 batches."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen([sys.executable, __file__, name, str(killed)])
     try:
@@ -77,10 +70,10 @@ def test_a_killed_extraction_goes_on(tmp_path, monkeypatch, name, total):
     done = len(shards(killed))
     assert 4 <= done < 20
     assert [path.name for path in killed.iterdir()] == ["data"]
-    command(name, killed, batches := [])
+    work(name, killed, batches := [])
     assert len(batches) == total - done
     assert not (killed / "data" / "features").exists()
-    command(name, whole, batches := [])
+    work(name, whole, batches := [])
     assert len(batches) == total
     assert results(name, killed) == results(name, whole)
 
@@ -142,4 +135,4 @@ def test_the_end_removes_its_own_shards(tmp_path):
 
 
 if __name__ == "__main__":
-    command(sys.argv[1], Path(sys.argv[2]), [], pause=0.1)
+    work(sys.argv[1], Path(sys.argv[2]), [], pause=0.1)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.small import SMALL
+from tests.helpers.small import DIGITS, SMALL
 
-TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL]
+TRAIN = ["-m", "vfn", "train", "--dataset", DIGITS, "--device", "cpu", *SMALL]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 STEPS = 50  # of an undisturbed run
 PATIENCE = 120  # seconds until a test gives up; nothing is measured with it

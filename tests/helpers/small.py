@@ -1,4 +1,9 @@
-"""A network so small that a step takes milliseconds: options, configuration, checkpoint."""
+"""A network so small that a step takes milliseconds: options, configuration, checkpoint.
+
+And a hundred digits: held-out pictures of a larger data set would take most of a test's time.
+"""
+
+from pathlib import Path
 
 import torch
 
@@ -7,6 +12,9 @@ from vfn.data import Labels
 from vfn.model import DataShape, build_model
 from vfn.runs import Checkpoint
 from vfn.runs.checkpoint import MOMENTS
+
+DIGITS = str(Path(__file__).parents[1] / "golden" / "digits.npz")
+TRAINED_ON = 90  # of them
 
 SMALL = [
     "--hid-channels", "32", "--ch-multipliers", "1", "--apply-attn", "false",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.fixtures import forks, undisturbed
+from tests.helpers.small import DIGITS
 from vfn.configs import (
     Config,
     DataConfig,
@@ -23,7 +24,7 @@ __all__ = ["forks", "undisturbed"]
 @pytest.fixture(scope="session")
 def config() -> Config:
     return Config(
-        data=DataConfig(dataset="digits"),
+        data=DataConfig(dataset=DIGITS),
         model=ModelConfig(
             hid_channels=32, ch_multipliers=(1,), apply_attn=(False,), num_res_blocks=1
         ),
@@ -38,10 +39,8 @@ def teacher(config, tmp_path_factory):
     """A run of a few steps that is sampled with guidance."""
     out = tmp_path_factory.mktemp("teacher")
     preset = load("digits")
-    small = replace(preset, model=config.model, sample=replace(preset.sample, sample_timesteps=2))
-    train(
-        override(small, {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}),
-        out,
-        device="cpu",
-    )
+    sample = replace(preset.sample, sample_timesteps=2)
+    small = replace(preset, data=config.data, model=config.model, sample=sample)
+    settings = {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}
+    train(override(small, settings), out, device="cpu")
     return out

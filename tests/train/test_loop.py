@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.processes import differing, entries, last_step, losses, saved_steps, wait_until
+from tests.helpers.small import TRAINED_ON
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.runs import export_model, find_checkpoint, load_checkpoint
@@ -76,7 +77,7 @@ def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
     assert found.counters["skipped"] == 3
     assert found.counters["updates"] == found.step - 3
     draws = torch.arange(16) + 16 * (found.step - 1)
-    assert record["pictures"] == image_indices(0, draws, 1437).tolist()
+    assert record["pictures"] == image_indices(0, draws, TRAINED_ON).tolist()
     assert entries(tmp_path, "skipped")[-1]["skipped"] == 3
 
 

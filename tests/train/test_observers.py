@@ -62,7 +62,9 @@ def test_one_that_fails_leaves_a_run_that_goes_on(config, tmp_path, undamaged, m
     assert losses(tmp_path) == losses(undamaged)
     ours, theirs = find_checkpoint(tmp_path), find_checkpoint(undamaged)
     assert all(v.equal(theirs.params[name]) for name, v in ours.params.items())
-    assert [e["step"] for e in entries(tmp_path, "held_out_loss")] == [1, 2, 3, 4]
+    shown = [entry["step"] for entry in entries(tmp_path, "held_out_loss")]
+    # What comes after a checkpoint is not made up for, as after a kill.
+    assert shown == ([1, 2, 3, 4] if method in ("stepped", "logged") else [1, 3, 4])
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_a_class_that_nobody_can_find_again_is_refused(config, tmp_path):
 def test_a_data_set_in_place_of_a_name(config, tmp_path):
     """The same pictures: the same run, but for the words; a pair has a part that is held out."""
     train(config, tmp_path / "named", device="cpu")
-    parts = TrainingData(load_dataset("digits"), load_dataset("digits", "test"))
+    parts = TrainingData(load_dataset(config.data), load_dataset(config.data, "test"))
     train(config, tmp_path / "pair", dataset=parts, device="cpu")
     train(config, tmp_path / "alone", dataset=parts.train, device="cpu")
     train(config, tmp_path / "plain", dataset=tuple(parts), device="cpu")
@@ -167,7 +167,7 @@ def test_a_data_set_in_place_of_a_name(config, tmp_path):
 
 def test_labels_of_a_data_set_may_be_left_out(config, tmp_path):
     unlabelled = override(config, {"conditional": False})
-    train(unlabelled, tmp_path, dataset=load_dataset("digits"), device="cpu")
+    train(unlabelled, tmp_path, dataset=load_dataset(config.data), device="cpu")
     assert find_checkpoint(tmp_path).shape.legend == Labels()
 
 

@@ -200,7 +200,8 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     """The pictures that were given, or those that the configuration names."""
     if given is None:
         return TrainingData(load_dataset(config.data), load_held_out(config.data))
-    pair = TrainingData(given) if isinstance(given, Dataset) else TrainingData(*given)
+    pairs = isinstance(given, tuple) and not isinstance(given, Dataset) and len(given) == 2
+    pair = TrainingData(*given) if pairs else TrainingData(given)  # type: ignore[arg-type]
     dataset = _checked(pair.train, config.data.conditional)
     if pair.held_out is None:
         return TrainingData(dataset)
