@@ -1,4 +1,4 @@
-"""Golden numbers, and the settings of the property-based tests."""
+"""Golden numbers, runs that others are held against, settings of the property-based tests."""
 
 from pathlib import Path
 
@@ -21,6 +21,25 @@ def _seeded():
 def _load(name: str) -> dict[str, torch.Tensor]:
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """``undisturbed(processes, accumulate)``: a run that nothing happened to, made when asked."""
+    from tests.helpers.processes import STEPS, finish, start_of
+
+    made = {}
+
+    def run(processes, accumulate):
+        layout = processes, accumulate
+        if layout not in made:
+            made[layout] = tmp_path_factory.mktemp("undisturbed")
+            options = ["--accumulate", str(accumulate), "--steps", str(STEPS)]
+            half = ["--checkpoint-every", str(STEPS // 2)]
+            finish(start_of(processes, made[layout], *options, *half))
+        return made[layout]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.helpers.processes import STEPS, finish, start_of
 from tests.helpers.small import SMALL
 from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
 
@@ -18,23 +17,6 @@ def config() -> Config:
         train=TrainConfig(steps=4, batch_size=16, warmup=2, lr=1e-3, log_every=1),
         sample=SampleConfig(sample_timesteps=2),
     )
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """``undisturbed(processes, accumulate)``: a run that nothing happened to, made when asked."""
-    made = {}
-
-    def run(processes, accumulate):
-        layout = processes, accumulate
-        if layout not in made:
-            made[layout] = tmp_path_factory.mktemp("undisturbed")
-            options = ["--accumulate", str(accumulate), "--steps", str(STEPS)]
-            half = ["--checkpoint-every", str(STEPS // 2)]
-            finish(start_of(processes, made[layout], *options, *half))
-        return made[layout]
-
-    return run
 
 
 @pytest.fixture(scope="session")
