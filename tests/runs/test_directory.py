@@ -5,19 +5,31 @@ from pathlib import Path
 from vfn.runs import RunFiles
 
 
+NAMES = {
+    "config": "config.toml",
+    "log": "log.jsonl",
+    "checkpoints": "checkpoints",
+    "best": "checkpoints/best.safetensors",
+    "tensorboard": "tensorboard",
+    "sample": "sample",
+    "sweep": "sweep",
+    "metrics": "metrics.json",
+    "commands": "commands.json",
+    "report": "report.html",
+    "teacher": "teacher.safetensors",
+    "teacher_grid": "teacher.png",
+    "stages": "stages.json",
+}
+
+
 def test_names_never_change():
     run = RunFiles(Path("r"))
-    assert [path.as_posix() for path in (
-        run.config, run.log, run.checkpoints, run.checkpoint(20), run.best, run.preview(20),
-        run.not_finite(20), run.tensorboard, run.sample, run.sweep, run.metrics, run.commands,
-        run.report, run.plot("loss"), run.teacher, run.teacher_grid, run.stages, run.stage(4).log,
-    )] == [
-        "r/config.toml", "r/log.jsonl", "r/checkpoints", "r/checkpoints/step-00000020.safetensors",
-        "r/checkpoints/best.safetensors", "r/samples/step-00000020.png",
-        "r/not-finite-00000020.json", "r/tensorboard", "r/sample", "r/sweep", "r/metrics.json", "r/commands.json",
-        "r/report.html", "r/plots/loss.png", "r/teacher.safetensors", "r/teacher.png",
-        "r/stages.json", "r/steps-4/log.jsonl",
-    ]  # fmt: skip
+    assert {name: getattr(run, name).relative_to("r").as_posix() for name in NAMES} == NAMES
+    assert run.checkpoint(20) == Path("r/checkpoints/step-00000020.safetensors")
+    assert run.preview(20) == Path("r/samples/step-00000020.png")
+    assert run.not_finite(20) == Path("r/not-finite-00000020.json")
+    assert run.plot("loss") == Path("r/plots/loss.png")
+    assert run.stage(4).log == Path("r/steps-4/log.jsonl")
 
 
 def test_what_is_there_is_found_in_order(tmp_path):
