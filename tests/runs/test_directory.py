@@ -4,7 +4,6 @@ from pathlib import Path
 
 from vfn.runs import RunFiles
 
-
 NAMES = {
     "config": "config.toml",
     "log": "log.jsonl",
