@@ -21,7 +21,7 @@ from vfn.tables import Table
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- fields -->\n"
 FACES = ["vfn", *(f"vfn.{room}" for room in
-         "ops nn configs data runs sampling evaluation train report interop".split())]  # fmt: skip
+         ["ops", "nn", "configs", "data", "runs", "sampling", "evaluation", "train", "report", "interop"])]  # fmt: skip
 
 
 def help_texts() -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 
 class World(NamedTuple):
@@ -23,6 +24,8 @@ class World(NamedTuple):
 
 
 ALONE = World(0, 1, torch.device("cpu"))
+_outer: list[World] = []  # of the job that this process works on
+_stores: list[dist.Store] = []  # the one that torchrun offers, and those of all jobs so far
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,8 +60,10 @@ def choose_device(name: str) -> torch.device:
 def processes(device: str = "auto") -> Iterator[World]:
     """The processes that torchrun started, or this one alone without it, for the time of a job.
 
+    Jobs may follow one another, and a job within another one shares its processes.
+
     Args:
-        device: auto, cpu or cuda, see `choose_device`.
+        device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
 
     Yields:
         World.
@@ -75,14 +80,29 @@ def processes(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(0, 1, chosen)
         return
+    if _outer:
+        yield _outer[-1]._replace(device=chosen)
+        return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    rank = int(os.environ["RANK"])
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_fresh_store(), rank=rank, world_size=size)
     try:
         control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
-        yield World(dist.get_rank(), size, chosen, control)
+        _outer.append(World(rank, size, chosen, control))
+        yield _outer[-1]
     finally:
+        _outer.clear()
         dist.destroy_process_group()
+
+
+def _fresh_store() -> dist.Store:
+    """Where the processes meet: of each job its own, as addresses of the last one are stale."""
+    if not _stores:
+        _stores.append(next(rendezvous("env://"))[0])
+    _stores.append(dist.PrefixStore(f"job {len(_stores)}", _stores[0]))
+    return _stores[-1]
 
 
 def wait_for_all(world: World) -> None:

@@ -130,7 +130,7 @@ def test_labels_of_another_width():
     [
         (
             "Zero",
-            r"expected labels of mine_of_them.data:Zero to be classes 1..K \[20\] .* with 0..1, 2 class_names",
+            r"labels of mine_of_them.data:Zero to be classes 1..K \[20\] .* with 0..1, 2 class",
         ),
         ("Three", r"got int64 \[20\] with 2..3, 2 class_names"),
         ("Short", r"got int64 \[3\]"),

@@ -21,7 +21,7 @@ SMALL = [
     "--num-res-blocks", "1", "--batch-size", "16", "--lr-schedule", "constant",
     "--sample-timesteps", "2", "--log-every", "1",
 ]  # fmt: skip
-DIGITS = DataShape(1, 8, 8, Labels(tuple("0123456789")))
+SHAPE = DataShape(1, 8, 8, Labels(tuple("0123456789")))
 
 
 def small_config(**model):
@@ -36,7 +36,7 @@ def small_config(**model):
     )
 
 
-def small_checkpoint(config=None, shape=DIGITS, step=3):
+def small_checkpoint(config=None, shape=SHAPE, step=3):
     """A checkpoint with random parameters, another average, and moments."""
     config = config or small_config()
     named = dict(build_model(config, shape).named_parameters())

@@ -76,13 +76,13 @@ def test_the_same_command_goes_on_and_another_begins_anew(run, tmp_path):
 
 
 def test_tags_are_combined(tmp_path):
-    from tests.helpers.small import DIGITS, small_checkpoint
+    from tests.helpers.small import SHAPE, small_checkpoint
     from vfn.data import Labels
     from vfn.runs import write_checkpoint
 
     legend = Labels(("Bald", "Male", "Wavy"), tags=True)
     file = tmp_path / "tags.safetensors"
-    write_checkpoint(file, small_checkpoint(shape=DIGITS._replace(legend=legend)))
+    write_checkpoint(file, small_checkpoint(shape=SHAPE._replace(legend=legend)))
     sample(file, tmp_path / "a", "--tags", "Male,Wavy", "--tags", "Bald", "-n", 2)
     asked = ask(legend, tags=["Male,Wavy", "Bald"])
     write_samples(vfn.load(file, "cpu").draws(2, asked), tmp_path / "b")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.helpers.small import DIGITS, small_config
+from tests.helpers.small import SHAPE, small_config
 from vfn.data import Labels
 from vfn.distributed import ALONE
 from vfn.sampling import of_each, untrained
@@ -39,7 +39,7 @@ def test_pictures_before_rounding_do_not_depend_on_the_batch(trained, sampler, m
     ],
 )
 def test_labels_that_the_network_does_not_know(tags, labels, message):
-    shape = DIGITS._replace(legend=Labels(("a", "b"), tags))
+    shape = SHAPE._replace(legend=Labels(("a", "b"), tags))
     network = untrained(small_config(), shape)
     calls = []
     network.model.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -103,7 +103,7 @@ def test_the_record_names_all_that_pictures_depend_on(run, trained):
 
 
 def test_colour_pictures_of_an_unconditional_network():
-    shape = DIGITS._replace(channels=3, height=4, legend=Labels())
+    shape = SHAPE._replace(channels=3, height=4, legend=Labels())
     drawn = untrained(small_config(), shape).sample(2, steps=2, guidance=0)
     assert drawn.labels == []
     assert drawn.images.shape == (2, 3, 4, 8)

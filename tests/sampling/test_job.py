@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import vfn
-from tests.helpers.small import DIGITS, small_config
+from tests.helpers.small import SHAPE, small_config
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.sampling import Draws, ask, untrained, variants, write_samples
@@ -284,7 +284,7 @@ def test_variants_share_what_is_not_compared(trained):
 
 def test_learned_variance(tmp_path, capsys):
     learned = override(small_config(), {"learned_variance": True, "train_timesteps": 8})
-    network = untrained(learned, DIGITS)
+    network = untrained(learned, SHAPE)
     for value in network.params.values():
         value.add_(0.05 * torch.randn_like(value))
     given = {"sampler": "ancestral", "steps": 3}
@@ -313,12 +313,12 @@ def test_evaluations_are_told(trained, tmp_path, capsys, settings, told):
 
 def test_a_network_that_takes_guidance_has_no_second_branch(tmp_path, capsys):
     config = override(small_config(), {"guidance_range": [0, 4], "teacher_steps": 4})
-    write_samples(untrained(config, DIGITS).draws(4, guidance=2.0), tmp_path)
+    write_samples(untrained(config, SHAPE).draws(4, guidance=2.0), tmp_path)
     assert "4 pictures drawn with ddim, NFE 2\n" in capsys.readouterr().err
 
 
 def test_tags_and_combinations_of_tags(tmp_path):
-    shape = DIGITS._replace(legend=Labels(("Bald", "Male", "Wavy"), tags=True))
+    shape = SHAPE._replace(legend=Labels(("Bald", "Male", "Wavy"), tags=True))
     network = untrained(small_config(), shape)
     asked = ask(shape.legend, tags=["Male,Wavy", "Bald"])
     write_samples(network.draws(4, asked), tmp_path / "a", animate=False)
@@ -331,7 +331,7 @@ def test_tags_and_combinations_of_tags(tmp_path):
 
 
 def test_an_unconditional_network(tmp_path):
-    network = untrained(small_config(), DIGITS._replace(legend=Labels()))
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
     [written] = write_samples(network.draws(12, guidance=0.0), tmp_path / "png")
     assert not (tmp_path / "png" / "images" / "labels.csv").exists()
     assert written.num == 12

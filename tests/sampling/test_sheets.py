@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.helpers.small import DIGITS, small_config
+from tests.helpers.small import SHAPE, small_config
 from vfn.configs import SampleConfig
 from vfn.data import Labels
 from vfn.sampling import ask, untrained, variants
@@ -24,12 +24,12 @@ TAGS = Labels(("Bald", "Male", "Wavy"), tags=True)
 @pytest.fixture(scope="module")
 def plain():
     """An unconditional network."""
-    return untrained(small_config(), DIGITS._replace(legend=Labels()))
+    return untrained(small_config(), SHAPE._replace(legend=Labels()))
 
 
 @pytest.fixture(scope="module")
 def tagged():
-    return untrained(small_config(), DIGITS._replace(legend=TAGS))
+    return untrained(small_config(), SHAPE._replace(legend=TAGS))
 
 
 def test_a_column_for_each_label(trained):
@@ -44,7 +44,7 @@ def test_a_column_for_each_label(trained):
 
 
 def test_no_more_than_twenty_columns():
-    many = DIGITS._replace(legend=Labels(tuple(f"class {k}" for k in range(30))))
+    many = SHAPE._replace(legend=Labels(tuple(f"class {k}" for k in range(30))))
     shown = panel(untrained(small_config(), many).draws(60))
     assert shown.columns == 20
     assert shown.indices.tolist() == [*range(20), *range(30, 50)]

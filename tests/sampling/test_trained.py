@@ -11,7 +11,7 @@ import torch
 import vfn
 import vfn.configs
 import vfn.runs
-from tests.helpers.small import DIGITS, small_checkpoint, small_config
+from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.data import Labels
 from vfn.model import build_model
 from vfn.runs import (
@@ -172,12 +172,12 @@ def test_nothing_there(tmp_path):
 
 def test_a_network_that_is_given(run, trained):
     """As is needed for a class that cannot be found by its name."""
-    model = build_model(small_config(), DIGITS)
+    model = build_model(small_config(), SHAPE)
     given = vfn.load(run, "cpu", network=model)
     assert given.model is model
     assert torch.equal(given.sample(3).images, trained.sample(3).images)
     with pytest.raises(ValueError, match="and configuration differ"):
-        vfn.load(run, "cpu", network=build_model(small_config(embedding_dim=16), DIGITS))
+        vfn.load(run, "cpu", network=build_model(small_config(embedding_dim=16), SHAPE))
 
 
 def test_settings_are_the_runs_unless_they_are_given(trained):
@@ -210,7 +210,7 @@ def test_settings_that_do_not_fit(trained, settings, message):
 
 
 def test_guidance_needs_labels():
-    network = untrained(small_config(), DIGITS._replace(legend=Labels()))
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
     with pytest.raises(ValueError, match="needs a class-conditional model, and this one is uncond"):
         network.draws(3, guidance=1.0)
     with pytest.raises(ValueError, match="is unconditional and takes no --labels"):
@@ -221,7 +221,7 @@ def test_how_many_pictures(trained):
     assert trained.draws().num == 100
     assert trained.draws(labels=["3", "7"]).num == 20
     assert trained.draws(labels=ask(trained.shape.legend, "7")).num == 10
-    network = untrained(small_config(), DIGITS._replace(legend=Labels()))
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
     assert network.draws(guidance=0).num == 100
     with pytest.raises(ValueError, match="expected num to be at least 1, got 0"):
         trained.draws(0)

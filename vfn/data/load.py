@@ -21,7 +21,8 @@ DATA_VARIABLE = "VFN_DATA"
 
 class _Origin(NamedTuple):
     """A data set that settings name: its title, content (see `Standard`), reader, and settings
-    with the data set's own filled in."""
+    with the data set's own filled in.
+    """
 
     title: str
     content: Callable[[], Any] | None

@@ -53,7 +53,8 @@ def _variable(name: str) -> str:
 
 def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Path, str]:
     """The weights that the environment names, or those in the cache, downloaded if need be; how
-    their hash has to begin."""
+    their hash has to begin.
+    """
     if named := os.environ.get(_variable(name)):
         return Path(named), ""
     home = data_home(DataConfig(data_dir=data_dir))

@@ -2,7 +2,8 @@
 
 A network is an `nn.Module` built with ``in_channels``, ``out_channels``, ``num_classes``,
 ``multitags`` and options of its own, and called as ``net(z, t, y)``: z [B, C_in, H, W], t [B] in
-[0, 1], y None or labels, [B] (classes 1..K, 0 for none) or [B, K] (0/1 tags, all zero for none).
+[0, 1], float64 (a network casts it where it meets z), y None or labels, [B] (classes 1..K, 0 for
+none) or [B, K] (0/1 tags, all zero for none).
 One that takes guidance as an input is built with ``guidance_range`` too, keeps it as an attribute,
 and is called as ``net(z, t, y, w)``. This module does not import torch.
 """

@@ -86,12 +86,12 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 
 def alpha(logsnr: Tensor) -> Tensor:
-    """alpha = (1 + exp(-logsnr))^(-1/2)."""
+    """Alpha = (1 + exp(-logsnr))^(-1/2)."""
     return torch.rsqrt(1 + torch.exp(-logsnr))
 
 
 def sigma(logsnr: Tensor) -> Tensor:
-    """sigma = (1 + exp(logsnr))^(-1/2)."""
+    """Sigma = (1 + exp(logsnr))^(-1/2)."""
     return torch.rsqrt(1 + torch.exp(logsnr))
 
 
@@ -112,7 +112,7 @@ def alpha_over_sigma(logsnr: Tensor) -> Tensor:
 
 
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
-    """r = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
+    """R = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
     return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
 
 

@@ -85,7 +85,8 @@ def make_batch(
 
 def _one_thread() -> None:
     """A second pool of threads, spinning for work on the cores of the network's, would cost a third
-    of the speed on a CPU."""
+    of the speed on a CPU.
+    """
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
 
