@@ -20,8 +20,8 @@ from vfn.tables import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- fields -->\n"
-FACES = ["vfn", *(f"vfn.{room}" for room in
-         ["ops", "nn", "configs", "data", "runs", "sampling", "evaluation", "train", "report", "interop"])]  # fmt: skip
+ROOMS = "ops nn configs data runs sampling evaluation train report interop"
+FACES = ["vfn", *(f"vfn.{room}" for room in ROOMS.split())]
 
 
 def help_texts() -> str:

@@ -13,31 +13,12 @@ import vfn
 
 ROOT = Path(vfn.__file__).parent
 # Every package and module below vfn/ is a part.
-ORDER = [
-    "tables",
-    "files",
-    "progress",
-    "pictures",
-    "streams",
-    "ops",
-    "distributed",
-    "nn",
-    "configs",
-    "data",
-    "model",
-    "objective",
-    "runs",
-    "sampling",
-    "interop",
-    "evaluation",
-    "train",
-    "report",
-    "info",
-    "demo",
-    "options",
-    "cli",
-    "__main__",
-]
+_WORDS = """
+    tables files progress pictures streams
+    ops distributed nn configs data model objective runs sampling interop evaluation train report
+    info demo options cli __main__
+"""
+ORDER = _WORDS.split()
 # The functional core uses nothing else.
 CORE = {"ops", "nn"}
 CORE_PACKAGES = {"torch", "einops", "numpy", "lazy_loader", "vfn"} | sys.stdlib_module_names

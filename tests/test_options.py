@@ -134,6 +134,7 @@ def test_options_that_would_be_ignored_are_refused():
     @click.option("--depth", type=int, default=3)
     @click.pass_context
     def command(context, depth):
+        assert depth == 3
         refuse_given(context, ["depth"], "goes with something else")
 
     assert CliRunner().invoke(command, []).exit_code == 0

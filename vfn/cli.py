@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
 from vfn.progress import is_shown, say
 from vfn.sampling.output_table import OUTPUTS
+
+if TYPE_CHECKING:
+    from vfn.sampling import Draws
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH = click.Path(path_type=Path)
@@ -256,6 +259,11 @@ def _compare(context: click.Context, options: dict[str, Any]) -> None:
 
 def _judge(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --real --fake`."""
+    names = [p.name for p in context.command.params if p.name in vars(configs.SampleConfig())]
+    drawn = options["fake"].startswith("run:")
+    if not drawn:
+        why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
+        refuse_given(context, ("num", "labels", "bpd", *names), why)
     from vfn.evaluation import judge, open_extractor
     from vfn.files import make_directory
 
@@ -266,7 +274,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     device, data_dir = options["device"], options["data_dir"]
     result = judge(
         options["real"],
-        _fake(context, options),
+        _draws(options, names) if drawn else options["fake"],
         tuple(metrics),
         held_out=options["held_out"],
         features=open_extractor(options["features"], options["weights"], device, data_dir),
@@ -284,22 +292,15 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
         say(f"figures are in {json_path}")
 
 
-def _fake(context: click.Context, options: dict[str, Any]) -> Any:
-    """What --fake stands for: draws of a run, with the settings given, or something else's name."""
-    names = [p.name for p in context.command.params if p.name in vars(configs.SampleConfig())]
-    spec: str = options["fake"]
-    if not spec.startswith("run:"):
-        why = f"goes with --fake run:DIR, got {spec}; leave it out"
-        refuse_given(context, ("num", "labels", "bpd", *names), why)
-        return spec
+def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
+    """The pictures of --fake run:DIR, with the settings of sampling that are given."""
     from vfn.evaluation import usual_labels
     from vfn.sampling import load
 
-    trained = load(spec.removeprefix("run:"), options["device"])
+    trained = load(options["fake"].removeprefix("run:"), options["device"])
     num, seed = options["num"], options["seed"]
     labels = options["labels"] or usual_labels(trained, num, seed, options["data_dir"])
-    overrides = given({name: options[name] for name in names})
-    return trained.draws(num, labels, seed, **overrides)
+    return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 
 @eval_command.command("reference")
