@@ -181,7 +181,6 @@ def test_nothing_is_kept_on_the_disk(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="waits until vfn.ops imports torch when it is first used")
 @pytest.mark.parametrize("module", ["vfn.data.standard", "vfn.configs"])
 def test_tables_and_configurations_need_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -6,8 +6,6 @@ from click.testing import CliRunner
 import vfn
 from vfn.sampling import ask, variants, write_samples
 
-pytestmark = pytest.mark.xfail(strict=True, reason="waits for `vfn sample` in vfn.cli")
-
 
 def sample(run, out, *words):
     """The command within this process."""

@@ -84,7 +84,6 @@ def test_a_run_of_the_first_version_can_be_resumed(first_version, run):
     assert set(found.counters) >= {"updates", "skipped", "in_row", "loss_scale", "since_change"}
 
 
-@pytest.mark.xfail(raises=ImportError, strict=True, reason="waits for vfn.train.train")
 def test_a_run_of_the_first_version_goes_on(first_version, first_pictures, tmp_path):
     """With the losses that the first version would have had."""
     from vfn.train import train
