@@ -131,6 +131,13 @@ def share(count: int, world: World) -> Tensor:
 
     Where they do not divide, the last item is done more than once.
 
+    Args:
+        count: items in all, at least one.
+        world: the processes.
+
+    Returns:
+        int64 in 0..count-1, as many on every process.
+
     >>> share(5, World(1, 2, torch.device("cpu"))).tolist()
     [3, 4, 4]
     """
@@ -145,6 +152,9 @@ def gather(part: Tensor, count: int, world: World) -> Tensor:
         part: what became of the items of `share`, on the CPU, the same shape everywhere.
         count: items in all.
         world: the processes.
+
+    Returns:
+        [count, ...], in the order of the items.
     """
     if world.size == 1:
         return part

@@ -39,6 +39,12 @@ class DataShape(NamedTuple):
 def shape_of(dataset: Dataset) -> DataShape:
     """The shape of a data set.
 
+    Args:
+        dataset: its pictures and legend count.
+
+    Returns:
+        DataShape.
+
     >>> from vfn.data import load_dataset
     >>> shape_of(load_dataset("digits")).size
     (1, 8, 8)

@@ -93,7 +93,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
 
     Args:
         network: called as ``network(z, t, *batch.conditions)``.
-        batch: see `vfn.train.batch.make_batch`.
+        batch: x0, noise, labels and times of B pictures, and guidance where the network takes it.
         diffusion: schedule, prediction type, loss and weighting.
 
     Returns:

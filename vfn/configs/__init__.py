@@ -47,6 +47,9 @@ __all__ = [
 def presets() -> list[str]:
     """Names of the configurations that ship with the package.
 
+    Returns:
+        names, sorted.
+
     >>> "digits" in presets()
     True
     """
@@ -74,7 +77,16 @@ def load(name: str) -> Config:
 
 
 def read(name: str) -> str:
-    """The TOML text of a preset or file, see `load`.
+    """The TOML text of a preset or file.
+
+    Args:
+        name: a preset's name, or a path that ends in ``.toml``.
+
+    Returns:
+        the text; it is not checked.
+
+    Raises:
+        ValueError: if there is no such preset or file, or it is not text in UTF-8.
 
     >>> read("digits").splitlines()[2]
     '[data]'
@@ -96,14 +108,20 @@ def read(name: str) -> str:
 
 
 def loads(text: str, origin: str = "config", base: Config | None = None) -> Config:
-    """A configuration from TOML text.
+    r"""A configuration from TOML text.
 
     Args:
         text: sections and fields.
         origin: named in errors.
         base: where the fields that the text leaves out come from; their defaults if None.
 
-    >>> loads("[train]\\nsteps = 10").train.steps
+    Returns:
+        Config.
+
+    Raises:
+        ValueError: if it is not TOML, or not a configuration; all faults are named at once.
+
+    >>> loads("[train]\nsteps = 10").train.steps
     10
     """
     try:
@@ -121,6 +139,12 @@ def loads(text: str, origin: str = "config", base: Config | None = None) -> Conf
 
 def dumps(config: Config) -> str:
     """TOML text that `loads` reads back.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        text with every field that is set.
 
     >>> loads(dumps(load("digits"))) == load("digits")
     True

@@ -61,6 +61,8 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
+    """The section [data]: which pictures, and how they are prepared."""
+
     dataset: str = option("digits", "data set, or the path of a folder, .npy or .npz file")
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
@@ -80,6 +82,7 @@ class DataConfig(Section):
     num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1)
 
     def conflicts(self) -> list[str]:
+        """Sizes, crops and channels that no picture can have."""
         faults = []
         if self.image_size is not None and len(self.image_size) > 2:
             faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
@@ -92,6 +95,8 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
+    """The section [model]: which network, and its sizes."""
+
     network: str = option("unet", "network", table=NETWORKS)
     options: dict[str, Any] = option({}, "what another network than the unet is built with")
     guidance_range: tuple[float, ...] | None = option(
@@ -121,6 +126,7 @@ class ModelConfig(Section):
         return {**options, **span}
 
     def conflicts(self) -> list[str]:
+        """A range not of two ends in order, options of another network, sizes of no UNet."""
         faults, span = [], self.guidance_range
         if span is not None and (len(span) != 2 or span[0] >= span[1]):
             faults.append(
@@ -147,6 +153,8 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(Section):
+    """The section [diffusion]: noise levels, prediction and loss."""
+
     logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
     logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
@@ -167,6 +175,7 @@ class DiffusionConfig(Section):
         return self.loss_type == "kl" or self.learned_variance
 
     def conflicts(self) -> list[str]:
+        """A bound without discrete steps, and limits of logsnr that do not fit."""
         faults = []
         for name, value in (("loss_type", "kl"), ("learned_variance", True)):
             if getattr(self, name) == value and not self.train_timesteps:
@@ -186,6 +195,8 @@ class DiffusionConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
+    """The section [train]: the optimizer, and what is kept and shown on the way."""
+
     steps: int = option(100_000, "optimizer steps", 1)
     batch_size: int = option(128, "images a step, over all processes", 1)
     accumulate: int = option(1, "micro-batches a step on each process", 1)
@@ -213,6 +224,8 @@ class TrainConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
+    """The section [sample]: solver, steps and guidance."""
+
     sampler: str = option("ddim", "solver", table=SOLVERS)
     sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
@@ -234,6 +247,7 @@ class SampleConfig(Section):
         return self.sampler == "ancestral" and self.var_type == "learned"
 
     def conflicts(self) -> list[str]:
+        """An interval not of two ends in order, a missing share, settings of another solver."""
         faults, interval = [], self.guidance_interval
         if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
             faults.append(
@@ -259,6 +273,8 @@ class SampleConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(Section):
+    """The section [distill]: teacher, students and their steps."""
+
     method: str = option("progressive", "how students are taught")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0)
     student_steps: int = option(1, "DDIM steps of the last student", 1)
@@ -273,6 +289,7 @@ class DistillConfig(Section):
     )
 
     def conflicts(self) -> list[str]:
+        """Steps that no row of halvings leads to."""
         ratio, rest = divmod(self.teacher_steps, self.student_steps)
         if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
             return [
@@ -294,6 +311,7 @@ class Config(Section):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def conflicts(self) -> list[str]:
+        """A range of guidance beside a single w, or without a distillation."""
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
@@ -395,6 +413,12 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
 
 def renewed(tables: dict[str, Any]) -> dict[str, Any]:
     """Tables of earlier versions in today's words.
+
+    Args:
+        tables: fields by section, as TOML gives them; they are not changed.
+
+    Returns:
+        the same in new tables; as given if a section is no table.
 
     >>> renewed({"train": {"tensorboard": True}})
     {'train': {'trackers': ['tensorboard']}}

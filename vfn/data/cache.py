@@ -52,6 +52,13 @@ class Prepared(NamedTuple):
     def dataset(self, split: Split, conditional: bool = True) -> Dataset:
         """The rows of a split, sharing memory.
 
+        Args:
+            split: one of ``splits``, or ``all``.
+            conditional: with the labels, where there are any.
+
+        Returns:
+            Dataset.
+
         Raises:
             ValueError: if there is no such split, or it has no pictures.
         """
@@ -98,8 +105,16 @@ class Prepared(NamedTuple):
 def in_memory(source: Source, settings: DataConfig) -> Prepared:
     """Read a source into memory.
 
+    Args:
+        source: the pictures.
+        settings: size, crop, channels, and what to do about bad pictures.
+
+    Returns:
+        Prepared, without a path.
+
     Raises:
-        ValueError: see `read_rows`.
+        ValueError: if there are bad pictures and they are not to be skipped, or more than half are
+            bad.
     """
     rows: list[np.ndarray] = []
     found = read_rows(source, settings, rows.append)
@@ -117,6 +132,9 @@ def cache_path(home: Path, title: str, content: Any, settings: DataConfig) -> Pa
         title: of the data set.
         content: what identifies its files, as JSON can hold it.
         settings: resolved: the data set's own size and crop are filled in.
+
+    Returns:
+        a directory below ``home``.
     """
     text = json.dumps([FORMAT, title, content, _keyed(settings)], sort_keys=True)
     return home / "prepared" / title / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -134,17 +152,18 @@ def prepare_cache(
     One process writes while the others, of the same run or not, wait.
 
     Args:
-        path: see `cache_path`.
+        path: its directory, of `cache_path`.
         title: of the data set.
         read: gives the source; may download.
-        settings: resolved.
+        settings: resolved: the data set's own size and crop are filled in.
         fresh: write it anew.
 
     Returns:
         Prepared.
 
     Raises:
-        ValueError: see `read_rows`, or if what is there is damaged.
+        ValueError: if there are bad pictures and they are not to be skipped, more than half are
+            bad, or what is there is damaged.
         OSError: if it cannot be written.
     """
     if fresh or not path.is_dir():
@@ -160,6 +179,12 @@ def prepare_cache(
 
 def open_cache(path: Path) -> Prepared:
     """A prepared data set, its pictures memory-mapped.
+
+    Args:
+        path: its directory.
+
+    Returns:
+        Prepared.
 
     Raises:
         ValueError: if it is damaged.

@@ -76,7 +76,13 @@ def as_dataset(
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Scale uint8 0..255 to float32 [-1, 1].
+    """Scale uint8 0..255 to float32 [-1, 1]: ``x / 127.5 - 1``.
+
+    Args:
+        images: uint8, of any shape.
+
+    Returns:
+        float32, shape of ``images``.
 
     >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-1.,  1.])
@@ -87,6 +93,12 @@ def to_unit(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Scale [-1, 1] to uint8, rounding to the nearest and clipping what lies outside.
 
+    Args:
+        images: floating-point, of any shape.
+
+    Returns:
+        uint8, shape of ``images``.
+
     >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]))
     tensor([  0, 128, 255], dtype=torch.uint8)
     """
@@ -95,6 +107,14 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def hold_out(count: int, split: Split, share: float = HELD_OUT) -> Tensor:
     """Indices of a split for a data set that comes without one: a fixed share is held out.
+
+    Args:
+        count: pictures N of the data set.
+        split: ``train``, ``test`` or ``all``.
+        share: of the pictures that are held out, in [0, 1].
+
+    Returns:
+        int64 in 0..N-1, rising; the same at every call.
 
     >>> len(hold_out(1797, "train")), len(hold_out(1797, "test"))
     (1437, 360)
@@ -106,7 +126,14 @@ def hold_out(count: int, split: Split, share: float = HELD_OUT) -> Tensor:
 
 
 def own_splits(count: int, share: float = HELD_OUT) -> dict[str, list[int]]:
-    """Indices of the splits train and test of pictures that come without; see `hold_out`.
+    """Indices of the splits train and test of pictures that come without.
+
+    Args:
+        count: pictures N of the data set.
+        share: of the pictures that are held out for ``test``, in [0, 1].
+
+    Returns:
+        for each split numbers in 0..N-1, rising, as `hold_out` gives them.
 
     >>> own_splits(4, 0.25)
     {'train': [0, 1, 3], 'test': [2]}

@@ -83,6 +83,12 @@ def picture_files(path: Path) -> list[str]:
 def read_table(path: Path) -> tuple[str, dict[str, str]]:
     """``labels.csv``: the name of its second column, ``label`` or ``tags``, and a text by file.
 
+    Args:
+        path: the file.
+
+    Returns:
+        ``label`` or ``tags``, and the text of each file that has one.
+
     Raises:
         ValueError: if it is not such a table, or names a file twice.
     """

@@ -73,6 +73,9 @@ class Labels(NamedTuple):
     def describe(self) -> str:
         """Number and kind of the labels.
 
+        Returns:
+            a few words for people.
+
         >>> Labels(("a", "b")).describe(), Labels().describe()
         ('2 classes', 'no labels')
         """

@@ -20,8 +20,10 @@ DATA_VARIABLE = "VFN_DATA"
 
 
 class _Origin(NamedTuple):
-    """A data set that settings name: its title, content (see `Standard`), reader, and settings
-    with the data set's own filled in.
+    """A data set that settings name.
+
+    title: what it is called. content: what identifies its files, None if it is read into memory.
+    source: reads it. settings: those given, with the data set's own size and crop filled in.
     """
 
     title: str
@@ -39,6 +41,9 @@ class _Origin(NamedTuple):
 def datasets() -> list[str]:
     """Names of the data sets.
 
+    Returns:
+        names, in the order of the table.
+
     >>> datasets()
     ['digits', 'mnist', 'cifar10', 'celeba']
     """
@@ -47,6 +52,12 @@ def datasets() -> list[str]:
 
 def data_home(settings: DataConfig) -> Path:
     """The directory of downloads and prepared data: the setting, ``$VFN_DATA``, or a cache.
+
+    Args:
+        settings: ``data_dir`` of them counts.
+
+    Returns:
+        the directory, which need not exist.
 
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
@@ -82,6 +93,12 @@ def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
 def find_prepared(settings: DataConfig) -> Prepared | None:
     """What `prepare` would give if that needs no work, else None.
 
+    Args:
+        settings: which data set, and how its pictures are wanted.
+
+    Returns:
+        Prepared: all splits; None if they would have to be downloaded or prepared.
+
     Raises:
         ValueError: for an unknown data set.
     """
@@ -101,7 +118,8 @@ def load_dataset(data: DataConfig | str, split: Split | None = None) -> Dataset:
         Dataset; its pictures are memory-mapped where they come from files.
 
     Raises:
-        ValueError: see `prepare`, or for an unknown split.
+        ValueError: for an unknown data set or split, one that cannot be downloaded, or bad
+            pictures.
 
     >>> load_dataset("digits", "test").images.shape
     torch.Size([360, 1, 8, 8])
@@ -112,6 +130,12 @@ def load_dataset(data: DataConfig | str, split: Split | None = None) -> Dataset:
 
 def load_held_out(settings: DataConfig) -> Dataset | None:
     """The test split, or None if there is none or the settings train on it.
+
+    Args:
+        settings: which data set, and the split that is trained on.
+
+    Returns:
+        Dataset, or None.
 
     >>> load_held_out(DataConfig(dataset="digits", split="all"))
     """

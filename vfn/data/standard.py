@@ -175,13 +175,11 @@ DATASETS: Table[Standard] = Table(
 
 
 def _outside(name: str, root: Path) -> Source:
-    """What ``package.module:Name``, called with the directory of downloads, gives.
-
-    A `Dataset` in memory becomes a source, so that size, grey and splits are those of settings.
-    """
+    """What ``package.module:Name``, called with the directory of downloads, gives, as a source."""
     from vfn.data.dataset import Dataset
 
     found = load_object(name)(root)
+    # A data set in memory becomes a source, so that size, grey and splits are those of settings.
     if isinstance(found, Dataset):
         found = source_of(found, name)
     if not isinstance(found, Source):

@@ -61,7 +61,7 @@ def extracted(
     """What the metrics see: the features that they need, by all processes together.
 
     Args:
-        sides: checked, see `check_needs`.
+        sides: the pictures or statistics, which `check_needs` has let through.
         metrics: by their words.
         extractor: gives the features.
         world: the processes; all of them have to call this.
@@ -109,6 +109,9 @@ def computed(word: str, metric: Metric, judged: Judged) -> list[Any]:
         word: of the metric.
         metric: it may give a list of `Figure`, or a dictionary of numbers by name.
         judged: what it sees.
+
+    Returns:
+        figures, or the rows.
 
     Raises:
         ValueError: if the function of the user's gives something else.

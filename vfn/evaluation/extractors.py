@@ -96,7 +96,13 @@ EXTRACTORS: Table[Features] = Table(
 
 
 def pixels(images: "Tensor") -> "Tensor":
-    """Pictures as their own features: uint8 [N, C, H, W] to float32 [N, C H W] in [0, 1].
+    """Pictures as their own features: ``x / 255``.
+
+    Args:
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        float32 [N, C H W] in [0, 1].
 
     >>> import torch
     >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))

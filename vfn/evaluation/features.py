@@ -122,6 +122,9 @@ def holds_statistics(path: Path, with_pictures: bool) -> bool:
     Args:
         path: any path.
         with_pictures: whether one that holds pictures as well, as ADM's do, counts.
+
+    Returns:
+        whether it does; False too if it cannot be read.
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:

@@ -41,6 +41,9 @@ def some_of(values: Tensor, count: int) -> Tensor:
         values: [N, ...].
         count: how many; all if there are fewer.
 
+    Returns:
+        [min(count, N), ...], in order.
+
     >>> some_of(torch.arange(6), 3).tolist()
     [0, 2, 4]
     """
@@ -166,7 +169,7 @@ def preview_figures(
             the first pictures of the data set have them.
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
-        watch: called before each sampling step, see `vfn.sampling.Draws`.
+        watch: called as ``watch(i, z, x0)`` before each step of sampling.
 
     Returns:
         the figures; on other processes than the first an empty list.

@@ -68,7 +68,8 @@ class Plan:
         """Refuse what cannot be done.
 
         Raises:
-            ValueError: see `check_needs`, or for classes that the real pictures do not have.
+            ValueError: for pictures of different shapes, what a metric lacks, or classes that the
+                real pictures do not have.
         """
         planned = Planned(self.real.content, self.fake.content, self.held_out, self.extractor)
         check_needs(self.metrics, planned, self.bootstrap)

@@ -197,6 +197,9 @@ def usual_metrics(model: bool) -> list[str]:
     Args:
         model: whether the fakes are those of a network.
 
+    Returns:
+        words of `METRICS`.
+
     >>> usual_metrics(True)
     ['fd', 'pr', 'agreement', 'memorisation', 'loss']
     """

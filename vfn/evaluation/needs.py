@@ -27,6 +27,9 @@ def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
     Args:
         names: words of `METRICS` or ``package.module:Name``, in a list or separated by commas.
 
+    Returns:
+        metrics by their words.
+
     Raises:
         ValueError: if there is none of them, or a word is unknown.
 

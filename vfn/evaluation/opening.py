@@ -91,7 +91,7 @@ def open_side(given: Given, data: DataConfig, extractor: Extractor, lean: bool) 
 
 
 def open_pictures(given: Given, data: DataConfig) -> Opened:
-    """Pictures that no network draws; see `open_side`."""
+    """Pictures that no network draws, named by a path or spec, or in memory."""
     if isinstance(given, str | Path):
         return Opened(str(given), read_pictures(str(given), data))
     if isinstance(given, Tensor):

@@ -96,7 +96,7 @@ def write_plot(path: Path, evaluations: Sequence[Evaluation], against: str = "gu
 
     Args:
         path: ends in .png, .svg or .pdf.
-        evaluations: see `draw_figures`.
+        evaluations: at least one with the setting and a figure.
         against: a setting that is a number.
 
     Raises:

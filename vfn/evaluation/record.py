@@ -42,7 +42,13 @@ class Evaluation:
             object.__setattr__(self, "title", f"Evaluation{at}")
 
     def figure(self, key: str) -> Figure:
-        """A figure by its key, such as ``frechet_distance``.
+        """A figure by its key.
+
+        Args:
+            key: such as ``frechet_distance``.
+
+        Returns:
+            Figure.
 
         Raises:
             KeyError: if there is none.
@@ -181,6 +187,12 @@ def compare(
 
 def is_number(value: Any) -> bool:
     """Whether a value of a setting is a number.
+
+    Args:
+        value: any value.
+
+    Returns:
+        True for integers and floats, False for truth values.
 
     >>> is_number(1.5), is_number(True)
     (True, False)

@@ -101,6 +101,9 @@ class Judged(NamedTuple):
             reference: that of real pictures.
             note: how it was computed.
             more: other fields; the baseline is `HALVES` unless it is given.
+
+        Returns:
+            Figure.
         """
         kind, more = KINDS[key], {"baseline": HALVES, **more}
         title = kind.title_of(self.extractor)
@@ -115,6 +118,9 @@ class Judged(NamedTuple):
             value: the figure.
             count: rows.
             statistic: gives the figure of some of them.
+
+        Returns:
+            Interval, or None.
         """
         if not self.bootstrap:
             return None
@@ -128,6 +134,13 @@ class Judged(NamedTuple):
 def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Two random halves of the real features: what a perfect model would get.
 
+    Args:
+        features: [N, D].
+        seed: which picture goes to which half.
+
+    Returns:
+        [N/2, D] each; the first has one more if N is odd.
+
     >>> one, other = halves(torch.arange(4.0)[:, None], seed=0)
     >>> sorted([*one.flatten().tolist(), *other.flatten().tolist()])
     [0.0, 1.0, 2.0, 3.0]
@@ -138,6 +151,12 @@ def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 def share_of(mask: Tensor) -> float:
     """The share of a mask that is set.
+
+    Args:
+        mask: truth values of any shape.
+
+    Returns:
+        a number in [0, 1].
 
     >>> share_of(torch.tensor([True, False]))
     0.5

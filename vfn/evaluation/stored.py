@@ -25,7 +25,10 @@ class StoredReference(NamedTuple):
     kept: bool
 
     def describe(self) -> str:
-        """What is stored, in a line.
+        """What is stored.
+
+        Returns:
+            a line for people.
 
         >>> StoredReference(Path("a.npz"), 9, kept=False).describe()
         'a.npz: mean and covariance of 9 pictures'

@@ -23,7 +23,7 @@ OFFLINE_VARIABLE = "VFN_OFFLINE"
 def open_network(
     name: str, entry: Features, weights: Path | None, device: torch.device, data_dir: str | None
 ) -> Extractor:
-    """The extractor of an entry that has weights; see `vfn.evaluation.open_extractor`."""
+    """The extractor of an entry that has weights: those given, or those that are found."""
     path, begins = (weights, "") if weights else _find_weights(name, entry, data_dir)
     state, digest = _read_weights(path, begins)
     # Channels last: convolutions on the CPU take 0.7 of the time.
@@ -52,9 +52,7 @@ def _variable(name: str) -> str:
 
 
 def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Path, str]:
-    """The weights that the environment names, or those in the cache, downloaded if need be; how
-    their hash has to begin.
-    """
+    """The weights from the environment or the cache, and how their hash has to begin."""
     if named := os.environ.get(_variable(name)):
         return Path(named), ""
     home = data_home(DataConfig(data_dir=data_dir))

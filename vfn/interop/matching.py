@@ -33,6 +33,12 @@ class Recipe(NamedTuple):
 def places(model: UNet) -> list[Place]:
     """Every block in the order of ``model.down``, ``model.middle``, ``model.up``.
 
+    Args:
+        model: the network.
+
+    Returns:
+        a `Place` for each block.
+
     >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1, 2), num_res_blocks=1)
     >>> [(p.name, p.level, p.position, p.resamples) for p in places(net)[:3]]
     [('down.0', 0, 0, False), ('down.1', 0, 1, True), ('down.2', 1, 0, False)]

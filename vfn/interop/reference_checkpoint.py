@@ -81,6 +81,13 @@ def import_reference(
 def read_reference(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The content of a reference checkpoint, with the parameters under ``model``.
 
+    Args:
+        checkpoint: the file, or its content: ``model``, perhaps ``ema`` with ``shadow``, or the
+            parameters alone.
+
+    Returns:
+        the content by name, without what is None; tensors on the CPU if they come from a file.
+
     Raises:
         ValueError: if it cannot be read without running code, or is no such checkpoint.
     """

@@ -25,6 +25,12 @@ WITHOUT_EFFECT = {
 def reference_data(settings: Settings) -> Standard:
     """The data set that the reference's settings name, as the table of data sets knows it.
 
+    Args:
+        settings: the reference's, completed.
+
+    Returns:
+        the entry of the table.
+
     Raises:
         ValueError: for one that the reference does not know.
 
@@ -192,6 +198,12 @@ def steps_per_epoch(settings: Settings) -> float:
     """Optimizer steps of the reference in one pass over its data.
 
     Every micro-batch is full, and steps go on over the end of an epoch.
+
+    Args:
+        settings: the reference's, completed.
+
+    Returns:
+        steps, not a whole number where the micro-batches of an epoch do not divide.
     """
     pictures, accumulate = reference_data(settings).pictures, settings["args"]["num_accum"]
     assert pictures is not None

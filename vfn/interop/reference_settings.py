@@ -102,6 +102,12 @@ ALIASES = {"x_0": "x0", "snr_trunc": "truncated_snr", "snr_1plus": "alpha2"}
 def read_json(source: Json) -> dict[str, Any]:
     """The content of a JSON file, or a dictionary itself.
 
+    Args:
+        source: a file, or its content.
+
+    Returns:
+        a new dictionary.
+
     Raises:
         ValueError: if there is no such file, or it holds no JSON object.
 

@@ -53,7 +53,7 @@ def denoiser(
     """Close over parameters, labels, clipping and guidance.
 
     With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
-    batch and each clipped before they are combined, see `classifier_free`. A network that takes
+    batch and each clipped before `classifier_free` combines them. A network that takes
     guidance as an input gets w instead, and is evaluated once.
 
     Args:
@@ -141,7 +141,7 @@ def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: fl
     Args:
         guidance: w, one for all or [B].
         known: lowest and highest w of the network.
-        rescale: see `denoiser`.
+        rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
 
     Raises:
         ValueError: if it is out of range, depends on logsnr or is rescaled.

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class Network(Protocol):
     """Anything that predicts from noisy data: a module, a wrapped one, or a function."""
 
-    def __call__(self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None") -> "Tensor": ...
+    def __call__(self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None") -> "Tensor":
+        """Predict from z [B, C_in, H, W] at t [B], given labels and guidance: [B, C_out, H, W]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,15 @@ def unet_faults(
     apply_attn: Sequence[bool],
 ) -> list[str]:
     """What is wrong with sizes of the UNet in combination; nothing if it can be built.
+
+    Args:
+        hid_channels: base width.
+        ch_multipliers: width of each level as a multiple of it.
+        num_res_blocks: residual blocks a level.
+        apply_attn: whether each level has attention.
+
+    Returns:
+        a message for each fault.
 
     >>> unet_faults(48, (1, 2), 2, (False, True))
     ['expected hid_channels to be a multiple of 32, got 48']

@@ -36,6 +36,7 @@ class Block(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W']."""
         h = self.residual(x, modulation)
         return h if self.attention is None else self.attention(h)
 
@@ -178,9 +179,18 @@ class UNet(nn.Module):
         )
 
     def embed(self, t: Tensor, y: Tensor | None, w: Tensor | None = None) -> Tensor:
-        """Conditioning [B, E] of times [B], labels and guidance.
+        """Conditioning of times, labels and guidance.
 
-        None for labels leaves out their bias as well.
+        Args:
+            t: time [B] in [0, 1].
+            y: labels [B] or [B, K]; None leaves out their bias as well.
+            w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+
+        Returns:
+            [B, E].
+
+        Raises:
+            ValueError: for labels of an unconditional network.
         """
         dtype = self.modulation.weight.dtype
         embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(dtype))

@@ -45,6 +45,12 @@ def keywords(function: Callable[..., Any]) -> tuple[str, ...] | None:
     """Names that a function takes by keyword; None where it takes any, or does not tell.
 
     The parameters without a default are the quantities that it is a function of.
+
+    Args:
+        function: any function or class.
+
+    Returns:
+        names of its keywords and of its parameters with a default, or None.
     """
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -311,7 +311,7 @@ def continuous_vlb_bpd(
         x0: data in [-1, 1] [B, ...].
         logsnr_min: logsnr at t = 1.
         logsnr_max: logsnr at t = 0, finite.
-        u: uniform draws in (0, 1) [K, B], which choose the noise levels; even ones, see
+        u: uniform draws in (0, 1) [K, B], which choose the noise levels; even ones, as of
             `low_discrepancy_time`, lessen the variance.
         noise: ``noise(k)`` is the standard normal of draw k = 1..K, and of the decoder's for k = 0,
             shape of ``x0``.

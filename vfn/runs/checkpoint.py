@@ -123,7 +123,7 @@ def export_model(checkpoint: Checkpoint, path: Path) -> None:
     """Write the averaged parameters alone, with the configuration in the file's metadata.
 
     Args:
-        checkpoint: see `find_checkpoint`.
+        checkpoint: whose averaged parameters and configuration are written.
         path: a safetensors file: one tensor for each parameter, under its name in the `UNet`;
             `vfn sample` and ``--init-from`` take it like a checkpoint.
 

@@ -188,11 +188,9 @@ def _begin(folder: _Folder, fresh: bool) -> None:
 
 
 def _fill(folder: _Folder, world: World, grid: bool) -> Written:
-    """Draw this process's share of the batches that are not there.
-
-    A batch that is there in part is drawn again whole, so that the same command gives the same
-    bytes whether it was killed or not.
-    """
+    """Draw this process's share of the batches that are not there."""
+    # A batch that is there in part is drawn again whole, so that the same command gives the same
+    # bytes whether it was killed or not.
     draws, output = folder.draws, folder.output
     present = output.present()
     wait_for_all(world)  # all have looked before the first of them writes
@@ -218,6 +216,15 @@ def _fill(folder: _Folder, world: World, grid: bool) -> Written:
 
 def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True) -> str:
     """What drawing took, in evaluations of the network.
+
+    Args:
+        num: pictures drawn.
+        settings: how they were drawn.
+        nfe: evaluations of the network for each picture.
+        two_branches: whether guidance doubles the batches.
+
+    Returns:
+        a line for people.
 
     >>> _cost(8, SampleConfig(guidance=1.0), 64)
     '8 pictures drawn with ddim, NFE 64 of doubled batches for guidance'

@@ -119,6 +119,12 @@ def denoising_frames(draws: Draws) -> list[Image.Image]:
 def varied(settings: Sequence[SampleConfig]) -> list[str]:
     """In which fields settings differ; the batch, which changes no picture, does not count.
 
+    Args:
+        settings: at least one.
+
+    Returns:
+        names of fields.
+
     >>> varied([SampleConfig(guidance=0.5), SampleConfig(guidance=1.0, sample_batch=2)])
     ['guidance']
     """
@@ -129,6 +135,13 @@ def varied(settings: Sequence[SampleConfig]) -> list[str]:
 
 def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
     """What a folder is called whose settings differ from others' in some fields.
+
+    Args:
+        settings: those of its pictures.
+        names: the fields.
+
+    Returns:
+        a name such as ``ddim-w0.5``.
 
     >>> folder_name(SampleConfig(guidance=0.5), ["sampler", "sample_timesteps", "guidance", "eta"])
     'ddim-steps64-w0.5-eta0'
@@ -143,6 +156,13 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
 
 def title(settings: SampleConfig, names: Sequence[str]) -> str:
     """What tells a block from the others: solver, strength and more, as far as they differ.
+
+    Args:
+        settings: those of its pictures.
+        names: the fields that differ.
+
+    Returns:
+        a few words; solver and strength if no field but the steps differs.
 
     >>> title(SampleConfig(), ["guidance"]), title(SampleConfig(), ["eta"])
     ('w = 0', 'eta = 0')

@@ -61,7 +61,7 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         flip: mirror half of the pictures.
-        guidance_range: see `keyed_guidance`.
+        guidance_range: lowest and highest guidance weight, of a network that takes it as an input.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -84,9 +84,9 @@ def make_batch(
 
 
 def _one_thread() -> None:
-    """A second pool of threads, spinning for work on the cores of the network's, would cost a third
-    of the speed on a CPU.
-    """
+    """Leave the other cores to the threads of the network."""
+    # A second pool of threads, spinning for work on the same cores, would cost a third of the
+    # speed on a CPU.
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
 
@@ -98,7 +98,7 @@ def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
         make: a pure function of the batch's number; an exception in it comes out here.
         numbers: which batches.
 
-    Returns:
+    Yields:
         the batches; closing the iterator waits for the one that is being made.
 
     >>> [batch.tolist() for batch in prefetch(lambda i: torch.tensor(i), range(3))]

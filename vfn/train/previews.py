@@ -40,7 +40,7 @@ def preview(run: Run, check: Check) -> Path:
 
     Args:
         run: the run.
-        check: see above.
+        check: called before each step of sampling; what it raises ends the sampling.
 
     Returns:
         the picture's path.
@@ -61,7 +61,7 @@ def save_grid(
         seed: of the noise.
         path: the picture, written by the first process.
         world: the processes.
-        check: see above.
+        check: called before each step of sampling; what it raises ends the sampling.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
     num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
@@ -95,7 +95,7 @@ def evaluation(run: Run, check: Check) -> dict[str, float]:
 
     Args:
         run: the run.
-        check: see above.
+        check: called before each step of sampling; what it raises ends the sampling.
 
     Returns:
         values by the keys of the figures.

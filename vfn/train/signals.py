@@ -42,6 +42,12 @@ def stop_signals(world: World) -> Iterator[Stop]:
     """Collect the signals instead of dying of them; a second one is obeyed at once.
 
     Outside the main thread, where Python lets nobody handle signals, they are left alone.
+
+    Args:
+        world: the processes.
+
+    Yields:
+        Stop: what has come so far.
     """
     stop = Stop(world)
     if threading.current_thread() is not threading.main_thread():

@@ -66,7 +66,7 @@ def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observ
     """Trackers of a run, made by their factories.
 
     Args:
-        words: see `find_trackers`, which says what is raised too.
+        words: of `TRACKERS`, or ``package.module:Name``.
         run: the run's files.
         step: steps already done.
 
@@ -74,7 +74,8 @@ def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observ
         observers.
 
     Raises:
-        ValueError: if a factory gives anything else.
+        ValueError: for an unknown tracker, one whose package is not installed, or a factory that
+            gives anything else.
     """
     made = {word: factory(run, step) for word, factory in find_trackers(words).items()}
     for word, tracker in made.items():

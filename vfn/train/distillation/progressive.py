@@ -27,7 +27,7 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
 
     Returns:
-        objective, see `Objective`.
+        objective: gives the loss [B] of the student's network on a batch.
 
     Source: Salimans & Ho 2022 (2202.00512), algorithm 2; Meng et al. 2023 (2210.03142), section 3.
     """
