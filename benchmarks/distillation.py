@@ -60,8 +60,8 @@ def figures(got: dict[str, float], best: dict[str, float]) -> list[str]:
         f"{distance:.4f}",
         f"{distance / best[DISTANCE]:.2f}",
         f"{100 * got[AGREEMENT]:.1f} %",
-        f"{got['Precision']:.3f}",
-        f"{got['Recall']:.3f}",
+        f"{got['precision']:.3f}",
+        f"{got['recall']:.3f}",
     ]
 
 

@@ -16,7 +16,7 @@ import click
 from vfn import __version__, configs
 from vfn.configs.schema import override
 from vfn.evaluation.extractors import EXTRACTORS
-from vfn.evaluation.metrics import METRICS
+from vfn.evaluation.metrics import METRICS, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
@@ -34,7 +34,6 @@ SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 COMPARED = ("sampler", "sample_timesteps", "guidance")
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
-DEFAULT_METRICS = "fd,pr,agreement,memorisation,loss"
 
 device_option = click.option("--device", default="auto", help="auto, cpu or cuda  [auto]")
 config_option = click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
@@ -201,8 +200,8 @@ def _metric_lines() -> str:
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
-@click.option("--metrics", type=Listed(Word(METRICS)), default=DEFAULT_METRICS,
-              help=f"what to compute, see below  [{DEFAULT_METRICS}]")  # fmt: skip
+@click.option("--metrics", type=Listed(Word(METRICS)),
+              help=f"what to compute, see above  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
@@ -223,7 +222,7 @@ def _metric_lines() -> str:
 def eval_command(context: click.Context, **options: Any) -> None:
     """Judge pictures against real ones, by their pixels or by features of a network.
 
-    --metrics takes any of these, separated by commas:
+    --metrics takes any of these, separated by commas.
 
     {metrics}
     """
@@ -270,7 +269,8 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     json_path: Path | None = options["json_path"]
     if json_path:
         make_directory(json_path.parent)  # before hours of work
-    metrics = dict.fromkeys((*options["metrics"], *(["bpd"] if options["bpd"] else [])))
+    chosen = options["metrics"] or usual_metrics(model=drawn)
+    metrics = dict.fromkeys((*chosen, *(["bpd"] if options["bpd"] else [])))
     device, data_dir = options["device"], options["data_dir"]
     result = judge(
         options["real"],
@@ -325,7 +325,7 @@ def reference_command(
     from vfn.evaluation import open_extractor, store_reference
 
     extractor = open_extractor(features, weights, device, data_dir)
-    _show(store_reference(real, out, extractor, keep, device, data_dir).describe())
+    _show(store_reference(real, out, extractor, keep, device, data_dir).line)
 
 
 def format_option(part: What) -> Callable[[Command], Command]:

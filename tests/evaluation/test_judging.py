@@ -1,7 +1,12 @@
 """Whatever stands for a side is judged, and what cannot be judged is refused before any work."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from vfn.evaluation.extractors import PIXELS, extractor_of
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
 from vfn.evaluation.opening import usual_labels
+from vfn.evaluation.record import read_evaluation
 from vfn.runs import Checkpoint, RunFiles, save_checkpoint
 from vfn.sampling import Draws
 
@@ -248,3 +254,30 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     assert share.tolist() == pytest.approx([0.5, 1 / 3], abs=0.15)
     found = judge(f"dataset:{tmp_path / 'a.npz'}", network, num=8, device="cpu")
     assert found.settings["labels"] == "as in the data"
+
+
+def test_processes_judge_together(run, tmp_path):
+    """21 pictures do not divide; the last is drawn twice and must count once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(run), str(tmp_path / f"{rank}.json")],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+    found = read_evaluation(tmp_path / "0.json")
+    alone = judge(REAL, f"run:{run}", num=21, device="cpu")
+    assert values(found) == pytest.approx(values(alone), rel=1e-4)
+    assert found.settings["num"] == 21
+
+
+if __name__ == "__main__":
+    together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
+    if together is not None:
+        together.write(Path(sys.argv[2]))

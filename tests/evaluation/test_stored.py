@@ -11,7 +11,7 @@ def test_stored_statistics_give_the_figures_of_the_pictures(tmp_path):
     out = tmp_path / "r.npz"
     stored = store_reference("dataset:digits", out, device="cpu")
     assert stored == (out, 1437, True)
-    assert stored.describe() == f"{out}: mean, covariance and features of 1437 pictures"
+    assert stored.line == f"{out}: mean, covariance and features of 1437 pictures"
     one, other = (
         judge(side, "dataset:digits:test", "fid,kid,pr,dc", bootstrap=3, device="cpu")
         for side in ("dataset:digits", out)

@@ -24,13 +24,14 @@ class StoredReference(NamedTuple):
     pictures: int
     kept: bool
 
-    def describe(self) -> str:
-        """What is stored.
+    @property
+    def line(self) -> str:
+        """What is stored, for people.
 
         Returns:
-            a line for people.
+            a line of text.
 
-        >>> StoredReference(Path("a.npz"), 9, kept=False).describe()
+        >>> StoredReference(Path("a.npz"), 9, kept=False).line
         'a.npz: mean and covariance of 9 pictures'
         """
         parts = "mean, covariance and features" if self.kept else "mean and covariance"
