@@ -201,7 +201,7 @@ def _metric_lines() -> str:
 @features_option
 @weights_option
 @click.option("--metrics", type=Listed(Word(METRICS)),
-              help=f"what to compute, see above  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
+              help=f"what to compute  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
