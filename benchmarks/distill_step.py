@@ -10,11 +10,11 @@ python -m benchmarks.distill_step [ROUNDS]
 import sys
 
 import torch
-from vfn.model import build_model, shape_of
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
+from vfn.model import build_model, shape_of
 from vfn.objective import Objective, batch_loss
 from vfn.train.batches import make_batch
 from vfn.train.distillation import distill_objective

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from vfn.model import build_model, shape_of
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
+from vfn.model import build_model, shape_of
 from vfn.ops import keyed_normal
 from vfn.streams import Stream
 from vfn.train.batches import make_batch, prefetch

@@ -4,11 +4,11 @@ Each part is timed in turn within one run; shares are of the whole step.
 """
 
 import torch
-from vfn.model import build_model, shape_of
 
 from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
+from vfn.model import build_model, shape_of
 from vfn.objective import batch_loss
 from vfn.train.batches import make_batch
 from vfn.train.state import init_state, train_step

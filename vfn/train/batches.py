@@ -84,8 +84,11 @@ def make_batch(
 
 
 def _one_thread() -> None:
-    """A second pool of threads, spinning for work on the cores of the network's, would cost a third
-    of the speed on a CPU."""
+    """Have the thread that makes batches compute by itself.
+
+    A second pool of threads, spinning for work on the cores of the network's, would cost a third of
+    the speed on a CPU.
+    """
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
 
@@ -97,7 +100,7 @@ def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
         make: a pure function of the batch's number; an exception in it comes out here.
         numbers: which batches.
 
-    Returns:
+    Yields:
         the batches; closing the iterator waits for the one that is being made.
 
     >>> [batch.tolist() for batch in prefetch(lambda i: torch.tensor(i), range(3))]

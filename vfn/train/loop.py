@@ -217,6 +217,7 @@ class Window:
         self.results: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
+        """Take in a step."""
         self.results.append(result)
 
     def leave_out(self, seconds: float) -> None:

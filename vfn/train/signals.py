@@ -42,6 +42,9 @@ def stop_signals(world: World) -> Iterator[Stop]:
     """Collect the signals instead of dying of them; a second one is obeyed at once.
 
     Outside the main thread, where Python lets nobody handle signals, they are left alone.
+
+    Yields:
+        Stop, which is asked about them.
     """
     stop = Stop(world)
     if threading.current_thread() is not threading.main_thread():

@@ -113,6 +113,13 @@ def count_step(
 def learning_rate(step: int, train: TrainConfig) -> float:
     """Linear warm-up, then constant, or a half cosine or line that ends at zero.
 
+    Args:
+        step: steps already done.
+        train: rate, schedule, warm-up and steps.
+
+    Returns:
+        the rate of the next step.
+
     >>> from vfn.configs import TrainConfig
     >>> learning_rate(0, TrainConfig(lr=1.0, warmup=4))
     0.25

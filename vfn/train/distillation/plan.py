@@ -37,6 +37,12 @@ def stages_of(plan: Config) -> dict[int, Config]:
 def halvings(settings: DistillConfig) -> list[int]:
     """The students' numbers of steps, in order.
 
+    Args:
+        settings: from how many steps to how many.
+
+    Returns:
+        numbers of steps, each half of the one before.
+
     >>> halvings(DistillConfig(teacher_steps=16, student_steps=2))
     [8, 4, 2]
     """
@@ -48,6 +54,13 @@ def halvings(settings: DistillConfig) -> list[int]:
 
 def stage_config(plan: Config, student_steps: int) -> Config:
     """The configuration of one halving; what it trains is sampled with by default.
+
+    Args:
+        plan: the configuration of the whole.
+        student_steps: of the halving's student.
+
+    Returns:
+        the configuration of a run.
 
     >>> plan = Config(distill=DistillConfig(teacher_steps=8, teacher_guidance=0.5))
     >>> stage = stage_config(plan, 2)
@@ -120,6 +133,9 @@ def _with_guidance(config: Config, own: Config) -> Config:
     """What the students learn of guidance where only the teacher says it: its weight or range.
 
     Students of a range are sampled at the teacher's weight, or the nearest one that they know.
+
+    Returns:
+        the configuration with it.
     """
     span = config.model.guidance_range or own.model.guidance_range
     if span is None:

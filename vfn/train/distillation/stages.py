@@ -286,6 +286,9 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
 
     What a student of a range has beyond its teacher takes the guidance; it stays as the student was
     built, which has to be so that guidance changes nothing yet.
+
+    Raises:
+        ValueError: if it does change something.
     """
     state, own = run.state, teacher.ema
     ranged = guidance_range(run.model) is not None and guidance_range(network) is None
