@@ -1,9 +1,11 @@
-"""A network, an observer and a tracker as somebody else would write them."""
+"""A network, an observer, a tracker and a method as somebody else would write them."""
 
 import torch
 from torch import nn
 
+from vfn.objective import batch_loss
 from vfn.train import Observer
+from vfn.train.distillation import Method, stage_config
 
 
 class Small(nn.Module):
@@ -90,3 +92,11 @@ class Lines(Observer):
 
 def nothing(_run, _step):
     """A factory of no tracker."""
+
+
+def last_stage(plan):
+    return [stage_config(plan, plan.distill.student_steps)]
+
+
+# One stage that learns from the data again, whatever the teacher says.
+AGAIN = Method(stages=last_stage, objective=lambda _teacher, _stage: batch_loss)

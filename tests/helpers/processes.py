@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.small import DIGITS, SMALL
+from tests.helpers.small import DIGITS_FILE, SMALL
 
-TRAIN = ["-m", "vfn", "train", "--dataset", DIGITS, "--device", "cpu", *SMALL]
+TRAIN = ["-m", "vfn", "train", "--dataset", DIGITS_FILE, "--device", "cpu", *SMALL]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 STEPS = 50  # of an undisturbed run
 PATIENCE = 120  # seconds until a test gives up; nothing is measured with it

@@ -13,7 +13,7 @@ from vfn.model import DataShape, build_model
 from vfn.runs import Checkpoint
 from vfn.runs.checkpoint import MOMENTS
 
-DIGITS = str(Path(__file__).parents[1] / "golden" / "digits.npz")
+DIGITS_FILE = str(Path(__file__).parents[1] / "golden" / "digits.npz")
 TRAINED_ON = 90  # of them
 
 SMALL = [

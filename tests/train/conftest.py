@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.fixtures import forks, undisturbed
-from tests.helpers.small import DIGITS
+from tests.helpers.small import DIGITS_FILE
 from vfn.configs import (
     Config,
     DataConfig,
@@ -24,7 +24,7 @@ __all__ = ["forks", "undisturbed"]
 @pytest.fixture(scope="session")
 def config() -> Config:
     return Config(
-        data=DataConfig(dataset=DIGITS),
+        data=DataConfig(dataset=DIGITS_FILE),
         model=ModelConfig(
             hid_channels=32, ch_multipliers=(1,), apply_attn=(False,), num_res_blocks=1
         ),

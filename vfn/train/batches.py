@@ -61,7 +61,7 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         flip: mirror half of the pictures.
-        guidance_range: lowest and highest guidance weight, of a network that takes it as an input.
+        guidance_range: see `keyed_guidance`.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -84,9 +84,11 @@ def make_batch(
 
 
 def _one_thread() -> None:
-    """Leave the other cores to the threads of the network."""
-    # A second pool of threads, spinning for work on the same cores, would cost a third of the
-    # speed on a CPU.
+    """Have the thread that makes batches compute by itself.
+
+    A second pool of threads, spinning for work on the cores of the network's, would cost a third of
+    the speed on a CPU.
+    """
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
 

@@ -23,7 +23,7 @@ class Journal(Observer):
     _progress: Progress
 
     def begun(self, run: RunInfo, /) -> None:
-        """Open the log, without the lines of steps that are done again, and the bar."""
+        """Open the log, and the bar."""
         path = run.files.log
         kept = [entry for entry in read_log(path) if entry["step"] <= run.step]
         write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
@@ -36,7 +36,7 @@ class Journal(Observer):
         self._progress.show(step)
 
     def logged(self, step: int, values: Mapping[str, Any], /) -> None:
-        """Write the line, and show some of it."""
+        """Append a line; show the numbers that people watch."""
         self._file.write(json.dumps(values) + "\n")
         shown = {name: f"{values[name]:.4g}" for name in SHOWN if name in values}
         if sys.stderr.isatty():
@@ -45,6 +45,6 @@ class Journal(Observer):
             say(f"step {step}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
 
     def ended(self, _outcome: Outcome | None, /) -> None:
-        """Close the log and the bar."""
+        """Close the bar and the log."""
         self._progress.close()
         self._file.close()

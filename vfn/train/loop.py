@@ -217,7 +217,7 @@ class Window:
         self.results: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
-        """Keep what a step came to."""
+        """Take in a step."""
         self.results.append(result)
 
     def leave_out(self, seconds: float) -> None:

@@ -116,38 +116,38 @@ class Audience(Observer):
         self._begun: list[Observer] = []
 
     def begun(self, run: RunInfo, /) -> None:
-        """Tell each that the run is open."""
+        """Tell each, until one fails."""
         for each in self._observers:
             each.begun(run)
             self._begun.append(each)
 
     def stepped(self, step: int, /) -> None:
-        """Tell each of a step."""
+        """Tell each."""
         for each in self._observers:
             each.stepped(step)
 
     def logged(self, step: int, values: Mapping[str, Any], /) -> None:
-        """Tell each of a line of the log."""
+        """Tell each."""
         for each in self._observers:
             each.logged(step, values)
 
     def previewed(self, step: int, path: Path, /) -> None:
-        """Tell each of a sample grid."""
+        """Tell each."""
         for each in self._observers:
             each.previewed(step, path)
 
     def evaluated(self, step: int, figures: Mapping[str, float], /) -> None:
-        """Tell each of an evaluation on the way."""
+        """Tell each."""
         for each in self._observers:
             each.evaluated(step, figures)
 
     def saved(self, step: int, path: Path, /) -> None:
-        """Tell each of a checkpoint."""
+        """Tell each."""
         for each in self._observers:
             each.saved(step, path)
 
     def ended(self, outcome: Outcome | None, /) -> None:
-        """Tell each that has begun that the run is over, all of them even if some fail."""
+        """Tell each that has begun, whether others fail or not."""
         with ExitStack() as stack:
             for each in reversed(self._begun):
                 stack.callback(each.ended, outcome)

@@ -43,11 +43,8 @@ def stop_signals(world: World) -> Iterator[Stop]:
 
     Outside the main thread, where Python lets nobody handle signals, they are left alone.
 
-    Args:
-        world: the processes.
-
     Yields:
-        Stop: what has come so far.
+        Stop, which is asked about them.
     """
     stop = Stop(world)
     if threading.current_thread() is not threading.main_thread():

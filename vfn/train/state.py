@@ -24,7 +24,7 @@ FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 class StepResult(NamedTuple):
     """Of one step, on the device.
 
-    loss: mean over this process's pictures. bins: their losses by logsnr, of `binned`. grad_norm:
+    loss: mean over this process's pictures. bins: their losses by logsnr, see `binned`. grad_norm:
     of all processes' gradient, before clipping.
     """
 
@@ -38,8 +38,8 @@ class TrainState:
     """Parameters, their average, the optimizer's moments and the number of steps done.
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
-    `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, as
-    `count_step` gives them.
+    `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
+    `count_step`.
     """
 
     params: dict[str, Tensor]
@@ -114,11 +114,11 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     """Linear warm-up, then constant, or a half cosine or line that ends at zero.
 
     Args:
-        step: steps done before this one.
-        train: gives the rate, the warm-up, the schedule and the steps of the run.
+        step: steps already done.
+        train: rate, schedule, warm-up and steps.
 
     Returns:
-        the rate of this step.
+        the rate of the next step.
 
     >>> from vfn.configs import TrainConfig
     >>> learning_rate(0, TrainConfig(lr=1.0, warmup=4))

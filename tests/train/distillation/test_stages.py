@@ -11,12 +11,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.helpers.distilling import SMALL_STAGES, go, plan
+from tests.helpers.distilling import MINI, SMALL_STAGES, go, plan
+from tests.helpers.outside import Recorder
 from tests.helpers.processes import differing, ended, last_step, losses, running, wait_until
+from vfn import load as load_model
 from vfn.configs import load, override
 from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distillation import distill_objective
+from vfn.train.distillation import distill, distill_objective
 
 
 def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
@@ -33,6 +35,33 @@ def test_stages_are_runs_that_know_their_grid(teacher, tmp_path):
     rows = json.loads((tmp_path / "stages.json").read_text())
     assert [row["student_steps"] for row in rows] == [4, 2, 1]
     assert all({"loss", "held_out_loss", "seconds"} <= row.keys() for row in rows)
+
+
+def test_one_call_teaches_and_tells(teacher, tmp_path):
+    """From an opened model; observers hear of every stage, and the figures come as a table."""
+    recorder, opened = Recorder(), load_model(teacher, "cpu")
+    settings = {**MINI, "student_steps": 2}
+    done = distill(opened, tmp_path, callbacks=[recorder], device="cpu", **settings)
+    assert done[:3] == (2, 5, 0)
+    assert [e for e in recorder.heard if e[0] in ("begun", "ended")] == [
+        ("begun", 0), ("ended", (4, 0)), ("begun", 0), ("ended", (5, 0))
+    ]  # fmt: skip
+    assert done.stages == json.loads((tmp_path / "stages.json").read_text())
+    head, *rows = done.table().splitlines()
+    assert head.split()[:3] == ["student_steps", "updates", "loss"]
+    assert [row.split()[:2] for row in rows] == [["4", "4"], ["2", "5"]]
+    kept = find_checkpoint(tmp_path / "teacher.safetensors").ema
+    assert all(torch.equal(value, opened.params[name]) for name, value in kept.items())
+    # It goes on with the teacher and the settings that it has.
+    again = distill(None, tmp_path, resume=True, device="cpu", student_steps=1)
+    assert again[:3] == (1, 5, 0)
+
+
+def test_a_method_of_somebody_else(teacher, tmp_path):
+    assert go(teacher, tmp_path, method="tests.helpers.outside:AGAIN", student_steps=2) == (2, 5, 0)
+    assert [path.name for path in tmp_path.glob("steps-*")] == ["steps-2"]
+    with pytest.raises(ValueError, match="expected method math:tau to be a Method, got float"):
+        go(teacher, tmp_path / "other", method="math:tau")
 
 
 class Lesson(NamedTuple):

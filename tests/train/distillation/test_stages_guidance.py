@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, go, plan
+from tests.helpers.outside import Abrupt, Small
 from tests.helpers.processes import differing, last_step, losses, wait_until
 from vfn import load, ops
 from vfn.cli import app
@@ -280,3 +281,25 @@ def test_a_denoiser_of_it_checks_the_number():
         denoiser(Student(), {}, schedule, "x0", LABELS, 4.5)
     with pytest.raises(ValueError, match="expected neither guidance_interval"):
         denoiser(Student(), {}, schedule, "x0", LABELS, ops.interval_strength(1.0, -1.0, 1.0))
+
+
+def outside_teacher(config, out, cls):
+    torch.manual_seed(1)
+    train(config, out, model=cls(1, 1, 10, False), device="cpu")
+    return out
+
+
+def test_a_network_of_somebody_else_takes_the_weight_through_a_layer_of_any_name(config, tmp_path):
+    teacher = outside_teacher(config, tmp_path / "teacher", Small)
+    assert go(teacher, tmp_path / "out", guidance_range=RANGE, student_steps=2) == (2, 5, 0)
+    first, own = (find_checkpoint(path) for path in (tmp_path / "out" / "steps-4", teacher))
+    assert first.params.keys() - own.params.keys() == {"by_weight.weight", "by_weight.bias"}
+    assert first.params["by_weight.weight"].any()  # it has learnt something
+    opened = load(tmp_path / "out" / "steps-2", "cpu")
+    assert opened.sample(2, guidance=3.0).nfe == 2
+
+
+def test_one_whose_guidance_does_not_start_at_zero_is_refused(config, tmp_path):
+    teacher = outside_teacher(config, tmp_path / "teacher", Abrupt)
+    with pytest.raises(ValueError, match="to start as its teacher whatever the guidance"):
+        go(teacher, tmp_path / "out", guidance_range=RANGE)

@@ -38,10 +38,10 @@ def halvings(settings: DistillConfig) -> list[int]:
     """The students' numbers of steps, in order.
 
     Args:
-        settings: steps of the teacher and of the last student.
+        settings: from how many steps to how many.
 
     Returns:
-        half of the teacher's steps, half of that, and so on.
+        numbers of steps, each half of the one before.
 
     >>> halvings(DistillConfig(teacher_steps=16, student_steps=2))
     [8, 4, 2]
@@ -57,10 +57,10 @@ def stage_config(plan: Config, student_steps: int) -> Config:
 
     Args:
         plan: the configuration of the whole.
-        student_steps: steps of the student, half of its teacher's.
+        student_steps: of the halving's student.
 
     Returns:
-        Config.
+        the configuration of a run.
 
     >>> plan = Config(distill=DistillConfig(teacher_steps=8, teacher_guidance=0.5))
     >>> stage = stage_config(plan, 2)
@@ -130,13 +130,18 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
 
 
 def _with_guidance(config: Config, own: Config) -> Config:
-    """What the students learn of guidance where only the teacher says it: its weight or range."""
+    """What the students learn of guidance where only the teacher says it: its weight or range.
+
+    Students of a range are sampled at the teacher's weight, or the nearest one that they know.
+
+    Returns:
+        the configuration with it.
+    """
     span = config.model.guidance_range or own.model.guidance_range
     if span is None:
         weight = config.distill.teacher_guidance
         weight = own.sample.guidance if weight is None else weight
         return replace(config, distill=replace(config.distill, teacher_guidance=weight))
-    # Students of a range are sampled at the teacher's weight, or the nearest one that they know.
     weight = min(max(own.sample.guidance, span[0]), span[1])
     model = replace(config.model, guidance_range=span)
     return replace(config, model=model, sample=replace(config.sample, guidance=weight))

@@ -53,8 +53,8 @@ FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "
 class Distilled(NamedTuple):
     """Where a distillation stands.
 
-    student_steps: of the stage; step: its updates; signum: the signal that came, or 0. stages: what
-    each stage came to, as `stage_figures` gives it.
+    student_steps: of the stage; step: its updates; signum: the signal that came, or 0. stages: see
+    `stage_figures`.
     """
 
     student_steps: int
@@ -135,7 +135,7 @@ def plan_distillation(
     """The teacher of a distillation and its configuration, checked; nothing is written.
 
     Args:
-        teacher: a run, checkpoint or opened model; None is that of the distillation in ``out``.
+        teacher: see `distill`, as for the others.
         out: the directory of the distillation.
         config: a preset's name, or the path of a .toml file.
         resume: whether what is in ``out`` counts.
@@ -282,9 +282,14 @@ def _open_stage(
 
 
 def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
-    """Begin a student as its teacher."""
-    # What a student of a range has beyond its teacher takes the guidance; it stays as the student
-    # was built, which has to be so that guidance changes nothing yet.
+    """Begin a student as its teacher.
+
+    What a student of a range has beyond its teacher takes the guidance; it stays as the student was
+    built, which has to be so that guidance changes nothing yet.
+
+    Raises:
+        ValueError: if it does change something.
+    """
     state, own = run.state, teacher.ema
     ranged = guidance_range(run.model) is not None and guidance_range(network) is None
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
@@ -331,7 +336,7 @@ def stage_table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures of the stages as lines of text.
 
     Args:
-        rows: a dictionary of figures for each stage, of `stage_figures`.
+        rows: see `stage_figures`.
 
     Returns:
         a line for the names, and one for each stage.
