@@ -34,7 +34,7 @@ def main() -> None:
     model.load_state_dict(teacher.state_dict())
     state = init_state(model, config.train)
     size = config.train.batch_size
-    batch = make_batch(dataset, config.diffusion, 0, torch.arange(size), cpu)
+    batch = make_batch(dataset, config, torch.arange(size), cpu)
     batch = batch._replace(t=torch.ceil(batch.t * STEPS) / STEPS)  # the student's own times
 
     def update(objective: Objective):

@@ -47,7 +47,7 @@ def waits(config: Config, dataset: Dataset, steps: int) -> tuple[float, float]:
 
     def make(number: int):
         draws = torch.arange(size) + number * size
-        return make_batch(dataset, config.diffusion, 0, draws, CPU, flip=True)
+        return make_batch(dataset, override(config, {"flip": True}), draws, CPU)
 
     batches = prefetch(make, range(steps + 1))
     train_step(state, model, [next(batches)], config)
@@ -74,7 +74,7 @@ def main() -> None:
             alone = interleaved(
                 {
                     "batch": lambda d=dataset, c=config, i=draws: make_batch(
-                        d, c.diffusion, 0, i, CPU, flip=True
+                        d, override(c, {"flip": True}), i, CPU
                     ),
                     "noise": lambda i=draws, p=picture: keyed_normal(0, Stream.NOISE, i, p),
                 },

@@ -25,7 +25,7 @@ def main() -> None:
     draws = torch.arange(size)
 
     def draw():
-        return make_batch(dataset, config.diffusion, 0, draws, cpu)
+        return make_batch(dataset, config, draws, cpu)
 
     fixed = draw()
 

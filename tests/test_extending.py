@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def reader(folder, monkeypatch):
 
     def run(line):
         words = shlex.split(line)
+        if words[:2] == ["python", "-c"]:
+            subprocess.run([sys.executable, *words[1:]], check=True)
+            return
         assert words[0] == "vfn"
         more = SHORTER.get(words[1], [])
         if words[1] == "train" and "--network" not in words:

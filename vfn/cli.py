@@ -475,11 +475,12 @@ def report_command(run: Path) -> None:
 @click.option("--out", type=PATH, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
-def demo_command(out: Path, steps: int | None, num: int) -> None:
+@click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")
+def demo_command(out: Path, steps: int | None, num: int, sample_timesteps: int | None) -> None:
     """Train on handwritten digits, sample, evaluate, report: minutes on a laptop's CPU."""
     from vfn.demo import run_demo
 
-    run_demo(out, steps, num)
+    run_demo(out, steps, num, sample_timesteps)
 
 
 def _show(text: str) -> None:

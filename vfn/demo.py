@@ -27,13 +27,16 @@ class Step(NamedTuple):
         return shlex.join(["vfn", *self.arguments])
 
 
-def demo_steps(out: Path, steps: int | None, num: int) -> list[Step]:
+def demo_steps(
+    out: Path, steps: int | None, num: int, sample_timesteps: int | None = None
+) -> list[Step]:
     """What the demo does, in order.
 
     Args:
         out: run directory.
         steps: training steps; the preset's if None.
         num: pictures that are judged.
+        sample_timesteps: steps of sampling; the preset's if None.
 
     Returns:
         the steps.
@@ -51,7 +54,7 @@ def demo_steps(out: Path, steps: int | None, num: int) -> list[Step]:
     """
     run = RunFiles(out)
     return [
-        _train(run, steps),
+        _train(run, {"steps": steps, "sample_timesteps": sample_timesteps}),
         _sample(run, run.sample),
         _sample(run, run.sweep, SWEEP),
         _judge(run, num, run.metrics),
@@ -60,13 +63,16 @@ def demo_steps(out: Path, steps: int | None, num: int) -> list[Step]:
     ]
 
 
-def run_demo(out: Path, steps: int | None = None, num: int = 1000) -> Path:
+def run_demo(
+    out: Path, steps: int | None = None, num: int = 1000, sample_timesteps: int | None = None
+) -> Path:
     """Train on handwritten digits, sample, evaluate, report; each step is announced.
 
     Args:
         out: run directory; a demo that was stopped goes on.
         steps: training steps; the preset's if None.
         num: pictures that are judged.
+        sample_timesteps: steps of sampling; the preset's if None.
 
     Returns:
         the page about the run.
@@ -76,7 +82,7 @@ def run_demo(out: Path, steps: int | None = None, num: int = 1000) -> Path:
         OSError: if ``out`` cannot be written.
         KeyboardInterrupt: if the training was stopped by a signal; its checkpoint is written.
     """
-    run, demo = RunFiles(out), demo_steps(out, steps, num)
+    run, demo = RunFiles(out), demo_steps(out, steps, num, sample_timesteps)
     for step in demo:
         say(f"\n$ {step.line}")
         if step is demo[-1]:  # the report shows how to repeat all of it
@@ -86,8 +92,8 @@ def run_demo(out: Path, steps: int | None = None, num: int = 1000) -> Path:
     return run.report
 
 
-def _train(run: RunFiles, steps: int | None) -> Step:
-    shorter = {} if steps is None else {"steps": steps}
+def _train(run: RunFiles, given: dict[str, int | None]) -> Step:
+    shorter = {name: value for name, value in given.items() if value is not None}
 
     def call() -> None:
         from vfn.configs import load, override
@@ -98,7 +104,8 @@ def _train(run: RunFiles, steps: int | None) -> Step:
             say(f"stopped at step {outcome.step}; the same command goes on from there")
             raise KeyboardInterrupt
 
-    words = [word for name, value in shorter.items() for word in (f"--{name}", str(value))]
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in shorter.items()}
+    words = [word for pair in flags.items() for word in pair]
     out = str(run.path)
     return Step(["train", "--config", PRESET, "--out", out, "--resume", *words], call)
 

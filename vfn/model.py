@@ -86,6 +86,8 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
         **config.model.network_options(),
     }
     build = NETWORKS.find(name).load()
+    if not callable(build):
+        raise ValueError(f"expected network {name} to be a class, got {type(build).__name__}")
     try:
         inspect.signature(build).bind(**options)
     except TypeError as error:

@@ -32,7 +32,8 @@ LOGSNR_BINS = 8
 class Batch(NamedTuple):
     """What a network is trained on at a time: x0 and noise [B, C, H, W], t [B], labels or None.
 
-    guidance: weights [B] for a network that takes them as an input.
+    guidance: weights [B] for a network that takes them as an input. weight: what losses are
+    multiplied by where times are drawn more often than they are meant to count [B].
     """
 
     x0: Tensor
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
     t: Tensor
     noise: Tensor
     guidance: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:

@@ -18,7 +18,11 @@ Command = Callable[..., Any]
 # Fields whose words stand in a table of a room to the right of the configuration.
 TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "method": METHODS}
 # Fields that are tables of their own take one NAME=VALUE at a time.
-PAIRS = {"options": "network-option", "reweight_options": "reweight-option"}
+PAIRS = {
+    "options": "network-option",
+    "reweight_options": "reweight-option",
+    "time_options": "time-option",
+}
 
 
 class Word(click.ParamType[str]):

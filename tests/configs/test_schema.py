@@ -258,9 +258,22 @@ def test_a_table_of_options_is_merged_key_by_key():
     changed = override(base, {"options": {"rate": 1.0, "name": "x"}})
     assert changed.model.options == {"width": 16, "rate": 1.0, "name": "x"}
     assert base.model.options == {"width": 16, "rate": 0.5}
-    weighted = override(Config(), {"reweight_options": {"gamma": 5.0}})
+    weighted = override(Config(), {"reweight_type": "p2", "reweight_options": {"gamma": 5.0}})
     assert weighted.diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"lr": 1.0}).diffusion.reweight_options == {"gamma": 5.0}
+    assert override(weighted, {"reweight_type": "snr"}).diffusion.reweight_options == {}
+    with pytest.raises(ValueError, match="weighting p2 takes gamma, got gama"):
+        override(Config(), {"reweight_type": "p2", "reweight_options": {"gama": 5.0}})
+
+
+def test_another_network_leaves_the_options_of_the_one_before_behind():
+    base = loads(f"{OUTSIDE}[model.options]\nwidth = 16\n")
+    back = override(base, {"network": "unet", "hid_channels": 64})
+    assert (back.model.options, back.model.hid_channels) == ({}, 64)
+    away = override(back, {"network": base.model.network, "options": {"rate": 1.0}})
+    assert away.model.options == {"rate": 1.0}
+    with pytest.raises(ValueError, match="dropout belongs to the unet"):
+        override(back, {"network": base.model.network, "dropout": 0.5})
 
 
 def test_a_file_over_a_base_replaces_what_it_names():

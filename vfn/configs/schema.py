@@ -7,12 +7,13 @@ all read that description.
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import printable
 from vfn.nn.network import NETWORKS, unet_faults
+from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
 from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
@@ -93,6 +94,10 @@ class DataConfig(Section):
         return faults
 
 
+# Fields of [model] for any network; the others are the UNet's.
+_SHARED = ("network", "options", "guidance_range")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     """The section [model]: which network, and its sizes."""
@@ -117,11 +122,10 @@ class ModelConfig(Section):
 
     def network_options(self) -> dict[str, Any]:
         """What the network is built with, beside what its data determine."""
-        shared = ("network", "options", "guidance_range")
         options = self.options
         if NETWORKS.find(self.network).sectioned:
             options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                       if f.name not in shared}  # fmt: skip
+                       if f.name not in _SHARED}  # fmt: skip
         span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
         return {**options, **span}
 
@@ -142,12 +146,11 @@ class ModelConfig(Section):
             return faults + unet_faults(
                 self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
             )
-        shared = ("network", "options", "guidance_range")
         return faults + [
             f"{f.name} belongs to the unet; options of network {self.network} stand in "
             "[model.options]"
             for f in dataclasses.fields(self)
-            if f.name not in shared and getattr(self, f.name) != f.default
+            if f.name not in _SHARED and getattr(self, f.name) != f.default
         ]
 
 
@@ -164,6 +167,10 @@ class DiffusionConfig(Section):
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
     )
     reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
+    time_density: str = option(
+        "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
+    )
+    time_options: dict[str, Any] = option({}, "parameters of the time density")
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
@@ -190,6 +197,18 @@ class DiffusionConfig(Section):
                 faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
         elif low >= high:
             faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        chosen = (
+            (self.reweight_type, WEIGHTINGS, self.reweight_options),
+            (self.time_density, TIME_DENSITIES, self.time_options),
+        )
+        for word, table, options in chosen:
+            taken = table.find(word).parameters
+            unknown = [] if taken is None else [name for name in options if name not in taken]
+            if unknown:
+                faults.append(
+                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
+                    f"got {', '.join(map(printable, unknown))}"
+                )
         return faults
 
 
@@ -340,12 +359,27 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
     }
 
 
+# What is an option of the thing behind a word, and goes where another one takes its place.
+OPTIONS = {
+    "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
+    "reweight_type": ("reweight_options",),
+    "time_density": ("time_options",),
+}
+
+
+def _defaults(cls: type[Section], names: Sequence[str]) -> dict[str, Any]:
+    """The defaults of some fields."""
+    usual = cls()
+    return {name: getattr(usual, name) for name in names}
+
+
 def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with some settings replaced, named without their section.
 
     Args:
         config: the configuration; it is not changed.
-        values: new values by name; tables such as ``options`` are merged key by key.
+        values: new values by name; tables such as ``options`` are merged key by key. With another
+            network, weighting or time density the options of the one before are dropped.
 
     Returns:
         Config.
@@ -361,6 +395,9 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     for section, cls in SECTIONS.items():
         old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        for word, options in OPTIONS.items():
+            if mine.get(word, getattr(old, word, None)) != getattr(old, word, None):
+                old = dataclasses.replace(old, **_defaults(cls, options))
         mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
             changed[section] = dataclasses.replace(old, **mine)
@@ -524,7 +561,7 @@ def _dict_faults(name: str, value: Any) -> list[str]:
     plain = (bool, int, float, str)
     lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
     return [
-        f"expected {name}.{key} to be numbers, texts, true or false, got {item!r}"
+        f"expected {name}.{printable(key)} to be numbers, texts, true or false, got {item!r}"
         for key, items in lists.items()
         for item in items
         if not isinstance(item, plain) or _huge(item)

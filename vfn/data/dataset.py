@@ -56,8 +56,15 @@ def as_dataset(
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
     if labels is None:
+        if names:
+            raise ValueError("expected labels with the names, got None; leave out the names")
         return Dataset(images)
-    if labels.is_floating_point() or labels.ndim not in (1, 2) or len(labels) != len(images):
+    if (
+        labels.is_floating_point()
+        or labels.ndim not in (1, 2)
+        or 0 in labels.shape
+        or len(labels) != len(images)
+    ):
         raise ValueError(
             f"expected labels as integers [{len(images)}] or 0/1 tags [{len(images)}, K], "
             f"got {labels.dtype} {list(labels.shape)}"
@@ -71,6 +78,8 @@ def as_dataset(
     texts = [str(k) for k in range(1, count + 1)] if names is None else list(names)
     if len(texts) != count:
         raise ValueError(f"expected {count} names of tags, got {len(texts)}")
+    if len(set(texts)) != count:
+        raise ValueError(f"expected {count} different names, got {', '.join(texts)}")
     kept = labels.to(torch.uint8 if tags else torch.int64)
     return Dataset(images, kept, Labels(tuple(texts), tags))
 

@@ -27,18 +27,19 @@ class Labels(NamedTuple):
     names: tuple[str, ...] = ()
     tags: bool = False
 
-    def parse(self, text: str) -> "Tensor":
-        """Labels separated by commas, as a network takes them.
+    def parse(self, asked: str | Sequence[str]) -> "Tensor":
+        """Labels by their names, as a network takes them.
 
         Args:
-            text: names such as ``"3,7"``, or for tags ``"Smiling+Blond_Hair,Male"``; ``"all"`` is
-                every class, or every tag alone, once.
+            asked: names in a list, or separated by commas, such as ``"3,7"``, or for tags
+                ``"Smiling+Blond_Hair,Male"``; the text ``"all"`` is every class, or every tag
+                alone, once.
 
         Returns:
             classes [N] or rows of tags [N, K], int64, in the order given.
 
         Raises:
-            ValueError: for a name that is not among ours.
+            ValueError: for a name that is not among ours, or a list without any.
 
         >>> Labels(("a", "b", "c"), tags=True).parse("c+a,b")
         tensor([[1, 0, 1],
@@ -46,7 +47,11 @@ class Labels(NamedTuple):
         """
         import torch
 
-        parts = list(self.names) if text == "all" else [part.strip() for part in text.split(",")]
+        parts = list(self.names) if asked == "all" else asked
+        if isinstance(parts, str):
+            parts = [part.strip() for part in parts.split(",")]
+        if not parts:
+            raise ValueError(f"expected names among {', '.join(self.names)}, got an empty list")
         if self.tags:
             return torch.tensor([tag_row(part, self.names) for part in parts])
         return torch.tensor([_number(part, self.names) + 1 for part in parts])
@@ -55,16 +60,16 @@ class Labels(NamedTuple):
         """The texts that `parse` reads back: names of classes, or tags joined by ``+``.
 
         Args:
-            labels: classes [N] in 1..K, or tags [N, K].
+            labels: classes [N] in 0..K, or tags [N, K].
 
         Returns:
-            one text for each picture.
+            one text for each picture, empty for one without a class or tag.
 
         >>> Labels(("a", "b", "c"), tags=True).texts(torch.tensor([[1, 0, 1]]))
         ['a+c']
         """
         if not self.tags:
-            return [self.names[label - 1] for label in labels.tolist()]
+            return [self.names[label - 1] if label else "" for label in labels.tolist()]
         return [
             TAG_SEPARATOR.join(name for name, has in zip(self.names, row, strict=True) if has)
             for row in labels.tolist()

@@ -93,7 +93,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **checkpoint.moments,
     }
     tensors = {
-        f"{group}.{name}": value.detach().cpu().contiguous()
+        f"{group}.{name}": value
         for group, values in groups.items()
         for name, value in values.items()
     }
@@ -109,6 +109,7 @@ def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint
         "class_names": legend.names,
         "multitags": legend.tags,
     }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {
         "format": kind,
         "version": __version__,

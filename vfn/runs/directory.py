@@ -37,7 +37,12 @@ class RunFiles:
 
     def checkpoint_files(self) -> list[Path]:
         """Checkpoints of steps, newest first."""
-        return sorted(self.checkpoints.glob("step-*.safetensors"), reverse=True)
+        files = {}
+        for path in self.checkpoints.glob("step-*.safetensors"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal():
+                files[int(number)] = path
+        return [files[step] for step in sorted(files, reverse=True)]
 
     @property
     def best(self) -> Path:

@@ -52,8 +52,7 @@ def ask(
     tensor([2, 1, 2])
     """
     option = "--tags" if tags else "--labels"
-    text = names if names is None or isinstance(names, str) else ",".join(names)
-    if (text is not None or tags) and not legend.names:
+    if (names is not None or tags) and not legend.names:
         raise ValueError(f"this model is unconditional and takes no {option}; leave them out")
     if not legend.names:
         return Asked(torch.zeros(1, dtype=torch.long), [])
@@ -61,11 +60,12 @@ def ask(
         raise ValueError(
             f"this model has classes, not tags; use --labels, among {', '.join(legend.names)}"
         )
-    if (tags and text is not None) or len(tags) > 2:
+    if (tags and names is not None) or len(tags) > 2:
         raise ValueError("expected --labels, or --tags once or twice; leave out the others")
     if len(tags) == 2:
         return _combined(tags[0], tags[1], legend)
-    labels = legend.parse(tags[0] if tags else text or "all")
+    asked = "all" if names is None else names
+    labels = legend.parse(tags[0] if tags else asked)
     return Asked(labels, legend.texts(labels))
 
 

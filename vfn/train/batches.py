@@ -8,10 +8,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vfn.configs import DiffusionConfig
+from vfn.configs import Config
 from vfn.data import Dataset, to_unit
-from vfn.objective import Batch, keyed_guidance, keyed_time
-from vfn.ops import epoch_permutation, keyed_bernoulli, keyed_normal
+from vfn.model import schedule_of
+from vfn.objective import Batch, keyed_guidance
+from vfn.ops import (
+    TIME_DENSITIES,
+    BatchDraws,
+    WeightedTime,
+    discrete_time,
+    draw_times,
+    epoch_permutation,
+    keyed_bernoulli,
+    keyed_normal,
+    keyed_uniform,
+)
 from vfn.streams import Stream
 
 AHEAD = 1  # batches that are made while another is used
@@ -45,34 +56,32 @@ def image_indices(seed: int, draws: Tensor, count: int) -> Tensor:
 
 def make_batch(
     dataset: Dataset,
-    diffusion: DiffusionConfig,
-    seed: int,
+    config: Config,
     draws: Tensor,
     device: torch.device,
-    flip: bool = False,
     guidance_range: Sequence[float] | None = None,
 ) -> Batch:
     """Pictures, dropped labels, times, noise and guidance for some draws of the run.
 
     Args:
         dataset: pictures and labels.
-        diffusion: gives the kind of time and the probability of dropping a label.
-        seed: the run's seed.
+        config: of the run: its seed and batch size, how times are drawn, the probability of
+            dropping a label, and whether half of the pictures are mirrored.
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
-        flip: mirror half of the pictures.
         guidance_range: see `keyed_guidance`.
 
     Returns:
         Batch; the data set's labels are not changed.
     """
+    seed, diffusion = config.train.seed, config.diffusion
     index = image_indices(seed, draws, len(dataset.images))
     x0 = to_unit(dataset.images[index].to(device))
     keys = draws.to(device)
-    if flip:
+    if config.data.flip:
         flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
         x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
-    t = keyed_time(seed, Stream.TIME, keys, diffusion)
+    times = training_times(config, keys)
     noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
     labels = None
     if dataset.labels is not None:
@@ -80,7 +89,36 @@ def make_batch(
         labels = dataset.labels[index].to(device)
         labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
-    return Batch(x0, labels, t, noise, guidance)
+    weight = 1 / times.density if TIME_DENSITIES.find(diffusion.time_density).undone else None
+    return Batch(x0, labels, times.t, noise, guidance, weight)
+
+
+def training_times(config: Config, draws: Tensor) -> WeightedTime:
+    """Times of some draws of the run, from the density that the configuration names.
+
+    Args:
+        config: of the run.
+        draws: ``step * batch_size + position``, int64 [B], on the device.
+
+    Returns:
+        t [B], float64, discrete where the training is; and the density that was drawn from.
+
+    Raises:
+        ValueError: for a density from outside that gives something else.
+    """
+    diffusion, size, seed = config.diffusion, config.train.batch_size, config.train.seed
+
+    def uniform(keys: Tensor) -> Tensor:
+        return keyed_uniform(seed, Stream.TIME, keys, dtype=torch.float64)
+
+    position = draws % size
+    # What a batch has in common is the draw of its first picture.
+    drawn = BatchDraws(uniform(draws), uniform(draws - position), position, size)
+    options = diffusion.time_options
+    times = draw_times(diffusion.time_density, drawn, schedule_of(diffusion), **options)
+    if not diffusion.train_timesteps:
+        return times
+    return times._replace(t=discrete_time(times.t, diffusion.train_timesteps))
 
 
 def _one_thread() -> None:

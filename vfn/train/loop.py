@@ -282,15 +282,7 @@ def _batches(run: Run) -> Generator[Batch]:
         step, part = divmod(number, settings.accumulate)
         first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
         draws = torch.arange(size) + first
-        return make_batch(
-            run.dataset,
-            config.diffusion,
-            settings.seed,
-            draws,
-            world.device,
-            config.data.flip,
-            guidance_range(run.model),
-        )
+        return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
 
     steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
     return prefetch(make, steps)

@@ -198,7 +198,7 @@ def train_step(
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = each.mean() / settings.accumulate
+            loss = _counted(each, batch.weight).mean() / settings.accumulate
             (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
@@ -209,6 +209,11 @@ def train_step(
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
+
+
+def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Losses as they count: a time that is drawn more often than it is meant to counts less."""
+    return losses if weight is None else losses * weight.to(losses.dtype)
 
 
 def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkpoint:
