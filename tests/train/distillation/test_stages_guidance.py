@@ -11,6 +11,7 @@ from torch import nn
 from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, go, plan
 from tests.helpers.outside import Abrupt, Small
 from tests.helpers.processes import differing, last_step, losses, wait_until
+from tests.helpers.small import DIGITS_FILE
 from vfn import load, ops
 from vfn.cli import app
 from vfn.configs import DiffusionConfig, override
@@ -164,7 +165,15 @@ def test_sampling_gives_the_weight_to_one_evaluation_a_step(students, tmp_path, 
 
 def test_such_a_network_is_judged_described_and_exported_like_any(students, tmp_path):
     stage = students / "steps-2"
-    judge = ["eval", "--real", "dataset:digits:train", "--fake", f"run:{stage}", "--num", "20"]
+    judge = [
+        "eval",
+        "--real",
+        f"dataset:{DIGITS_FILE}:train",
+        "--fake",
+        f"run:{stage}",
+        "--num",
+        "20",
+    ]
     figures = {}
     for w in ("0", "4"):
         path = tmp_path / f"{w}.json"
