@@ -165,11 +165,11 @@ def test_signals_end_with_a_checkpoint_and_a_line(forks, tmp_path, signum):
 
 
 def test_killed_run_resumes_to_the_same_result(forks, tmp_path):
-    arguments = ["--steps", 40, "--checkpoint-every", 7]
+    arguments = ["--steps", 150, "--checkpoint-every", 7]
     forks.train(tmp_path / "whole", *arguments)
     forks.end()
     killed = tmp_path / "killed"
-    for step in (10, 25):
+    for step in (10, 50):
         forks.train(killed, "--resume", *arguments)
         wait_until(lambda step=step: last_step(killed) > step, forks.alive)
         forks.end(-signal.SIGKILL, signal.SIGKILL)

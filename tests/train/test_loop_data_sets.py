@@ -20,7 +20,7 @@ from tests.helpers.formats import (
 from tests.helpers.small import SMALL
 from vfn.cli import app
 from vfn.runs import find_checkpoint
-from vfn.sampling.trained import Trained
+from vfn.sampling import Drawn, Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
 
@@ -100,11 +100,12 @@ def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_p
     train(tmp_path / "run", "--config", "celeba", *CELEBA)
     asked = []
 
-    def generate(_self, _settings, labels, indices, _seed, **_watchers):
-        asked.append(labels[indices.argsort()])
-        return torch.randint(0, 256, (len(labels), 3, 16, 16), dtype=torch.uint8)
+    def batch(self, indices, _watch=None):
+        asked.append(self.asked.of(indices.sort().values))
+        pictures = torch.randint(0, 256, (len(indices), 3, 16, 16), dtype=torch.uint8)
+        return Drawn(pictures, self.asked.texts(indices), self.asked.of(indices), 1)
 
-    monkeypatch.setattr(Trained, "generate", generate)
+    monkeypatch.setattr(Draws, "batch", batch)
     line = ("eval", "--real", "dataset:celeba", "--fake", f"run:{tmp_path / 'run'}", "--num", "12",
             "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
     vfn(*line)
@@ -113,7 +114,7 @@ def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_p
     assert sorted(asked[0].tolist()) == sorted(made["tags"].tolist())
     assert asked[1].sum(1).tolist() == [2, 1] * 6
     settings = json.loads((tmp_path / "m.json").read_text())["settings"]
-    assert settings["labels"] == "Smiling+Male,Bald"
+    assert settings["labels"] == "Male+Smiling,Bald"  # in the order of the data set
     assert settings["train_seconds"] > 0
 
 

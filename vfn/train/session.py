@@ -175,7 +175,7 @@ def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
         return source
     if not isinstance(source, Trained):
         return find_checkpoint(Path(source))
-    params = {name: value.detach().cpu() for name, value in source.params.items()}
+    params = {name: value.detach().cpu().contiguous() for name, value in source.params.items()}
     return Checkpoint(source.step, source.config, source.shape, params, params, {}, {})
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from tests.helpers.distilling import SMALL_STAGES, Recorder, batch_at, go, plan
 from tests.helpers.outside import Abrupt, Small
 from tests.helpers.processes import differing, last_step, losses, wait_until
+from tests.helpers.small import DIGITS_FILE
 from vfn import load, ops
 from vfn.cli import app
 from vfn.configs import DiffusionConfig, override
@@ -164,7 +165,15 @@ def test_sampling_gives_the_weight_to_one_evaluation_a_step(students, tmp_path, 
 
 def test_such_a_network_is_judged_described_and_exported_like_any(students, tmp_path):
     stage = students / "steps-2"
-    judge = ["eval", "--real", "dataset:digits:train", "--fake", f"run:{stage}", "--num", "20"]
+    judge = [
+        "eval",
+        "--real",
+        f"dataset:{DIGITS_FILE}:train",
+        "--fake",
+        f"run:{stage}",
+        "--num",
+        "20",
+    ]
     figures = {}
     for w in ("0", "4"):
         path = tmp_path / f"{w}.json"
@@ -182,14 +191,14 @@ def test_such_a_network_is_judged_described_and_exported_like_any(students, tmp_
 
 
 def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, forks, tmp_path):
-    longer = [*SMALL_STAGES, "--last-steps", 40, "--checkpoint-every", 7, "--student-steps", 2]
+    longer = [*SMALL_STAGES, "--last-steps", 90, "--checkpoint-every", 7, "--student-steps", 2]
     first = ["distill", "--teacher", teacher, *longer, "--guidance-range", "0,4", "--device", "cpu"]
     forks.run(*first, "--out", tmp_path / "whole")
     out = tmp_path / "killed"
     forks.start(*first, "--out", out)
     wait_until(lambda: last_step(out / "steps-2") > 10, forks.alive)
     forks.end(-signal.SIGKILL, signal.SIGKILL)
-    assert find_checkpoint(out / "steps-2").step < 40
+    assert find_checkpoint(out / "steps-2").step < 90
     forks.run("distill", "--out", out, "--resume", "--device", "cpu")
     for stage in ("steps-4", "steps-2"):
         assert differing(tmp_path / "whole" / stage, out / stage) == []

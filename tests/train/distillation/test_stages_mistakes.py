@@ -55,7 +55,7 @@ def assert_refused(run, folder, *arguments, message):
         (["--logsnr-min", "-10"], "the teacher's logsnr_min -20.0, got -10.0"),
         (["--model-out-type", "x0"], "the teacher's model_out_type v, got x0"),
         (["--conditional", "false"], "expected the teacher's pictures"),
-        (["--image-size", "16"], "expected the teacher's pictures"),
+        (["--dataset", "digits", "--image-size", "16"], "expected the teacher's pictures"),
         (["--num-res-blocks", "2"], "the teacher's num_res_blocks 1, got 2"),
         (["--teacher-steps", "6", "--student-steps", "4"], "2, 4, 8, ... times student_steps"),
         (["--teacher-steps", "12"], "2, 4, 8, ... times student_steps, got 12 and 1"),
