@@ -54,7 +54,7 @@ def app() -> None:
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
-@settings("data", "model", "diffusion", "train", "sample")
+@settings("data", "model", "diffusion", "train", "sample", names={"guidance_range": None})
 def train_command(
     preset: str | None,
     out: Path,
