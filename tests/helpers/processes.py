@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from tests.helpers.small import DIGITS_FILE, SMALL
 
-TRAIN = ["-m", "vfn", "train", "--dataset", DIGITS_FILE, "--device", "cpu", *SMALL]
+TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL,
+         "--dataset", DIGITS_FILE]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 STEPS = 50  # of an undisturbed run
 PATIENCE = 120  # seconds until a test gives up; nothing is measured with it

@@ -138,9 +138,9 @@ def test_a_new_run_starts_from_another_s_average(config, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision):
-    config = override(config, {"precision": precision, "steps": 12})
+    config = override(config, {"precision": precision, "steps": 6, "batch_size": 8})
     train(config, tmp_path / "whole", device="cpu")
-    train(override(config, {"steps": 5}), tmp_path / "parts", device="cpu")
+    train(override(config, {"steps": 2}), tmp_path / "parts", device="cpu")
     train(config, tmp_path / "parts", resume=True, device="cpu")
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
     full = override(config, {"precision": "fp32"})
@@ -165,11 +165,11 @@ def test_signals_end_with_a_checkpoint_and_a_line(forks, tmp_path, signum):
 
 
 def test_killed_run_resumes_to_the_same_result(forks, tmp_path):
-    arguments = ["--steps", 150, "--checkpoint-every", 7]
+    arguments = ["--steps", 80, "--checkpoint-every", 7]
     forks.train(tmp_path / "whole", *arguments)
     forks.end()
     killed = tmp_path / "killed"
-    for step in (10, 50):
+    for step in (10, 40):
         forks.train(killed, "--resume", *arguments)
         wait_until(lambda step=step: last_step(killed) > step, forks.alive)
         forks.end(-signal.SIGKILL, signal.SIGKILL)

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.helpers.processes import (
     STEPS,
@@ -108,35 +109,36 @@ def test_machines_need_not_count_the_same_restarts(undisturbed, tmp_path):
 def send(process, run, signum):
     """A signal to a run that has gone on; the step that it was in."""
     before = last_step(run)
-    wait_until(lambda: last_step(run) > before + 2, alive(process))
-    process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
-    process.send_signal(signum)
+    wait_until(lambda: last_step(run) > before + 2, process.alive)
+    os.kill(process.pid, signal.SIGSTOP)
+    stopped = Path(f"/proc/{process.pid}/stat")
+    wait_until(lambda: stopped.read_text().rpartition(")")[2].split()[0] == "T", process.alive)
+    os.kill(process.pid, signum)
     step = last_step(run) + 1
-    process.send_signal(signal.SIGCONT)
+    os.kill(process.pid, signal.SIGCONT)
     return step
 
 
-def test_signals_leave_a_checkpoint_within_a_step_and_not_a_trace(undisturbed, tmp_path):
-    options = ["--resume", "--accumulate", "4", "--steps", str(STEPS)]
+def test_signals_leave_a_checkpoint_within_a_step_and_not_a_trace(undisturbed, forks, tmp_path):
+    options = ["--resume", "--accumulate", 4, "--steps", STEPS]
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        with running(start_of(1, tmp_path, *options)) as process:
-            step = send(process, tmp_path, signum)
-            assert "checkpoint written" in ended(process, 128 + signum)
+        forks.train(tmp_path, *options)
+        step = send(forks, tmp_path, signum)
+        assert "checkpoint written" in forks.end(128 + signum)
         assert step - 1 <= saved_steps(tmp_path)[-1] <= step
         assert losses(tmp_path).keys() == set(range(1, saved_steps(tmp_path)[-1] + 1))
-    finish(start_of(1, tmp_path, *options))
+    forks.train(tmp_path, *options)
+    forks.end()
     assert differing(tmp_path, undisturbed(1, 4)) == []
     assert losses(tmp_path) == losses(undisturbed(1, 4))
 
 
-def test_a_signal_ends_the_sampling_of_a_preview(tmp_path):
-    endless = ["--preview-every", "1", "--sample-timesteps", "1000000"]
-    with running(start_of(1, tmp_path, "--steps", "9", *endless)) as process:
-        wait_until(lambda: last_step(tmp_path) == 1, alive(process))
-        time.sleep(0.3)  # into the sampling
-        process.terminate()
-        ended(process, 128 + signal.SIGTERM)
+def test_a_signal_ends_the_sampling_of_a_preview(forks, tmp_path):
+    endless = ["--preview-every", 1, "--sample-timesteps", 1000000]
+    forks.train(tmp_path, "--steps", 9, *endless)
+    wait_until(lambda: last_step(tmp_path) == 1, forks.alive)
+    time.sleep(0.3)  # into the sampling
+    forks.end(128 + signal.SIGTERM, signal.SIGTERM)
     assert saved_steps(tmp_path) == [1]
 
 
