@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
 COSINE = ops.logsnr_schedule("cosine")
 SHIFTED = ops.shift_schedule(COSINE, 128)
-MIXED = ops.interpolate_schedule(COSINE, 32, 128)
+MIXED = ops.interpolate_schedule(COSINE, 32, 128, 256)
 GRID = torch.linspace(-6, 6, 4, dtype=torch.float64)
 MASK = torch.tensor([True, False, True])
 
