@@ -101,6 +101,10 @@ ELEMENTWISE = {
     "learned_logvar": lambda a: ops.learned_logvar(a.t, a.s, a.x.sigmoid()),
     "normal_kl": lambda a: ops.normal_kl(a.x, 0.3 * a.y, a.n, 0.2 * a.x),
     "discretized_gaussian_loglik": lambda a: ops.discretized_gaussian_loglik(a.x, a.y, 0.1 * a.n),
+    "discretized_gaussian_loglik erf": lambda a: ops.discretized_gaussian_loglik(
+        a.x, a.y, 0.1 * a.n, "erf"
+    ),
+    "categorical_loglik": lambda a: ops.categorical_loglik(a.x, a.n, a.t) + 0 * a.x,
     "loglik_bpd": lambda a: ops.loglik_bpd(a.x, 12),
     "logsnr_schedule logsnr": lambda a: COSINE.logsnr(a.x.sigmoid()),
     "logsnr_schedule time": lambda a: COSINE.time(4 * a.x),
@@ -234,6 +238,7 @@ LACKS = {
         for name in ("stratified", "low_discrepancy")
     },
     "half precision": {
+        "discretized_gaussian_loglik erf": "a level's bin is narrower than bfloat16's last place",
         "discretized_gaussian_loglik": "a level's bin is narrower than bfloat16's last place",
     },
     "compiles": {

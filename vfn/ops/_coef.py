@@ -149,12 +149,12 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 
 def alpha(logsnr: Tensor) -> Tensor:
-    """Alpha = (1 + exp(-logsnr))^(-1/2)."""
+    """alpha = (1 + exp(-logsnr))^(-1/2)."""
     return torch.rsqrt(1 + torch.exp(-logsnr))
 
 
 def sigma(logsnr: Tensor) -> Tensor:
-    """Sigma = (1 + exp(logsnr))^(-1/2)."""
+    """sigma = (1 + exp(logsnr))^(-1/2)."""
     return torch.rsqrt(1 + torch.exp(logsnr))
 
 
@@ -175,7 +175,7 @@ def alpha_over_sigma(logsnr: Tensor) -> Tensor:
 
 
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
-    """R = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
+    """r = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
     return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
 
 
