@@ -208,7 +208,14 @@ ELSEWHERE = {
         ("ema_update", "ema_update_", "combine"), "takes dictionaries of parameters, not samples"
     ),
     **dict.fromkeys(
-        ("fit_gaussian", "frechet_infinity", "moments", "nearest_distances", "neighbourhood"),
+        (
+            "fit_gaussian",
+            "frechet_distance_of_features",
+            "frechet_infinity",
+            "moments",
+            "nearest_distances",
+            "neighbourhood",
+        ),
         "takes features [N, D], of which no row stands alone",
     ),
     **dict.fromkeys(
