@@ -25,7 +25,8 @@ class Statistics(NamedTuple):
     """What a metric needs of a side.
 
     num: pictures; None where a file does not say. gaussian: None for fewer than two pictures, if
-    not asked for, or where the features say as much in less memory. features: float32 [N, D], logits [N, K]: None if not kept, or there are none.
+    not asked for, or where the features say as much in less memory. features: float32 [N, D],
+    logits [N, K]: None if not kept, or there are none.
     provenance: what they were computed with and of.
     """
 
