@@ -123,6 +123,8 @@ def test_neighbours_refuse_what_does_not_fit():
             op(two, three)
     with pytest.raises(ValueError, match=r"references of shape \[N, D\] with N >= 1, got \(0, 2\)"):
         nearest_distances(two, two[:0])
+    with pytest.raises(TypeError, match="expected real to be a tensor, got ndarray"):
+        precision_recall(two.numpy(), two)
     with pytest.raises(ValueError, match="expected k >= 1, got 0"):
         precision_recall(two, two, k=0)
     with pytest.raises(ValueError, match=r"real of shape \[N, D\] with N >= 4, got \(3, 2\)"):

@@ -141,20 +141,18 @@ def linear_combination(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
-    """log(sigmoid(x)), exact in float64 for every x.
-
-    ``F.logsigmoid`` starts all threads even for a handful of numbers, a thousand times the cost.
-    """
+    """log(sigmoid(x)), exact in float64 for every x."""
+    # F.logsigmoid starts all threads even for a handful of numbers, a thousand times the cost.
     return -F.softplus(-x, threshold=50)  # log(1 + e^50) is 50 in float64
 
 
 def alpha(logsnr: Tensor) -> Tensor:
-    """alpha = (1 + exp(-logsnr))^(-1/2)."""
+    """``alpha = (1 + exp(-logsnr))^(-1/2)``."""
     return torch.rsqrt(1 + torch.exp(-logsnr))
 
 
 def sigma(logsnr: Tensor) -> Tensor:
-    """sigma = (1 + exp(logsnr))^(-1/2)."""
+    """``sigma = (1 + exp(logsnr))^(-1/2)``."""
     return torch.rsqrt(1 + torch.exp(logsnr))
 
 
@@ -175,7 +173,7 @@ def alpha_over_sigma(logsnr: Tensor) -> Tensor:
 
 
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
-    """r = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
+    """``r = SNR(t) / SNR(s)``, of two exact arguments instead of their rounded difference."""
     return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
 
 
@@ -185,8 +183,6 @@ def one_minus_snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
 
 
 def one_minus_exp(x: Tensor) -> Tensor:
-    """1 - exp(x) for x <= 0, whose value and derivative both keep their digits.
-
-    Autograd takes expm1(x) + 1 for the derivative of expm1, which is all rounding far from 0.
-    """
+    """1 - exp(x) for x <= 0, whose value and derivative both keep their digits."""
+    # Autograd takes expm1(x) + 1 for the derivative of expm1, which is all rounding far from 0.
     return torch.where(x > -0.5, -torch.expm1(x), 1 - torch.exp(x))

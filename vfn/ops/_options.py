@@ -45,6 +45,9 @@ def keywords(function: Callable[..., Any]) -> tuple[str, ...] | None:
     """Names that a function takes by keyword; None where it takes any, or does not tell.
 
     The parameters without a default are the quantities that it is a function of.
+
+    Returns:
+        the names.
     """
     try:
         parameters = inspect.signature(function).parameters.values()
