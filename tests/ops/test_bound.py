@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special, stats
 from torch.distributions import Normal, kl_divergence
 
 from tests.helpers.exact_flow import start_noise
@@ -172,6 +173,9 @@ def test_hybrid_loss_adds_a_share_of_the_bound():
         (lambda x: ops.kl_loss(x, x, x[:1], 0.0, 1.0, x > 1), "pred_x0 to have the shape of x0"),
         (lambda x: ops.prior_bpd(x, torch.zeros(3)), "logsnr_min of a shape that broadcasts"),
         (lambda x: bound(x, 4, low=3.0, high=2.0), "finite logsnr_min < logsnr_max, got 3.0 and"),
+        (lambda x: bound(x, 4, decoder="tanh"), "decoder to be one of categorical, gaussian, got"),
+        (lambda x: ops.discretized_gaussian_loglik(x, x, x, "exact"), "cdf to be one of tanh, erf"),
+        (lambda x: ops.categorical_loglik(x, x[:1], 0.0), "noise to have the shape of x"),
         (lambda x: bound(x, 4, high=math.inf), "finite logsnr_min < logsnr_max"),
         (
             lambda x: ops.continuous_vlb_bpd(normal_denoiser, x, -1.0, 1.0, x[0], lambda k: x),
@@ -210,12 +214,13 @@ def normal_denoiser(z, logsnr):
     return alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2) * z
 
 
-def bound(x0, draws, low=-14.0, high=14.0):
+def bound(x0, draws, low=-14.0, high=14.0, **options):
     position = torch.arange(draws)
     u = ops.low_discrepancy_time(torch.full((draws,), 0.5).double(), position, draws)
     return ops.continuous_vlb_bpd(
         normal_denoiser, x0, low, high, u[:, None].expand(draws, len(x0)),
         lambda k: ops.keyed_normal(0, k, torch.arange(len(x0)), (x0.shape[1],), torch.float64),
+        **options,
     )  # fmt: skip
 
 
@@ -248,7 +253,7 @@ def test_bound_is_the_limit_of_the_discrete_one():
 
 def test_decoder_counts_where_the_grid_ends_early():
     """At logsnr 8 sigma is 0.018, 4.6 half levels: 2 bits and more are left to the decoder."""
-    x0 = torch.zeros(3, 500, dtype=torch.float64)
+    x0 = torch.full((3, 500), 1 / 255, dtype=torch.float64)
     early, late = bound(x0, 500, high=8.0), bound(x0, 500)
     assert early.decoder.mean() > 2
     assert late.decoder.mean() < 0.01
@@ -312,3 +317,76 @@ def test_bound_is_least_at_the_variance_of_the_true_step():
     lower, least, upper = map(bound, fractions)
     assert least < min(lower, upper)
     assert math.isclose(lower, upper, rel_tol=0.02)
+
+
+LEVELS = torch.linspace(-1, 1, 256, dtype=torch.float64)
+
+
+def uniform_denoiser(z, logsnr):
+    """E[x0 | z] of levels that are all as frequent, by numpy."""
+    alpha, sigma = (scale.numpy()[:, None, None] for scale in ops.alpha_sigma(logsnr))
+    log_q = -0.5 * ((z.numpy()[..., None] - alpha * LEVELS.numpy()) / sigma) ** 2
+    weights = np.exp(log_q - log_q.max(-1, keepdims=True))
+    return torch.from_numpy((weights * LEVELS.numpy()).sum(-1) / weights.sum(-1))
+
+
+def uniform_bits(high, **options):
+    """Mean bits of 8,192 values, 32 of each level, with the error of the mean."""
+    values = LEVELS.repeat(32)[torch.randperm(8192, generator=torch.Generator().manual_seed(0))]
+    x0, draws = values.reshape(128, 64), 60
+    u = ops.keyed_uniform(1, 0, torch.arange(128), dtype=torch.float64)
+    u = ops.low_discrepancy_time(u, torch.arange(draws)[:, None], draws)
+    found = ops.continuous_vlb_bpd(
+        uniform_denoiser, x0, -14.0, high, u,
+        lambda k: ops.keyed_normal(0, k, torch.arange(128), (64,), torch.float64), **options,
+    )  # fmt: skip
+    return ops.mean_and_error(found.total)
+
+
+@pytest.mark.parametrize("high", [8.0, 11.08, 13.3])
+def test_uniform_levels_take_eight_bits(high):
+    """With the exact denoiser the bound is tight, wherever VDM's decoder takes over."""
+    mean, error = uniform_bits(high)
+    assert error < 0.03
+    assert abs(mean - 8) < 3 * error
+
+
+def test_the_discretized_gaussian_is_looser():
+    """By 0.040 bits at 13.3: the same noise for both, so that the difference is sharp."""
+    gap = uniform_bits(13.3, decoder="gaussian").mean - uniform_bits(13.3).mean
+    assert gap.item() == pytest.approx(0.040, abs=0.008)
+
+
+@pytest.mark.parametrize("logsnr", [-30.0, 0.0, 9.0, 13.3, 20.0])
+def test_categorical_decoder_is_bayes_rule(logsnr):
+    """Of scipy's normal density at every level."""
+    x, noise = LEVELS[[0, 3, 128, 255]], torch.tensor([0.7, -2.5, 0.1, 3.0]).double()
+    alpha, sigma = ((1 + math.exp(-s * logsnr)) ** -0.5 for s in (1, -1))
+    z = (alpha * x + sigma * noise).numpy()
+    density = stats.norm.logpdf(z[:, None], alpha * LEVELS.numpy(), sigma)
+    own = stats.norm.logpdf(z, alpha * x.numpy(), sigma)
+    expected = own - special.logsumexp(density, axis=1)
+    got = ops.categorical_loglik(x, noise, logsnr)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
+    single = ops.categorical_loglik(x.float(), noise.float(), logsnr)
+    np.testing.assert_allclose(single, expected, rtol=0, atol=2e-4)  # exp(d noise) of size e^5
+
+
+@pytest.mark.parametrize("mean", [-1.3, 0.0, 0.4, 5.0])
+@pytest.mark.parametrize("log_scale", [-6.0, -2.0, 1.0])
+def test_exact_discretized_loglik_is_that_of_50_digits(mean, log_scale):
+    """At every tenth level, far into the tails: -1e7 nats and less."""
+    x = LEVELS[::15]
+    got = ops.discretized_gaussian_loglik(
+        x, torch.full_like(x, mean), torch.tensor(log_scale).double(), "erf"
+    )
+    for value, level in zip(got.tolist(), x.tolist(), strict=True):
+        ends = [(level - mean + side / mpmath.mpf(255)) / mpmath.exp(log_scale) for side in (-1, 1)]
+        ends[0] = -mpmath.inf if level < -0.999 else ends[0]
+        ends[1] = mpmath.inf if level > 0.999 else ends[1]
+        if ends[0] + ends[1] > 0:
+            ends = [-ends[1], -ends[0]]
+        with mpmath.workdps(50):
+            exact = mpmath.log((mpmath.erfc(-ends[1] / mpmath.sqrt(2))
+                                - mpmath.erfc(-ends[0] / mpmath.sqrt(2))) / 2)  # fmt: skip
+        assert value == pytest.approx(float(exact), rel=1e-10, abs=1e-14)

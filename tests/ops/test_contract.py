@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
 COSINE = ops.logsnr_schedule("cosine")
 SHIFTED = ops.shift_schedule(COSINE, 128)
-MIXED = ops.interpolate_schedule(COSINE, 32, 128)
+MIXED = ops.interpolate_schedule(COSINE, 32, 128, 256)
 GRID = torch.linspace(-6, 6, 4, dtype=torch.float64)
 MASK = torch.tensor([True, False, True])
 
@@ -101,6 +101,10 @@ ELEMENTWISE = {
     "learned_logvar": lambda a: ops.learned_logvar(a.t, a.s, a.x.sigmoid()),
     "normal_kl": lambda a: ops.normal_kl(a.x, 0.3 * a.y, a.n, 0.2 * a.x),
     "discretized_gaussian_loglik": lambda a: ops.discretized_gaussian_loglik(a.x, a.y, 0.1 * a.n),
+    "discretized_gaussian_loglik erf": lambda a: ops.discretized_gaussian_loglik(
+        a.x, a.y, 0.1 * a.n, "erf"
+    ),
+    "categorical_loglik": lambda a: ops.categorical_loglik(a.x, a.n, a.t) + 0 * a.x,
     "loglik_bpd": lambda a: ops.loglik_bpd(a.x, 12),
     "logsnr_schedule logsnr": lambda a: COSINE.logsnr(a.x.sigmoid()),
     "logsnr_schedule time": lambda a: COSINE.time(4 * a.x),
@@ -204,7 +208,14 @@ ELSEWHERE = {
         ("ema_update", "ema_update_", "combine"), "takes dictionaries of parameters, not samples"
     ),
     **dict.fromkeys(
-        ("fit_gaussian", "frechet_infinity", "moments", "nearest_distances", "neighbourhood"),
+        (
+            "fit_gaussian",
+            "frechet_distance_of_features",
+            "frechet_infinity",
+            "moments",
+            "nearest_distances",
+            "neighbourhood",
+        ),
         "takes features [N, D], of which no row stands alone",
     ),
     **dict.fromkeys(
@@ -234,6 +245,7 @@ LACKS = {
         for name in ("stratified", "low_discrepancy")
     },
     "half precision": {
+        "discretized_gaussian_loglik erf": "a level's bin is narrower than bfloat16's last place",
         "discretized_gaussian_loglik": "a level's bin is narrower than bfloat16's last place",
     },
     "compiles": {

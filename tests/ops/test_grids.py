@@ -61,3 +61,10 @@ def test_grids_stay_within_the_schedule():
 def test_what_is_no_grid_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "8", None])
+def test_numbers_of_steps_that_are_none_are_refused(steps):
+    for make in (ops.karras_grid, lambda n: ops.logsnr_grid(ops.logsnr_schedule("cosine"), n)):
+        with pytest.raises(ValueError, match="at least 1 sampling step, got"):
+            make(steps)

@@ -3,10 +3,12 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from vfn import ops
 from vfn.ops import (
     alpha_sigma,
     ancestral_step,
@@ -213,3 +215,83 @@ def test_the_posterior_mean_as_denoiser_comes_close():
         lambda i: normal(1 + i, 5000),
     ).x0
     assert stats.kstest(made[0].numpy(), exact_cdf).pvalue > 0.01
+
+
+GRIDS_OF_NO_KIND = {
+    "falling": (torch.linspace(20, -20, 5), "rise from noise to data.* got 20 before 10 at 0"),
+    "falling times": (torch.linspace(1, 0, 5), "rise from noise to data"),
+    "rising times": (torch.linspace(0, 1, 5), "looks like times, from 0 to 1"),
+    "rising times but 0": (torch.linspace(0.001, 1, 5), "looks like times"),
+    "a level twice": (torch.tensor([-20.0, 0.0, 0.0, 20.0]), "got 0 before 0 at 1"),
+    "pure data twice": (torch.tensor([0.0, math.inf, math.inf]), "got inf before inf at 1"),
+    "nan": (torch.tensor([-20.0, math.nan, 20.0]), "got -20 before nan at 0"),
+    "too far": (torch.tensor([-800.0, 0.0, 20.0]), "expected logsnrs within ±700"),
+}
+INTEGRATORS = {
+    "sample": lambda z, grid: sample(gaussian_denoiser, z, grid),
+    "adaptive": lambda z, grid: ops.sample_adaptive(gaussian_denoiser, z, grid),
+    "encode": lambda z, grid: ops.encode(gaussian_denoiser, z, grid),
+    "edit": lambda z, grid: ops.edit_start(z, grid, 0.5, z),
+    "inpaint": lambda z, grid: ops.inpaint(gaussian_denoiser, z, grid, z, z > 0, lambda k: z),
+    "likelihood": lambda z, grid: ops.flow_loglik(gaussian_denoiser, z, grid, z[None]),
+}
+
+
+@pytest.mark.parametrize("run", INTEGRATORS.values(), ids=INTEGRATORS)
+@pytest.mark.parametrize("kind", GRIDS_OF_NO_KIND)
+def test_what_is_no_grid_is_refused(run, kind):
+    grid, message = GRIDS_OF_NO_KIND[kind]
+    with pytest.raises(ValueError, match=message):
+        run(start(), grid)
+
+
+@pytest.mark.parametrize("run", INTEGRATORS.values(), ids=INTEGRATORS)
+def test_lists_and_arrays_are_grids(run):
+    levels = [-6, -2, 1, 4]
+    found = [
+        run(start(), grid)[0]
+        for grid in (torch.tensor(levels).double(), torch.tensor(levels), levels, np.array(levels))
+    ]
+    assert all(torch.equal(one, found[0]) for one in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (ops.heun_solver, "heun_solver"),
+        (ops.adams_solver, "adams_solver"),
+        (ops.Solver, "Solver"),
+        ("abm2", "'abm2'"),
+        (ops.sampler("abm2"), "functools.partial"),
+        (ops.ddim_inverse_step, "ddim_inverse_step"),
+        (ops.renoise_step, "renoise_step"),
+        (None, "None"),
+    ],
+)
+def test_what_is_no_solver_is_refused(step, named):
+    with pytest.raises(ValueError, match=f"expected a Solver, such as .* got .*{named}"):
+        sample(gaussian_denoiser, start(), logsnr_grid(SCHEDULE, 3), step)
+
+
+def test_state_that_is_no_tensor_is_refused():
+    grid = logsnr_grid(SCHEDULE, 3)
+    with pytest.raises(TypeError, match="expected z to be a tensor, got ndarray; torch.as_tensor"):
+        sample(gaussian_denoiser, start().numpy(), grid)
+    with pytest.raises(TypeError, match="expected floating-point z, got torch.int64"):
+        sample(gaussian_denoiser, start().long(), grid)
+    with pytest.raises(TypeError, match="expected x0 to be a tensor, got float"):
+        sample(lambda z, logsnr: 0.5, start(), grid)
+
+
+def test_grid_is_brought_to_the_device_of_the_state():
+    """The meta device stands in for another than the host's."""
+    z = torch.empty(4, 2, device="meta")
+    got = sample(lambda z, logsnr: 0 * z + logsnr[:, None].float(), z, logsnr_grid(SCHEDULE, 3))
+    assert got.x0.device.type == "meta"
+
+
+def test_numbers_that_overflow_are_refused():
+    z = start()
+    with pytest.raises(ValueError, match="expected logsnr_t within ±700, or ±inf"):
+        ddim_step(z, z, 800.0, 900.0)
+    assert torch.equal(ddim_step(z, 0.5 * z, -math.inf, math.inf), 0.5 * z)

@@ -153,3 +153,16 @@ def test_variance_is_what_comes_after_the_prediction(out_type, outputs):
     plain = ops.split_variance(z, prediction, out_type)
     assert plain.out is prediction
     assert plain.frac is None
+
+
+@pytest.mark.parametrize("name", ["x0_from_eps", "eps_from_x0", "v_from_x0", "v_from_eps"])
+def test_float16_is_refused_where_it_overflows(name):
+    half = torch.ones(2, 3).half()
+    with pytest.raises(TypeError, match=f"or float64 for {name}.*got float16"):
+        getattr(ops, name)(half, half, torch.zeros(2))
+
+
+@pytest.mark.parametrize("logsnr", [-20.0, 0.0, 20.0])
+def test_float16_of_v_stays_in_range(logsnr):
+    half = torch.ones(2, 3).half()
+    assert all(part.isfinite().all() for part in ops.predict(half, half, logsnr, "v"))

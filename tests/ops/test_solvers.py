@@ -1,12 +1,15 @@
 """Solvers over whole grids: order, error, number of evaluations, ends, distribution."""
 
 import math
+import pickle
 from functools import cache, partial
 from typing import ClassVar
 
 import pytest
 import torch
 from scipy import stats
+from scipy.integrate import quad
+from scipy.interpolate import lagrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.exact_flow import Mixture, mixture, start_noise
@@ -377,3 +380,78 @@ def test_sampling_with_a_learned_variance_at_its_ends(frac, var_type):
         learned, start, grid, noise=noise_of, callback=lambda i, z, x0: seen.append(x0.shape)
     )
     assert set(seen) == {start.shape}
+
+
+@pytest.mark.parametrize("name", ops.SOLVERS)
+def test_samplers_are_pickled(name):
+    drawn = pickle.loads(pickle.dumps(ops.sampler(name)))
+    expected = ops.sampler(name)
+    grid, z = ops.logsnr_grid(COSINE, 4), start_noise(4, 2)
+    got, wanted = (made(halved, z, grid, noise=lambda i: z) for made in (drawn, expected))
+    assert torch.equal(got.x0, wanted.x0)
+
+
+@pytest.mark.parametrize(
+    "solver", [ops.learned_ancestral_solver(), ops.heun_solver(churn=0.1), ops.ddim_solver(0.5)]
+)
+def test_solvers_are_pickled(solver):
+    assert repr(pickle.loads(pickle.dumps(solver))) == repr(solver)
+
+
+def halved(z, _logsnr):
+    return 0.5 * z
+
+
+def unipc_by_quadrature(slope, levels, z):
+    """UniPC-2 of the denoiser ``slope z`` in plain numbers: parabolas, integrated numerically.
+
+    ``z_s = (sigma_s/sigma_t) z + sigma_s int exp(l) x0(l) dl`` over l = log(alpha/sigma).
+    """
+    sigma = [1 / math.sqrt(1 + math.exp(level)) for level in levels]
+    halves, seen, state = [level / 2 for level in levels], [], z
+
+    def step(i, curve):
+        integral = quad(lambda at: math.exp(at) * curve(at), halves[i], halves[i + 1])[0]
+        return sigma[i + 1] / sigma[i] * starts[i] + sigma[i + 1] * integral
+
+    starts = []
+    for i in range(len(levels) - 1):
+        x0 = slope * state
+        if i == 1:
+            state = step(0, lambda at, x0=x0: (seen[0] + x0) / 2)
+        elif i > 1:
+            places, values = halves[i - 2 : i + 1], [*seen[i - 2 :], x0]
+            state = step(i - 1, lambda at, p=places, v=values: float(lagrange(p, v)(at)))
+        starts.append(state)
+        seen.append(x0)
+        if i == len(levels) - 2 or not i:
+            state = step(i, lambda at, x0=x0: x0)
+        else:
+            ratio = (halves[i + 1] - halves[i]) / (halves[i] - halves[i - 1])
+            ahead = ratio / 2 * (x0 - seen[-2])
+            state = step(i, lambda at, x0=x0 + ahead: x0)
+    return state
+
+
+def test_unipc_ends_from_the_corrected_state():
+    """At the last finite level of EDM's grid, against plain numbers."""
+    levels = ops.karras_grid(6)[:-1]
+    got = ops.sample(
+        lambda z, _: 0.4 * z, torch.ones(1, 1).double(), levels, ops.unipc_solver(), final="step"
+    )
+    expected = unipc_by_quadrature(0.4, levels.tolist(), 1.0)
+    assert got.x0.item() == pytest.approx(expected, rel=1e-7)  # of the quadrature
+
+
+def test_unipc_to_the_last_logsnr_is_closer_for_its_correction():
+    grid = ops.karras_grid(12)[:-1]
+    z = start_noise(COUNT, 2)
+    start, end = grid[0].item(), grid[-1].item()
+    exactly = MIXTURE.flow(z, start, end)
+    whole = ops.unipc_solver()
+    uncorrected = whole._replace(end=ops.single_step(ops.ddim_step).advance)
+    corrected, plain = (
+        (ops.sample(MIXTURE.denoise, z, grid, solver, final="step").x0 - exactly).square().mean()
+        for solver in (whole, uncorrected)
+    )
+    assert corrected.sqrt() < 0.99 * plain.sqrt()

@@ -36,7 +36,7 @@ STEPS, DRAWS, FLOW_STEPS, BATCH = 256, 64, 128, 120
 DECODED = 2 * math.log(255)
 NOTES = {
     "bits_bound_discrete": f"{STEPS} steps of {{var_type}}",
-    "bits_bound_continuous": f"{DRAWS} noise levels a picture",
+    "bits_bound_continuous": f"{DRAWS} noise levels a picture, VDM's categorical decoder",
     "bits_flow": f"{FLOW_STEPS} steps, one probe a picture, dequantized",
 }
 
@@ -122,7 +122,9 @@ def _of_batch(
     with torch.no_grad():
         steps = denoise(clip=True, variance=diffusion.learned_variance)
         discrete = vlb_bpd(steps, x0, schedule, STEPS, noise, var_type)
-        continuous = continuous_vlb_bpd(denoise(clip=True), x0, low, decoded, even, noise)
+        continuous = continuous_vlb_bpd(
+            denoise(clip=True), x0, low, decoded, even, noise, decoder="categorical"
+        )
         flow = flow_loglik(denoise(clip=False), values, grid, signs[None])
     return torch.stack(
         [discrete.total, continuous.total, loglik_bpd(flow.loglik[0], x0[0].numel())]

@@ -1,28 +1,35 @@
 """Distances between the sides: of Gaussians and of kernels."""
 
+from torch import Tensor
+
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.sides import Figure, Judged, features_of, halves
-from vfn.ops import Gaussian, fit_gaussian, frechet_distance, frechet_infinity, kernel_distance
+from vfn.ops import (
+    Gaussian,
+    fit_gaussian,
+    frechet_distance,
+    frechet_distance_of_features,
+    frechet_infinity,
+    kernel_distance,
+)
 
 
 def frechet_figures(judged: Judged) -> list[Figure]:
     """Fréchet distance of Gaussians of the features; of Inception's it is the FID."""
     real, fake = judged.real, judged.fake
-    mean, cov = _gaussian(real)
-    value = frechet_distance(mean, cov, *_gaussian(fake))
+    value = _frechet(real, fake)
     features, interval = fake.features, None
     if features is not None:
         interval = judged.interval(
             value,
             len(features),
-            lambda rows: frechet_distance(mean, cov, *fit_gaussian(features[rows])),
+            lambda rows: _frechet(real, _features_alone(fake, features[rows])),
         )
     best = None
     if real.features is not None and len(real.features) >= 4:
-        a, b = halves(real.features, judged.seed)
-        best = frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
+        best = frechet_distance_of_features(*halves(real.features, judged.seed))
     scale = ", values scaled to [0, 1]" if judged.extractor == "pixels" else ""
-    note, warning = f"of means and covariances{scale}", _rank_warning(judged, len(mean))
+    note, warning = f"of means and covariances{scale}", _rank_warning(judged, _width(real))
     return [
         judged.figure(
             "frechet_distance", value, best, note, interval=interval, warning=warning
@@ -32,15 +39,14 @@ def frechet_figures(judged: Judged) -> list[Figure]:
 
 def frechet_infinity_figures(judged: Judged) -> list[Figure]:
     """The Fréchet distance extrapolated to endless fakes."""
-    mean, cov = _gaussian(judged.real)
     fake = features_of(judged.fake)
-    least = max(len(mean) + 1, len(fake) // 10, 2)
+    least = max(fake.shape[1] + 1, len(fake) // 10, 2)
     if len(fake) <= 2 * least:
         raise ValueError(
-            f"fid_infinity needs more than {2 * least} fake pictures for {len(mean)} "
+            f"fid_infinity needs more than {2 * least} fake pictures for {fake.shape[1]} "
             f"features, got {len(fake)}; make more with --num"
         )
-    found = frechet_infinity(mean, cov, fake, least, seed=judged.seed)
+    found = frechet_infinity(*_gaussian(judged.real), fake, least, seed=judged.seed)
     note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the error of the fit"
     return [judged.figure("frechet_distance_infinite", found.value, None, note, error=found.error)]
 
@@ -54,9 +60,28 @@ def kernel_figures(judged: Judged) -> list[Figure]:
     return [judged.figure("kernel_distance", value, best, note, error=error)]
 
 
+def _frechet(real: Statistics, fake: Statistics) -> float:
+    """Of the features where a side has too few pictures for a covariance, else of Gaussians."""
+    if (_few(real) or _few(fake)) and real.features is not None and fake.features is not None:
+        return frechet_distance_of_features(real.features, fake.features)
+    return frechet_distance(*_gaussian(real), *_gaussian(fake))
+
+
+def _few(side: Statistics) -> bool:
+    """Whether a covariance would be singular, and has not been made."""
+    return side.gaussian is None and len(features_of(side)) <= _width(side)
+
+
+def _features_alone(side: Statistics, features: Tensor) -> Statistics:
+    return side._replace(gaussian=None, features=features)
+
+
 def _gaussian(side: Statistics) -> Gaussian:
-    assert side.gaussian is not None  # a metric that needs it is refused otherwise
-    return side.gaussian
+    return side.gaussian or fit_gaussian(features_of(side))
+
+
+def _width(side: Statistics) -> int:
+    return len(side.gaussian.mean) if side.gaussian else features_of(side).shape[1]
 
 
 def _rank_warning(judged: Judged, width: int) -> str:

@@ -79,7 +79,7 @@ def extracted(
             return side
         if not extract:
             return Statistics(len(side.images), None, None, None, extractor.provenance)
-        return compute_statistics(side.images, extractor, world, "gaussian" in needs)
+        return compute_statistics(side.images, extractor, world, "gaussian" in needs, lean=True)
 
     held_out = "held-out features" in needs and sides.held_out is not None
     judged = Judged(

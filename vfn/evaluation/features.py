@@ -24,8 +24,9 @@ _IDENTITY = ("extractor", "weights_sha256", "layers", "resize")
 class Statistics(NamedTuple):
     """What a metric needs of a side.
 
-    num: pictures; None where a file does not say. gaussian: None for fewer than two pictures, or
-    if not asked for. features: float32 [N, D], logits [N, K]: None if not kept, or there are none.
+    num: pictures; None where a file does not say. gaussian: None for fewer than two pictures, if
+    not asked for, or where the features say as much in less memory. features: float32 [N, D],
+    logits [N, K]: None if not kept, or there are none.
     provenance: what they were computed with and of.
     """
 
@@ -42,6 +43,7 @@ def compute_statistics(
     world: World = ALONE,
     covariance: bool = True,
     keep: bool = True,
+    lean: bool = False,
 ) -> Statistics:
     """Features of pictures, and their mean and covariance, by all processes together.
 
@@ -54,6 +56,8 @@ def compute_statistics(
         world: the processes; all of them have to call this.
         covariance: whether to compute mean and covariance.
         keep: whether to keep the features.
+        lean: make no covariance [D, D] of pictures that are no more than their features, if these
+            are kept: `vfn.ops.frechet_distance_of_features` needs none.
 
     Returns:
         Statistics, the same on every process.
@@ -79,6 +83,7 @@ def compute_statistics(
             out = _checked(extractor.run(images[rows]), size, extractor.name)
             if keep:
                 kept.append(out)
+            covariance = covariance and not (lean and keep and count <= out.features.shape[1])
             # Repeated pictures and batches, which make all shares alike, do not count.
             new = count - number * size if world.rank * len(mine) + place < batches else 0
             if covariance:
@@ -169,7 +174,7 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     fitted = _read_gaussian(found, path) if "mu" in found else None
     if features is not None and features.ndim != 2:
         raise ValueError(f"expected features of shape [N, D] in {path}, got {list(features.shape)}")
-    if features is not None and fitted is None and len(features) > 1:
+    if features is not None and fitted is None and len(features) > features.shape[1]:
         fitted = gaussian(moments(features))
     count = int(found["count"]) if "count" in found else None
     count = len(features) if features is not None else count

@@ -115,7 +115,7 @@ def _no_gaussian(planned: Planned, metric: Metric) -> str:
     for side, role in ((planned.real, "real"), (planned.fake, "fake")):
         if fault := _few(side, role, metric):
             return fault
-        if isinstance(side, Statistics) and side.gaussian is None:
+        if isinstance(side, Statistics) and side.gaussian is None and side.features is None:
             return f"the mean and covariance of the {role} pictures, and these statistics lack them"
     return ""
 

@@ -91,7 +91,9 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     return buffer.getvalue()
 
 
-def write_plot(path: Path, evaluations: Sequence[Evaluation], against: str = "guidance") -> None:
+def write_plot(
+    path: str | Path, evaluations: Sequence[Evaluation], against: str = "guidance"
+) -> None:
     """Write `draw_figures` to a file.
 
     Args:
@@ -103,6 +105,7 @@ def write_plot(path: Path, evaluations: Sequence[Evaluation], against: str = "gu
         ValueError: for another ending, or if no evaluation has a figure and the setting.
         OSError: if it cannot be written.
     """
+    path = Path(path)
     kind = path.suffix.removeprefix(".")
     if kind not in _PLAIN:
         raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")

@@ -99,16 +99,16 @@ class Evaluation:
             **({} if self.command is None else {"command": self.command}),
         }
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write the evaluation as JSON, which `read_evaluation` reads.
 
         Raises:
             OSError: if it cannot be written.
         """
-        write_json(path, self.record())
+        write_json(Path(path), self.record())
 
 
-def read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: str | Path) -> Evaluation:
     """An evaluation from a file of `Evaluation.write`, or of ``vfn eval --json``.
 
     Args:
@@ -120,6 +120,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         ValueError: if it cannot be read or holds no evaluation; one line that names it.
     """
+    path = Path(path)
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:

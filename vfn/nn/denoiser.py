@@ -49,6 +49,7 @@ def denoiser(
     clip: bool = True,
     rescale: float = 0.0,
     variance: bool = False,
+    gradient: bool = False,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
@@ -67,6 +68,8 @@ def denoiser(
         clip: clamp x0 to [-1, 1].
         rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
         variance: also return the fraction of a learned variance, of the conditional branch.
+        gradient: whether gradients reach the parameters. Otherwise they are taken as constants, so
+            that sampling keeps nothing of the steps behind it; gradients by z are there either way.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
@@ -101,6 +104,8 @@ def denoiser(
     if labels is not None and doubled:
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
+    if not gradient:
+        params = {name: value.detach() for name, value in params.items()}
     network = with_params(model, params)
 
     def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:

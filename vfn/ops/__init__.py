@@ -23,6 +23,11 @@ Conventions
     back unchanged. Coefficients are computed in float64 and cast once to the data's dtype. No
     function draws noise, changes an argument, waits for a device or prints.
 
+    Levels, times and grids may be numbers, lists or arrays; data are tensors. Finite logsnr is
+    within ±700, where exp() is finite in float64: numbers, limits and grids beyond are refused. The
+    values of tensors are not looked at, nor whether a single step leads from noise to data; a grid
+    is looked at once, on the host. `sample_adaptive`, neighbours and distances wait for the device.
+
 Names in the reference implementation and here
     get_logsnr_schedule             logsnr_schedule, a pair of functions
     q_sample(x_0, logsnr_t, eps)    q_sample(x0, logsnr, noise)
@@ -40,7 +45,7 @@ Names in the reference implementation and here
     p_sample                        sample
 
 Groups of names, each by the module that holds it
-    words           the closed sets of words: Schedule, OutType, VarType, Grid, LossType, Ending
+    words           the closed sets of words: Schedule, OutType, VarType, Grid, LossType, ...
     solver_table    SOLVERS, the solvers by their words, without torch
     weightings      WEIGHTINGS, the weights of the loss over noise levels, without torch
     densities       TIME_DENSITIES, what training times are drawn from, without torch

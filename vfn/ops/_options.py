@@ -46,11 +46,8 @@ def keywords(function: Callable[..., Any]) -> tuple[str, ...] | None:
 
     The parameters without a default are the quantities that it is a function of.
 
-    Args:
-        function: any function or class.
-
     Returns:
-        names of its keywords and of its parameters with a default, or None.
+        the names.
     """
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vfn.ops import _coef
 from vfn.ops._coef import from_left
-from vfn.ops.integration import Counted, Denoiser, Sample, Watch, check_grid
+from vfn.ops.integration import Counted, Denoiser, Sample, Watch, as_grid, check_grid
 from vfn.ops.multistep import add_terms, turn
 from vfn.ops.predictions import v_from_x0
 from vfn.ops.words import Ending, check_choice
@@ -64,11 +64,10 @@ def sample_adaptive(
     0.0
     """
     del noise
-    check_grid(logsnrs)
+    grid = as_grid(logsnrs, z)
     check_choice(final, Ending, "final")
     if not tolerance > 0:
         raise ValueError(f"expected tolerance > 0, got {tolerance}")
-    grid = logsnrs.double()
     grid = grid[: len(grid) - int(grid[-1].isposinf())]
     check_grid(grid)
     start, end = grid[0].expand(z.shape[0]), grid[-1].expand(z.shape[0])

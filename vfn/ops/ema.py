@@ -148,7 +148,8 @@ def posthoc_ema_weights(
 ) -> Tensor:
     """Weights with which stored averages sum to the average of another length.
 
-    Least squares over the profiles ``(g + 1) tau^g / t^(g + 1)`` on [0, t].
+    Least squares over the profiles ``(g + 1) tau^g / t^(g + 1)`` on [0, t], divided by the sum of
+    the weights, without which the parameters would shrink by it.
 
     Args:
         steps: t of each stored average, [N].
@@ -157,7 +158,7 @@ def posthoc_ema_weights(
         gamma: its exponent.
 
     Returns:
-        weights [N], float64, for `combine`.
+        weights [N], float64, of sum 1, for `combine`.
 
     Raises:
         ValueError: if ``steps`` and ``gammas`` differ in length or are empty.
@@ -175,7 +176,8 @@ def posthoc_ema_weights(
     wanted_t, wanted_g = (torch.tensor([v], dtype=torch.float64) for v in (step, gamma))
     gram = _profile_product(t[:, None], g[:, None], t, g)
     right = _profile_product(t[:, None], g[:, None], wanted_t, wanted_g)
-    return torch.linalg.lstsq(gram, right, driver="gelsd").solution[:, 0]
+    weights = torch.linalg.lstsq(gram, right, driver="gelsd").solution[:, 0]
+    return weights / weights.sum()
 
 
 def _profile_product(t_a: Tensor, g_a: Tensor, t_b: Tensor, g_b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._features import check_features
+from vfn.ops._features import check_features, check_same_width
 from vfn.ops.random import epoch_permutation
 
 
@@ -126,7 +126,9 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     """Fréchet distance between two Gaussians.
 
     ``|m1 - m2|^2 + tr(C1) + tr(C2) - 2 sum sqrt(eig(C1^(1/2) C2 C1^(1/2)))``, by symmetric
-    eigen-decompositions in float64.
+    eigen-decompositions in float64. Where a covariance is singular the last term is found as the
+    sum of the singular values of ``A B^T``, of factors ``C1 = A^T A`` and ``C2 = B^T B`` without
+    their null directions, each of which would bring in the root of a rounding error.
 
     Args:
         mean1: [D].
@@ -135,7 +137,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         cov2: [D, D].
 
     Returns:
-        the squared 2-Wasserstein distance, in squared units of the features, >= 0 up to rounding.
+        the squared 2-Wasserstein distance, in squared units of the features, >= 0.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -157,7 +159,53 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         if value.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
     mean1, cov1, mean2, cov2 = (value.double() for value in (mean1, cov1, mean2, cov2))
-    return _distance(mean1, _root(cov1), mean2, cov2).item()
+    return max(0.0, _distance(mean1, _spectrum(cov1), mean2, cov2).item())
+
+
+def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
+    """Fréchet distance between the Gaussians fitted to two sets of features.
+
+    `frechet_distance` of their `fit_gaussian`, but where a side has no more rows than columns no
+    covariance is made: with A and B the centred features over ``sqrt(n - 1)``, the last term is
+    the sum of the singular values of ``A B^T`` [N, M]. Exact for singular covariances, and of
+    memory N M instead of D^2.
+
+    Args:
+        one: [N, D], N >= 2.
+        other: [M, D], M >= 2.
+
+    Returns:
+        the squared 2-Wasserstein distance, in squared units of the features, >= 0.
+
+    Raises:
+        ValueError: if a side has fewer than two rows, or the widths differ.
+
+    Source: Heusel et al. 2017 (1706.08500), eq. 6.
+
+    >>> features = torch.randn(10, 512)
+    >>> round(frechet_distance_of_features(features, features + 1), 3)
+    512.0
+    """
+    check_features(one, 2, "one")
+    check_features(other, 2, "other")
+    check_same_width(one, other)
+    if min(len(one), len(other)) > one.shape[1]:
+        return frechet_distance(*fit_gaussian(one), *fit_gaussian(other))
+    if len(one) > len(other):
+        one, other = other, one
+    mean1, mean2 = one.mean(0, dtype=torch.float64), other.mean(0, dtype=torch.float64)
+    few = (one.double() - mean1) / (len(one) - 1) ** 0.5
+    trace, cross = few.square().sum(), few.new_empty(0, len(few))
+    for part in other.split(max(len(few), _ROWS)):
+        rows = (part.double() - mean2) / (len(other) - 1) ** 0.5
+        trace = trace + rows.square().sum()
+        # The triangle of a QR decomposition has the singular values of all rows so far.
+        cross = torch.linalg.qr(torch.cat([cross, rows @ few.T]), mode="r").R
+    squared = (mean1 - mean2).square().sum() + trace - 2 * torch.linalg.svdvals(cross).sum()
+    return max(0.0, squared.item())
+
+
+_ROWS = 256  # at a time, in float64
 
 
 def frechet_infinity(
@@ -194,14 +242,14 @@ def frechet_infinity(
     check_features(features, least + 1, "features")
     count = len(features)
     order = epoch_permutation(seed, 0, count).to(features.device)
-    mean, root = mean.double(), _root(cov.double())
+    mean, spectrum = mean.double(), _spectrum(cov.double())
     sizes = torch.linspace(least, count, points).round().long().unique().tolist()
     running, done, distances = moments(features[order[: sizes[0]]]), sizes[0], []
     for size in sizes:
         if size > done:
             running = merge_moments(running, moments(features[order[done:size]]))
             done = size
-        distances.append(_distance(mean, root, *gaussian(running)))
+        distances.append(_distance(mean, spectrum, *gaussian(running)))
     return _line(1 / torch.tensor(sizes, dtype=torch.float64), torch.stack(distances).cpu())
 
 
@@ -216,14 +264,45 @@ def _line(x: Tensor, y: Tensor) -> FrechetInfinity:
     return FrechetInfinity(value.item(), slope.item(), error.item())
 
 
-def _root(cov: Tensor) -> Tensor:
-    """The symmetric square root."""
-    values, vectors = torch.linalg.eigh(cov)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+class _Spectrum(NamedTuple):
+    """Eigenvalues, rising, and eigenvectors of a symmetric matrix."""
+
+    values: Tensor
+    vectors: Tensor
 
 
-def _distance(mean1: Tensor, root1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
-    """Squared distance of the Gaussians whose covariances are ``root1^2`` and ``cov2``."""
-    cross = torch.linalg.eigvalsh(root1 @ cov2 @ root1).clamp(min=0).sqrt().sum()
-    traces = root1.square().sum() + cov2.trace()
+def _spectrum(cov: Tensor) -> _Spectrum:
+    return _Spectrum(*torch.linalg.eigh(cov))
+
+
+def _distance(mean1: Tensor, spectrum1: _Spectrum, mean2: Tensor, cov2: Tensor) -> Tensor:
+    """Squared distance of the Gaussians, the first given by the spectrum of its covariance."""
+    values, vectors = spectrum1
+    traces = values.clamp(min=0).sum() + cov2.trace()
+    regular = not _singular(values)
+    if regular:
+        root = vectors * values.sqrt() @ vectors.T
+        squares = torch.linalg.eigvalsh(root @ cov2 @ root)
+        traces = root.square().sum() + cov2.trace()
+        regular = not _singular(squares)
+        cross = squares.clamp(min=0).sqrt().sum()
+    if not regular:
+        cross = torch.linalg.svdvals(_factor(spectrum1) @ _factor(_spectrum(cov2)).T).sum()
     return (mean1 - mean2).square().sum() + traces - 2 * cross
+
+
+def _factor(spectrum: _Spectrum) -> Tensor:
+    """A [R, D] with ``A^T A`` the matrix, of as many rows as it has rank."""
+    values, vectors = spectrum
+    kept = ~_null(values)
+    return values[kept].sqrt()[:, None] * vectors[:, kept].T
+
+
+def _singular(values: Tensor) -> bool:
+    """Whether the least of rising eigenvalues is the rounding error of the largest, of any sign."""
+    return bool(values[0] <= 16 * torch.finfo(values.dtype).eps * values[-1])
+
+
+def _null(values: Tensor) -> Tensor:
+    """Which eigenvalues are no more than the rounding error of the largest."""
+    return values <= values[-1:] * (len(values) * torch.finfo(values.dtype).eps)

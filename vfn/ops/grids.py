@@ -1,6 +1,7 @@
 """Sampling grids: the noise levels that a sampler visits, from noise to data."""
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -132,5 +133,5 @@ def sampling_grid(
 
 
 def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"expected at least 1 sampling step, got {steps}")
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(f"expected at least 1 sampling step, got {steps!r}")

@@ -1,12 +1,16 @@
 """The sampling loop over a denoiser ``denoise(z, logsnr) -> x0``."""
 
+import itertools
 import math
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from vfn.ops._coef import FARTHEST, as_float64, check_data
 from vfn.ops.steps import ddim_step
 from vfn.ops.words import Ending, check_choice
 
@@ -75,15 +79,34 @@ def single_step(step: Step, draws: bool = False) -> Solver:
     Returns:
         Solver.
 
+    Raises:
+        ValueError: if ``step`` is no function ``(z, x0, logsnr_t, logsnr_s, *, noise)``.
+
     >>> single_step(ddim_step).draws
     False
     """
+    _check_step(step)
+    return Solver(partial(_single, step=step), draws=draws)
 
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0 = denoise(z, span.t)
-        return Stepped(step(z, x0, span.t, span.s, noise=span.noise), x0, memory)
 
-    return Solver(advance, draws=draws)
+def _single(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, step: Step) -> Stepped:
+    x0 = denoise(z, span.t)
+    return Stepped(step(z, x0, span.t, span.s, noise=span.noise), x0, memory)
+
+
+def _check_step(step: Any) -> None:
+    """Refuse what is no step: a word, a solver's factory or class, a sampler, a step backwards."""
+    try:
+        fits = callable(step) and bool(signature(step).bind(0, 0, 0, 0, noise=None))
+    except TypeError:
+        fits = False
+    except ValueError:  # a function that does not tell its arguments
+        fits = True
+    if not fits or isinstance(step, type):
+        raise ValueError(
+            "expected a Solver, such as ops.heun_solver() makes, or a step such as ops.ddim_step, "
+            f"got {getattr(step, '__name__', None) or repr(step):.60}"
+        )
 
 
 class Sample(NamedTuple):
@@ -125,7 +148,9 @@ def sample(
     Args:
         denoise: ``denoise(z, logsnr) -> x0`` with logsnr [B], float64.
         z: start noise [B, ...], standard normal.
-        logsnrs: [N+1], rising from noise to data, such as a `sampling_grid`.
+        logsnrs: [N+1], logsnr that rises from noise to data, such as a `sampling_grid`; a list or
+            an array as well. It is looked at once, before the first step: one that is on a GPU is
+            waited for, one on the host is not. It may be on another device than ``z``.
         step: a Solver, such as `heun_solver` makes; or `ddim_step`, `ancestral_step`, or either
             with options bound by `functools.partial`.
         noise: ``noise(i)`` gives the standard normal of step i, shape of ``z``; None for
@@ -137,8 +162,9 @@ def sample(
         Sample(x0, nfe): nfe is N for solvers of one evaluation a step.
 
     Raises:
-        ValueError: if ``logsnrs`` is not one-dimensional with at least two values, or a solver that
-            draws is given no noise.
+        ValueError: if ``logsnrs`` does not rise from one value to the next or looks like times, if
+            ``step`` is no solver and no step, or a solver that draws is given no noise.
+        TypeError: if ``z`` is no floating-point tensor.
 
     Source: Song et al. 2020 (2010.02502), section 4.
 
@@ -146,7 +172,26 @@ def sample(
     >>> result.nfe, result.x0.abs().max().item()
     (4, 0.0)
     """
-    check_grid(logsnrs)
+    return integrate(denoise, z, as_grid(logsnrs, z), step, noise, callback, final)
+
+
+def integrate(
+    denoise: Denoiser,
+    z: Tensor,
+    logsnrs: Tensor,
+    step: Step | Solver = ddim_step,
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Watch | None = None,
+    final: Ending = "x0",
+) -> Sample:
+    """`sample` over levels that are not looked at: they may fall, for solvers that go backwards.
+
+    Returns:
+        Sample(x0, nfe).
+
+    Raises:
+        ValueError: if a solver that draws is given no noise.
+    """
     check_choice(final, Ending, "final")
     solver = step if isinstance(step, Solver) else single_step(step, draws=noise is not None)
     if solver.draws and noise is None:
@@ -168,13 +213,54 @@ def sample(
     return Sample(z, counted.calls)
 
 
-def check_grid(logsnrs: Tensor) -> None:
-    """Refuse a grid that has no step.
+def as_grid(logsnrs: Any, z: Tensor) -> Tensor:
+    """A grid in float64 on the device of the data, looked at on the host.
+
+    Returns:
+        logsnrs [N+1].
 
     Raises:
-        ValueError: it names the shape.
+        ValueError: if it is not one-dimensional with two values or more, does not rise from each
+            value to the next, or looks like times.
+        TypeError: if it is not made of numbers, or ``z`` is no floating-point tensor.
+    """
+    check_data(z, "z")
+    grid = logsnrs.double() if isinstance(logsnrs, Tensor) else as_float64(logsnrs, "logsnrs")
+    check_grid(grid)
+    return as_float64(grid, "logsnrs", z.device)
+
+
+def check_grid(logsnrs: Tensor) -> None:
+    """Refuse a grid that does not rise from noise to data, step by step.
+
+    Where the values cannot be read, under `torch.compile` or `torch.func.vmap` of the grid, the
+    shape alone is looked at.
+
+    Raises:
+        ValueError: it says what is wrong, and where.
     """
     if logsnrs.ndim != 1 or len(logsnrs) < 2:
         raise ValueError(
             f"expected logsnrs of shape [N+1] with N >= 1, got shape {tuple(logsnrs.shape)}"
         )
+    if torch.compiler.is_compiling():
+        return
+    try:
+        values = logsnrs.tolist()
+    except RuntimeError:
+        return
+    for i, (here, there) in enumerate(itertools.pairwise(values)):
+        if not here < there:
+            raise ValueError(
+                "expected logsnrs that rise from noise to data, without a level twice, got "
+                f"{here:g} before {there:g} at {i}; logsnr(t) of falling times does, as "
+                "sampling_grid makes it"
+            )
+    first, last = values[0], values[-1]
+    if first >= 0 and last <= 1 and (first == 0 or last == 1):
+        raise ValueError(
+            f"expected logsnrs, got what looks like times, from {first:g} to {last:g}; "
+            "schedule.logsnr(t) of falling times is a grid"
+        )
+    if any(FARTHEST < abs(value) < math.inf for value in values):
+        raise ValueError(f"expected logsnrs within ±{FARTHEST:g}, or ±inf for the ends, got beyond")

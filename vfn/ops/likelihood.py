@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vfn.ops._coef import same_shape
 from vfn.ops.editing import encode
-from vfn.ops.integration import Denoiser
+from vfn.ops.integration import Denoiser, as_grid
 from vfn.ops.multistep import turn
 from vfn.ops.predictions import v_from_x0
 from vfn.ops.solvers import adams_solver
@@ -76,6 +76,7 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
             f"expected probes of shape [P, {', '.join(map(str, x0.shape))}], got "
             f"{tuple(probes.shape)}"
         )
+    grid = as_grid(logsnrs, x0)
     places, traces = [], []
 
     def watched(z: Tensor, logsnr: Tensor) -> Tensor:
@@ -88,8 +89,8 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
         traces.append(torch.stack([(probe * pull(probe)[0]).flatten(1).sum(1) for probe in probes]))
         return prediction
 
-    z, nfe = encode(watched, x0, logsnrs, adams_solver(correct=True))
-    watched(z, logsnrs[0].double().expand(z.shape[0]))
+    z, nfe = encode(watched, x0, grid, adams_solver(correct=True))
+    watched(z, grid[0].expand(z.shape[0]))
     angles = turn(torch.stack(places[1:]), torch.stack(places[:-1])).unsqueeze(1)
     at = torch.stack(traces)  # [N+1, P, B]
     integral = 0.5 * (angles * (at[1:] + at[:-1])).sum(0)

@@ -370,8 +370,13 @@ def _check(z: Tensor, **values: Tensor) -> None:
 
 
 def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of u^2 and of u (1-u) over u in [0, 1], under the weight exp(h u) of a step's x0."""
-    # Their sum is the mean of u. 1/3 and 1/6 for a short step; 1 and 0 for a long one.
+    """Means of u^2 and of u (1-u) over u in [0, 1], under the weight exp(h u) of a step's x0.
+
+    Their sum is the mean of u. 1/3 and 1/6 for a short step; 1 and 0 for a long one.
+
+    Returns:
+        both, shape of ``h``.
+    """
     short = h < 2
     small, large = torch.where(short, h, 0.0), torch.where(short, 2.0, h)
     series = torch.zeros_like(h)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, linear_combination, same_shape
+from vfn.ops._coef import Scalar, as_logsnr, linear_combination, not_in_half, same_shape
 from vfn.ops.words import OutType, check_choice
 
 
@@ -60,12 +60,14 @@ def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     Source: Ho et al. 2020 (2006.11239), eq. 15.
 
     >>> x0_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
+    not_in_half(z, "x0_from_eps")
     return _mix(z, eps, logsnr, _coef.inv_alpha, _minus(_coef.sigma_over_alpha), "eps")
 
 
@@ -104,10 +106,12 @@ def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> eps_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
+    not_in_half(z, "eps_from_x0")
     return _mix(z, x0, logsnr, _coef.inv_sigma, _minus(_coef.alpha_over_sigma), "x0")
 
 
@@ -146,10 +150,12 @@ def v_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> v_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.])
     """
+    not_in_half(z, "v_from_x0")
     return _mix(z, x0, logsnr, _coef.alpha_over_sigma, _minus(_coef.inv_sigma), "x0")
 
 
@@ -166,10 +172,12 @@ def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> v_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([-1.])
     """
+    not_in_half(z, "v_from_eps")
     return _mix(z, eps, logsnr, _minus(_coef.sigma_over_alpha), _coef.inv_alpha, "eps")
 
 
@@ -283,6 +291,7 @@ def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Predic
 
     Raises:
         ValueError: for an unknown ``out_type`` or shapes that do not fit.
+        TypeError: for float16 with another ``out_type`` than v.
 
     >>> z, v = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     >>> pred = predict(z, v, torch.zeros(2), "v")

@@ -174,21 +174,38 @@ def heun_solver(
     """
     if not 0 <= churn <= MAX_CHURN:
         raise ValueError(f"expected churn in [0, {MAX_CHURN:.4f}], got {churn}")
-    low, high = churn_range
-
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        start = span.t
-        if span.noise is not None:
-            churned = (span.t >= low) & (span.t <= high)
-            start = span.t - 2 * math.log1p(churn) * churned.double()
-            z = renoise_step(z, span.t, start, noise_scale * span.noise)
-        x0 = denoise(z, start)
-        after = ddim_step(z, x0, start, span.s)
-        if memory is not None or not first_order_start:
-            after = heun_step(z, x0, start, span.s, denoise(after, span.s))
-        return Stepped(after, x0, True)
-
+    advance = partial(
+        _heun,
+        churn=churn,
+        churn_range=churn_range,
+        noise_scale=noise_scale,
+        first_order_start=first_order_start,
+    )
     return Solver(advance, draws=churn > 0)
+
+
+def _heun(
+    denoise: Denoiser,
+    z: Tensor,
+    span: Span,
+    memory: Any,
+    *,
+    churn: float,
+    churn_range: tuple[float, float],
+    noise_scale: float,
+    first_order_start: bool,
+) -> Stepped:
+    low, high = churn_range
+    start = span.t
+    if span.noise is not None:
+        churned = (span.t >= low) & (span.t <= high)
+        start = span.t - 2 * math.log1p(churn) * churned.double()
+        z = renoise_step(z, span.t, start, noise_scale * span.noise)
+    x0 = denoise(z, start)
+    after = ddim_step(z, x0, start, span.s)
+    if memory is not None or not first_order_start:
+        after = heun_step(z, x0, start, span.s, denoise(after, span.s))
+    return Stepped(after, x0, True)
 
 
 def dpmpp_2m_solver(eta: float = 0.0) -> Solver:
@@ -201,19 +218,24 @@ def dpmpp_2m_solver(eta: float = 0.0) -> Solver:
     Returns:
         Solver, which draws noise if ``eta > 0``.
 
+    Raises:
+        ValueError: if ``eta < 0``.
+
     Source: Lu et al. 2022 (2211.01095), algorithm 2.
 
     >>> dpmpp_2m_solver(eta=1.0).draws
     True
     """
+    if not eta >= 0:
+        raise ValueError(f"expected eta >= 0, got {eta}")
+    return Solver(partial(_dpmpp_2m, eta=eta), draws=eta > 0)
 
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0 = denoise(z, span.t)
-        x0_prev, logsnr_prev = memory or (None, None)
-        after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev, eta, span.noise)
-        return Stepped(after, x0, (x0, span.t))
 
-    return Solver(advance, draws=eta > 0)
+def _dpmpp_2m(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, eta: float) -> Stepped:
+    x0 = denoise(z, span.t)
+    x0_prev, logsnr_prev = memory or (None, None)
+    after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev, eta, span.noise)
+    return Stepped(after, x0, (x0, span.t))
 
 
 def dpmpp_3m_solver(curvature: float = 0.5) -> Solver:
@@ -231,41 +253,56 @@ def dpmpp_3m_solver(curvature: float = 0.5) -> Solver:
     >>> dpmpp_3m_solver().draws
     False
     """
+    return Solver(partial(_dpmpp_3m, curvature=curvature))
 
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0 = denoise(z, span.t)
-        before: tuple[Any, ...] = memory or ()
-        if len(before) == 4:
-            after = dpmpp_3m_step(z, x0, span.t, span.s, *before, curvature=curvature)
-        else:
-            after = dpmpp_2m_step(z, x0, span.t, span.s, *before)
-        return Stepped(after, x0, (x0, span.t, *before[:2]))
 
-    return Solver(advance)
+def _dpmpp_3m(
+    denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, curvature: float
+) -> Stepped:
+    x0 = denoise(z, span.t)
+    before: tuple[Any, ...] = memory or ()
+    if len(before) == 4:
+        after = dpmpp_3m_step(z, x0, span.t, span.s, *before, curvature=curvature)
+    else:
+        after = dpmpp_2m_step(z, x0, span.t, span.s, *before)
+    return Stepped(after, x0, (x0, span.t, *before[:2]))
 
 
 def unipc_solver() -> Solver:
     """UniPC-2: DPM-Solver++(2M), each state corrected with the prediction made from it.
 
     Returns:
-        Solver of one evaluation a step.
+        Solver of one evaluation a step. Its last step is of first order, from the corrected state.
 
     Source: Zhao et al. 2023 (2302.04867).
 
     >>> unipc_solver().draws
     False
     """
+    return Solver(_unipc, end=_unipc_end)
 
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0 = denoise(z, span.t)
-        if memory is None:
-            return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, x0, span.t))
-        z_prev, x0_prev, logsnr_prev, *before = memory
-        z = unic_step(z_prev, x0_prev, logsnr_prev, span.t, x0, *before)
-        after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev)
-        return Stepped(after, x0, (z, x0, span.t, x0_prev, logsnr_prev))
 
-    return Solver(advance)
+def _unipc(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise(z, span.t)
+    if memory is None:
+        return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, x0, span.t))
+    z = _corrected(x0, span, memory)
+    _, x0_prev, logsnr_prev, *_ = memory
+    after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev)
+    return Stepped(after, x0, (z, x0, span.t, x0_prev, logsnr_prev))
+
+
+def _unipc_end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise(z, span.t)
+    if memory is not None:
+        z = _corrected(x0, span, memory)
+    return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
+
+
+def _corrected(x0: Tensor, span: Span, memory: Any) -> Tensor:
+    """The state at the start of the span, with the prediction that was made from it."""
+    z_prev, x0_prev, logsnr_prev, *before = memory
+    return unic_step(z_prev, x0_prev, logsnr_prev, span.t, x0, *before)
 
 
 def adams_solver(correct: bool = False) -> Solver:
@@ -284,19 +321,20 @@ def adams_solver(correct: bool = False) -> Solver:
     >>> adams_solver().draws
     False
     """
-
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0 = denoise(z, span.t)
-        v = v_from_x0(z, x0, span.t)
-        if memory is None:
-            return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, v, span.t))
-        z_prev, v_prev, logsnr_prev = memory
-        if correct:
-            z = am2_step(z_prev, v_prev, logsnr_prev, span.t, v)
-        after = ab2_step(z, v, span.t, span.s, v_prev, logsnr_prev)
-        return Stepped(after, x0, (z, v, span.t))
-
+    advance = partial(_adams, correct=correct)
     return Solver(advance, end=advance)
+
+
+def _adams(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, correct: bool) -> Stepped:
+    x0 = denoise(z, span.t)
+    v = v_from_x0(z, x0, span.t)
+    if memory is None:
+        return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, v, span.t))
+    z_prev, v_prev, logsnr_prev = memory
+    if correct:
+        z = am2_step(z_prev, v_prev, logsnr_prev, span.t, v)
+    after = ab2_step(z, v, span.t, span.s, v_prev, logsnr_prev)
+    return Stepped(after, x0, (z, v, span.t))
 
 
 def learned_ancestral_solver() -> Solver:
@@ -311,18 +349,19 @@ def learned_ancestral_solver() -> Solver:
     >>> learned_ancestral_solver().draws
     True
     """
+    return Solver(_learned_ancestral, _learned_end, draws=True)
 
-    def advance(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0, frac = denoise(z, span.t).chunk(2, dim=1)
-        assert span.noise is not None
-        after = ancestral_step(z, x0, span.t, span.s, span.noise, "learned", frac)
-        return Stepped(after, x0, memory)
 
-    def end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-        x0, _ = denoise(z, span.t).chunk(2, dim=1)
-        return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
+def _learned_ancestral(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0, frac = denoise(z, span.t).chunk(2, dim=1)
+    assert span.noise is not None
+    after = ancestral_step(z, x0, span.t, span.s, span.noise, "learned", frac)
+    return Stepped(after, x0, memory)
 
-    return Solver(advance, end, draws=True)
+
+def _learned_end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0, _ = denoise(z, span.t).chunk(2, dim=1)
+    return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
 
 
 def sampler(name: str, final: Ending = "x0", **options: Any) -> DrawSamples:

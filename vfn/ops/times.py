@@ -56,7 +56,8 @@ def discrete_time(u: Tensor, timesteps: int) -> Tensor:
     """
     if timesteps < 1:
         raise ValueError(f"expected timesteps >= 1, got {timesteps}")
-    return (torch.ceil(as_float64(u, "u") * timesteps) / timesteps).to(u.dtype)
+    step = torch.ceil(as_float64(u, "u") * timesteps).clamp(1, timesteps)
+    return (step / timesteps).to(u.dtype)
 
 
 def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
@@ -68,7 +69,7 @@ def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
         batch_size: size of the global batch.
 
     Returns:
-        t, shape and dtype of ``u``; uniform over positions taken together.
+        t in (0, 1), shape and dtype of ``u``; uniform over positions taken together.
 
     Raises:
         ValueError: if ``batch_size < 1``.
@@ -77,7 +78,7 @@ def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
     tensor([0.2500, 0.7500])
     """
     _check_batch(batch_size)
-    return ((position + as_float64(u, "u")) / batch_size).to(u.dtype)
+    return _inside((position + as_float64(u, "u")) / batch_size, u.dtype)
 
 
 def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
@@ -89,8 +90,7 @@ def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor
         batch_size: size of the global batch.
 
     Returns:
-        t in [0, 1], shape of ``position``, dtype of ``u``; 1 by rounding only. Each alone is
-        uniform.
+        t in (0, 1), shape of ``position``, dtype of ``u``. Each alone is uniform.
 
     Raises:
         ValueError: if ``batch_size < 1``.
@@ -101,7 +101,7 @@ def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor
     tensor([0.7500, 0.2500])
     """
     _check_batch(batch_size)
-    return torch.frac(as_float64(u, "u") + position.double() / batch_size).to(u.dtype)
+    return _inside(torch.frac(as_float64(u, "u") + position.double() / batch_size), u.dtype)
 
 
 def lognormal_logsnr(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
@@ -146,7 +146,7 @@ def logit_normal_time(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Te
     tensor([0.5000])
     """
     logit = mean + _positive(std, "std") * as_float64(normal, "normal")
-    return torch.sigmoid(logit).to(normal.dtype)
+    return _inside(torch.sigmoid(logit), normal.dtype)
 
 
 def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
@@ -157,7 +157,8 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
         weights: positive weight of each of K equal intervals of [0, 1], [K]; any scale.
 
     Returns:
-        WeightedTime(t, density), shape of ``u``, t in its dtype; the density integrates to 1.
+        WeightedTime(t, density), shape of ``u``; t in (0, 1) in its dtype, and the density, which
+        integrates to 1.
 
     Raises:
         ValueError: if ``weights`` is not one-dimensional.
@@ -175,7 +176,16 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
     value = as_float64(u, "u")
     bin_of = torch.searchsorted(ends, value.contiguous()).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]
-    return WeightedTime(((bin_of + inside) / count).clamp(max=1).to(u.dtype), count * share[bin_of])
+    return WeightedTime(_inside((bin_of + inside) / count, u.dtype), count * share[bin_of])
+
+
+def _inside(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Times rounded to a dtype, but never to 0 or 1, where a schedule may be infinite."""
+    info = torch.finfo(dtype)
+    return t.clamp(max(_SOONEST, info.tiny), 1 - 0.5 * info.eps).to(dtype)
+
+
+_SOONEST = 2.0**-64
 
 
 def _check_batch(batch_size: int) -> None:

@@ -13,6 +13,8 @@ VarType = Literal["fixed_small", "fixed_large", "fixed_medium", "learned"]
 Grid = Literal["time", "logsnr", "karras"]
 LossType = Literal["mse", "kl"]
 Ending = Literal["x0", "step"]
+NormalCdf = Literal["tanh", "erf"]
+PixelDecoder = Literal["categorical", "gaussian"]
 
 
 def check_choice(value: object, choices: Any, name: str) -> None:

@@ -120,7 +120,7 @@ def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint
     return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
-def export_model(checkpoint: Checkpoint, path: Path) -> None:
+def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write the averaged parameters alone, with the configuration in the file's metadata.
 
     Args:
@@ -131,10 +131,10 @@ def export_model(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    write_atomic(path, _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+    write_atomic(Path(path), _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify one file.
 
     Args:
@@ -146,6 +146,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist; expected a run directory or a file")
     try:
@@ -251,7 +252,7 @@ def newest_checkpoint(
     return None
 
 
-def find_checkpoint(path: Path) -> Checkpoint:
+def find_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:
@@ -263,6 +264,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: if there is none.
     """
+    path = Path(path)
     if not path.is_dir():
         return load_checkpoint(path)
     found = newest_checkpoint(RunFiles(path))

@@ -221,8 +221,10 @@ def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -
             "expected dataset to be a vfn.data.Dataset or a pair of them, to train on and held "
             f"out, got {object_name(type(dataset))}"
         )
+    if not conditional or dataset.labels is None:
+        return as_dataset(dataset.images)
     names = dataset.legend.names or (like.legend.names if like else ())
-    return as_dataset(dataset.images, dataset.labels if conditional else None, names or None)
+    return as_dataset(dataset.images, dataset.labels, names or None)
 
 
 def _check_network(
