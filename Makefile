@@ -9,7 +9,7 @@ demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/rep
 	$(BIN)/vfn demo $(DEMO)
 
 test: $(INSTALLED)  ## the whole test suite, with every example in the docs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commit
 	$(BIN)/ruff format --check .

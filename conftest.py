@@ -1,4 +1,6 @@
-"""Names that every docstring example may use, and a place for data that tests prepare."""
+"""Names that every docstring example may use, and places for what examples and tests write."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +11,18 @@ def _example_names(doctest_namespace):
     doctest_namespace["torch"] = torch
 
 
+@pytest.fixture(autouse=True)
+def _examples_write_elsewhere(request):
+    """Examples write runs and pictures into the current directory."""
+    if isinstance(request.node, pytest.DoctestItem):
+        place = request.getfixturevalue("tmp_path")
+        (place / "tests").symlink_to(Path(__file__).parent / "tests")  # some read golden numbers
+        request.getfixturevalue("monkeypatch").chdir(place)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _data_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VFN_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # processes import test helpers too
         yield

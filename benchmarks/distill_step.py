@@ -14,11 +14,11 @@ import torch
 from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
-from vfn.train.batch import make_batch
-from vfn.train.distill import distill_objective
-from vfn.train.objective import Objective, batch_loss
-from vfn.train.run import shape_of
-from vfn.train.state import build_model, init_state, train_step
+from vfn.model import build_model, shape_of
+from vfn.objective import Objective, batch_loss
+from vfn.train.batches import make_batch
+from vfn.train.distillation import distill_objective
+from vfn.train.state import init_state, train_step
 
 ROUNDS, STEPS, GUIDANCE = 30, 8, 0.5
 BOUNDS = {"plain": 1.0, "distilled": 1.8, "distilled, guided": 2.5}
@@ -34,7 +34,7 @@ def main() -> None:
     model.load_state_dict(teacher.state_dict())
     state = init_state(model, config.train)
     size = config.train.batch_size
-    batch = make_batch(dataset, config.diffusion, 0, torch.arange(size), cpu)
+    batch = make_batch(dataset, config, torch.arange(size), cpu)
     batch = batch._replace(t=torch.ceil(batch.t * STEPS) / STEPS)  # the student's own times
 
     def update(objective: Objective):

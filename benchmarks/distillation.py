@@ -19,8 +19,8 @@ from benchmarks.common import RESULTS, write_table
 from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
 from vfn.configs import SampleConfig
 from vfn.pictures import grid, save_png, sheet
-from vfn.train.distill import stage_directory
-from vfn.trained import Trained, open_trained
+from vfn.runs import RunFiles
+from vfn.sampling import Draws, Trained, load, of_each
 
 SEED, STEPS, LONG = 0, (8, 4, 2, 1), 64
 WEIGHTS = (0.0, 0.5, 1.0, 3.0)
@@ -29,12 +29,12 @@ HEAD = ["Fréchet distance", "x teacher", "agreement", "precision", "recall"]
 
 
 def opened(run: Path) -> Trained:
-    return open_trained(run, "auto", print)
+    return load(run)
 
 
 def variants(teacher: Path, students: Path) -> dict[str, tuple[Path, SampleConfig]]:
     """What is judged, by name; the first is what the others are held against."""
-    guidance = opened(teacher).checkpoint.config.sample.guidance
+    guidance = opened(teacher).config.sample.guidance
 
     def plain(sampler: str, steps: int) -> SampleConfig:
         return SampleConfig(sampler=sampler, sample_timesteps=steps, guidance=guidance)
@@ -42,7 +42,7 @@ def variants(teacher: Path, students: Path) -> dict[str, tuple[Path, SampleConfi
     found = {f"teacher, ddim, {LONG}": (teacher, plain("ddim", LONG))}
     for steps in STEPS:
         student = SampleConfig(sample_timesteps=steps)
-        found[f"student, {steps}"] = (stage_directory(students, steps), student)
+        found[f"student, {steps}"] = (RunFiles(students).stage(steps).path, student)
         for sampler in ("ddim", "dpmpp_2m"):
             found[f"teacher, {sampler}, {steps}"] = (teacher, plain(sampler, steps))
     return found
@@ -60,15 +60,17 @@ def figures(got: dict[str, float], best: dict[str, float]) -> list[str]:
         f"{distance:.4f}",
         f"{distance / best[DISTANCE]:.2f}",
         f"{100 * got[AGREEMENT]:.1f} %",
-        f"{got['Precision']:.3f}",
-        f"{got['Recall']:.3f}",
+        f"{got['precision']:.3f}",
+        f"{got['recall']:.3f}",
     ]
 
 
 def draw(run: Path, settings: SampleConfig) -> Image.Image:
     """The first pictures of the seed: a digit in each row, so that sameness shows."""
     labels = torch.tensor(DIGITS).repeat_interleave(COLUMNS) + 1  # labels begin at 1
-    return grid(opened(run).generate(settings, labels, torch.arange(len(labels)), SEED), COLUMNS)
+    trained = opened(run)
+    draws = Draws(trained, settings, of_each(labels, trained.shape.legend), len(labels), SEED)
+    return grid(draws.batch(torch.arange(len(labels))).images, COLUMNS)
 
 
 def compare_steps(teacher: Path, students: Path) -> None:
@@ -106,7 +108,10 @@ def compare_weights(teacher: Path, students: Path) -> None:
         rows.append([f"w = {w:g}", f"teacher, {LONG}", *figures(best, best)])
         blocks.append((f"w = {w:g}: teacher, {LONG}", draw(teacher, guided)))
         for steps in (4, 1):
-            student, run = replace(guided, sample_timesteps=steps), stage_directory(students, steps)
+            student, run = (
+                replace(guided, sample_timesteps=steps),
+                RunFiles(students).stage(steps).path,
+            )
             rows.append(
                 [f"w = {w:g}", f"student, {steps}", *figures(judge_with(run, student), best)]
             )

@@ -22,8 +22,7 @@ from tests.helpers.networks import (
     random_inception,
 )
 from vfn.data import Dataset
-from vfn.evaluate import Sides, evaluate
-from vfn.extractors import open_extractor
+from vfn.evaluation import Sides, evaluate, open_extractor
 from vfn.ops import fit_gaussian, frechet_distance, precision_recall
 
 WIDTH, ROWS, ROUNDS, PICTURES, EXTRACTED = 2048, 10_000, 3, 1000, 32
@@ -38,7 +37,7 @@ def scipy_distance(mean1, cov1, mean2, cov2) -> float:
 def agreement(pictures: int = PICTURES) -> None:
     """The figures of every tool on the same pictures with the same weights."""
     real, fake = blots(pictures, seed=1), blots(pictures, seed=2, contrast=1.3)
-    sides = Sides(*(Dataset(images, None, ()) for images in (real, fake)), None)
+    sides = Sides(Dataset(real), Dataset(fake))
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -46,8 +45,8 @@ def agreement(pictures: int = PICTURES) -> None:
         random_inception(weights)
 
         def ours() -> dict[str, float]:
-            extractor = open_extractor("inception", weights, torch.device("cpu"))
-            return {m.name: m.value for m in evaluate(sides, FIGURES, extractor=extractor)}
+            extractor = open_extractor("inception", weights, "cpu")
+            return {f.title: f.value for f in evaluate(sides, FIGURES, extractor=extractor)}
 
         def pytorch_fid(same_input: bool) -> dict[str, float]:
             both = [
@@ -88,7 +87,7 @@ def extraction() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         weights = Path(name) / "inception.pth"
         theirs = random_inception(weights)
-        ours = open_extractor("inception", weights, torch.device("cpu"))
+        ours = open_extractor("inception", weights, "cpu")
 
     def run() -> object:
         with torch.inference_mode():

@@ -3,24 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from vfn.commands import evaluate_pictures
+import vfn
+from vfn import evaluation
 
 NUM = 1000
-DISTANCE, AGREEMENT = "Fréchet distance (pixels)", "Label agreement"
+DISTANCE, AGREEMENT = "frechet_distance", "label_agreement"
 
 
 def judge(run: Path, metrics: str, seed: int = 0, **asked: Any) -> dict[str, float]:
-    """Metrics of `NUM` pictures by name; ``asked`` are settings of sampling."""
-    result = evaluate_pictures(
-        real="dataset:digits:train",
-        fake=f"run:{run}",
-        held_out=None,
-        metrics=metrics,
-        num=NUM,
-        seed=seed,
-        device="auto",
-        data_dir=None,
-        overrides=asked,
-        say=print,
-    )
-    return {metric.name: metric.value for metric in result.metrics}
+    """Metrics of `NUM` pictures by their keys; ``asked`` are settings of sampling."""
+    draws = vfn.load(run).draws(NUM, seed=seed, **asked)
+    result = evaluation.judge("dataset:digits:train", draws, metrics, seed=seed)
+    assert result is not None  # there is one process
+    return {figure.key: figure.value for figure in result.figures}

@@ -15,11 +15,11 @@ import torch
 from benchmarks.common import interleaved, write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
+from vfn.model import build_model, shape_of
 from vfn.ops import keyed_normal
-from vfn.train.batch import make_batch, prefetch
-from vfn.train.run import shape_of
-from vfn.train.state import build_model, init_state, train_step
-from vfn.train.streams import Stream
+from vfn.streams import Stream
+from vfn.train.batches import make_batch, prefetch
+from vfn.train.state import init_state, train_step
 
 CPU = torch.device("cpu")
 PICTURES = 50_000
@@ -47,7 +47,7 @@ def waits(config: Config, dataset: Dataset, steps: int) -> tuple[float, float]:
 
     def make(number: int):
         draws = torch.arange(size) + number * size
-        return make_batch(dataset, config.diffusion, 0, draws, CPU, flip=True)
+        return make_batch(dataset, override(config, {"flip": True}), draws, CPU)
 
     batches = prefetch(make, range(steps + 1))
     train_step(state, model, [next(batches)], config)
@@ -74,7 +74,7 @@ def main() -> None:
             alone = interleaved(
                 {
                     "batch": lambda d=dataset, c=config, i=draws: make_batch(
-                        d, c.diffusion, 0, i, CPU, flip=True
+                        d, override(c, {"flip": True}), i, CPU
                     ),
                     "noise": lambda i=draws, p=picture: keyed_normal(0, Stream.NOISE, i, p),
                 },

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.common import RESULTS, markdown, write_table
 from benchmarks.judged import AGREEMENT, DISTANCE, NUM, judge
+from vfn.evaluation import KINDS
 
 SEED, SEEDS = 0, (0, 1, 2)
 BUDGETS = (1, 2, 4, 6, 8, 10, 16, 32, 64, 128)
@@ -43,7 +44,7 @@ def plot(found: dict[tuple[str, int], dict[str, float]]) -> None:
             values = [found[sampler, budget][name] for budget in budgets]
             style = "--" if sampler in ("ancestral", "dpmpp_2m_sde") else "-"
             axis.plot(budgets, values, style, marker="o", markersize=3, label=sampler)
-        axis.set(xscale="log", xlabel="evaluations of the network", ylabel=name)
+        axis.set(xscale="log", xlabel="evaluations of the network", ylabel=KINDS[name].title)
         axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)

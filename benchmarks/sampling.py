@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import interleaved, write_table
-from vfn.configs import DiffusionConfig, SampleConfig
-from vfn.generate import generate
+from vfn.configs import Config, SampleConfig
+from vfn.data import Labels
+from vfn.model import DataShape
 from vfn.nn import UNet
 from vfn.ops import keyed_normal, logsnr_schedule
-from vfn.train.state import DataShape
-from vfn.train.streams import Stream
+from vfn.sampling import Draws, Trained, of_each
+from vfn.streams import Stream
 
 CLASSES, CHANNELS = 10, 3
 
@@ -36,13 +37,12 @@ def free(net: nn.Module) -> nn.Module:
 
 def ours(net: nn.Module, labels: Tensor, size: int, steps: int, w: float) -> Callable[[], object]:
     """A batch as `vfn sample` draws it, noise and rounding included."""
-    shape = DataShape(CHANNELS, size, size, tuple("0123456789"))
+    shape = DataShape(CHANNELS, size, size, Labels(tuple("0123456789")))
     settings = SampleConfig(sample_timesteps=steps, sample_batch=len(labels), guidance=w)
     params = dict(net.named_parameters())
-    indices, device = torch.arange(len(labels)), torch.device("cpu")
-    return lambda: generate(
-        net, params, DiffusionConfig(), settings, shape, labels, indices, 0, device
-    )
+    trained = Trained(net, params, Config(), shape, torch.device("cpu"))
+    draws = Draws(trained, settings, of_each(labels, shape.legend), len(labels))
+    return lambda: draws.batch(torch.arange(len(labels)))
 
 
 def network_alone(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Callable[[], None]:

@@ -8,10 +8,10 @@ import torch
 from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
-from vfn.train.batch import make_batch
-from vfn.train.objective import batch_loss
-from vfn.train.run import shape_of
-from vfn.train.state import build_model, init_state, train_step
+from vfn.model import build_model, shape_of
+from vfn.objective import batch_loss
+from vfn.train.batches import make_batch
+from vfn.train.state import init_state, train_step
 
 ROUNDS = 30
 
@@ -25,7 +25,7 @@ def main() -> None:
     draws = torch.arange(size)
 
     def draw():
-        return make_batch(dataset, config.diffusion, 0, draws, cpu)
+        return make_batch(dataset, config, draws, cpu)
 
     fixed = draw()
 

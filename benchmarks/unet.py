@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import interleaved, write_table
+from vfn.interop import params_from_reference
 from vfn.nn import UNet
-from vfn.nn.reference import params_from_reference
 from vfn.ops import ema_update_
 from vfn.train.state import clip_and_step
 

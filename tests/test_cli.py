@@ -128,13 +128,13 @@ def test_eval_of_a_run(vfn, trained, tmp_path):
 
 def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     """A picture's figures do not depend on the batch."""
-    monkeypatch.setattr("vfn.bits.STEPS", 3)
-    monkeypatch.setattr("vfn.bits.DRAWS", 3)
-    monkeypatch.setattr("vfn.bits.FLOW_STEPS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.STEPS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.DRAWS", 3)
+    monkeypatch.setattr("vfn.evaluation.bits.FLOW_STEPS", 3)
     line = f"eval --real dataset:digits --fake run:{trained} --num 150 --metrics loss --bpd"
     figures = []
     for batch in (180, 100):
-        monkeypatch.setattr("vfn.bits.BATCH", batch)
+        monkeypatch.setattr("vfn.evaluation.bits.BATCH", batch)
         code, out, _ = vfn(f"{line} --json {tmp_path / 'm.json'}")
         assert code == 0
         figures.append(json.loads((tmp_path / "m.json").read_text())["bits_per_dim"])
@@ -193,7 +193,7 @@ def test_import_of_a_checkpoint_and_sampling_of_it(vfn, reference, tmp_path):
     assert vfn(f"sample --checkpoint {run} --out {out} --num 2 --labels 3,9 --no-animate")[0] == 0
     with Image.open(out / "images" / "000000.png") as picture:
         assert picture.size == (32, 32)
-    assert vfn(f"info {run}")[1].startswith("UNet for 1 x 32 x 32, 10 classes, predicts v")
+    assert vfn(f"info {run}")[1].startswith("unet for 1 x 32 x 32, 10 classes, predicts v")
 
 
 def test_import_of_a_configuration(vfn, reference, tmp_path):
@@ -290,19 +290,19 @@ def test_help(vfn, verb):
         ("train --out {new} --steps 0", "expected steps at least 1, got 0"),
         ("train --out {new} --batch-size 10 --accumulate 4", "use 8 or 12"),
         ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
-        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of digits"),
         ("train --out {new} --dataset {empty}", "holds no pictures"),
-        ("train --out {new} --dataset {file}", "expected one of celeba, cifar10, digits, mnist"),
+        ("train --out {new} --dataset {file}", "expected one of digits, mnist, cifar10, celeba"),
         ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
         ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
         ("train --out {new} --conditional false", "guidance 0.5 needs a class-conditional model"),
         ("train --out {new} --data-dir {file} --dataset {npy}", "but there is a file"),
         ("train --out {new} --data-dir /proc/x --dataset {npy}", "/proc/x"),
-        ("data prepare --dataset cats", "unknown data set 'cats', expected one of celeba"),
+        ("data prepare --dataset cats", "unknown data set 'cats', expected one of digits"),
         ("data info --dataset cats", "unknown data set 'cats'"),
         ("data clean", "No such command 'clean'"),
         ("train --out {new} --lr fast", "'fast' is not a valid float"),
-        ("train --out {new} --ch-multipliers 1,2,2", "of one length, got 2 and 3"),
+        ("train --out {new} --ch-multipliers 1,2,2", "of the 3 levels of ch_multipliers, got 2"),
         ("train --out {new} --resume", "nothing to resume"),
         ("train --out {run}", "already holds a run at step 3; add --resume"),
         ("train", "Missing option '--out'"),
@@ -322,16 +322,20 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --tags 3", "has classes, not tags; use --labels"),
         ("sample --checkpoint {run} --out {out} --batch 0", "sample_batch at least 1, got 0"),
         ("sample --checkpoint {run} --out {out} --seed -1", "-1 is not in the range x>=0"),
-        ("sample --checkpoint {run} --out {out} --format gif", "'gif' is not one of 'png', 'npz'"),
+        ("sample --checkpoint {run} --out {out} --format gif", "unknown format 'gif', expected"),
         ("sample --checkpoint {run} --out {out} --precision fp8", "'fp8' is not one of 'fp32'"),
         ("sample --checkpoint {run} --out {taken}", "holds pictures of other settings:"),
         ("sample --checkpoint {run} --out {out} --num 0", "0 is not in the range x>=1"),
         ("sample --checkpoint {run} --out {file}", "but there is a file"),
         ("sample --checkpoint {run} --out {out} --sampler euler", "one of ddim, ancestral"),
         ("sample --checkpoint {run} --out {out} --grid even", "'time', 'logsnr', 'karras'"),
-        ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "eta 0 with sampler"),
-        ("sample --checkpoint {run} --out {out} --churn 0.1", "churn 0 with sampler ddim, got 0.1"),
-        ("sample --checkpoint {run} --out {out} --tolerance 0", "tolerance at least 1e-06, got 0"),
+        ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "takes no eta"),
+        ("sample --checkpoint {run} --out {out} --churn 0.1", "solver ddim takes no churn"),
+        ("sample --checkpoint {run} --out {out} --tolerance 1", "takes no tolerance"),
+        (
+            "sample --checkpoint {run} --out {out} --sampler adaptive --tolerance 0",
+            "tolerance at least 1e-06, got 0",
+        ),
         ("eval --real dataset:cats --fake run:{run}", "unknown data set 'cats'"),
         ("eval --real dataset:digits:dev --fake run:{run}", "expected split to be one of train"),
         ("eval --real dataset:digits --fake {new}", "expected pictures at"),
@@ -346,12 +350,13 @@ def test_help(vfn, verb):
         ("import checkpoint {ckpt} --config {json} --out {out} --dataset celeba",
          "expected model.in_channels to be 3, got 1"),
         ("import config {new}", "cannot be read: No such file"),
-        ("import config {json} --dataset cats", "unknown data set 'cats' in data.name"),
+        ("import config {json} --dataset cats", "'cats' is not one of 'mnist'"),
         ("import pictures", "No such command 'pictures'"),
         ("info {empty}", "holds no intact checkpoint"),
         ("info cats", "unknown config 'cats'"),
         ("info digits --image 3,x", "'x' is not a valid integer"),
-        ("info {run} --classes 3", "knows its pictures; leave out --image and --classes"),
+        ("info {run} --classes 3", "expected --image with --classes"),
+        ("info {run} --image 1,8,8", "knows its pictures"),
         ("paint", "No such command 'paint'"),
     ],
 )  # fmt: skip

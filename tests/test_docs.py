@@ -1,20 +1,27 @@
-"""Generated parts of the documents: help texts and the table of settings.
+"""Generated parts of the documents: help texts, the table of settings, the list of public names.
 
-Run this file to write them anew.
+Run `python -m tests.test_docs` to write them anew.
 """
 
 import dataclasses
+import importlib
+import inspect
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from vfn import configs
 from vfn.cli import app
 from vfn.configs.schema import SECTIONS
+from vfn.options import meaning
+from vfn.tables import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- fields -->\n"
+ROOMS = "ops nn configs data runs sampling evaluation train report interop"
+FACES = ["vfn", *(f"vfn.{room}" for room in ROOMS.split())]
 
 
 def help_texts() -> str:
@@ -38,10 +45,12 @@ def field_tables() -> str:
     for name, section in SECTIONS.items():
         heads = ["field", "meaning", "default", *presets]
         rows = [f"## [{name}]\n", _row(heads), _row(["---"] * len(heads))]
+        default = section()
         for field in dataclasses.fields(section):
+            usual = getattr(default, field.name)
             chosen = [getattr(getattr(config, name), field.name) for config in presets.values()]
-            differing = ["" if value == field.default else _text(value) for value in chosen]
-            texts = [f"`{field.name}`", field.metadata["help"], _text(field.default), *differing]
+            differing = ["" if value == usual else _text(value) for value in chosen]
+            texts = [f"`{field.name}`", meaning(field.name, field), _text(usual), *differing]
             rows.append(_row(texts))
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
@@ -54,12 +63,60 @@ def _row(texts: list[str]) -> str:
 def _text(value) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_text, value))
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or value == {}:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def configuration() -> str:
     written = (DOCS / "configuration.md").read_text()
     return written[: written.index(MARK) + len(MARK)] + "\n" + field_tables()
+
+
+def public_names() -> str:
+    """Every public name with the first line of its docstring, by room and module."""
+    parts = [
+        "# Public names\n\nEverything that scripts may rely on; `help(name)` tells the rest. "
+        "[python.md](python.md) shows\nwhat a notebook needs of it, in order.\n"
+    ]
+    for face in FACES:
+        room = importlib.import_module(face)
+        parts.append(f"## {face}\n\n{_first_line(room)}\n")
+        rows = [_row(["name", "what it is"]), _row(["---", "---"])]
+        rows += [
+            _row([f"`{n}`", _summary(getattr(room, n))])
+            for n in sorted(room.__all__, key=str.lower)
+        ]
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _summary(value: object) -> str:
+    """What a name stands for, in one line."""
+    if isinstance(value, Table):
+        words = ", ".join(f"`{word}`" for word in value)
+        return f"table of {value.kind}s: {words}"
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return _first_line(value)
+    return f"`{value!r}`".replace("|", "\\|") if isinstance(value, str | int | float) else "type"
+
+
+def _first_line(value: object) -> str:
+    lines = (inspect.getdoc(value) or "").splitlines()
+    return lines[0].replace("|", "\\|") if lines else ""
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_public_name_says_what_it_is(face):
+    room = importlib.import_module(face)
+    silent = [
+        name
+        for name in room.__all__
+        if callable(value := getattr(room, name))
+        and getattr(value, "__module__", "").startswith("vfn")
+        and not inspect.getdoc(value)
+    ]
+    assert silent == []
 
 
 def test_help_texts_are_current():
@@ -70,6 +127,11 @@ def test_tables_of_settings_are_current():
     assert (DOCS / "configuration.md").read_text() == configuration()
 
 
+def test_list_of_public_names_is_current():
+    assert (DOCS / "names.md").read_text() == public_names()
+
+
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(help_texts())
     (DOCS / "configuration.md").write_text(configuration())
+    (DOCS / "names.md").write_text(public_names())

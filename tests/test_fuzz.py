@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save
 import vfn.configs
 from vfn.configs import Config, dumps, loads, override
 from vfn.configs.schema import SECTIONS
-from vfn.train.checkpoint import digest, load_checkpoint, restore, save_checkpoint
-from vfn.train.state import DataShape, build_model, init_state
+from vfn.data import Labels
+from vfn.model import DataShape, build_model
+from vfn.runs import RunFiles, check_usable, digest, load_checkpoint, save_checkpoint
+from vfn.train.state import checkpoint_of, init_state, restore
 
 
 def refused(read, *arguments):
@@ -79,7 +81,7 @@ CONFIG = override(
     Config(),
     {"hid_channels": 32, "ch_multipliers": [1], "apply_attn": [False], "num_res_blocks": 1},
 )
-SHAPE = DataShape(1, 4, 4, ("a", "b"))
+SHAPE = DataShape(1, 4, 4, Labels(("a", "b")))
 
 
 def fresh_state():
@@ -91,7 +93,8 @@ def valid(tmp_path_factory):
     """A checkpoint as it should be: bytes, metadata, tensors."""
     state = fresh_state()
     state.step = 7
-    path = save_checkpoint(tmp_path_factory.mktemp("valid"), state, CONFIG, SHAPE, keep=1)
+    run = RunFiles(tmp_path_factory.mktemp("valid"))
+    path = save_checkpoint(run, checkpoint_of(state, CONFIG, SHAPE), keep=1)
     with safe_open(path, "pt") as file:
         return path.read_bytes(), file.metadata(), load_file(path)
 
@@ -104,7 +107,8 @@ def read(tmp_path_factory):
     def read(content):
         path.write_bytes(content)
         found = load_checkpoint(path)
-        restore(state, found)
+        check_usable(found, state.params, resumed=True)
+        restore(state, found, CONFIG)
         return found
 
     return read

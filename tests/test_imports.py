@@ -1,8 +1,10 @@
-"""The direction of imports: ops <- nn <- configs, files, data <- the shell <- cli."""
+"""The order of parts: each imports only what stands to its left, and there is no circle."""
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,39 +12,21 @@ import pytest
 import vfn
 
 ROOT = Path(vfn.__file__).parent
-# A module may import its own layer and those before it.
-LAYERS = (
-    {"ops"},
-    {"nn"},
-    {"configs", "files", "data"},
-    {
-        "train",
-        "generate",
-        "evaluate",
-        "extractors",
-        "dinov2",
-        "features",
-        "shards",
-        "bits",
-        "pictures",
-        "plots",
-        "report",
-        "importing",
-        "summary",
-        "output",
-        "progress",
-        "trained",
-    },
-    {"commands", "judging", "sampling", "demo"},
-    {"cli", "__main__"},
-)
+# Every package and module below vfn/ is a part.
+_WORDS = """
+    tables files progress pictures streams
+    ops distributed nn configs data model objective runs sampling interop evaluation train report
+    info demo options cli __main__
+"""
+ORDER = _WORDS.split()
 # The functional core uses nothing else.
 CORE = {"ops", "nn"}
-CORE_PACKAGES = {"torch", "einops", "numpy", "vfn"} | sys.stdlib_module_names
+CORE_PACKAGES = {"torch", "einops", "numpy", "lazy_loader", "vfn"} | sys.stdlib_module_names
+TARGET = re.compile(r"(vfn\.[A-Za-z_.]+):[A-Za-z_.]+")
 
 
 def imported(source: str, module: str) -> list[str]:
-    """Full names of all that a module imports, anywhere in its text."""
+    """Full names of all that a module imports, anywhere in its text, or names as a target."""
     names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -51,41 +35,74 @@ def imported(source: str, module: str) -> list[str]:
             parents = module.split(".")[: -node.level] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
             names += [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            target = TARGET.fullmatch(node.value)
+            names += [target[1]] if target else []
     return names
 
 
-def layer(name: str) -> int | None:
-    """The layer of a full name ``vfn.part...``; None for the package itself."""
-    part = [*name.split("."), ""][1]
-    found = [i for i, parts in enumerate(LAYERS) if part in parts]
-    return found[0] if found else None
+def part(name: str) -> str | None:
+    """The part of a full name ``vfn.part...``; None for the package itself and for others."""
+    root, _, rest = name.partition(".")
+    first = rest.partition(".")[0]
+    return first if root == "vfn" and first in ORDER else None
 
 
 def faults(source: str, module: str) -> list[str]:
-    """What ``module``, named ``vfn.part...``, imports against the direction."""
-    here, part = layer(module), module.split(".")[1]
+    """What ``module``, named ``vfn.part...``, imports against the order."""
+    here = part(module)
+    assert here is not None, f"{module} belongs to no part; add it to ORDER"
     found = []
     for name in imported(source, module):
-        package = name.split(".")[0]
-        above = package == "vfn" and (layer(name) or 0) > here
-        foreign = part in CORE and package not in CORE_PACKAGES
-        if above or foreign:
+        there, package = part(name), name.partition(".")[0]
+        right = there is not None and ORDER.index(there) > ORDER.index(here)
+        foreign = here in CORE and package not in CORE_PACKAGES
+        if right or foreign:
             found.append(f"{module} imports {name}")
     return found
 
 
-def modules() -> dict[str, Path]:
-    """Every module below the package by its full name; a package is ``vfn.part.__init__``."""
-    paths = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+def circle(sources: dict[str, str]) -> list[str]:
+    """Parts that import each other in a circle, if there is one."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        here = part(module)
+        others = {part(name) for name in imported(source, module)} - {here, None}
+        graph.setdefault(str(here), set()).update(map(str, others))
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def modules() -> dict[str, str]:
+    """The text of every module below the package by its full name; stubs are faces of packages."""
+    paths = [*ROOT.rglob("*.py"), *ROOT.rglob("*.pyi")]
     return {
-        ".".join(("vfn", *path.relative_to(ROOT).with_suffix("").parts)): path for path in paths
+        ".".join(("vfn", *path.relative_to(ROOT).with_suffix("").parts)): path.read_text()
+        for path in sorted(paths)  # a stub comes after, and in place of, the face that reads it
+        if path != ROOT / "__init__.py"
     }
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_imports_point_down(module):
-    assert layer(module) is not None, f"{module} belongs to no layer; add it to LAYERS"
-    assert faults(modules()[module].read_text(), module) == []
+def test_imports_point_left(module):
+    assert faults(modules()[module], module) == []
+
+
+def test_parts_form_no_circle():
+    assert circle(modules()) == []
+
+
+def test_every_part_has_its_place():
+    assert {part(module) for module in modules()} == set(ORDER)
+
+
+def test_no_module_name_stands_for_two_things():
+    names = [module.rpartition(".")[2] for module in modules()]
+    names = [name for name in names if name not in ("__init__", "__main__")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 @pytest.mark.parametrize(
@@ -96,11 +113,15 @@ def test_imports_point_down(module):
         ("vfn.ops.steps", "from vfn import cli"),
         ("vfn.ops.steps", "from ..nn.unet import UNet"),
         ("vfn.ops.__init__", "from .. import nn"),
-        ("vfn.ops.metrics", "def late():\n    import scipy.linalg"),
+        ("vfn.ops.frechet", "def late():\n    import scipy.linalg"),
         ("vfn.nn.unet", "import torchvision"),
         ("vfn.nn.unet", "from vfn.configs import Config"),
-        ("vfn.data", "from vfn.train import state"),
+        ("vfn.data.load", "from vfn.train import state"),
         ("vfn.train.loop", "if True:\n    from vfn.cli import main"),
+        ("vfn.model", "from vfn.objective import Batch"),
+        ("vfn.sampling.draws", "from vfn.evaluation import judge"),
+        ("vfn.evaluation.judge", "from vfn.train import train"),
+        ("vfn.nn.network", 'TARGET = "vfn.train.loop:train"'),
     ],
 )
 def test_reversed_import_is_found(module, source):
@@ -118,23 +139,37 @@ def test_reversed_import_is_found(module, source):
             "import tqdm\nfrom vfn import __version__\nfrom vfn.pictures import grid",
         ),
         ("vfn.cli", "import click\nfrom vfn.train import loop"),
+        ("vfn.train.loop", 'TARGET = "vfn.nn.unet:UNet"'),
     ],
 )
-def test_import_downwards_is_allowed(module, source):
+def test_import_to_the_left_is_allowed(module, source):
     assert faults(source, module) == []
 
 
-def heavy_packages(code: str) -> set[str]:
-    """Which of the heavy packages a fresh interpreter has loaded after ``code``."""
-    heavy = {"torchvision", "scipy", "matplotlib", "sklearn"}
-    report = f"import sys; print(*sorted({heavy} & set(sys.modules)))"
+def test_a_circle_of_parts_is_found():
+    planted = {
+        "vfn.train.loop": "from vfn.evaluation import judge",
+        "vfn.evaluation.judge": "from vfn.sampling import load",
+        "vfn.sampling.draws": "def late():\n    from vfn.train import state",
+    }
+    assert set(circle(planted)) == {"train", "evaluation", "sampling"}
+    del planted["vfn.sampling.draws"]
+    assert circle(planted) == []
+
+
+def loaded(code: str, packages: set[str]) -> set[str]:
+    """Which of some packages a fresh interpreter has loaded after ``code``."""
+    report = f"import sys; print(*sorted({packages} & set(sys.modules)))"
     command = [sys.executable, "-c", f"{code}\n{report}"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
+HEAVY = {"torchvision", "scipy", "matplotlib", "sklearn", "diffusers"}
+
+
 def test_core_loads_no_heavy_package():
-    assert heavy_packages("import vfn.ops") == set()
+    assert loaded("from vfn.ops import ddim_step; from vfn.nn import UNet", HEAVY) == set()
 
 
 def test_heavy_package_is_noticed():
-    assert "scipy" in heavy_packages("import scipy")
+    assert "scipy" in loaded("import scipy", HEAVY)

@@ -1,8 +1,8 @@
-"""Progress of sampling: lines where there is no terminal, a bar where there is one."""
+"""What a person sees: lines where there is no terminal, a bar where there is one, and tables."""
 
 import pytest
 
-from vfn.progress import Progress
+from vfn.progress import Progress, say, silence, text_table
 
 
 @pytest.fixture
@@ -12,32 +12,100 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_line_now_and_then(clock):
-    lines = []
-    with Progress(1000, lines.append) as progress:
+def test_a_line_now_and_then(clock, capsys):
+    with Progress(1000, "picture") as progress:
         for seconds, done in ((3, 30), (12, 120), (15, 150), (40, 400)):
             clock[0] = 100 + seconds
             progress.show(done)
-    assert lines == [
-        "120 of 1000 pictures, 10 images/s, 01:28 left",
-        "400 of 1000 pictures, 10 images/s, 01:00 left",
+    assert capsys.readouterr().err.splitlines() == [
+        "120 of 1000 pictures, 10 pictures/s, 01:28 left",
+        "400 of 1000 pictures, 10 pictures/s, 01:00 left",
     ]
+
+
+def test_a_title_and_what_was_done_before(clock, capsys):
+    """What was done before counts as done, and not for the rate."""
+    with Progress(1000, "step", "training", done=500) as progress:
+        clock[0] = 120
+        progress.advance(100)
+        progress.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 600 of 1000 steps, 5 steps/s, 01:20 left"
+    ]
+
+
+def test_lines_can_be_left_to_somebody_else(clock, capsys):
+    with Progress(10, "step", lines=False) as progress:
+        clock[0] = 200
+        progress.show(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_done_yet(clock, capsys):
+    with Progress(10, "picture") as progress:
+        clock[0] = 200
+        progress.show(0)
+    assert capsys.readouterr().err == "0 of 10 pictures, 0 pictures/s, ? left\n"
 
 
 def test_a_bar_on_a_terminal(clock, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    lines = []
-    with Progress(10, lines.append) as progress:
+    with Progress(10, "picture", "drawing") as progress:
         clock[0] = 200
+        progress.note({"loss": "0.5"})
         progress.show(10)
-    assert lines == []
-    assert "10/10" in capsys.readouterr().err
+        say("a line")
+    err = capsys.readouterr().err
+    assert "10/10" in err
+    assert "drawing" in err
+    assert "loss=0.5" in err
+    assert err.count("a line\n") == 1
+    assert " of " not in err
 
 
-def test_other_processes_say_nothing(clock, capsys):
-    lines = []
-    with Progress(10, lines.append, shown=False) as progress:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_other_processes_say_nothing(clock, monkeypatch, capsys, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setenv("RANK", "1")
+    with Progress(10, "picture") as progress:
         clock[0] = 200
         progress.show(10)
-    assert lines == []
-    assert capsys.readouterr().err == ""
+        say("nobody hears this")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_first_process_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    say("a line")
+    assert capsys.readouterr() == ("", "a line\n")
+
+
+def test_silence(clock, capsys):
+    with silence():
+        with silence():
+            say("nobody hears this")
+        say("nor this")
+        with Progress(10, "picture") as progress:
+            clock[0] = 200
+            progress.show(10)
+    say("this")
+    assert capsys.readouterr() == ("", "this\n")
+
+
+def test_silence_ends_with_an_error(capsys):
+    with pytest.raises(ZeroDivisionError), silence():
+        _ = 1 / 0
+    say("this")
+    assert capsys.readouterr().err == "this\n"
+
+
+def test_tables_of_text():
+    rows = [["part", "size", "note"], ["a", "10", ""], ["longer", "9", "x"]]
+    assert text_table(rows).splitlines() == [
+        "part    size  note",
+        "a         10",
+        "longer     9     x",
+    ]
+    assert text_table(rows, left=(0, 2)).splitlines()[2] == "longer     9  x"
+    with pytest.raises(ValueError, match="argument"):
+        text_table([["a", "b"], ["c"]])

@@ -1,74 +1,43 @@
-"""The command line: it parses, calls the library, and turns a user's mistake into one line."""
+"""The command line: it parses, calls the library, and turns a user's mistake into one line.
+
+Nothing heavy is imported before a command runs, so that help and mistakes come at once.
+"""
 
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from vfn import __version__, configs
-from vfn.configs.schema import flat_fields, override, plain_hint
-from vfn.ops import Sampler
+from vfn.configs.schema import override
+from vfn.evaluation.extractors import EXTRACTORS
+from vfn.evaluation.metrics import METRICS, usual_metrics
+from vfn.interop.formats import FORMATS, What, importer, offering
+from vfn.ops.solver_table import SOLVERS
+from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
+from vfn.progress import is_shown, say
+from vfn.sampling.output_table import OUTPUTS
 
-SAMPLERS = get_args(Sampler)
+if TYPE_CHECKING:
+    from vfn.sampling import Draws
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-# In `vfn sample` and `vfn eval` the settings of sampling have shorter names; guidance is their own.
-SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch", "guidance": None}
+PATH = click.Path(path_type=Path)
+# In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
+SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
 COMPARED = ("sampler", "sample_timesteps", "guidance")
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
-
-class _List(click.ParamType):
-    """Values separated by commas."""
-
-    name = "a,b,..."
-
-    def __init__(self, item: type) -> None:
-        self.item = item
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple:
-        if isinstance(value, tuple):
-            return value
-        kind = click.BOOL if self.item is bool else click.types.convert_type(self.item)
-        return tuple(kind.convert(part.strip(), param, ctx) for part in value.split(","))
-
-
-def _option(name: str, field: Any, hint: Any, flag: str) -> Callable:
-    """The click option of one configuration field."""
-    hint, _ = plain_hint(hint)
-    kind: Any = hint
-    if get_origin(hint) is Literal:
-        kind = click.Choice(get_args(hint))
-    elif get_origin(hint) is tuple:
-        kind = _List(get_args(hint)[0])
-    return click.option(f"--{flag.replace('_', '-')}", name, type=kind, help=field.metadata["help"])
-
-
-def settings(*sections: str, names: dict[str, str | None] | None = None) -> Callable:
-    """An option for every field of the named sections; unset ones are None."""
-
-    def decorate(command: Callable) -> Callable:
-        for name, (field, hint) in reversed(flat_fields(*sections).items()):
-            flag = (names or {}).get(name, name)
-            if flag is not None:
-                command = _option(name, field, hint, flag)(command)
-        return command
-
-    return decorate
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-data_dir_option = _option("data_dir", *flat_fields("data")["data_dir"], "data_dir")
 device_option = click.option("--device", default="auto", help="auto, cpu or cuda  [auto]")
+config_option = click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
+data_dir_option = option("data_dir")
 
 
 @click.group(context_settings=CONTEXT)
@@ -78,14 +47,14 @@ def app() -> None:
 
 
 @app.command("train")
-@click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
+@config_option
+@click.option("--out", type=PATH, required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
-@click.option("--init-from", type=click.Path(path_type=Path),
+@click.option("--init-from", type=PATH,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
-@settings("data", "model", "diffusion", "train", "sample")
+@settings("data", "model", "diffusion", "train", "sample", names={"guidance_range": None})
 def train_command(
     preset: str | None,
     out: Path,
@@ -100,34 +69,34 @@ def train_command(
     The configuration comes from --config (with --resume: from the run itself); every setting can
     be replaced by its option.
     """
-    saved = out / "config.toml"
+    from vfn.runs.directory import RunFiles
+
+    saved = RunFiles(out).config
     if resume and preset is None:
         if not saved.is_file():
             raise ValueError(f"nothing to resume in {out}; name a --config to start a run there")
         preset = str(saved)
-    config = override(configs.load(preset or "digits"), _given(options))
+    config = override(configs.load(preset or "digits"), given(options))
     if dry_run:
         click.echo(configs.dumps(config), nl=False)
         return
-    from vfn.train.loop import train
+    from vfn.train import train
 
-    outcome = train(config, out, resume, device, init_from)
+    outcome = train(config, out, resume=resume, init_from=init_from, device=device)
     if outcome.signum:
-        click.echo(
+        say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
-            f"with: vfn train --out {shlex.quote(str(out))} --resume",
-            err=True,
+            f"with: vfn train --out {shlex.quote(str(out))} --resume"
         )
         sys.exit(128 + outcome.signum)
-    if int(os.environ.get("RANK", 0)) == 0:
-        click.echo(f"{out}: finished {outcome.step} steps", err=True)
+    say(f"{out}: finished {outcome.step} steps")
 
 
 @app.command("distill")
-@click.option("--teacher", type=click.Path(path_type=Path),
+@click.option("--teacher", type=PATH,
               help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory")
+@click.option("--out", type=PATH, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
@@ -141,45 +110,36 @@ def distill_command(
     device: str,
     **options: Any,
 ) -> None:
-    """Distill a teacher into students that need half as many steps, again and again.
+    """Distill a teacher into students that need fewer steps.
 
     Each stage is a run directory steps-N in --out, for vfn sample, eval and report. Data, network
-    and diffusion are the teacher's; --steps are the updates a halving.
+    and diffusion are the teacher's; --steps are the updates a stage.
     """
-    from vfn.train import distill
-    from vfn.train.run import restarted
+    from vfn.train import distill, plan_distillation
 
-    resume = resume or restarted()
-    found = distill.find_teacher(teacher, out, resume)
-    saved = out / "config.toml"
-    if resume and preset is None and saved.is_file():
-        preset = str(saved)
-    config = distill.plan_of(found, preset or "digits_distill", _given(options))
     if dry_run:
+        _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
         click.echo(configs.dumps(config), nl=False)
         return
-    outcome = distill.distill(config, found, out, resume, device)
+    outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
     if outcome.signum:
-        click.echo(
+        say(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
-            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume",
-            err=True,
+            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume"
         )
         sys.exit(128 + outcome.signum)
-    if int(os.environ.get("RANK", 0)) == 0:
-        click.echo(distill.stage_table(distill.stage_figures(config, out)))
+    _show(outcome.table())
 
 
 @app.command("sample")
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True,
-              help="run directory or checkpoint file")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="output directory")
+@click.option("--checkpoint", type=PATH, required=True, help="run directory or checkpoint file")
+@click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
 @click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
-@click.option("--format", "kind", type=click.Choice(["png", "npz", "safetensors"]), default="png",
+@click.option("--format", "kind", type=Word(OUTPUTS), default="png",
               help="single PNGs with labels.csv, or one file  [png]")  # fmt: skip
 @click.option("--grid-image/--no-grid-image", default=True, help="write grid.png  [yes]")
 @click.option("--animate/--no-animate", default=True, help="write denoising.webp  [yes]")
@@ -189,11 +149,23 @@ def distill_command(
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the network")
 @click.option("--fresh", is_flag=True, help="draw anew what is in --out")
 @device_option
-@click.option("--guidance", type=_List(float), help="strength w, or several to compare")
-@click.option("--sampler", type=_List(str), help=f"solver, or several: {', '.join(SAMPLERS)}")
-@click.option("--steps", "sample_timesteps", type=_List(int), help="steps, or several numbers")
+@click.option("--guidance", type=Listed(float), help="strength w, or several to compare")
+@click.option("--sampler", type=Listed(Word(SOLVERS)), help="solver, or several to compare")
+@click.option("--steps", "sample_timesteps", type=Listed(int), help="steps, or several numbers")
 @settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
-def sample_command(**options: Any) -> None:
+def sample_command(
+    checkpoint: Path,
+    out: Path,
+    num: int | None,
+    labels: str | None,
+    tags: tuple[str, ...],
+    seed: int,
+    kind: str,
+    grid_image: bool,
+    animate: bool,
+    fresh: bool,
+    **options: Any,
+) -> None:
     """Sample pictures from a trained model.
 
     Writes the pictures, grid.png and denoising.webp to --out. Picture i of a seed is the same
@@ -201,19 +173,25 @@ def sample_command(**options: Any) -> None:
     a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
     sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.sampling import sample_to_directory
+    from vfn.sampling import ask, load, variants, write_samples
 
-    names = ("checkpoint", "out", "num", "labels", "tags", "seed", "kind", "grid_image", "animate",
-             "device", "ema", "precision", "compiled", "fresh")  # fmt: skip
-    own = {name: options.pop(name) for name in names}
+    opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
-    sample_to_directory(**own, compared=compared, overrides=_given(options), say=_say)
+    trained = load(checkpoint, **opening)
+    asked = ask(trained.shape.legend, labels, tags)
+    draws = variants(trained, compared, num, asked, seed, **given(options))
+    write_samples(draws, out, kind, grid_image, animate, fresh)
 
 
-features_option = click.option("--features", default="pixels",
-                               help="pixels, inception, vgg16 or dinov2  [pixels]")  # fmt: skip
-weights_option = click.option("--weights", type=click.Path(path_type=Path),
-                              help="the network's weights  [a checked download]")  # fmt: skip
+features_option = click.option("--features", type=Word(EXTRACTORS), default="pixels",
+                               help="what pictures are compared by  [pixels]")  # fmt: skip
+weights_option = click.option("--weights", type=PATH,
+                              help="the features' network  [a checked download]")  # fmt: skip
+
+
+def _metric_lines() -> str:
+    """The metrics for the help text."""
+    return "\n\n".join(f"{word}: {entry.text}." for word, entry in METRICS.items())
 
 
 @app.group("eval", invoke_without_command=True)
@@ -222,145 +200,203 @@ weights_option = click.option("--weights", type=click.Path(path_type=Path),
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
-@click.option("--metrics", default="fd,pr,agreement,memorisation,loss",
-              help="among fid, fid_infinity, kid, is, pr, dc, fd, agreement, memorisation, loss  "
-                   "[fd,pr,agreement,memorisation,loss]")  # fmt: skip
+@click.option("--metrics", type=Listed(Word(METRICS)),
+              help=f"what to compute  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
     "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
 )
-@click.option("--guidance", type=float, help="strength w for a run")
-@click.option(
-    "--bpd",
-    is_flag=True,
-    help="also bits per dimension of the first --num held-out pictures, for a run",
-)
+@click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here")
-@click.option("--compare", multiple=True, type=click.Path(path_type=Path),
+@click.option("--json", "json_path", type=PATH, help="write the figures here")
+@click.option("--compare", multiple=True, type=PATH,
               help="instead of judging, a table of such files; once for each")  # fmt: skip
 @click.option("--against", default="guidance", help="setting that orders them  [guidance]")
-@click.option("--plot", type=click.Path(path_type=Path), help="picture of the figures compared")
+@click.option("--plot", type=PATH, help="picture of the figures compared")
 @device_option
 @data_dir_option
 @settings("sample", names=SAMPLE_NAMES)
 @click.pass_context
-def eval_command(
-    context: click.Context,
-    json_path: Path | None,
-    compare: tuple[Path, ...],
-    against: str,
-    plot: Path | None,
-    **options: Any,
-) -> None:
+def eval_command(context: click.Context, **options: Any) -> None:
     """Judge pictures against real ones, by their pixels or by features of a network.
 
-    fid (or fd): Fréchet distance; of inception's features it is the FID. fid_infinity: without the
-    bias of a finite sample. kid: kernel distance. is: Inception Score. pr: precision and recall
-    (k = 3). dc: density and coverage (k = 5). agreement: a classifier trained on the real pictures
-    finds the asked label. memorisation: pictures nearer to a training picture than held-out ones
-    are. loss: held-out loss by log-SNR bin (run:DIR only). --bpd: the variational bound and the
-    likelihood under the probability flow, with their standard errors.
+    --metrics takes any of these, separated by commas.
+
+    {metrics}
     """
     if context.invoked_subcommand:
+        refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
         return
-    if compare:
-        from vfn import judging
-
-        click.echo(judging.compare(list(compare), against, plot))
+    if options["compare"]:
+        _compare(context, options)
         return
+    refuse_given(context, ("against", "plot"), "goes with --compare; leave it out")
     for name in ("real", "fake"):
         if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    from vfn.commands import evaluate_pictures
-    from vfn.files import make_directory, write_json
+    _judge(context, options)
 
+
+assert eval_command.help
+eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
+
+
+def _compare(context: click.Context, options: dict[str, Any]) -> None:
+    """`vfn eval --compare`."""
+    others = [name for name in options if name not in ("compare", "against", "plot")]
+    refuse_given(context, others, "does not go with --compare; leave it out")
+    from vfn.evaluation import compare, read_evaluation, write_plot
+
+    evaluations = {str(path): read_evaluation(path) for path in options["compare"]}
+    table = compare(evaluations, options["against"])
+    if options["plot"]:
+        write_plot(options["plot"], list(evaluations.values()), options["against"])
+    click.echo(table)
+
+
+def _judge(context: click.Context, options: dict[str, Any]) -> None:
+    """`vfn eval --real --fake`."""
+    names = [p.name for p in context.command.params if p.name in vars(configs.SampleConfig())]
+    drawn = options["fake"].startswith("run:")
+    if not drawn:
+        why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
+        refuse_given(context, ("num", "labels", "bpd", *names), why)
+    from vfn.evaluation import judge, open_extractor
+    from vfn.files import make_directory
+
+    json_path: Path | None = options["json_path"]
     if json_path:
         make_directory(json_path.parent)  # before hours of work
-    names = ("real", "fake", "held_out", "metrics", "num", "seed", "device", "data_dir", "bpd",
-             "features", "weights", "bootstrap", "labels")  # fmt: skip
-    own = {name: options.pop(name) for name in names}
-    result = evaluate_pictures(**own, overrides=_given(options), say=_say)
+    chosen = options["metrics"] or usual_metrics(model=drawn)
+    metrics = dict.fromkeys((*chosen, *(["bpd"] if options["bpd"] else [])))
+    device, data_dir = options["device"], options["data_dir"]
+    result = judge(
+        options["real"],
+        _draws(options, names) if drawn else options["fake"],
+        tuple(metrics),
+        held_out=options["held_out"],
+        features=open_extractor(options["features"], options["weights"], device, data_dir),
+        num=options["num"],
+        seed=options["seed"],
+        bootstrap=options["bootstrap"],
+        device=device,
+        data_dir=data_dir,
+    )
     if result is None:
         return
     click.echo(result.table())
     if json_path:
-        command = shlex.join(["vfn", *context.obj])
-        write_json(json_path, {**result.record(), "command": command})
-        click.echo(f"figures are in {json_path}", err=True)
+        replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
+        say(f"figures are in {json_path}")
+
+
+def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
+    """The pictures of --fake run:DIR, with the settings of sampling that are given."""
+    from vfn.evaluation import usual_labels
+    from vfn.sampling import load
+
+    trained = load(options["fake"].removeprefix("run:"), options["device"])
+    num, seed = options["num"], options["seed"]
+    labels = options["labels"] or usual_labels(trained, num, seed, options["data_dir"])
+    return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 
 @eval_command.command("reference")
 @click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help=".npz file")
+@click.option("--out", required=True, type=PATH, help=".npz file")
 @features_option
 @weights_option
 @click.option("--keep/--no-keep", default=True,
               help="keep the features, for more than fid and is  [keep]")  # fmt: skip
 @device_option
 @data_dir_option
-def reference_command(**options: Any) -> None:
+def reference_command(
+    real: str,
+    out: Path,
+    features: str,
+    weights: Path | None,
+    keep: bool,
+    device: str,
+    data_dir: str | None,
+) -> None:
     """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
-    from vfn.judging import store_reference
+    from vfn.evaluation import open_extractor, store_reference
 
-    click.echo(store_reference(**options))
+    extractor = open_extractor(features, weights, device, data_dir)
+    _show(store_reference(real, out, extractor, keep, device, data_dir).line)
+
+
+def format_option(part: What) -> Callable[[Command], Command]:
+    """The foreign formats that have an importer of this part; their data sets."""
+    words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)
+    names = dict.fromkeys(name for word in offering(part) for name in FORMATS[word].datasets)
+
+    def decorate(command: Command) -> Command:
+        kind = click.option("--format", "kind", type=words, default="reference",
+                            help=f"whose {part}  [reference]")  # fmt: skip
+        dataset = click.option("--dataset", type=click.Choice(list(names)),
+                               help="its data set  [the file's]")  # fmt: skip
+        return kind(dataset(command))
+
+    return decorate
+
+
+def _source(source: Path, kind: str, dataset: str | None) -> Any:
+    """The foreign configuration, for another data set where one is named."""
+    return source if dataset is None else importer(kind, "with_dataset")(source, dataset)
 
 
 @app.group("import")
 def import_group() -> None:
-    """Take over configurations and checkpoints of the reference implementation."""
-
-
-dataset_option = click.option("--dataset", help="mnist, cifar10 or celeba  [the file's]")
+    """Take over configurations and checkpoints of other implementations."""
 
 
 @import_group.command("config")
-@click.argument("source", metavar="JSON", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="TOML file  [standard output]")
-@dataset_option
-def import_config_command(source: Path, out: Path | None, dataset: str | None) -> None:
-    """Write the configuration that does what a reference JSON file says.
+@click.argument("source", metavar="JSON", type=PATH)
+@click.option("--out", type=PATH, help="TOML file  [standard output]")
+@format_option("config")
+def import_config_command(source: Path, out: Path | None, kind: str, dataset: str | None) -> None:
+    """Write the configuration that does what a foreign one says.
 
     Options that need no place here are listed; those that have none are refused.
     """
-    from vfn.configs.reference import left_out
     from vfn.files import write_atomic
-    from vfn.importing import import_config, with_dataset
 
-    text = configs.dumps(import_config(with_dataset(source, dataset)))
-    for line in left_out(source):
-        _say(f"left out: {line}")
+    text = configs.dumps(importer(kind, "config")(_source(source, kind, dataset)))
+    if FORMATS.find(kind).left_out:
+        for line in importer(kind, "left_out")(source):
+            say(f"left out: {line}")
     if out is None:
         click.echo(text, nl=False)
     else:
         write_atomic(out, text)
-        _say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+        say(f"use it with: vfn train --config {shlex.quote(str(out))}")
 
 
 @import_group.command("checkpoint")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--config", "source", metavar="JSON", type=click.Path(path_type=Path), required=True,
+@click.argument("file", type=PATH)
+@click.option("--config", "source", metavar="JSON", type=PATH, required=True,
               help="the configuration of its run")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="run directory")
-@dataset_option
-def import_checkpoint_command(file: Path, source: Path, out: Path, dataset: str | None) -> None:
-    """Make a run of a checkpoint: FILE is what the reference's torch.save wrote.
+@click.option("--out", type=PATH, required=True, help="run directory")
+@format_option("checkpoint")
+def import_checkpoint_command(
+    file: Path, source: Path, out: Path, kind: str, dataset: str | None
+) -> None:
+    """Make a run of a foreign checkpoint.
 
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
-    from vfn.importing import import_checkpoint, with_dataset
-
-    path = import_checkpoint(file, with_dataset(source, dataset), out, _say)
-    _say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+    path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
+    say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
 
 
 @app.command("info")
 @click.argument("target", metavar="RUN|CONFIG")
-@click.option("--image", type=_List(int), help="channels,height,width  [the data set's]")
+@click.option("--image", type=Listed(int), help="channels,height,width  [the data set's]")
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
-@click.option("--teacher", type=click.Path(path_type=Path),
+@click.option("--teacher", type=PATH,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
@@ -370,23 +406,23 @@ def info_command(
     RUN is a run directory, a distilled one or a checkpoint file, CONFIG a preset's name or a .toml
     file. Data and network of a distillation are those of its --teacher.
     """
-    from vfn.summary import describe
+    from vfn.info import given_shape, summary_of
 
-    click.echo(describe(target, image, classes, _say, teacher))
+    click.echo(summary_of(target, given_shape(image, classes), teacher))
 
 
 @app.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".safetensors file")
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, help=".safetensors file")
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
-    from vfn.train.checkpoint import export_model, find_checkpoint
+    from vfn.runs import export_model, find_checkpoint
 
     if out.suffix != ".safetensors":
         raise ValueError(f"expected --out to end in .safetensors, got {out}")
-    checkpoint = find_checkpoint(run, _say)
+    checkpoint = find_checkpoint(run)
     export_model(checkpoint, out)
-    _say(f"{out}: EMA parameters of step {checkpoint.step}")
+    say(f"{out}: EMA parameters of step {checkpoint.step}")
 
 
 @app.group("data")
@@ -394,14 +430,10 @@ def data_group() -> None:
     """Prepare data sets, and look at them."""
 
 
-def data_options(command: Callable) -> Callable:
-    config = click.option("--config", "preset", help="a preset's name or a .toml file  [digits]")
-    return config(settings("data", names=DATA_NAMES)(command))
-
-
 @data_group.command("prepare")
 @click.option("--fresh", is_flag=True, help="prepare again what is there")
-@data_options
+@config_option
+@settings("data", names=DATA_NAMES)
 def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """Download a data set and prepare its pictures for training.
 
@@ -410,53 +442,57 @@ def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """
     from vfn.data import prepare
 
-    click.echo(prepare(_data_settings(preset, options), _say, fresh).summary())
+    click.echo(prepare(_data_settings(preset, options), fresh).summary())
 
 
 @data_group.command("info")
-@data_options
+@config_option
+@settings("data", names=DATA_NAMES)
 def data_info_command(preset: str | None, **options: Any) -> None:
     """Show what is prepared: pictures, labels, what was left out, where it is."""
     from vfn.data import data_home, find_prepared
 
-    settings = _data_settings(preset, options)
-    found = find_prepared(settings)
-    missing = f"{settings.dataset} is not prepared in {data_home(settings)}; use vfn data prepare"
+    chosen = _data_settings(preset, options)
+    found = find_prepared(chosen)
+    missing = f"{chosen.dataset} is not prepared in {data_home(chosen)}; use vfn data prepare"
     click.echo(found.summary() if found else missing)
 
 
 def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
-    return override(configs.load(preset or "digits"), _given(options)).data
+    return override(configs.load(preset or "digits"), given(options)).data
 
 
 @app.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
-    from vfn.report import write_report
+    from vfn.report import report
 
-    click.echo(f"open {write_report(run)}")
+    click.echo(f"open {report(run)}")
 
 
 @app.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"),
-              help="run directory  [runs/demo]")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
-def demo_command(out: Path, steps: int | None, num: int) -> None:
+@click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")
+def demo_command(out: Path, steps: int | None, num: int, sample_timesteps: int | None) -> None:
     """Train on handwritten digits, sample, evaluate, report: minutes on a laptop's CPU."""
     from vfn.demo import run_demo
 
-    run_demo(out, steps, num, _run, _say)
+    run_demo(out, steps, num, sample_timesteps)
 
 
-def _run(arguments: list[str]) -> Any:
-    """One command line within this process; commands find it as their context's object."""
-    return app.main(arguments, prog_name="vfn", standalone_mode=False, obj=arguments)
+def _show(text: str) -> None:
+    """A result on standard output, of the first process only."""
+    if is_shown():
+        click.echo(text)
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+def _is_users(error: Exception) -> bool:
+    """Whether an error is a mistake of the user's, or of the machine, and not of the program."""
+    memory = type(error).__name__ == "OutOfMemoryError"  # of torch, which may not be loaded
+    return memory or isinstance(error, ValueError | OSError)
 
 
 def main() -> None:
@@ -464,23 +500,29 @@ def main() -> None:
 
     With VFN_TRACEBACK=1 in the environment the traceback is shown as well.
     """
+    arguments = sys.argv[1:]
     try:
-        code = _run(sys.argv[1:])
+        code = app.main(arguments, prog_name="vfn", standalone_mode=False, obj=arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         code = 2
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
-        _say(f"{where.command_path if where else 'vfn'}: {error.format_message()}")
+        _fail(f"{where.command_path if where else 'vfn'}: {error.format_message()}")
         code = 2
     except click.exceptions.Exit as error:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("vfn: interrupted")
+        _fail("vfn: interrupted")
         code = 130
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        if os.environ.get("VFN_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("VFN_TRACEBACK") or not _is_users(error):
             raise
-        _say(f"vfn: {' '.join(str(error).split())}")
+        _fail(f"vfn: {' '.join(str(error).split())}")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(line: str) -> None:
+    """Why it did not work, from whichever process that is."""
+    click.echo(line, err=True)

@@ -2,61 +2,172 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vfn.files import write_json
+from vfn.progress import say
+from vfn.runs import RunFiles
 
-SWEEP = "0,0.5,1,3"
+PRESET = "digits"
+REAL = "dataset:digits:train"
+SWEEP = (0.0, 0.5, 1.0, 3.0)
 
 
-def demo_commands(out: Path, steps: int | None, num: int) -> list[list[str]]:
-    """The command lines of the demo, in order.
+class Step(NamedTuple):
+    """Something that is done: the arguments of ``vfn`` for it, and the call that does the same."""
+
+    arguments: list[str]
+    call: Callable[[], object]
+
+    @property
+    def line(self) -> str:
+        """The command line."""
+        return shlex.join(["vfn", *self.arguments])
+
+
+def demo_steps(
+    out: Path, steps: int | None, num: int, sample_timesteps: int | None = None
+) -> list[Step]:
+    """What the demo does, in order.
 
     Args:
         out: run directory.
         steps: training steps; the preset's if None.
         num: pictures that are judged.
+        sample_timesteps: steps of sampling; the preset's if None.
 
     Returns:
-        arguments of ``vfn``, one list a command.
+        the steps.
 
-    >>> [command[0] for command in demo_commands(Path("runs/demo"), None, 1000)]
-    ['train', 'sample', 'sample', 'eval', 'eval', 'report']
+    >>> for step in demo_steps(Path("runs/demo"), None, 1000):
+    ...     print(step.line)
+    vfn train --config digits --out runs/demo --resume
+    vfn sample --checkpoint runs/demo --out runs/demo/sample --fresh
+    vfn sample --checkpoint runs/demo --out runs/demo/sweep --fresh --guidance 0,0.5,1,3
+    vfn eval --real dataset:digits:train --fake run:runs/demo --num 1000
+        --json runs/demo/metrics.json
+    vfn eval --real dataset:digits:train --fake run:runs/demo --num 1000
+        --guidance 0 --json runs/demo/metrics-w0.json
+    vfn report runs/demo
     """
-    shorter = [] if steps is None else ["--steps", str(steps)]
-    draw = ["sample", "--checkpoint", str(out), "--fresh"]
-    judge = ["eval", "--real", "dataset:digits:train", "--fake", f"run:{out}", "--num", str(num)]
+    run = RunFiles(out)
     return [
-        ["train", "--config", "digits", "--out", str(out), "--resume", *shorter],
-        [*draw, "--out", str(out / "sample")],
-        [*draw, "--out", str(out / "sweep"), "--guidance", SWEEP],
-        [*judge, "--json", str(out / "metrics.json")],
-        [*judge, "--guidance", "0", "--json", str(out / "metrics-w0.json")],
-        ["report", str(out)],
+        _train(run, {"steps": steps, "sample_timesteps": sample_timesteps}),
+        _sample(run, run.sample),
+        _sample(run, run.sweep, SWEEP),
+        _judge(run, num, run.metrics),
+        _judge(run, num, run.metrics.with_stem(f"{run.metrics.stem}-w0"), 0.0),
+        _report(run),
     ]
 
 
 def run_demo(
-    out: Path,
-    steps: int | None,
-    num: int,
-    call: Callable[[list[str]], None],
-    say: Callable[[str], None],
-) -> None:
-    """Run the demo's commands through ``call``, announcing each."""
-    commands = demo_commands(out, steps, num)
-    lines = [shlex.join(["vfn", *command]) for command in commands]
-    for command, line in zip(commands, lines, strict=True):
-        say(f"\n$ {line}")
-        if command[0] == "report":  # the report shows how to repeat all of it
-            write_json(out / "commands.json", lines)
-        call(command)
-    say(
-        f"\nLook at {out / 'report.html'} (everything on one page),\n"
-        f"  {out / 'sample' / 'grid.png'} (ten of each digit),\n"
-        f"  {out / 'sample' / 'denoising.webp'} (how they come out of noise),\n"
-        f"  {out / 'sweep' / 'sweep.png'} (guidance {SWEEP}).\n"
+    out: Path, steps: int | None = None, num: int = 1000, sample_timesteps: int | None = None
+) -> Path:
+    """Train on handwritten digits, sample, evaluate, report; each step is announced.
+
+    Args:
+        out: run directory; a demo that was stopped goes on.
+        steps: training steps; the preset's if None.
+        num: pictures that are judged.
+        sample_timesteps: steps of sampling; the preset's if None.
+
+    Returns:
+        the page about the run.
+
+    Raises:
+        ValueError: if ``out`` holds another run.
+        OSError: if ``out`` cannot be written.
+        KeyboardInterrupt: if the training was stopped by a signal; its checkpoint is written.
+    """
+    run, demo = RunFiles(out), demo_steps(out, steps, num, sample_timesteps)
+    for step in demo:
+        say(f"\n$ {step.line}")
+        if step is demo[-1]:  # the report shows how to repeat all of it
+            write_json(run.commands, [each.line for each in demo])
+        step.call()
+    say(_farewell(run))
+    return run.report
+
+
+def _train(run: RunFiles, given: dict[str, int | None]) -> Step:
+    shorter = {name: value for name, value in given.items() if value is not None}
+
+    def call() -> None:
+        from vfn.configs import load, override
+        from vfn.train import train
+
+        outcome = train(override(load(PRESET), shorter), run.path, resume=True)
+        if outcome.signum:
+            say(f"stopped at step {outcome.step}; the same command goes on from there")
+            raise KeyboardInterrupt
+
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in shorter.items()}
+    words = [word for pair in flags.items() for word in pair]
+    out = str(run.path)
+    return Step(["train", "--config", PRESET, "--out", out, "--resume", *words], call)
+
+
+def _sample(run: RunFiles, out: Path, guidance: tuple[float, ...] = ()) -> Step:
+    """Ten of each digit; with several strengths of guidance side by side."""
+
+    def call() -> None:
+        from vfn.sampling import load, write_samples
+
+        trained = load(run.path)
+        draws = [trained.draws(guidance=w) for w in guidance] or trained.draws()
+        write_samples(draws, out, fresh=True)
+
+    strengths = ["--guidance", ",".join(f"{w:g}" for w in guidance)] if guidance else []
+    return Step(
+        ["sample", "--checkpoint", str(run.path), "--out", str(out), "--fresh", *strengths], call
+    )
+
+
+def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -> Step:
+    """Figures of the run's pictures, drawn as it says or with another strength of guidance."""
+    strength = [] if guidance is None else ["--guidance", f"{guidance:g}"]
+    arguments = ["eval", "--real", REAL, "--fake", f"run:{run.path}", "--num", str(num),
+                 *strength, "--json", str(path)]  # fmt: skip
+
+    def call() -> None:
+        from vfn.evaluation import judge, usual_metrics
+        from vfn.sampling import load
+
+        trained = load(run.path)
+        draws = trained.draws(num) if guidance is None else trained.draws(num, guidance=guidance)
+        found = judge(REAL, draws, usual_metrics(model=True), num=num)
+        if found is not None:  # the first process alone has the figures
+            say(found.table())
+            replace(found, command=shlex.join(["vfn", *arguments])).write(path)
+
+    return Step(arguments, call)
+
+
+def _report(run: RunFiles) -> Step:
+    def call() -> None:
+        from vfn.report import report
+
+        report(run.path)
+
+    return Step(["report", str(run.path)], call)
+
+
+def _farewell(run: RunFiles) -> str:
+    from vfn.sampling.job import DENOISING, GRID
+    from vfn.sampling.job import SWEEP as SHEET
+
+    strengths = ",".join(f"{w:g}" for w in SWEEP)
+    out = shlex.quote(str(run.path))
+    fast = shlex.quote(f"{run.path}-fast")
+    return (
+        f"\nLook at {run.report} (everything on one page),\n"
+        f"  {run.sample / GRID} (ten of each digit),\n"
+        f"  {run.sample / DENOISING} (how they come out of noise),\n"
+        f"  {run.sweep / SHEET} (guidance {strengths}).\n"
         f"More pictures: vfn sample --checkpoint {out} --out more --labels 3,7 --num 20\n"
-        f"Fewer steps, down to one: vfn distill --teacher {out} --out {out}-fast, some minutes,\n"
-        f"  then vfn report {out}-fast"
+        f"Fewer steps, down to one: vfn distill --teacher {out} --out {fast}, some minutes,\n"
+        f"  then vfn report {fast}"
     )

@@ -16,7 +16,11 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         path: the file; its directory is made if missing.
         durable: force it to the disk, so that it survives a power cut; slow for many small files.
 
+    Yields:
+        the temporary file, open for writing bytes.
+
     Raises:
+        ValueError: if something else stands in the place of its directory.
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
     make_directory(path.parent)
@@ -43,9 +47,13 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
     """Write a whole file.
 
     Args:
-        path: see `open_atomic`, which says what is raised too.
+        path: the file; its directory is made if missing.
         content: bytes, or text to be encoded as UTF-8.
-        durable: see `open_atomic`.
+        durable: force it to the disk, so that it survives a power cut; slow for many small files.
+
+    Raises:
+        ValueError: if something else stands in the place of its directory.
+        OSError: if it cannot be written; what was at ``path`` is then still there.
     """
     with open_atomic(path, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -60,6 +68,9 @@ def remove_leftovers(directory: Path) -> None:
 def make_directory(path: Path) -> None:
     """Make a directory and its parents.
 
+    Args:
+        path: the directory; it may be there already.
+
     Raises:
         ValueError: if there is something else at ``path`` or on the way to it.
         OSError: if it cannot be made.
@@ -73,10 +84,16 @@ def make_directory(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    """Text from a file as part of a message: control characters and line breaks stand escaped.
+    r"""Text from a file as part of a message: control characters and line breaks stand escaped.
 
-    >>> printable("a name"), printable("two\\nlines")
-    ('a name', 'two\\\\nlines')
+    Args:
+        text: any text.
+
+    Returns:
+        one line.
+
+    >>> printable("a name"), printable("two\nlines")
+    ('a name', 'two\\nlines')
     """
     return text if text.isprintable() else repr(text)[1:-1]
 

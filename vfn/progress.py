@@ -1,47 +1,135 @@
-"""Progress of a job over many pictures: a bar on a terminal, elsewhere a line now and then."""
+"""What a person sees of a job: lines and bars on standard error, and tables of text.
 
+Under torchrun only the first process shows anything, and nobody has to ask which that is.
+"""
+
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 from tqdm import tqdm
 
-Say = Callable[[str], None]
-LINE_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between the lines that stand for a bar where there is no terminal
+_silences = 0
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Show nothing while the context is open.
+
+    >>> with silence():
+    ...     say("nobody hears this")
+    """
+    global _silences
+    _silences += 1
+    try:
+        yield
+    finally:
+        _silences -= 1
+
+
+def is_shown() -> bool:
+    """Whether this process shows anything: the first one, unless it is silenced."""
+    return not _silences and int(os.environ.get("RANK", 0)) == 0
+
+
+def say(line: str) -> None:
+    """One line to the person, above the bars if there are any."""
+    if is_shown():
+        tqdm.write(line, file=sys.stderr)
 
 
 class Progress:
-    """Shows pictures done, pictures per second and the time left.
+    """Items done, items a second, time left: a bar on a terminal, elsewhere a line now and then.
 
     Args:
-        total: pictures in all.
-        say: takes a line, where standard error is no terminal.
-        shown: whether to show anything; False for all processes but the first.
+        total: items in all.
+        unit: what an item is.
+        title: what is being done, or nothing.
+        done: items that were done before.
+        lines: show lines where there is no terminal.
+
+    >>> with silence(), Progress(10, "picture") as progress:
+    ...     progress.show(4)
     """
 
-    def __init__(self, total: int, say: Say, shown: bool = True) -> None:
-        self._say = say
-        self._plain = shown and not sys.stderr.isatty()
+    def __init__(
+        self, total: int, unit: str, title: str = "", done: int = 0, lines: bool = True
+    ) -> None:
+        shown, terminal = is_shown(), sys.stderr.isatty()
+        self._lines = lines and shown and not terminal
         self._bar = tqdm(
-            total=total, unit="image", disable=self._plain or not shown, dynamic_ncols=True
+            desc=title or None,
+            initial=done,
+            total=total,
+            unit=unit,
+            disable=not (shown and terminal),
+            dynamic_ncols=True,
         )
-        self._total, self._start = total, time.monotonic()
+        self._total, self._unit, self._title = total, unit, title
+        self._first = self._done = done
+        self._start = time.monotonic()
         self._next_line = self._start + LINE_SECONDS
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.close()
+
+    def advance(self, count: int = 1) -> None:
+        """Tell that ``count`` more items are done."""
+        self.show(self._done + count)
 
     def show(self, done: int) -> None:
-        """Tell that ``done`` pictures are done so far."""
-        self._bar.update(done - self._bar.n)
+        """Tell that ``done`` items are done so far."""
+        self._bar.update(done - self._done)
+        self._done = done
         now = time.monotonic()
-        if not self._plain or now < self._next_line:
-            return
-        self._next_line = now + LINE_SECONDS
-        rate = done / (now - self._start)
-        left = tqdm.format_interval((self._total - done) / rate)
-        self._say(f"{done} of {self._total} pictures, {rate:.3g} images/s, {left} left")
+        if self._lines and now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            say(self._line(now - self._start))
+
+    def note(self, values: Mapping[str, str]) -> None:
+        """Show some values beside the bar."""
+        self._bar.set_postfix(values)
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+    def _line(self, seconds: float) -> str:
+        rate = (self._done - self._first) / seconds
+        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        title = f"{self._title}: " if self._title else ""
+        return (
+            f"{title}{self._done} of {self._total} {self._unit}s, {rate:.3g} {self._unit}s/s, "
+            f"{left} left"
+        )
+
+
+def text_table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Rows of cells as lines of text, two blanks between columns.
+
+    Args:
+        rows: cells, as many in each row; the first row is the head.
+        left: numbers of the columns that are set to the left; the others are set to the right.
+
+    Returns:
+        lines without blanks at their ends.
+
+    >>> print(text_table([["part", "size"], ["a", "10"]]))
+    part  size
+    a       10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

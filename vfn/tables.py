@@ -18,7 +18,9 @@ class Described(Protocol):
     """What every entry of a table has: one line that says what it is."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """One line for help and documents."""
+        ...
 
 
 E = TypeVar("E", bound=Described)
@@ -35,7 +37,7 @@ class Entry:
     target: str
 
     def load(self) -> Any:
-        """The implementation, imported now; see `load_object`."""
+        """The implementation, imported now by `load_object`."""
         return load_object(self.target)
 
 
@@ -87,6 +89,9 @@ class Table(Mapping[str, E], Generic[E]):
     def check(self, word: str) -> None:
         """Refuse what is no word of the table and has not the form of an outside name.
 
+        Args:
+            word: what was given.
+
         Raises:
             ValueError: it names the words.
         """
@@ -96,8 +101,14 @@ class Table(Mapping[str, E], Generic[E]):
     def find(self, word: str) -> E:
         """The entry of a word or of an outside name, which is not imported yet.
 
+        Args:
+            word: a word of the table or, where it is open, ``package.module:Name``.
+
+        Returns:
+            the entry.
+
         Raises:
-            ValueError: see `check`.
+            ValueError: for anything else; it names the words.
         """
         self.check(word)
         if word in self._entries or self._outside is None:
@@ -107,6 +118,12 @@ class Table(Mapping[str, E], Generic[E]):
 
 def is_object_name(text: str) -> bool:
     """Whether a text has the form ``package.module:Name``.
+
+    Args:
+        text: any text.
+
+    Returns:
+        whether it has; nothing is imported.
 
     >>> is_object_name("mine.nets:Small"), is_object_name("mine.nets")
     (True, False)
@@ -118,6 +135,12 @@ def is_object_name(text: str) -> bool:
 
 def object_name(value: object) -> str:
     """The ``package.module:Name`` of a class or function, or of an object's class.
+
+    Args:
+        value: any object.
+
+    Returns:
+        the name.
 
     >>> object_name(Entry)
     'vfn.tables:Entry'

@@ -25,17 +25,17 @@ def test_labels_and_names(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, arr_0=noise(3, 2, 2, 3), arr_1=[2, 1, 2], class_names=["cat", "dog"])
     found = read_pictures(str(path))
-    assert (found.labels.tolist(), found.class_names) == ([2, 1, 2], ("cat", "dog"))
+    assert (found.labels.tolist(), found.legend.names) == ([2, 1, 2], ("cat", "dog"))
 
 
 def test_training_numbers_the_labels_that_have_no_names(tmp_path):
     data = DataConfig(dataset=str(tmp_path / "a.npz"), test_share=0.0)
     np.savez(data.dataset, arr_0=noise(3, 2, 2), arr_1=[2, 1, 2])
-    assert load_dataset(data).class_names == ("1", "2")
+    assert load_dataset(data).legend.names == ("1", "2")
     np.savez(data.dataset, arr_0=noise(4, 2, 2), arr_1=np.eye(4, dtype=bool))
     found = load_dataset(data)
-    assert found.class_names == ("1", "2", "3", "4")
-    assert found.multitags
+    assert found.legend.names == ("1", "2", "3", "4")
+    assert found.legend.tags
     assert found.labels.tolist() == np.eye(4).tolist()
 
 
@@ -56,6 +56,8 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
         ({"arr_0": noise(2, 2, 2), "arr_1": [[0, 2], [1, 0]]}, "with 0..2"),
         ({"arr_0": noise(2, 2, 2), "arr_1": [1, 3], "class_names": ["a", "b"]}, "2 class_names"),
         ({"arr_0": noise(1, 2, 2), "arr_1": [[0, 1]], "class_names": ["a"]}, "1 class_names"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": ["a", "b"]}, r"got <U1 \[2\] with 0..0$"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, float("nan")]}, "got float64"),
         ({"arr_0": np.array([{}], dtype=object)}, "is not an array file of pictures"),
     ],
 )

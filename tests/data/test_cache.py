@@ -36,7 +36,7 @@ def slow(path, test_share):
 
 import vfn.data.load
 vfn.data.load.folder_source = slow
-found = prepare(DataConfig(dataset=sys.argv[1], num_workers=1), print)
+found = prepare(DataConfig(dataset=sys.argv[1], num_workers=1))
 print("sum", int(found.images.long().sum()))
 """
 COUNT = 60
@@ -83,15 +83,16 @@ def test_writing_to_the_tensor_does_not_reach_the_file(pictures):
     assert prepare(data(pictures)).images.count_nonzero() > 0
 
 
-def test_prepared_data_are_reused(pictures):
-    heard = []
-    first = prepare(data(pictures), heard.append)
-    assert [line.split()[0] for line in heard] == ["preparing", "prepared"]
+def test_prepared_data_are_reused(pictures, capsys):
+    first = prepare(data(pictures))
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == [
+        "preparing", "prepared"
+    ]  # fmt: skip
     written = (first.path / "images.bin").stat().st_ino
-    assert prepare(data(pictures), heard.append).path == first.path
-    assert len(heard) == 2
-    prepare(data(pictures), heard.append, fresh=True)
-    assert len(heard) == 4
+    assert prepare(data(pictures)).path == first.path
+    assert capsys.readouterr().err == ""
+    prepare(data(pictures), fresh=True)
+    assert len(capsys.readouterr().err.splitlines()) == 2
     assert (first.path / "images.bin").stat().st_ino != written
 
 
@@ -190,9 +191,9 @@ def test_splits_and_what_is_left_of_them(pictures):
 
 def test_unconditional_training_sees_no_labels(tmp_path):
     save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(4, 4) for c in "ab" for i in range(5)})
-    assert load_dataset(data(tmp_path / "p")).class_names == ("a", "b")
+    assert load_dataset(data(tmp_path / "p")).legend.names == ("a", "b")
     found = load_dataset(data(tmp_path / "p", conditional=False))
-    assert (found.labels, found.class_names) == (None, ())
+    assert (found.labels, found.legend.names) == (None, ())
 
 
 def start(pictures, tmp_path):
@@ -203,7 +204,7 @@ def start(pictures, tmp_path):
 def finish(process):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    return out
+    return err + out
 
 
 def wait_for(condition):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from vfn.data import Dataset, hold_out, load_dataset, to_uint8, to_unit
+from vfn.data import Labels, as_dataset, hold_out, load_dataset, to_uint8, to_unit
 
 HELD_OUT_START = [2, 0, 1, 5, 6, 6, 5, 3, 1, 2, 2, 3]
 
@@ -47,8 +47,45 @@ def test_every_level_survives_the_scaling():
     assert torch.equal(to_uint8(to_unit(levels)), levels)
 
 
+PICTURES = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
-    ("labels", "multitags"), [(None, False), (torch.ones(3), False), (torch.ones(3, 2), True)]
+    ("labels", "names", "legend", "dtype"),
+    [
+        (None, None, Labels(), None),
+        (torch.tensor([3, 1, 1]), None, Labels(("1", "2", "3")), torch.int64),
+        (torch.tensor([2, 1, 1], dtype=torch.uint8), ["a", "b"], Labels(("a", "b")), torch.int64),
+        (torch.tensor([1, 1, 1]), ["a", "b"], Labels(("a", "b")), torch.int64),
+        (torch.ones(3, 2).bool(), None, Labels(("1", "2"), tags=True), torch.uint8),
+        (torch.eye(3, 2).int(), ("a", "b"), Labels(("a", "b"), tags=True), torch.uint8),
+    ],
 )
-def test_tags_are_told_from_classes(labels, multitags):
-    assert Dataset(torch.zeros(3, 1, 2, 2), labels, ("a", "b")).multitags == multitags
+def test_pictures_in_memory_are_a_data_set(labels, names, legend, dtype):
+    """Tags are told from classes by the shape."""
+    found = as_dataset(PICTURES, labels, names)
+    assert found.images is PICTURES
+    assert found.legend == legend
+    assert found.labels is None if labels is None else found.labels.dtype == dtype
+    if labels is not None:
+        assert found.labels.tolist() == labels.int().tolist()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names", "message"),
+    [
+        (PICTURES.float(), None, None, r"uint8 pictures .*, got float32 \[3, 1, 2, 2\]; convert"),
+        (PICTURES[0], None, None, r"got uint8 \[1, 2, 2\]"),
+        (PICTURES.expand(3, 2, 2, 2), None, None, r"with C 1 or 3, got uint8 \[3, 2, 2, 2\]"),
+        (PICTURES[:0], None, None, r"expected pictures, got none: \[0, 1, 2, 2\]"),
+        (PICTURES, torch.ones(3), None, r"labels as integers \[3\] or .*, got torch.float32 \[3\]"),
+        (PICTURES, torch.ones(2).int(), None, r"got torch.int32 \[2\]"),
+        (PICTURES, torch.tensor([0, 1, 2]), None, "expected classes in 1..2, got 0..2"),
+        (PICTURES, torch.tensor([1, 1, 3]), ["a", "b"], "expected classes in 1..2, got 1..3"),
+        (PICTURES, torch.full((3, 2), 2), None, "expected 0 and 1 as tags, got 2..2"),
+        (PICTURES, torch.ones(3, 2).int(), ["a"], "expected 2 names of tags, got 1"),
+    ],
+)
+def test_what_is_no_data_set(images, labels, names, message):
+    with pytest.raises(ValueError, match=message):
+        as_dataset(images, labels, names)

@@ -21,7 +21,7 @@ def test_plain_folder_has_no_labels(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / ".hidden.png").write_bytes(b"no picture")
     found = read_pictures(str(tmp_path))
-    assert (found.labels, found.class_names) == (None, ())
+    assert (found.labels, found.legend.names) == (None, ())
     assert np.array_equal(found.images.movedim(1, -1), np.stack(list(PICTURES.values())))
 
 
@@ -29,7 +29,7 @@ def test_subfolders_are_classes(tmp_path):
     names = ["dog/a.png", "cat/b.png", "dog/old/c.png", ".trash/d.png", "cat/.e.png"]
     save_pictures(tmp_path, dict(zip(names, PICTURES.values(), strict=True)))
     found = read_pictures(str(tmp_path))
-    assert found.class_names == ("cat", "dog")
+    assert found.legend.names == ("cat", "dog")
     assert found.labels.tolist() == [1, 2, 2]
     b, a, c = (PICTURES[f"{name}.png"] for name in "bac")
     assert np.array_equal(found.images.movedim(1, -1), np.stack([b, a, c]))
@@ -46,7 +46,7 @@ def test_labels_in_a_table_with_subfolders_and_a_byte_order_mark(tmp_path):
     save_pictures(tmp_path, {"x/a.png": PICTURES["a.png"], "b.png": PICTURES["b.png"]})
     table(tmp_path, '\ufefffile,label\nb.png,"fox, red"\nx/a.png,ant\n')
     found = read_pictures(str(tmp_path))
-    assert found.class_names == ("ant", "fox, red")
+    assert found.legend.names == ("ant", "fox, red")
     assert found.labels.tolist() == [2, 1]
 
 
@@ -54,8 +54,8 @@ def test_tags_in_a_table(tmp_path):
     save_pictures(tmp_path, {f"{name}.png": PICTURES[f"{name}.png"] for name in "abc"})
     table(tmp_path, "file,tags\na.png,young + smiling\nc.png,\nb.png,old\n")
     found = read_pictures(str(tmp_path))
-    assert found.multitags
-    assert found.class_names == ("old", "smiling", "young")
+    assert found.legend.tags
+    assert found.legend.names == ("old", "smiling", "young")
     assert found.labels.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
 
 
@@ -116,5 +116,5 @@ def test_skipped_pictures_leave_the_others_with_their_labels(tmp_path):
     with pytest.raises(ValueError, match="2 of 5 pictures"):
         load_dataset(DataConfig(dataset=str(folder), test_share=0.0))
     found = load_dataset(data)
-    assert [found.class_names[k - 1] for k in found.labels.tolist()] == ["a", "c", "e"]
+    assert [found.legend.names[k - 1] for k in found.labels.tolist()] == ["a", "c", "e"]
     assert np.array_equal(found.images[1].movedim(0, -1), PICTURES["c.png"])

@@ -20,14 +20,14 @@ def test_folder_and_npz_hold_the_same(tmp_path):
     assert np.array_equal(npz.images.movedim(1, -1), images)
     assert torch.equal(folder.images, npz.images)
     assert npz.labels.tolist() == folder.labels.tolist() == [1, 2, 3, 4, 5]
-    assert folder.class_names == ("c0", "c1", "c2", "c3", "c4")
+    assert folder.legend.names == ("c0", "c1", "c2", "c3", "c4")
 
 
 def test_training_and_evaluation_read_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("VFN_DATA", str(tmp_path / "home"))
     save_pictures(tmp_path / "p", {f"{c}/{i}.png": noise(3, 5) for c in "ab" for i in range(9)})
     direct, prepared = read_pictures(str(tmp_path / "p")), load_dataset(str(tmp_path / "p"), "all")
-    assert direct.class_names == prepared.class_names
+    assert direct.legend.names == prepared.legend.names
     pairs = [
         sorted(zip(found.images.flatten(1).tolist(), found.labels.tolist(), strict=True))
         for found in (direct, prepared)
@@ -56,7 +56,7 @@ def test_an_evaluation_prepares_the_run_s_data_set_as_the_run_did(tmp_path, monk
     run = DataConfig(dataset="mnist", data_dir=str(tmp_path), image_size=(16,), conditional=False)
     found = read_pictures("dataset:mnist:test", run)
     assert found.images.shape == (8, 1, 16, 16)
-    assert found.class_names == tuple("0123456789")
+    assert found.legend.names == tuple("0123456789")
     # Another data set has its own settings.
     assert read_pictures("dataset:digits", run).images.shape == (1437, 1, 8, 8)
 
@@ -64,7 +64,10 @@ def test_an_evaluation_prepares_the_run_s_data_set_as_the_run_did(tmp_path, monk
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dataset:cats", "unknown data set 'cats', expected one of celeba, cifar10, digits, mnist"),
+        (
+            "dataset:cats",
+            "unknown data set 'cats', expected one of digits, mnist, cifar10, cele",
+        ),
         ("dataset:digits:dev", "expected split to be one of train, valid, test, all, got 'dev'"),
         ("dataset:digits:valid", "unknown split 'valid', expected one of train, test, all"),
         ("none", "expected pictures at 'none': an existing folder, an .npy or .npz file"),

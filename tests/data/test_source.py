@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from tests.helpers.formats import noise
 from vfn.configs import DataConfig
-from vfn.data.source import Source, gather, to_row
+from vfn.data.source import Source, read_rows, to_row
 
 
 def picture(height, width, channels=3):
@@ -121,7 +121,7 @@ def some(count, bad=()):
 def test_rows_come_in_the_order_of_the_splits(workers):
     rows, advanced = [], []
     settings = DataConfig(num_workers=workers)
-    found = gather(some(200), settings, rows.append, lambda: advanced.append(1))
+    found = read_rows(some(200), settings, rows.append, lambda: advanced.append(1))
     assert [int(row[0, 0, 0]) for row in rows] == [*range(1, 200), 0]
     assert found.labels.tolist() == [*range(2, 201), 1]
     assert found.splits == {"train": 199, "test": 1}
@@ -130,7 +130,7 @@ def test_rows_come_in_the_order_of_the_splits(workers):
 
 def test_bad_pictures_are_refused_with_names_and_number():
     with pytest.raises(ValueError, match="^4 of 9 pictures in here cannot be used: ") as error:
-        gather(some(9, bad=(0, 2, 3, 5)), DataConfig(), lambda row: None)
+        read_rows(some(9, bad=(0, 2, 3, 5)), DataConfig(), lambda row: None)
     message = str(error.value)
     assert "p2 (broken in 2), p3 (broken in 3), p5 (broken in 5) and 1 more;" in message
     assert message.endswith("leave them out with --on-bad skip")
@@ -138,7 +138,7 @@ def test_bad_pictures_are_refused_with_names_and_number():
 
 def test_bad_pictures_are_left_out_with_their_labels():
     rows = []
-    found = gather(some(9, bad=(0, 2, 3, 5)), DataConfig(on_bad="skip"), rows.append)
+    found = read_rows(some(9, bad=(0, 2, 3, 5)), DataConfig(on_bad="skip"), rows.append)
     assert [int(row[0, 0, 0]) for row in rows] == [1, 4, 6, 7, 8]
     assert found.labels.tolist() == [2, 5, 7, 8, 9]
     assert found.splits == {"train": 5, "test": 0}
@@ -147,14 +147,14 @@ def test_bad_pictures_are_left_out_with_their_labels():
 
 def test_more_bad_pictures_than_good_are_never_skipped():
     with pytest.raises(ValueError, match="^5 of 9 .* with --image-size and --channels$"):
-        gather(some(9, bad=(0, 2, 3, 5, 6)), DataConfig(on_bad="skip"), lambda row: None)
+        read_rows(some(9, bad=(0, 2, 3, 5, 6)), DataConfig(on_bad="skip"), lambda row: None)
 
 
 def test_pictures_unlike_the_first_are_bad():
     images = [Image.new("L", (4, 4)), Image.new("L", (5, 4)), Image.new("RGB", (4, 4))]
     source = Source("here", "abc", images.__getitem__, None, (), {"train": range(3)})
     with pytest.raises(ValueError, match=r"b \(4 x 5 grey, not 4 x 4 grey like a\), c \(4 x 4 RGB"):
-        gather(source, DataConfig(), lambda row: None)
+        read_rows(source, DataConfig(), lambda row: None)
     rows = []
-    gather(source, DataConfig(image_size=(4, 4), channels=3), rows.append)
+    read_rows(source, DataConfig(image_size=(4, 4), channels=3), rows.append)
     assert [row.shape for row in rows] == [(3, 4, 4)] * 3

@@ -55,7 +55,7 @@ def test_mnist(root, monkeypatch):
         found = load_dataset(settings("mnist", root), split)
         assert torch.equal(found.images, resized(made[f"{split}_images"]))
         assert (found.labels - 1).tolist() == made[f"{split}_labels"].tolist()
-        assert found.class_names == tuple("0123456789")
+        assert found.legend.names == tuple("0123456789")
     assert len(load_dataset(settings("mnist", root), "all").images) == 20
 
 
@@ -71,7 +71,7 @@ def test_cifar10(root, monkeypatch):
         found = load_dataset(settings("cifar10", root), split)
         assert np.array_equal(found.images, made[f"{split}_images"])
         assert (found.labels - 1).tolist() == made[f"{split}_labels"].tolist()
-        assert found.class_names == CIFAR_CLASSES
+        assert found.legend.names == CIFAR_CLASSES
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -86,8 +86,8 @@ def test_celeba(root, monkeypatch, packed):
     for i, image in enumerate(whole.images):
         with Image.open(io.BytesIO(celeba_jpeg(i))) as picture:
             assert torch.equal(image, transform(picture))
-    assert whole.class_names == CELEBA_TAGS
-    assert whole.multitags
+    assert whole.legend.names == CELEBA_TAGS
+    assert whole.legend.tags
     assert whole.labels.dtype == torch.uint8
     assert np.array_equal(whole.labels, made["tags"])
     for number, split in enumerate(("train", "valid", "test")):

@@ -1,27 +1,28 @@
 """A small distillation, its command line, and networks with known answers."""
 
-import sys
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from vfn import ops
 from vfn.configs import DiffusionConfig
-from vfn.train.batch import Batch
-from vfn.train.distill import distill, find_teacher, plan_of
+from vfn.objective import Batch
+from vfn.runs import find_checkpoint
+from vfn.train.distillation import distill, plan_of
 
-ROOT = Path(__file__).parents[2]
 MINI = {"steps": 4, "last_steps": 5, "batch_size": 16, "log_every": 1, "teacher_steps": 8,
         "checkpoint_every": 2, "eval_every": 0}  # fmt: skip
 SMALL_STAGES = [word for name, value in MINI.items()
                 for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
 
 
-def go(teacher, out, resume=False, **overrides):
-    found = find_teacher(teacher, out, resume)
-    plan = plan_of(found, "digits_distill", {**MINI, **overrides})
-    return distill(plan, found, out, resume, "cpu")
+def go(teacher, out, **options):
+    """A small distillation on the CPU: student's steps, updates, signal."""
+    return distill(teacher, out, device="cpu", **{**MINI, **options})[:3]
+
+
+def plan(teacher, **overrides):
+    """The configuration of a distillation by the preset."""
+    return plan_of(find_checkpoint(teacher), "digits_distill", overrides)
 
 
 class Gaussian(nn.Module):
@@ -59,7 +60,3 @@ def batch_at(t, seed=0):
     shape = (len(t), 1, 2, 2)
     x0, noise = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
     return Batch(0.1 * x0, None, t, noise)
-
-
-def command(*arguments):
-    return [sys.executable, str(ROOT / "cli.py"), "distill", "--device", "cpu", *arguments]

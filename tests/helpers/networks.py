@@ -5,8 +5,11 @@ Features have to differ from picture to picture, or everything would agree with 
 
 import io
 import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -67,6 +70,26 @@ def blots(count, seed, contrast=1.0):
     coarse = 128 + 60 * contrast * torch.randn(count, 3, 4, 4, generator=draw)
     fine = torch.nn.functional.interpolate(coarse, size=32, mode="bicubic")
     return fine.round().clamp(0, 255).to(torch.uint8)
+
+
+@contextmanager
+def low_rank_eigenvalues():
+    """Find the eigenvalues of torch-fidelity's product of covariances, where it has a low rank, in
+    the space that it maps to: thousands of them are zero, and finding those takes a minute."""
+
+    def eigvals(matrix):
+        basis, _ = np.linalg.qr(matrix @ np.random.RandomState(0).randn(len(matrix), 64))
+        inside = basis.T @ matrix
+        # The rank is below 64, or a part would be missing.
+        assert np.abs(matrix - basis @ inside).max() < 1e-9 * np.abs(matrix).max()
+        return np.linalg.eigvals(inside @ basis)
+
+    from torch_fidelity import metric_fid
+
+    own = SimpleNamespace(**{**vars(np), "linalg": SimpleNamespace(
+        **{**vars(np.linalg), "eigvals": eigvals})})  # fmt: skip
+    with patch.object(metric_fid, "np", own):
+        yield
 
 
 class _Pictures(torch.utils.data.Dataset):

@@ -11,31 +11,46 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.small import SMALL
+from tests.helpers.small import DIGITS_FILE, SMALL
 
-TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL]
+TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL,
+         "--dataset", DIGITS_FILE]  # fmt: skip
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 STEPS = 50  # of an undisturbed run
 PATIENCE = 120  # seconds until a test gives up; nothing is measured with it
-# Starting Python costs seconds, so processes that are killed by the dozen are forked from one that
-# has imported everything. It tells the process number of each, and how it ended.
+# Starting Python costs seconds, so processes are forked from one that has imported everything. It
+# tells the process numbers of each command, and how they ended. Those of one command are told of
+# each other as torchrun would tell them.
 FORKS = """
-import os, sys
-import sklearn.datasets, torch._dynamo, vfn.train.loop
+import json, os, socket, sys
+import sklearn.datasets, torch._dynamo, vfn.train.distillation.stages
 from vfn.cli import main
 for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        sys.argv = ["vfn", *line.split()]
-        main()
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    arguments, processes, err = json.loads(line)
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(processes):
+        children.append(os.fork())
+        if not children[-1]:
+            file = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if processes > 1:
+                torch.set_num_threads(1)
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank),
+                                  WORLD_SIZE=str(processes), MASTER_ADDR="localhost",
+                                  MASTER_PORT=port)
+            sys.argv = ["vfn", *arguments]
+            main()
+    print(*children, flush=True)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 """
 
 
 def start_of(processes, out, *options, launcher=()):
     """The command line of a training run; of several processes through torchrun."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    several = [*torchrun, *launcher] if processes > 1 else []
+    several = [*TORCHRUN, str(processes), *launcher] if processes > 1 else []
     return [sys.executable, *several, *TRAIN, "--out", str(out), *options]
 
 
@@ -83,25 +98,41 @@ def workers(launcher):
 
 
 class Forks:
-    """Training processes, one after the other, forked from one that has imported everything."""
+    """Commands, one after the other, in processes forked from one that has imported everything."""
 
-    def __init__(self):
+    def __init__(self, folder):
+        self._err = folder / "err"
         self._server = subprocess.Popen(
             [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, out, *options):
-        print(*TRAIN[2:], "--out", out, *options, file=self._server.stdin, flush=True)
-        self.pid = int(self._server.stdout.readline())
+    def start(self, *arguments, processes=1):
+        """Begin ``vfn`` with some arguments, in one process or in several that work together."""
+        self._err.unlink(missing_ok=True)
+        line = json.dumps([[*map(str, arguments)], processes, str(self._err)])
+        print(line, file=self._server.stdin, flush=True)
+        self.pid, *_ = map(int, self._server.stdout.readline().split())
+
+    def train(self, out, *options, processes=1):
+        """Begin a training run."""
+        self.start(*TRAIN[2:], "--out", out, *options, processes=processes)
 
     def alive(self):
         return Path(f"/proc/{self.pid}").exists()
 
-    def end(self, signum=None):
-        """The exit code of the process, which is sent a signal first or awaited."""
+    def end(self, code=0, signum=None):
+        """Wait for the command, whose first process is sent a signal first; its standard error."""
         if signum is not None:
             os.kill(self.pid, signum)
-        return int(self._server.stdout.readline())
+        codes = set(map(int, self._server.stdout.readline().split()))
+        err = self._err.read_text() if self._err.exists() else ""
+        assert codes == {code}, err
+        return err
+
+    def run(self, *arguments, processes=1, code=0):
+        """A whole command; its standard error."""
+        self.start(*arguments, processes=processes)
+        return self.end(code)
 
     def close(self):
         self._server.communicate(timeout=PATIENCE)
@@ -126,6 +157,11 @@ def logged(run):
 def losses(run):
     """The loss of each step."""
     return {entry["step"]: entry["loss"] for entry in logged(run) if "loss" in entry}
+
+
+def entries(run, key):
+    """Lines of the log that have a key."""
+    return [entry for entry in logged(run) if key in entry]
 
 
 def last_step(run):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet, denoiser
-from vfn.nn.reference import params_from_reference
 from vfn.ops import interval_strength, logsnr_grid, logsnr_schedule, predict, sample
 
 SCHEDULE = logsnr_schedule("cosine")
@@ -76,7 +76,8 @@ def test_parameters_are_an_argument(stub):
     assert stub.gain.item() == 1
     params = {"gain": torch.tensor(0.5, requires_grad=True)}
     z, logsnr = torch.zeros(2, 1, 2, 2), torch.zeros(2)
-    denoiser(stub, params, SCHEDULE, "x0", labels, clip=False)(z, logsnr).sum().backward()
+    made = denoiser(stub, params, SCHEDULE, "x0", labels, clip=False, gradient=True)
+    made(z, logsnr).sum().backward()
     assert params["gain"].item() == 0.5
     assert params["gain"].grad.item() == 12  # (1 + 2) over four pixels
     assert stub.gain.grad is None
@@ -203,3 +204,19 @@ def test_variance_is_that_of_the_conditional_branch(w):
 def test_variance_of_a_network_that_has_none_is_refused(stub):
     with pytest.raises(ValueError, match="expected a network with learned variance"):
         denoise(stub, torch.tensor([1, 2]), variance=True)
+
+
+def test_sampling_keeps_no_graph_of_the_parameters():
+    """But that of z, which the likelihood and guidance by gradients need."""
+    net = UNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1)
+    params, z = dict(net.named_parameters()), torch.randn(2, 1, 8, 8)
+    grid = logsnr_grid(SCHEDULE, 3)
+    assert all(value.requires_grad for value in params.values())
+    made = denoiser(net, params, SCHEDULE, "v")
+    assert not sample(made, z, grid).x0.requires_grad
+    free = z.clone().requires_grad_()
+    sample(made, free, grid).x0.square().sum().backward()
+    assert free.grad.abs().sum() > 0
+    kept = denoiser(net, params, SCHEDULE, "v", gradient=True)
+    assert sample(kept, z, grid).x0.requires_grad
+    torch.testing.assert_close(sample(kept, z, grid).x0, sample(made, z, grid).x0, rtol=0, atol=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet
 from vfn.nn.layers import (
     ConvResample,
@@ -14,7 +15,6 @@ from vfn.nn.layers import (
     lecun_normal_,
     sinusoidal_embedding,
 )
-from vfn.nn.reference import params_from_reference
 
 # Reassociated sums in float32, relative to the largest output.
 RELATIVE = 1e-5
@@ -245,7 +245,7 @@ def test_heads_follow_from_either_number(options, heads, qkv):
         ({"num_res_blocks": 0}, "at least one level and one residual block a level, got 2 and 0"),
         ({"hid_channels": 48}, "hid_channels to be a multiple of 32, got 48"),
         ({"hid_channels": 0}, "hid_channels to be a multiple of 32, got 0"),
-        ({"apply_attn": (True,)}, "one value for each of 2 levels, got 1"),
+        ({"apply_attn": (True,)}, "one value for each of the 2 levels of ch_multipliers, got 1"),
         ({"num_heads": 3}, "divide the width 64 of an attention level, got num_heads=3"),
         ({"head_dim": 5}, "divide the width 64 .*, got num_heads=None, head_dim=5"),
     ],

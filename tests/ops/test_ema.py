@@ -1,6 +1,7 @@
 """The moving average: its closed form, and who is changed by it."""
 
 import itertools
+import math
 
 import mpmath
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfn import ops
 from vfn.ops import ema_decay, ema_update, ema_update_, power_ema_decay, sigma_rel_to_gamma
 
 
@@ -105,3 +107,74 @@ def test_width_of_the_profile_is_sigma_rel(sigma_rel):
     gamma = mpmath.mpf(sigma_rel_to_gamma(sigma_rel))
     mean, square = (gamma + 1) / (gamma + 2), (gamma + 1) / (gamma + 3)
     assert float(mpmath.sqrt(square - mean**2)) == pytest.approx(sigma_rel, rel=1e-9)
+
+
+def test_power_average_of_another_length_from_stored_ones():
+    """Track two averages of a moving parameter; a third is reconstructed from snapshots."""
+    gammas, wanted = [16.97, 6.94], ops.sigma_rel_to_gamma(0.08)
+    averages = {gamma: torch.zeros(1, dtype=torch.float64) for gamma in (*gammas, wanted)}
+    stored, steps, exponents = [], [], []
+    for n in range(1, 2001):
+        value = torch.tensor([math.sin(n / 300)], dtype=torch.float64)
+        for gamma in averages:
+            averages[gamma] = torch.lerp(averages[gamma], value, 1 - ops.power_ema_decay(n, gamma))
+        if n % 100 == 0:
+            for gamma in gammas:
+                stored.append({"w": averages[gamma]})
+                steps.append(n)
+                exponents.append(gamma)
+    weights = ops.posthoc_ema_weights(steps, exponents, 2000, wanted)
+    assert weights.sum().item() == pytest.approx(1, abs=1e-14)
+    got = ops.combine(stored, weights)["w"].item()
+    assert got == pytest.approx(averages[wanted].item(), abs=2e-3)
+
+
+def posthoc_weights_in_50_digits(steps, gammas, step, gamma):
+    """Karras et al. 2023, algorithm 3 and what their program divides by, by quadrature."""
+
+    def profile(tau, t, g):
+        return (g + 1) * tau**g / t ** (g + 1)
+
+    def product(t_a, g_a, t_b, g_b):
+        until = min(t_a, t_b)
+        return mpmath.quad(lambda tau: profile(tau, t_a, g_a) * profile(tau, t_b, g_b), [0, until])
+
+    stored = list(zip(steps, gammas, strict=True))
+    gram = mpmath.matrix([[product(*a, *b) for b in stored] for a in stored])
+    right = mpmath.matrix([product(*a, step, gamma) for a in stored])
+    weights = mpmath.lu_solve(gram, right)
+    return [float(weight / sum(weights)) for weight in weights]
+
+
+def test_posthoc_weights_are_those_of_the_paper_s_program():
+    """Snapshots at 1000, 2000 and 3000; undivided they sum to 0.830."""
+    stored, wanted = ops.sigma_rel_to_gamma(0.10), ops.sigma_rel_to_gamma(0.15)
+    steps, gammas = [1000, 2000, 3000], [stored] * 3
+    got = ops.posthoc_ema_weights(steps, gammas, 3000, wanted)
+    expected = posthoc_weights_in_50_digits(steps, gammas, 3000, wanted)
+    assert got.tolist() == pytest.approx(expected, rel=1e-9)
+    assert got.sum().item() == pytest.approx(1, abs=1e-14)
+
+
+def test_average_of_a_constant_is_the_constant():
+    """Which no scale of the weights but one gives."""
+    for seed in range(10):
+        steps = (500 + 2500 * torch.rand(4, generator=torch.Generator().manual_seed(seed))).tolist()
+        weights = ops.posthoc_ema_weights(steps, [6.94, 6.94, 16.97, 16.97], max(steps), 3.0)
+        got = ops.combine([{"w": torch.full((1,), 3.0)}] * 4, weights)
+        torch.testing.assert_close(got["w"], torch.full((1,), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.power_ema_decay(0, 1.0), "num_updates >= 1"),
+        (lambda: ops.sigma_rel_to_gamma(0.5), "sigma_rel in"),
+        (lambda: ops.posthoc_ema_weights([1], [], 1, 1.0), "as many steps as gammas"),
+        (lambda: ops.combine([], torch.ones(1)), "one weight for each average"),
+        (lambda: ops.ema_decay(-1, 0.9), "num_updates >= 0, got -1"),
+    ],
+)
+def test_numbers_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -107,3 +107,13 @@ def test_dynamic_threshold_takes_the_quantile_in_the_data_s_precision():
     expected = x0 / np.quantile(x0.numpy(), 0.9)
     got = ops.dynamic_threshold(x0, 0.9)
     torch.testing.assert_close(got, expected.clamp(max=1), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(("w", "expected"), [(-1.0, 3.0), (0.0, 5.0), (0.5, 6.0), (2.0, 9.0)])
+def test_guidance_extrapolates_from_the_unconditional(w, expected):
+    assert ops.guide(torch.tensor([5.0]), torch.tensor([3.0]), w).item() == expected
+
+
+def test_guidance_refuses_shapes_that_differ():
+    with pytest.raises(ValueError, match=r"uncond to have the shape of cond, \(2,\), got \(1,\)"):
+        ops.guide(torch.zeros(2), torch.zeros(1), 0.5)

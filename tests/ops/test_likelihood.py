@@ -1,216 +1,142 @@
-"""The variational bound: golden numbers, torch.distributions, closed forms."""
+"""Log-likelihood by the probability flow, against closed forms."""
 
 import math
 
-import mpmath
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.distributions import Normal, kl_divergence
+from scipy import stats
 
+from tests.helpers.exact_flow import mixture, start_noise
 from vfn import ops
 
-COSINE = ops.logsnr_schedule("cosine")
+# Down to -30: at -20 alpha is 4.5e-5, by which z is not yet standard normal.
+COSINE = ops.logsnr_schedule("cosine", -30.0, 20.0)
+DIMS = 3
+MIXTURE = mixture(seed=0, parts=3, dims=DIMS, std=0.3, spread=0.6)
+# Their mean e e^T is the identity, so that the mean over them is the trace itself.
+AXES = DIMS**0.5 * torch.eye(DIMS, dtype=torch.float64)
+
+
+def data(count=8):
+    return MIXTURE.flow(start_noise(count, DIMS))
+
+
+def loglik(x0, steps, probes=None, denoise=MIXTURE.denoise, grid="logsnr"):
+    probes = AXES[:, None].expand(DIMS, *x0.shape) if probes is None else probes
+    return ops.flow_loglik(denoise, x0, ops.sampling_grid(grid, COSINE, steps), probes)
+
+
+def exact_loglik(x0):
+    return torch.from_numpy(MIXTURE.scores(x0.numpy(), 20.0)[0])
+
+
+def test_likelihood_of_a_mixture_is_the_exact_one():
+    for grid, steps, tolerance in (("logsnr", 128, 1e-2), ("time", 128, 1e-3)):
+        got = loglik(data(), steps, grid=grid)
+        assert got.nfe == steps + 1
+        torch.testing.assert_close(got.loglik.mean(0), exact_loglik(data()), rtol=0, atol=tolerance)
+
+
+def test_trace_is_taken_at_every_place():
+    calls = []
+
+    def denoise(z, logsnr):
+        calls.append(logsnr[0].item())
+        return MIXTURE.denoise(z, logsnr)
+
+    loglik(data(2), 8, denoise=denoise)
+    assert calls == ops.sampling_grid("logsnr", COSINE, 8).flip(0).tolist()
+
+
+def test_likelihood_is_of_second_order():
+    x0 = data(4)
+
+    def error(steps):
+        off = loglik(x0, steps, grid="time").loglik.mean(0) - exact_loglik(x0)
+        return off.square().mean().sqrt().item()
+
+    assert math.log2(error(128) / error(256)) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["signs", "normal"])
+def test_random_probes_are_unbiased(kind):
+    x0, count = data(4), 100
+    draws = ops.keyed_normal(0, 0, torch.arange(count), tuple(x0.shape), torch.float64)
+    probes = draws.sign() if kind == "signs" else draws
+    got = loglik(x0, 16, probes).loglik
+    exact = loglik(x0, 16).loglik.mean(0)
+    mean, error = got.mean(0), got.std(0) / count**0.5
+    assert (error > 0).all()
+    assert ((mean - exact).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("out_type", ["x0", "eps", "v", "both"])
-@pytest.mark.parametrize("var_type", ["fixed_small", "fixed_large"])
-def test_kl_loss_is_the_golden_one(golden_math, out_type, var_type):
-    g, steps = golden_math, 64
-    t = ops.discrete_time(g["loss/t"], steps)
-    s = (t - 1 / steps).clamp(min=0)
-    logsnr_t, logsnr_s = COSINE.logsnr(t), COSINE.logsnr(s)
-    z = ops.q_sample(g["conv/x0"], logsnr_t, g["conv/eps"])
-    out = g["conv/both" if out_type == "both" else "loss/model_out"]
-    pred = ops.predict(z, out, logsnr_t, out_type)
-    got = ops.kl_loss(z, g["conv/x0"], pred.x0, logsnr_t, logsnr_s, s == 0, var_type)
-    # float32 on both sides; the prediction amplifies its rounding.
-    torch.testing.assert_close(got, g[f"loss/{out_type}/kl/{var_type}"], rtol=1e-5, atol=1e-7)
+def test_likelihood_takes_any_prediction(out_type):
+    """The denoiser hides what the network predicts; gradients pass through the conversion."""
+
+    def denoise(z, logsnr):
+        x0 = MIXTURE.denoise(z, logsnr)
+        eps, v = ops.eps_from_x0(z, x0, logsnr), ops.v_from_x0(z, x0, logsnr)
+        out = {"x0": x0, "eps": eps, "v": v, "both": torch.cat([x0, eps], 1)}[out_type]
+        return ops.predict(z, out, logsnr, out_type).x0
+
+    x0 = data(4)
+    expected = loglik(x0, 32).loglik
+    torch.testing.assert_close(loglik(x0, 32, denoise=denoise).loglik, expected, rtol=0, atol=1e-6)
 
 
-def test_discretized_loglik_is_the_golden_one(golden_math):
-    """Around a tenth of the fixed model output; 1e-5 is what float32 leaves of a probability."""
-    x, log_scale, expected = (golden_math[f"loglik/{k}"] for k in ("x", "log_scale", "value"))
-    mean = 0.1 * golden_math["loss/model_out"]
-    got = ops.discretized_gaussian_loglik(x, mean, log_scale.reshape(-1, 1, 1, 1))
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-5)
+def test_likelihood_of_float32_data():
+    """Sums over dimensions and steps of values whose rounding sigma amplifies."""
+    x0 = data(4)
+    got = loglik(x0.float(), 128, AXES.float()[:, None].expand(DIMS, 4, DIMS)).loglik
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), loglik(x0, 128).loglik, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("level", [0, 1, 100, 254, 255])
-@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, 0.0), (0.3, -2.0), (-0.9, 1.0)])
-def test_discretized_loglik_is_the_integral_over_the_bin(level, mean, log_scale):
-    """The tanh form of the distribution function is off by 3e-4, its density by 0.5 % here."""
-    x = level / 127.5 - 1
-    ends = [-math.inf if level == 0 else x - 1 / 255, math.inf if level == 255 else x + 1 / 255]
-    lower, upper = (mpmath.ncdf(end, mean, math.exp(log_scale)) for end in ends)
-    args = (torch.tensor([value], dtype=torch.float64) for value in (x, mean, log_scale))
-    got = ops.discretized_gaussian_loglik(*args).exp().item()
-    assert abs(got - (upper - lower)) <= 3e-4 + 5e-3 * (upper - lower)
+def test_likelihood_needs_no_gradient_mode():
+    with torch.no_grad():
+        assert torch.equal(loglik(data(2), 8).loglik, loglik(data(2), 8).loglik)
+    assert not loglik(data(2), 8).loglik.requires_grad
 
 
-def test_normal_kl_is_that_of_torch():
-    mean1, mean2, logvar1, logvar2 = torch.randn(4, 50, dtype=torch.float64).unbind()
-    exact = kl_divergence(Normal(mean1, (logvar1 / 2).exp()), Normal(mean2, (logvar2 / 2).exp()))
-    torch.testing.assert_close(ops.normal_kl(mean1, logvar1, mean2, logvar2), exact)
+def test_uniform_density_has_eight_bits():
+    """Over all 256 levels with half a level to either side: 2 * 256/255 wide."""
+    nats = -5 * math.log(2 * 256 / 255)
+    assert ops.loglik_bpd(torch.tensor(nats), 5).item() == pytest.approx(8, abs=1e-6)
 
 
-@given(*[st.floats(-30, 30)] * 4)
-def test_normal_kl_is_never_negative(mean1, logvar1, mean2, logvar2):
-    """Nor nan, in either precision, and 0 for equal distributions."""
-    for dtype in (torch.float32, torch.float64):
-        args = [torch.tensor(value, dtype=dtype) for value in (mean1, logvar1, mean2, logvar2)]
-        assert ops.normal_kl(*args) >= 0
-        assert ops.normal_kl(*args[:2], *args[:2]) == 0
-
-
-@pytest.mark.parametrize("gap", [0.0, 1e-9, -1e-6, 1e-3, 9.9e-3, -1.01e-2])
-def test_normal_kl_of_nearly_equal_variances(gap):
-    zero = torch.zeros((), dtype=torch.float64)
-    got = ops.normal_kl(zero, zero + gap, zero, zero).item()
-    exact = (mpmath.expm1(gap) - mpmath.mpf(gap)) / 2
-    assert got >= 0
-    # The series is cut after the fourth power: relative error gap^3/60 at most.
-    assert abs(got - exact) <= 1e-7 * exact
-
-
-def test_probabilities_of_all_levels_sum_to_one():
+def test_dequantized_values_fill_the_level():
     levels = torch.arange(256, dtype=torch.float64) / 127.5 - 1
-    for mean, log_scale in ((0.1, -1.0), (-0.9, -3.0), (1.0, 0.5)):
-        loglik = ops.discretized_gaussian_loglik(
-            levels, torch.full_like(levels, mean), torch.tensor(log_scale, dtype=torch.float64)
-        )
-        assert loglik.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    low, high = (ops.dequantize(levels, torch.full_like(levels, u)) for u in (0.0, 1.0))
+    torch.testing.assert_close(high[:-1], low[1:])
+    torch.testing.assert_close(high - low, torch.full_like(levels, 2 / 255))
 
 
-@pytest.mark.parametrize("logsnr", [-20.0, -10.0, -9.3, -9.0, -3.0, 0.0, 5.0, 10.0])
-def test_prior_is_the_kl_to_a_standard_normal(logsnr):
-    x0 = torch.linspace(-1, 1, 5, dtype=torch.float64)
-    alpha2 = 1 / (1 + mpmath.exp(-logsnr))
-    terms = [(alpha2 * x**2 - alpha2 - mpmath.log(1 - alpha2)) / 2 for x in x0.tolist()]
-    got = ops.prior_bpd(x0[None], logsnr).item()
-    assert got == pytest.approx(float(sum(terms) / 5 / mpmath.log(2)), rel=1e-9)
-
-
-@given(st.lists(st.floats(-15, 15), min_size=2, max_size=2, unique=True))
-def test_term_of_the_bound_is_the_difference_of_snr_times_the_error(pair):
-    """With the true variance a term is ``(SNR_s - SNR_t) |x0 - pred|^2 / 2`` nats."""
-    low, high = sorted(pair)
-    z, x0, error = (
-        torch.linspace(*ends, 6, dtype=torch.float64)[None]
-        for ends in ((-2, 2), (1, -1), (0.5, 0.1))
-    )
-    not_last = torch.zeros(1, dtype=torch.bool)
-    got = ops.kl_loss(z, x0, x0 + error, torch.tensor([low], dtype=torch.float64), high, not_last)
-    a, b = mpmath.mpf(low), mpmath.mpf(high)
-    snr_gap = mpmath.exp(b) * -mpmath.expm1(a - b)
-    exact = snr_gap * error.square().mean().item() / 2 / mpmath.log(2)
-    # What subtracting two means of size 1 leaves of an error that 1 - r shrinks.
-    share = float(-mpmath.expm1(a - b) * mpmath.sqrt(1 / (1 + mpmath.exp(-b))))
-    assert abs(got.item() - exact) <= (1e-11 + 1e-14 / share) * exact
-
-
-def test_bound_of_gaussian_data_is_the_closed_form():
-    """With E[x0 | z] of data N(0, v) the mean square error at SNR is ``v / (1 + v SNR)``.
-
-    The sum of the terms falls to ``log((1 + v SNR_0) / (1 + v SNR_1)) / 2`` with many steps.
-    """
-    v, count, steps = 0.25, 20_000, 32
-    noise = ops.keyed_normal(0, 0, torch.arange(steps + 1), (count, 1), torch.float64)
-
-    def denoise(_z, logsnr):
-        alpha, sigma = (scale.unsqueeze(1) for scale in ops.alpha_sigma(logsnr))
-        return alpha * v / (alpha**2 * v + sigma**2) * _z
-
-    schedule = ops.logsnr_schedule("cosine", -10.0, 6.0)
-    bpd = ops.vlb_bpd(denoise, v**0.5 * noise[0], schedule, steps, lambda i: noise[i])
-    snr = [math.exp(schedule.logsnr(i / steps)) for i in range(steps + 1)]
-    terms = [(snr[i - 1] - snr[i]) * v / (1 + v * snr[i]) / 2 for i in range(2, steps + 1)]
-    limit = math.log((1 + v * snr[1]) / (1 + v * snr[-1])) / 2
-    got, error = bpd.diffusion.mean().item(), bpd.diffusion.std().item() / count**0.5
-    assert abs(got * math.log(2) - sum(terms)) < 4 * error
-    assert limit + 4 * error < got * math.log(2) < 1.3 * limit  # 32 steps are 23 % above it
-    torch.testing.assert_close(bpd.total, bpd.prior + bpd.diffusion + bpd.decoder)
-
-
-def test_last_term_is_the_decoder_s():
-    """Sample by sample, by the mask; the deviation is the model's."""
-    z, x0, pred = torch.randn(3, 2, 5, dtype=torch.float64).clamp(-1, 1)
-    low, high = torch.zeros(2, dtype=torch.float64), torch.full((2,), 3.0).double()
-    got = ops.kl_loss(z, x0, pred, low, high, torch.tensor([True, False]), "fixed_large")
-    logvar = ops.posterior_logvar(low[:1], high[:1], "fixed_large")
-    nll = -ops.discretized_gaussian_loglik(x0[:1], pred[:1], logvar / 2).mean() / math.log(2)
-    torch.testing.assert_close(got[0], nll)
-    kl = ops.kl_loss(z, x0, pred, low, high, torch.tensor([False, False]), "fixed_large")
-    assert got[1] == kl[1] != got[0]
-
-
-def test_perfect_model_pays_for_nothing_between_the_ends():
-    x0 = torch.tensor([[0.0, 0.2, -1.0, 1.0]], dtype=torch.float64).mul(127.5).round() / 127.5
-    noise = ops.keyed_normal(0, 0, torch.arange(9), (1, 4), torch.float64)
-    bpd = ops.vlb_bpd(lambda _z, _logsnr: x0, x0, COSINE, 8, lambda i: noise[i])
-    assert bpd.diffusion.item() == 0
-    assert bpd.prior.item() < 1e-8
-    assert bpd.total.item() == (bpd.prior + bpd.diffusion + bpd.decoder).item()
-
-
-def test_learned_variance_reaches_from_small_to_large():
-    z = torch.randn(2, 3, dtype=torch.float64)
-    logsnr_t, logsnr_s = torch.tensor([-1.0, 0.0]), torch.tensor([0.5, 2.0])
-    for frac, var_type in ((0.0, "fixed_small"), (1.0, "fixed_large")):
-        learned = ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned", torch.full_like(z, frac))
-        fixed = ops.q_posterior(z, z, logsnr_t, logsnr_s, var_type)
-        torch.testing.assert_close(learned.logvar, fixed.logvar.expand_as(z))
-    with pytest.raises(ValueError, match="a tensor in the shape of z with var_type learned"):
-        ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned")
-    with pytest.raises(ValueError, match="to be a number with var_type fixed_medium"):
-        ops.q_posterior(z, z, logsnr_t, logsnr_s, "fixed_medium", z)
-
-
-def test_hybrid_loss_adds_a_share_of_the_bound():
-    assert ops.hybrid_loss(torch.ones(2), torch.full((2,), 3.0), 0.5).tolist() == [2.5, 2.5]
+def test_bits_from_dequantized_values_bound_those_of_the_levels():
+    """A normal density as wide as a level: the mean over draws is above, and close by."""
+    x = torch.tensor([0.0, 2.0, -2.0], dtype=torch.float64) / 255
+    law = stats.norm(0.0, 2 / 255)
+    exact = -np.log2(law.cdf(x + 1 / 255) - law.cdf(x - 1 / 255))
+    u = ops.keyed_uniform(0, 0, torch.arange(3), (20_000,), torch.float64)
+    values = ops.dequantize(x[:, None].expand_as(u), u)
+    bits = ops.loglik_bpd(torch.from_numpy(law.logpdf(values)), 1).mean(1).numpy()
+    assert (bits > exact).all()
+    assert (bits < exact + 0.1).all()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda x: loglik(x, 8, x), r"expected probes of shape \[P, 2, 3\], got \(2, 3\)"),
         (
-            lambda x: ops.vlb_bpd(lambda z, _l: z, x, COSINE, 0, lambda i: x),
-            "timesteps >= 1, got 0",
+            lambda x: ops.flow_loglik(MIXTURE.denoise, x, ops.karras_grid(3), x[None]),
+            "finite logsnr to encode from",
         ),
-        (lambda x: ops.discretized_gaussian_loglik(x, x[:1], x), "mean to have the shape of x,"),
-        (lambda x: ops.hybrid_loss(x, x[:1]), "kl to have the shape of mse"),
-        (lambda x: ops.kl_loss(x, x, x[:1], 0.0, 1.0, x > 1), "pred_x0 to have the shape of x0"),
-        (lambda x: ops.prior_bpd(x, torch.zeros(3)), "logsnr_min of a shape that broadcasts"),
-        (
-            lambda x: ops.learned_logvar(torch.zeros(3), torch.ones(2), x),
-            "logsnr_t of a shape that",
-        ),
+        (lambda x: ops.dequantize(x, x[:1]), "u to have the shape of x0"),
+        (lambda x: ops.loglik_bpd(x, 0), "expected dims >= 1, got 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
-        call(torch.zeros(2, 3))
-
-
-@pytest.mark.parametrize("var_type", ["fixed_small", "fixed_large", "fixed_medium"])
-def test_bound_is_finite_for_a_schedule_that_ends_without_noise(var_type):
-    """And its decoder not degenerate: a prediction half a level off costs a few bits, not 40."""
-    x0 = torch.linspace(-1, 1, 256).reshape(1, -1).double()
-    bpd = ops.vlb_bpd(
-        lambda z, logsnr: x0 + 1 / 255,
-        x0,
-        ops.logsnr_schedule("legacy"),
-        1000,
-        lambda i: torch.zeros_like(x0),
-        var_type,
-        0.5 if var_type == "fixed_medium" else None,
-    )
-    assert all(part.isfinite().all() for part in bpd)
-    assert 0 < bpd.decoder.item() < 5
-
-
-def test_learned_variance_of_no_step_is_zero():
-    t = torch.tensor([-5.0, 0.0, 9.0])
-    frac = torch.rand(3, 4, dtype=torch.float64)
-    assert (ops.learned_logvar(t, t, frac) == -math.inf).all()
+        call(torch.zeros(2, DIMS, dtype=torch.float64))

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+import vfn.ops.neighbours as neighbours
 from vfn.ops import density_coverage, nearest_distances, neighbourhood, precision_recall
 
 
@@ -58,13 +60,15 @@ def test_precision_recall_by_hand():
     assert precision_recall(real, fake, k=1) == (0.5, 0.5)
 
 
-def test_the_edge_of_a_ball_belongs_to_it():
+def test_the_edge_of_a_ball_belongs_to_it_for_recall_alone():
     """On a line, k=1: 2 is as far from 1 as 0 is, and -10 from 2 as 14 is."""
     real = torch.tensor([[-10.0], [0.0], [1.0], [12.0]])  # radii 10, 1, 1, 11
     fake = torch.tensor([[2.0], [14.0]])  # radii 12, 12
     found = neighbourhood(real, fake, k=1)
     assert found.recalled.tolist() == [True] * 4
-    assert found.covered.tolist() == [False, False, True, True]
+    assert found.covered.tolist() == [False, False, False, True]  # open, as prdc's
+    assert found.precise.tolist() == [True, True]
+    assert found.density.tolist() == [1, 1]  # 12 alone
 
 
 def test_far_apart_sets_share_nothing():
@@ -119,9 +123,135 @@ def test_neighbours_refuse_what_does_not_fit():
             op(two, three)
     with pytest.raises(ValueError, match=r"references of shape \[N, D\] with N >= 1, got \(0, 2\)"):
         nearest_distances(two, two[:0])
+    with pytest.raises(TypeError, match="expected real to be a tensor, got ndarray"):
+        precision_recall(two.numpy(), two)
     with pytest.raises(ValueError, match="expected k >= 1, got 0"):
         precision_recall(two, two, k=0)
     with pytest.raises(ValueError, match=r"real of shape \[N, D\] with N >= 4, got \(3, 2\)"):
         precision_recall(two[:3], two)
     with pytest.raises(ValueError, match=r"fake of shape \[N, D\] with N >= 4, got \(3, 2\)"):
         precision_recall(two, two[:3])
+
+
+def counted(real, fake, k):
+    """All four in whole numbers, or in float64: every pair's difference, squared and summed."""
+    real, fake = (side.double().numpy() for side in (real, fake))
+    if (real == real.round()).all() and (fake == fake.round()).all():
+        real, fake = real.astype(np.int64), fake.astype(np.int64)
+
+    def squared(a, b):
+        return np.stack([((row - b) ** 2).sum(1) for row in a])
+
+    radii, fake_radii = (np.sort(squared(side, side), 1)[:, k] for side in (real, fake))
+    between = squared(real, fake)
+    balls = between < radii[:, None]
+    return {
+        "precise": (between <= radii[:, None]).any(0),
+        "recalled": (between <= fake_radii).any(1),
+        "density": balls.sum(0) / k,
+        "covered": balls.any(1),
+    }
+
+
+def assert_counted(real, fake, k, tile):
+    found = neighbourhood(real, fake, k, tile)
+    for name, expected in counted(real, fake, k).items():
+        np.testing.assert_array_equal(getattr(found, name).numpy(), expected, err_msg=name)
+
+
+def whole(count, dim, levels, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(levels, (count, dim), generator=generator).float()
+
+
+@pytest.mark.parametrize("tile", [40, 64, 4096])
+@pytest.mark.parametrize(("dim", "levels"), [(3, 3), (3, 12), (16, 2), (40, 256)])
+def test_whole_numbers_are_counted_exactly(dim, levels, tile):
+    """Ties everywhere: equal distances, and copies."""
+    assert_counted(whole(300, dim, levels), whole(200, dim, levels, seed=1), 5, tile)
+
+
+@pytest.mark.parametrize("offset", [0, 1000, 0.5])
+def test_whole_numbers_far_from_the_origin_are_counted_exactly(offset):
+    real, fake = whole(300, 3, 3) + offset, whole(200, 3, 3, seed=1) + offset
+    found, expected = neighbourhood(real, fake, 5, 50), counted(real - offset, fake - offset, 5)
+    assert found.density.mean().item() == pytest.approx(expected["density"].mean(), rel=1e-12)
+    assert torch.equal(found.recalled, torch.from_numpy(expected["recalled"]))
+
+
+@pytest.mark.parametrize("tile", [7, 4096])
+def test_ties_are_those_of_prdc_and_of_torch_fidelity(tile):
+    """Density and coverage of the one, precision and recall of the other."""
+    prdc, fidelity = (pytest.importorskip(name) for name in ("prdc", "torch_fidelity.metric_prc"))
+    real, fake = whole(300, 3, 4), whole(200, 3, 3, seed=1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = prdc.compute_prdc(real.double().numpy(), fake.double().numpy(), 3)
+    got = density_coverage(real, fake, 3, tile)
+    assert got.density == pytest.approx(theirs["density"], rel=1e-12)
+    assert got.coverage == pytest.approx(theirs["coverage"], rel=1e-12)
+    sides = (fake.double(), real.double())
+    # By differences; torch's products are inexact.
+    with mock.patch("torch.cdist", exact_cdist):
+        expected = fidelity.calculate_precision_recall_part(*sides)
+    assert precision_recall(real, fake, 3, tile) == pytest.approx(expected)
+
+
+def exact_cdist(a, b):
+    return (a[:, None] - b).square().sum(-1).sqrt()
+
+
+@pytest.mark.parametrize("tile", [7, 4096])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_a_set_against_itself(k, tile):
+    """A ball holds its centre and the k - 1 that are nearer than the k-th, in the mean k."""
+    features = points(150, 30).float()
+    shuffled = features[torch.randperm(150, generator=torch.Generator().manual_seed(1))]
+    assert precision_recall(features, shuffled, k, tile) == (1, 1)
+    assert density_coverage(features, shuffled, k, tile) == pytest.approx((1, 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("tile", [50, 4096])
+@pytest.mark.parametrize("copies", [2, 4, 9])
+def test_copies_recall_everything(copies, tile):
+    """Where a copy is the k-th neighbour the radius is 0, and so is the distance to a copy."""
+    features = points(60, 200).float()
+    order = torch.randperm(60 * copies, generator=torch.Generator().manual_seed(1))
+    real, fake = features.repeat(copies, 1), features.repeat(copies, 1)[order]
+    assert precision_recall(real, fake, 3, tile) == (1, 1)
+    assert_counted(real, fake, 3, tile)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("tile", [11, 4096])
+def test_near_copies_are_told_apart(noise, tile):
+    """Twelve of each within the rounding of products in float32, more than are kept to spare."""
+    features = points(8, 300).repeat(12, 1)
+    real = (features + noise * points(96, 300, seed=1)).float()
+    fake = (features + noise * points(96, 300, seed=2)).float()
+    assert_counted(real, fake, 3, tile)
+    nearest = np.stack([np.linalg.norm(row - real.double().numpy(), axis=1).min()
+                        for row in fake.double().numpy()])  # fmt: skip
+    found = nearest_distances(fake, real, tile)
+    np.testing.assert_allclose(found.numpy(), nearest, rtol=1e-6)
+
+
+def test_pictures_all_alike_are_counted():
+    """As those of a network that has collapsed."""
+    real, fake = points(40, 12).float(), torch.full((40, 12), 0.3)
+    assert_counted(real, fake, 3, 16)
+    found = neighbourhood(fake, fake)
+    assert found.precise.all()
+    assert not found.covered.any()  # an open ball of radius 0 is empty
+
+
+def test_distance_to_the_nearest_of_no_queries():
+    assert nearest_distances(torch.zeros(0, 3), torch.zeros(2, 3)).shape == (0,)
+
+
+def test_few_pairs_are_looked_at_again():
+    """Of features without ties the k-th neighbour of each: the cost is in the products."""
+    real, fake = points(400, 64).float(), points(300, 64, seed=1).float()
+    with mock.patch.object(neighbours, "_apart", wraps=neighbours._apart) as apart:
+        neighbourhood(real, fake, 3)
+    looked_at = sum(len(call.args[2]) for call in apart.call_args_list)
+    assert looked_at < 1.2 * (len(real) + len(fake))

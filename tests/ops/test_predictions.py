@@ -141,3 +141,28 @@ def test_both_of_a_wrong_shape_is_refused(shape):
 def test_unknown_type_is_refused():
     with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both, got 'x_0'"):
         predict(torch.zeros(1, 1), torch.zeros(1, 1), 0.0, "x_0")
+
+
+@pytest.mark.parametrize(("out_type", "outputs"), [("v", 1), ("x0", 1), ("eps", 1), ("both", 2)])
+def test_variance_is_what_comes_after_the_prediction(out_type, outputs):
+    z = torch.zeros(2, 3, 4, 4)
+    out = torch.randn(2, 3 * outputs + 3, 4, 4)
+    prediction, frac = ops.split_variance(z, out, out_type)
+    assert torch.equal(prediction, out[:, : 3 * outputs])
+    torch.testing.assert_close(torch.logit(frac), out[:, 3 * outputs :])
+    plain = ops.split_variance(z, prediction, out_type)
+    assert plain.out is prediction
+    assert plain.frac is None
+
+
+@pytest.mark.parametrize("name", ["x0_from_eps", "eps_from_x0", "v_from_x0", "v_from_eps"])
+def test_float16_is_refused_where_it_overflows(name):
+    half = torch.ones(2, 3).half()
+    with pytest.raises(TypeError, match=f"or float64 for {name}.*got float16"):
+        getattr(ops, name)(half, half, torch.zeros(2))
+
+
+@pytest.mark.parametrize("logsnr", [-20.0, 0.0, 20.0])
+def test_float16_of_v_stays_in_range(logsnr):
+    half = torch.ones(2, 3).half()
+    assert all(part.isfinite().all() for part in ops.predict(half, half, logsnr, "v"))

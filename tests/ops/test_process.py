@@ -1,11 +1,14 @@
 """The forward process and its posterior against 50 digits, golden numbers and Bayes' rule."""
 
+import math
+
 import mpmath
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfn import ops
 from vfn.ops import alpha_sigma, log_alpha_sigma, posterior_logvar, q_posterior, q_sample
 
 LOGSNRS = torch.linspace(-30, 30, 241, dtype=torch.float64)
@@ -195,3 +198,27 @@ def test_derivative_far_apart_keeps_its_digits():
     (slope,) = torch.autograd.grad(mean, logsnr_t)
     exact = -mpmath.exp(-40) / mpmath.sqrt(1 + mpmath.exp(-20))
     assert slope.item() == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_learned_variance_reaches_from_small_to_large():
+    z = torch.randn(2, 3, dtype=torch.float64)
+    logsnr_t, logsnr_s = torch.tensor([-1.0, 0.0]), torch.tensor([0.5, 2.0])
+    for frac, var_type in ((0.0, "fixed_small"), (1.0, "fixed_large")):
+        learned = ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned", torch.full_like(z, frac))
+        fixed = ops.q_posterior(z, z, logsnr_t, logsnr_s, var_type)
+        torch.testing.assert_close(learned.logvar, fixed.logvar.expand_as(z))
+    with pytest.raises(ValueError, match="a tensor in the shape of z with var_type learned"):
+        ops.q_posterior(z, z, logsnr_t, logsnr_s, "learned")
+    with pytest.raises(ValueError, match="to be a number with var_type fixed_medium"):
+        ops.q_posterior(z, z, logsnr_t, logsnr_s, "fixed_medium", z)
+
+
+def test_learned_variance_of_no_step_is_zero():
+    t = torch.tensor([-5.0, 0.0, 9.0])
+    frac = torch.rand(3, 4, dtype=torch.float64)
+    assert (ops.learned_logvar(t, t, frac) == -math.inf).all()
+
+
+def test_learned_variance_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="logsnr_t of a shape that"):
+        ops.learned_logvar(torch.zeros(3), torch.ones(2), torch.zeros(2, 3))

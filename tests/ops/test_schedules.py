@@ -1,20 +1,25 @@
 """Schedules against 50 digits, against golden numbers, and as monotone inverses of each other."""
 
+import math
+import pickle
 from functools import partial
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vfn import ops
-from vfn.ops import logsnr_grid, logsnr_schedule
+from vfn.ops import logsnr_schedule
 
 mpf, exp, log = mpmath.mpf, mpmath.exp, mpmath.log
 
 NAMES = ("cosine", "linear", "sigmoid")
 LIMITS = ((-20.0, 20.0), (-10.0, 12.0), (-5.0, 30.0))
+COSINE = ops.logsnr_schedule("cosine")
+T = torch.linspace(0, 1, 21, dtype=torch.float64)
 RANGES = [(name, *limits) for name in NAMES for limits in LIMITS]
 
 
@@ -153,15 +158,6 @@ def test_derivative_is_that_of_50_digits(name):
     torch.testing.assert_close(slope, torch.tensor(expected).double(), rtol=1e-6, atol=0)
 
 
-def test_grid_runs_from_noise_to_data():
-    schedule = logsnr_schedule("cosine")
-    grid = logsnr_grid(schedule, 8)
-    assert grid.shape == (9,)
-    assert grid.dtype == torch.float64
-    for i, logsnr in enumerate(grid):
-        assert logsnr == schedule.logsnr(1 - i / 8)
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("direction", ["logsnr", "time"])
 def test_limits_in_the_wrong_order_are_refused(name, direction):
@@ -184,17 +180,154 @@ def test_schedule_by_name_refuses_what_it_cannot_be():
         logsnr_schedule("linear", 5.0, -5.0)
     with pytest.raises(ValueError, match=r"no logsnr_min or logsnr_max for the legacy schedule"):
         logsnr_schedule("legacy", logsnr_max=10.0)
-    with pytest.raises(ValueError, match="at least 1 sampling step, got 0"):
-        logsnr_grid(logsnr_schedule("cosine"), 0)
 
 
-def test_discrete_time_is_uniform_over_its_values():
-    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    values, counts = ops.discrete_time(u, 8).unique(return_counts=True)
-    assert values.tolist() == [i / 8 for i in range(1, 9)]
-    assert counts.tolist() == [500] * 8
+def test_shift_adds_twice_the_log_of_the_ratio():
+    shifted = ops.shift_schedule(COSINE, 256)
+    torch.testing.assert_close(shifted.logsnr(T), COSINE.logsnr(T) + 2 * math.log(64 / 256))
+    torch.testing.assert_close(shifted.time(shifted.logsnr(T)), T)
 
 
-def test_discrete_time_refuses_no_steps():
-    with pytest.raises(ValueError, match="expected timesteps >= 1, got 0"):
-        ops.discrete_time(torch.tensor([0.5]), 0)
+def test_interpolated_schedule_is_the_paper_s():
+    """Hoogeboom et al. 2023, eq. 5: 32 -> 256 of pictures of 512 pixels, in 50 digits."""
+    mixed = ops.interpolate_schedule(COSINE, noise_d_low=32, noise_d_high=256, image_d=512)
+
+    def shift(side):
+        return 2 * mpmath.log(mpmath.mpf(side) / 512)
+
+    for t, rounded in ((0.0, 18.61), (0.5, -3.47), (1.0, -25.55)):
+        b = mpmath.atan(mpmath.exp(-10))
+        a = mpmath.atan(mpmath.exp(10)) - b
+        base = -2 * mpmath.log(mpmath.tan(a * t + b))
+        exact = t * (base + shift(32)) + (1 - t) * (base + shift(256))
+        assert mixed.logsnr(t).item() == pytest.approx(float(exact), rel=1e-12)
+        assert mixed.logsnr(t).item() == pytest.approx(rounded, abs=5e-3)
+
+
+def test_interpolated_schedule_and_its_inverse():
+    mixed = ops.interpolate_schedule(COSINE, 32, 512, 1024)
+    assert (mixed.logsnr(T).diff() < 0).all()
+    torch.testing.assert_close(mixed.time(mixed.logsnr(T)), T, atol=1e-9, rtol=0)
+    same = ops.interpolate_schedule(COSINE, 64, 64, 256)
+    torch.testing.assert_close(same.logsnr(T), ops.shift_schedule(COSINE, 256).logsnr(T))
+    with pytest.raises(ValueError, match="resolution and base > 0, got 0 and 64"):
+        ops.shift_schedule(COSINE, 0)
+
+
+@pytest.mark.parametrize("sides", [(32, 1024, 512), (256, 32, 512), (512, 32, 256), (0, 32, 64)])
+def test_sides_that_no_picture_has_are_refused(sides):
+    with pytest.raises(ValueError, match="expected noise_d_low"):
+        ops.interpolate_schedule(COSINE, *sides)
+
+
+@pytest.mark.parametrize("sizes", [(32, 512, 512), (64, 64, 128), (16, 64, 64)])
+def test_interpolated_schedule_has_the_derivative_of_both_directions(sizes):
+    mixed = ops.interpolate_schedule(COSINE, *sizes)
+    t = torch.tensor([0.01, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixed.logsnr(t).sum(), t)
+    for time, got in zip(t.tolist(), slope.tolist(), strict=True):
+        b = mpmath.atan(mpmath.exp(-10))
+        a = mpmath.atan(mpmath.exp(10)) - b
+        tilt = 2 * mpmath.log(mpmath.mpf(sizes[0]) / sizes[1])
+        assert got == pytest.approx(
+            float(-4 * a / mpmath.sin(2 * (a * time + b)) + tilt), rel=1e-12
+        )
+    logsnr = mixed.logsnr(t).detach().requires_grad_()
+    (inverse,) = torch.autograd.grad(mixed.time(logsnr).sum(), logsnr)
+    # The secant is 2e-6 long and the schedule's relative third derivative near t = 0.01 is 2e4.
+    torch.testing.assert_close(inverse, 1 / slope, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_zero_terminal_snr_gives_no_nan(name):
+    schedule = ops.logsnr_schedule(name, -math.inf, math.inf)
+    logsnr = schedule.logsnr(T)
+    assert logsnr[0] == math.inf
+    assert logsnr[-1] == -math.inf
+    assert not logsnr.isnan().any()
+    z = out = torch.ones(1, 2)
+    end, middle = torch.tensor([-math.inf]), torch.zeros(1)
+    for out_type in ("v", "x0"):
+        assert all(part.isfinite().all() for part in ops.predict(z, out, end, out_type))
+    assert ops.ddim_step(z, out, end, middle).isfinite().all()
+    assert ops.ddim_inverse_step(z, out, middle, end).isfinite().all()
+    assert ops.ancestral_step(z, out, end, middle, z).isfinite().all()
+    with pytest.raises(ValueError, match="expected out_type x0, v or both"):
+        ops.check_zero_snr(schedule.logsnr(1.0).item(), "eps")
+    with pytest.raises(ValueError, match="expected finite limits"):
+        ops.logsnr_schedule("sigmoid", -math.inf, 20.0).logsnr(0.5)
+
+
+def test_zero_snr_is_refused_for_eps_alone():
+    for out_type in ("x0", "v", "both"):
+        ops.check_zero_snr(-math.inf, out_type)
+    ops.check_zero_snr(-20.0, "eps")
+    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both"):
+        ops.check_zero_snr(-math.inf, "x_0")
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda s: ops.shift_schedule(s, 256),
+        lambda s: ops.interpolate_schedule(s, 32, 256, 512),
+    ],
+)
+def test_moved_schedules_round_once(moved):
+    schedule = moved(ops.logsnr_schedule("cosine"))
+    t = torch.linspace(0, 1, 999)
+    assert torch.equal(schedule.logsnr(t), schedule.logsnr(t.double()).float())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-7.0, 13.37), (-3.3, 17.0), (0.1, 0.3)])
+def test_sigmoid_schedule_reaches_its_ends_exactly(low, high):
+    ends = ops.sigmoid_logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64), low, high)
+    assert ends.tolist() == [high, low]
+
+
+ALL_SCHEDULES = {
+    "cosine": COSINE,
+    "linear": ops.logsnr_schedule("linear"),
+    "sigmoid": ops.logsnr_schedule("sigmoid"),
+    "legacy": ops.logsnr_schedule("legacy"),
+    "endless cosine": ops.logsnr_schedule("cosine", -math.inf, math.inf),
+    "endless linear": ops.logsnr_schedule("linear", -math.inf, math.inf),
+    "shifted": ops.shift_schedule(COSINE, 256),
+    "interpolated": ops.interpolate_schedule(COSINE, 32, 256, 512),
+    "interpolated legacy": ops.interpolate_schedule(ops.logsnr_schedule("legacy"), 8, 32, 64),
+}
+every_schedule = pytest.mark.parametrize("schedule", ALL_SCHEDULES.values(), ids=ALL_SCHEDULES)
+
+
+@every_schedule
+def test_times_and_levels_beyond_the_ends_are_the_ends(schedule):
+    outside = torch.tensor([-math.inf, -3.0, -1e-9, 1 + 1e-9, 3.0, math.inf]).double()
+    ends = schedule.logsnr(torch.tensor([0.0, 1.0]).double()).tolist()
+    assert schedule.logsnr(outside).tolist() == 3 * ends[:1] + 3 * ends[1:]
+    levels = torch.tensor([math.inf, 900.0, 750.0, -750.0, -900.0, -math.inf]).double()
+    # Bisection and a secant step end 1e-12 from the end.
+    torch.testing.assert_close(
+        schedule.time(levels), torch.tensor([0.0] * 3 + [1.0] * 3).double(), rtol=0, atol=1e-11
+    )
+
+
+@every_schedule
+def test_schedules_are_pickled(schedule):
+    copy = pickle.loads(pickle.dumps(schedule))
+    assert torch.equal(copy.logsnr(T), schedule.logsnr(T))
+    levels = torch.linspace(-9, 9, 5).double()
+    assert torch.equal(copy.time(levels), schedule.time(levels))
+
+
+@pytest.mark.parametrize("limits", [(-701.0, 20.0), (-20.0, 1e6)])
+def test_limits_that_overflow_are_refused(limits):
+    with pytest.raises(ValueError, match="expected limits within ±700, or infinite, got"):
+        ops.logsnr_schedule("cosine", *limits)
+
+
+def test_numbers_lists_and_arrays_are_times():
+    exact = COSINE.logsnr(torch.tensor([0.0, 0.25]).double())
+    for times in ([0.0, 0.25], (0, 0.25), np.array([0.0, 0.25], np.float32)):
+        assert torch.equal(COSINE.logsnr(times), exact)
+    with pytest.raises(TypeError, match="expected t to be a number, a tensor or an array of numb"):
+        COSINE.logsnr("half")

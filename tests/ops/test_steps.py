@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfn.ops import alpha_sigma, ancestral_step, ddim_step, guide, q_sample
+from vfn import ops
+from vfn.ops import alpha_sigma, ancestral_step, ddim_step, q_sample
 
 ETAS = (0.0, 0.5, 1.0)
 PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
@@ -164,11 +165,23 @@ def test_ancestral_refuses_what_does_not_fit():
         ancestral_step(z, z, low, high, z, "fixed_medium")
 
 
-@pytest.mark.parametrize(("w", "expected"), [(-1.0, 3.0), (0.0, 5.0), (0.5, 6.0), (2.0, 9.0)])
-def test_guidance_extrapolates_from_the_unconditional(w, expected):
-    assert guide(torch.tensor([5.0]), torch.tensor([3.0]), w).item() == expected
+def test_ddim_inverse_undoes_a_step():
+    z, x0 = torch.randn(2, 30, 3, dtype=torch.float64)
+    t = torch.linspace(-15, 12, 30, dtype=torch.float64)
+    for gap in (1e-6, 0.3, 3.0):
+        back = ops.ddim_inverse_step(ops.ddim_step(z, x0, t, t + gap), x0, t + gap, t)
+        torch.testing.assert_close(back, z, rtol=1e-9, atol=1e-9)
 
 
-def test_guidance_refuses_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"uncond to have the shape of cond, \(2,\), got \(1,\)"):
-        guide(torch.zeros(2), torch.zeros(1), 0.5)
+def test_ddim_inverse_matches_50_digits(exact_scales, max_ulp):
+    """``z_t = alpha_t x0 + sigma_t (z_s - alpha_s x0) / sigma_s``; of six factors in float64."""
+    t = torch.linspace(-15, 12, 19, dtype=torch.float64)
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    for gap in (1e-6, 0.3, 12.0):
+        of_z, of_x0 = [], []
+        for noisy, clean in zip(t, t + gap, strict=True):
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = exact_scales(noisy), exact_scales(clean)
+            of_z.append(sigma_t / sigma_s)
+            of_x0.append(alpha_t - sigma_t * alpha_s / sigma_s)
+        assert max_ulp(ops.ddim_inverse_step(one, zero, t + gap, t), of_z) <= 4
+        assert max_ulp(ops.ddim_inverse_step(zero, one, t + gap, t), of_x0) <= 4

@@ -94,3 +94,38 @@ def test_importance_undone_by_its_density_is_unbiased():
 def test_numbers_out_of_range(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_discrete_time_is_uniform_over_its_values():
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    values, counts = ops.discrete_time(u, 8).unique(return_counts=True)
+    assert values.tolist() == [i / 8 for i in range(1, 9)]
+    assert counts.tolist() == [500] * 8
+
+
+def test_discrete_time_refuses_no_steps():
+    with pytest.raises(ValueError, match="expected timesteps >= 1, got 0"):
+        ops.discrete_time(torch.tensor([0.5]), 0)
+
+
+HIGHEST = {dtype: 1 - torch.finfo(dtype).eps / 2 for dtype in (torch.float32, torch.float64)}
+
+
+@pytest.mark.parametrize("dtype", HIGHEST)
+def test_times_never_reach_the_ends(dtype):
+    """Where a schedule may be infinite. Rounding up to 1 is frequent in float32."""
+    u = torch.tensor([0.0, 2.0**-23, 0.5, HIGHEST[dtype]], dtype=dtype)
+    position, high = torch.tensor([0, 1, 1023, 1023]), torch.tensor([-900.0, 0.0, 20.0, 900.0])
+    times = (
+        ops.low_discrepancy_time(u, position, 1024),
+        ops.low_discrepancy_time(torch.full((1024,), HIGHEST[dtype], dtype=dtype),
+                                 torch.arange(1024), 1024),
+        ops.low_discrepancy_time(torch.tensor(0.5, dtype=dtype), torch.arange(2), 2),
+        ops.stratified_time(u, position, 1024),
+        ops.logit_normal_time(high.to(dtype)),
+        ops.importance_time(u, torch.tensor([1.0, 3.0])).t,
+    )  # fmt: skip
+    for t in times:
+        assert t.dtype == dtype
+        assert ((t > 0) & (t < 1)).all()
+    assert ops.discrete_time(u, 4).tolist() == [0.25, 0.25, 0.5, 1.0]

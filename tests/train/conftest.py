@@ -1,16 +1,30 @@
 """A network so small that a step takes milliseconds, and runs that others are held against."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.helpers.processes import STEPS, finish, start_of
-from tests.helpers.small import SMALL
-from vfn.configs import Config, DataConfig, DiffusionConfig, ModelConfig, SampleConfig, TrainConfig
+from tests.helpers.fixtures import forks, undisturbed
+from tests.helpers.small import DIGITS_FILE
+from vfn.configs import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    load,
+    override,
+)
+from vfn.train import train
+
+__all__ = ["forks", "undisturbed"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> Config:
     return Config(
-        data=DataConfig(dataset="digits"),
+        data=DataConfig(dataset=DIGITS_FILE),
         model=ModelConfig(
             hid_channels=32, ch_multipliers=(1,), apply_attn=(False,), num_res_blocks=1
         ),
@@ -21,31 +35,12 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """``undisturbed(processes, accumulate)``: a run that nothing happened to, made when asked."""
-    made = {}
-
-    def run(processes, accumulate):
-        layout = processes, accumulate
-        if layout not in made:
-            made[layout] = tmp_path_factory.mktemp("undisturbed")
-            options = ["--accumulate", str(accumulate), "--steps", str(STEPS)]
-            half = ["--checkpoint-every", str(STEPS // 2)]
-            finish(start_of(processes, made[layout], *options, *half))
-        return made[layout]
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def teacher(tmp_path_factory):
+def teacher(config, tmp_path_factory):
     """A run of a few steps that is sampled with guidance."""
-    from click.testing import CliRunner
-
-    from vfn.cli import app
-
     out = tmp_path_factory.mktemp("teacher")
-    arguments = ["train", "--out", str(out), "--steps", "3", "--device", "cpu", *SMALL]
-    result = CliRunner().invoke(app, arguments, obj=arguments)
-    assert result.exit_code == 0, result.output
+    preset = load("digits")
+    sample = replace(preset.sample, sample_timesteps=2)
+    small = replace(preset, data=config.data, model=config.model, sample=sample)
+    settings = {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}
+    train(override(small, settings), out, device="cpu")
     return out

@@ -3,6 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -19,6 +20,7 @@ from vfn.configs.schema import (
     flat_fields,
     from_tables,
     override,
+    renewed,
     to_tables,
 )
 
@@ -44,6 +46,9 @@ __all__ = [
 
 def presets() -> list[str]:
     """Names of the configurations that ship with the package.
+
+    Returns:
+        names, sorted.
 
     >>> "digits" in presets()
     True
@@ -72,7 +77,16 @@ def load(name: str) -> Config:
 
 
 def read(name: str) -> str:
-    """The TOML text of a preset or file, see `load`.
+    """The TOML text of a preset or file.
+
+    Args:
+        name: a preset's name, or a path that ends in ``.toml``.
+
+    Returns:
+        the text; it is not checked.
+
+    Raises:
+        ValueError: if there is no such preset or file, or it is not text in UTF-8.
 
     >>> read("digits").splitlines()[2]
     '[data]'
@@ -94,31 +108,43 @@ def read(name: str) -> str:
 
 
 def loads(text: str, origin: str = "config", base: Config | None = None) -> Config:
-    """A configuration from TOML text.
+    r"""A configuration from TOML text.
 
     Args:
         text: sections and fields.
         origin: named in errors.
         base: where the fields that the text leaves out come from; their defaults if None.
 
-    >>> loads("[train]\\nsteps = 10").train.steps
+    Returns:
+        Config.
+
+    Raises:
+        ValueError: if it is not TOML, or not a configuration; all faults are named at once.
+
+    >>> loads("[train]\nsteps = 10").train.steps
     10
     """
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers and nesting without end
         raise ValueError(f"{origin} is not valid TOML: {error}") from None
-    given = from_tables(tables, origin)
     if base is None:
-        return given
-    merged = to_tables(base)
-    for section, table in tables.items():
-        merged[section] |= table
+        return from_tables(tables, origin)
+    merged: dict[str, Any] = to_tables(base)
+    for section, table in renewed(tables).items():
+        known = merged.get(section, {}) if isinstance(table, dict) else {}
+        merged[section] = {**known, **table} if isinstance(table, dict) else table
     return from_tables(merged, origin)
 
 
 def dumps(config: Config) -> str:
     """TOML text that `loads` reads back.
+
+    Args:
+        config: the configuration.
+
+    Returns:
+        text with every field that is set.
 
     >>> loads(dumps(load("digits"))) == load("digits")
     True

@@ -7,11 +7,17 @@ all read that description.
 import dataclasses
 import math
 import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import printable
-from vfn.ops import Grid, LossType, OutType, Reweight, Sampler, Schedule, VarType
+from vfn.nn.network import NETWORKS, unet_faults
+from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.solver_table import SOLVERS
+from vfn.ops.weightings import WEIGHTINGS
+from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
+from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,9 +26,18 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 
 
-def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and its inclusive range."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+def option(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    table: Table[Any] | None = None,
+) -> Any:
+    """A field with its help text, its inclusive range, and the table that its words are from."""
+    metadata = {"help": text, "low": low, "high": high, "table": table}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +62,9 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    dataset: str = option("digits", "digits, mnist, cifar10, celeba, a folder, .npy or .npz file")
+    """The section [data]: which pictures, and how they are prepared."""
+
+    dataset: str = option("digits", "data set, or the path of a folder, .npy or .npz file")
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
     image_size: tuple[int, ...] | None = option(
@@ -66,6 +83,7 @@ class DataConfig(Section):
     num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1)
 
     def conflicts(self) -> list[str]:
+        """Sizes, crops and channels that no picture can have."""
         faults = []
         if self.image_size is not None and len(self.image_size) > 2:
             faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
@@ -76,8 +94,19 @@ class DataConfig(Section):
         return faults
 
 
+# Fields of [model] for any network; the others are the UNet's.
+_SHARED = ("network", "options", "guidance_range")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
+    """The section [model]: which network, and its sizes."""
+
+    network: str = option("unet", "network", table=NETWORKS)
+    options: dict[str, Any] = option({}, "what another network than the unet is built with")
+    guidance_range: tuple[float, ...] | None = option(
+        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0
+    )
     hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32)
     ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1)
     num_res_blocks: int = option(2, "residual blocks a level", 1)
@@ -91,26 +120,57 @@ class ModelConfig(Section):
         False, "compute activations again instead of keeping them"
     )
 
+    def network_options(self) -> dict[str, Any]:
+        """What the network is built with, beside what its data determine."""
+        options = self.options
+        if NETWORKS.find(self.network).sectioned:
+            options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                       if f.name not in _SHARED}  # fmt: skip
+        span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
+        return {**options, **span}
+
     def conflicts(self) -> list[str]:
-        faults = []
-        if self.hid_channels % 32:
-            faults.append(f"expected hid_channels to be a multiple of 32, got {self.hid_channels}")
-        if len(self.apply_attn) != len(self.ch_multipliers):
+        """A range not of two ends in order, options of another network, sizes of no UNet."""
+        faults, span = [], self.guidance_range
+        if span is not None and (len(span) != 2 or span[0] >= span[1]):
             faults.append(
-                f"expected apply_attn and ch_multipliers of one length, got {len(self.apply_attn)} "
-                f"and {len(self.ch_multipliers)}"
+                "expected guidance_range to be the lowest and the highest w, such as 0,4, "
+                f"got {','.join(f'{value:g}' for value in span)}"
             )
-        return faults
+        if NETWORKS.find(self.network).sectioned:
+            if self.options:
+                faults.append(
+                    f"expected no [model.options] for network {self.network}, whose options are "
+                    f"the fields of [model], got {', '.join(self.options)}"
+                )
+            return faults + unet_faults(
+                self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
+            )
+        return faults + [
+            f"{f.name} belongs to the unet; options of network {self.network} stand in "
+            "[model.options]"
+            for f in dataclasses.fields(self)
+            if f.name not in _SHARED and getattr(self, f.name) != f.default
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(Section):
+    """The section [diffusion]: noise levels, prediction and loss."""
+
     logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
     logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
     model_out_type: OutType = option("v", "what the network predicts")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
-    reweight_type: Reweight = option("truncated_snr", "weighting of the loss over noise levels")
+    reweight_type: str = option(
+        "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
+    )
+    reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
+    time_density: str = option(
+        "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
+    )
+    time_options: dict[str, Any] = option({}, "parameters of the time density")
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
@@ -122,6 +182,7 @@ class DiffusionConfig(Section):
         return self.loss_type == "kl" or self.learned_variance
 
     def conflicts(self) -> list[str]:
+        """A bound without discrete steps, and limits of logsnr that do not fit."""
         faults = []
         for name, value in (("loss_type", "kl"), ("learned_variance", True)):
             if getattr(self, name) == value and not self.train_timesteps:
@@ -136,11 +197,25 @@ class DiffusionConfig(Section):
                 faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
         elif low >= high:
             faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        chosen = (
+            (self.reweight_type, WEIGHTINGS, self.reweight_options),
+            (self.time_density, TIME_DENSITIES, self.time_options),
+        )
+        for word, table, options in chosen:
+            taken = table.find(word).parameters
+            unknown = [] if taken is None else [name for name in options if name not in taken]
+            if unknown:
+                faults.append(
+                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
+                    f"got {', '.join(map(printable, unknown))}"
+                )
         return faults
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
+    """The section [train]: the optimizer, and what is kept and shown on the way."""
+
     steps: int = option(100_000, "optimizer steps", 1)
     batch_size: int = option(128, "images a step, over all processes", 1)
     accumulate: int = option(1, "micro-batches a step on each process", 1)
@@ -163,12 +238,14 @@ class TrainConfig(Section):
     eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
     eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
     max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)
-    tensorboard: bool = option(False, "also write TensorBoard logs")
+    trackers: tuple[str, ...] | None = option(None, "where else the log goes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
-    sampler: Sampler = option("ddim", "solver")
+    """The section [sample]: solver, steps and guidance."""
+
+    sampler: str = option("ddim", "solver", table=SOLVERS)
     sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
@@ -189,6 +266,7 @@ class SampleConfig(Section):
         return self.sampler == "ancestral" and self.var_type == "learned"
 
     def conflicts(self) -> list[str]:
+        """An interval not of two ends in order, a missing share, settings of another solver."""
         faults, interval = [], self.guidance_interval
         if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
             faults.append(
@@ -197,24 +275,30 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
-        for name, sampler in (("eta", "ddim"), ("churn", "heun")):
-            if getattr(self, name) and self.sampler != sampler:
+        taken = SOLVERS.find(self.sampler).options
+        for name in ("eta", "churn"):  # the others wait for the solver that takes them
+            if getattr(self, name) and name not in taken:
+                owners = [word for word, entry in SOLVERS.items() if name in entry.options]
                 faults.append(
                     f"expected {name} 0 with sampler {self.sampler}, got {getattr(self, name)}; "
-                    f"it belongs to {sampler}"
+                    f"it belongs to {', '.join(owners)}"
                 )
         return faults
+
+    def solver_options(self) -> dict[str, Any]:
+        """The settings that the solver takes."""
+        return {name: getattr(self, name) for name in SOLVERS.find(self.sampler).options}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(Section):
+    """The section [distill]: teacher, students and their steps."""
+
+    method: str = option("progressive", "how students are taught")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0)
     student_steps: int = option(1, "DDIM steps of the last student", 1)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0
-    )
-    guidance_range: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guidance w that the students take as an input; fixed if unset", 0
     )
     first_steps: int | None = option(
         None, "optimizer steps of the first halving, which learns guidance; as others if unset", 1
@@ -224,19 +308,7 @@ class DistillConfig(Section):
     )
 
     def conflicts(self) -> list[str]:
-        span = self.guidance_range
-        if span is not None and (len(span) != 2 or span[0] >= span[1]):
-            return [
-                "expected guidance_range to be the lowest and the highest w, such as 0,4, "
-                f"got {','.join(f'{value:g}' for value in span)}"
-            ]
-        if span is not None and self.teacher_guidance:
-            return [
-                "expected teacher_guidance, one w, or guidance_range, many, got "
-                f"{self.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
-            ]
-        if span is not None and not self.teacher_steps:
-            return ["expected guidance_range with teacher_steps; it belongs to a distillation"]
+        """Steps that no row of halvings leads to."""
         ratio, rest = divmod(self.teacher_steps, self.student_steps)
         if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
             return [
@@ -257,13 +329,28 @@ class Config(Section):
     sample: SampleConfig = field(default_factory=SampleConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
+    def conflicts(self) -> list[str]:
+        """A range of guidance beside a single w, or without a distillation."""
+        span, distill = self.model.guidance_range, self.distill
+        if span is not None and distill.teacher_guidance:
+            return [
+                "expected teacher_guidance, one w, or guidance_range, many, got "
+                f"{distill.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
+            ]
+        if span is not None and not distill.teacher_steps:
+            return [
+                "expected guidance_range with teacher_steps: only a distillation teaches a network "
+                "what to do with it"
+            ]
+        return []
+
 
 SECTIONS: dict[str, type[Section]] = {
     name: hint for name, hint in get_type_hints(Config).items() if issubclass(hint, Section)
 }
 
 
-def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
+def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     """Field and type hint of every setting in the named sections, by the setting's name."""
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])
@@ -272,8 +359,30 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field, Any]]:
     }
 
 
-def override(config: Config, values: dict[str, Any]) -> Config:
+# What is an option of the thing behind a word, and goes where another one takes its place.
+OPTIONS = {
+    "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
+    "reweight_type": ("reweight_options",),
+    "time_density": ("time_options",),
+}
+
+
+def _defaults(cls: type[Section], names: Sequence[str]) -> dict[str, Any]:
+    """The defaults of some fields."""
+    usual = cls()
+    return {name: getattr(usual, name) for name in names}
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with some settings replaced, named without their section.
+
+    Args:
+        config: the configuration; it is not changed.
+        values: new values by name; tables such as ``options`` are merged key by key. With another
+            network, weighting or time density the options of the one before are dropped.
+
+    Returns:
+        Config.
 
     Raises:
         ValueError: for unknown names and wrong values, all of them at once.
@@ -284,9 +393,14 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     ]
     changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
+        old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+        for word, options in OPTIONS.items():
+            if mine.get(word, getattr(old, word, None)) != getattr(old, word, None):
+                old = dataclasses.replace(old, **_defaults(cls, options))
+        mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
-            changed[section] = dataclasses.replace(getattr(config, section), **mine)
+            changed[section] = dataclasses.replace(old, **mine)
         except ValueError as error:
             faults.append(str(error))
     if faults:
@@ -295,7 +409,19 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:
-    """Build a configuration from nested tables, refusing what it does not know."""
+    """A configuration from nested tables.
+
+    Args:
+        tables: fields by section; the words of earlier versions are understood.
+        origin: named in errors.
+
+    Returns:
+        Config.
+
+    Raises:
+        ValueError: for unknown sections and keys and wrong values, all of them at once.
+    """
+    tables = renewed(tables)
     faults: list[str] = []
     built: dict[str, Any] = {}
     for name, table in tables.items():
@@ -316,19 +442,49 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
                 faults.append(str(error))
     if faults:
         raise ValueError(f"{origin}: " + "; ".join(faults))
-    return Config(**built)
+    try:
+        return Config(**built)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from None
+
+
+def renewed(tables: dict[str, Any]) -> dict[str, Any]:
+    """Tables of earlier versions in today's words.
+
+    Args:
+        tables: fields by section, as TOML gives them; they are not changed.
+
+    Returns:
+        the same in new tables; as given if a section is no table.
+
+    >>> renewed({"train": {"tensorboard": True}})
+    {'train': {'trackers': ['tensorboard']}}
+    """
+    if not all(isinstance(table, dict) for table in tables.values()):
+        return tables  # whoever builds it says what is wrong
+    today = {name: dict(table) for name, table in tables.items()}
+    span = today.get("distill", {}).pop("guidance_range", None)
+    if span is not None:
+        today.setdefault("model", {}).setdefault("guidance_range", span)
+    if today.get("train", {}).pop("tensorboard", False) is True:
+        today["train"].setdefault("trackers", ["tensorboard"])
+    return today
 
 
 def to_tables(config: Config) -> dict[str, dict[str, Any]]:
     """Nested tables without the unset values, as TOML can hold them."""
     return {
         section: {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in table.items()
-            if value is not None
+            key: _plain(value) for key, value in table.items() if value is not None and value != {}
         }
         for section, table in dataclasses.asdict(config).items()
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _closest(key: str, known: list[str]) -> str:
@@ -347,6 +503,8 @@ def plain_hint(hint: Any) -> tuple[Any, bool]:
 def _coerce(value: Any, hint: Any) -> Any:
     """Lists become tuples and whole numbers floats where the field wants them."""
     hint, _ = plain_hint(hint)
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -369,6 +527,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         return []
     if any(map(_huge, value if isinstance(value, tuple) else (value,))):
         return [f"expected {name} to be a number of at most 63 bits, got a larger one"]
+    if get_origin(hint) is dict:
+        return _dict_faults(name, value)
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return []
@@ -377,10 +537,35 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         item = get_args(hint)[0]
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
             return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
-        return [] if item is bool else [fault for v in value for fault in _range(name, v, metadata)]
+        numbers = value if item in (int, float) else ()
+        return [fault for number in numbers for fault in _range(name, number, metadata)]
+    if table := metadata.get("table"):
+        return _word_faults(name, value, table)
     if not _is_a(value, hint):
         return [f"expected {name} to be {hint.__name__}, got {value!r}"]
     return _range(name, value, metadata) if hint in (int, float) else []
+
+
+def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
+    try:
+        table.check(word if isinstance(word, str) else "")
+    except ValueError:
+        return [f"expected {name} to be {table.expected()}, got {word!r}"]
+    return []
+
+
+def _dict_faults(name: str, value: Any) -> list[str]:
+    """What is wrong with a table of plain values, such as options of a network."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return [f"expected {name} to be a table of names and values, got {value!r}"]
+    plain = (bool, int, float, str)
+    lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
+    return [
+        f"expected {name}.{printable(key)} to be numbers, texts, true or false, got {item!r}"
+        for key, items in lists.items()
+        for item in items
+        if not isinstance(item, plain) or _huge(item)
+    ]
 
 
 def _range(name: str, value: float, metadata: Any) -> list[str]:

@@ -4,35 +4,6 @@ Known names, folders and array files become a `Source` of pictures (standard, fo
 is read once into rows of one array (source) that is kept on the disk (cache).
 """
 
-from vfn.data.cache import Prepared
-from vfn.data.dataset import HELD_OUT, Dataset, hold_out, to_uint8, to_unit
-from vfn.data.labels import label_names, parse_labels
-from vfn.data.load import (
-    data_home,
-    datasets,
-    find_prepared,
-    load_dataset,
-    load_held_out,
-    prepare,
-    read_pictures,
-    spec_settings,
-)
+import lazy_loader
 
-__all__ = [
-    "HELD_OUT",
-    "Dataset",
-    "Prepared",
-    "data_home",
-    "datasets",
-    "find_prepared",
-    "hold_out",
-    "label_names",
-    "load_dataset",
-    "load_held_out",
-    "parse_labels",
-    "prepare",
-    "read_pictures",
-    "spec_settings",
-    "to_uint8",
-    "to_unit",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vfn.data.dataset import own_splits
-from vfn.data.source import Source
+from vfn.data.source import Source, checked_labels, to_picture
 
 SUFFIXES = {".npy", ".npz"}
 
@@ -42,16 +41,11 @@ def array_source(path: Path, test_share: float) -> Source:
     if 0 in images.shape:
         raise ValueError(f"{path} holds no pictures: {list(images.shape)}")
     if labels is not None:
-        labels = _checked(labels, class_names, len(images), path)
+        labels = checked_labels(labels, len(images), class_names, f"arr_1 in {path}")
 
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), test_share)
     return Source(str(path), names, lambda i: to_picture(images[i]), labels, class_names, splits)
-
-
-def to_picture(array: np.ndarray) -> Image.Image:
-    """[H, W, C] or [H, W] as a picture."""
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -60,22 +54,3 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         class_names = tuple(str(name) for name in file.get("class_names", ()))
         return file["arr_0"], file.get("arr_1"), class_names
-
-
-def _checked(
-    labels: np.ndarray, class_names: tuple[str, ...], count: int, path: Path
-) -> np.ndarray:
-    """Labels as `Source` wants them."""
-    integers = labels.dtype.kind in "biu" and labels.ndim in (1, 2) and len(labels) == count
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    classes = labels.ndim == 1 and low >= 1 and high <= (len(class_names) or high)
-    tags = labels.ndim == 2 and low >= 0 and high <= 1
-    if integers and tags and len(class_names) in (0, labels.shape[1]):
-        return labels.astype(np.uint8)
-    if integers and classes:
-        return labels.astype(np.int64)
-    names = f", {len(class_names)} class_names" if class_names else ""
-    raise ValueError(
-        f"expected arr_1 in {path} to be classes 1..K [{count}] or 0/1 tags [{count}, K], "
-        f"got {labels.dtype} {list(labels.shape)} with {low}..{high}{names}"
-    )

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -22,18 +21,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vfn.configs import DataConfig, Split
 from vfn.data.dataset import Dataset
-from vfn.data.source import Bad, Gathered, Source, gather
+from vfn.data.labels import Labels
+from vfn.data.source import Bad, Rows, Source, read_rows
 from vfn.files import make_directory
+from vfn.progress import Progress, say
 
 FORMAT = 1
 # Settings that change a pixel or a row; the others only say what is done with the rows.
 _KEYED = ("image_size", "crop", "channels", "test_share", "on_bad")
 _NAMED = 10  # labels and bad pictures in a summary
-Report = Callable[[str], object]
 
 
 class Prepared(NamedTuple):
@@ -53,6 +52,13 @@ class Prepared(NamedTuple):
     def dataset(self, split: Split, conditional: bool = True) -> Dataset:
         """The rows of a split, sharing memory.
 
+        Args:
+            split: one of ``splits``, or ``all``.
+            conditional: with the labels, where there are any.
+
+        Returns:
+            Dataset.
+
         Raises:
             ValueError: if there is no such split, or it has no pictures.
         """
@@ -65,20 +71,20 @@ class Prepared(NamedTuple):
         if start == end:
             raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
         if self.labels is None or not conditional:
-            return Dataset(self.images[start:end], None, ())
-        return Dataset(self.images[start:end], self.labels[start:end], self._names())
+            return Dataset(self.images[start:end])
+        return Dataset(self.images[start:end], self.labels[start:end], self.legend)
 
     def summary(self) -> str:
         """Lines of text for a terminal."""
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}"]
         if self.labels is not None:
-            tags, names = self.labels.ndim == 2, self._names()
+            names, tags = self.legend
             counts = (
                 self.labels.sum(0) if tags else self.labels.bincount(minlength=len(names) + 1)[1:]
             )
             named = [f"{n} ({c})" for n, c in zip(names, counts.tolist(), strict=True)]
-            lines.append(f"labels    {len(named)} {'tags' if tags else 'classes'}: {_few(named)}")
+            lines.append(f"labels    {self.legend.describe()}: {_few(named)}")
         if self.bad:
             named = [f"{name} ({reason})" for name, reason in self.bad]
             lines.append(f"left out  {len(named)}: {_few(named)}")
@@ -86,22 +92,32 @@ class Prepared(NamedTuple):
             lines.append(f"prepared  {self.path}, {self.images.numel() / 1e6:.1f} MB")
         return "\n".join(lines)
 
-    def _names(self) -> tuple[str, ...]:
-        """The labels' names; their numbers if they have none."""
-        if self.class_names or self.labels is None:
-            return self.class_names
-        count = self.labels.shape[1] if self.labels.ndim == 2 else int(self.labels.max())
-        return tuple(str(k) for k in range(1, count + 1))
+    @property
+    def legend(self) -> Labels:
+        """What the labels mean; those without names are called by their numbers."""
+        if self.labels is None:
+            return Labels()
+        tags = self.labels.ndim == 2
+        count = self.labels.shape[1] if tags else int(self.labels.max())
+        return Labels(self.class_names or tuple(str(k) for k in range(1, count + 1)), tags)
 
 
 def in_memory(source: Source, settings: DataConfig) -> Prepared:
     """Read a source into memory.
 
+    Args:
+        source: the pictures.
+        settings: size, crop, channels, and what to do about bad pictures.
+
+    Returns:
+        Prepared, without a path.
+
     Raises:
-        ValueError: see `gather`.
+        ValueError: if there are bad pictures and they are not to be skipped, or more than half are
+            bad.
     """
     rows: list[np.ndarray] = []
-    found = gather(source, settings, rows.append)
+    found = read_rows(source, settings, rows.append)
     images = torch.from_numpy(np.stack(rows))
     return Prepared(
         images, _tensor(found.labels), source.class_names, found.splits, found.bad, None
@@ -116,6 +132,9 @@ def cache_path(home: Path, title: str, content: Any, settings: DataConfig) -> Pa
         title: of the data set.
         content: what identifies its files, as JSON can hold it.
         settings: resolved: the data set's own size and crop are filled in.
+
+    Returns:
+        a directory below ``home``.
     """
     text = json.dumps([FORMAT, title, content, _keyed(settings)], sort_keys=True)
     return home / "prepared" / title / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -126,7 +145,6 @@ def prepare_cache(
     title: str,
     read: Callable[[], Source],
     settings: DataConfig,
-    say: Report,
     fresh: bool,
 ) -> Prepared:
     """The data set at ``path``, written first if it is not there.
@@ -134,18 +152,18 @@ def prepare_cache(
     One process writes while the others, of the same run or not, wait.
 
     Args:
-        path: see `cache_path`.
+        path: its directory, of `cache_path`.
         title: of the data set.
         read: gives the source; may download.
-        settings: resolved.
-        say: hears one line from the process that writes, before and after.
+        settings: resolved: the data set's own size and crop are filled in.
         fresh: write it anew.
 
     Returns:
         Prepared.
 
     Raises:
-        ValueError: see `gather`, or if what is there is damaged.
+        ValueError: if there are bad pictures and they are not to be skipped, more than half are
+            bad, or what is there is damaged.
         OSError: if it cannot be written.
     """
     if fresh or not path.is_dir():
@@ -161,6 +179,12 @@ def prepare_cache(
 
 def open_cache(path: Path) -> Prepared:
     """A prepared data set, its pictures memory-mapped.
+
+    Args:
+        path: its directory.
+
+    Returns:
+        Prepared.
 
     Raises:
         ValueError: if it is damaged.
@@ -218,17 +242,10 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Gathered:
+def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Rows:
     total = sum(len(numbers) for numbers in source.splits.values())
-    bar = tqdm(
-        desc=f"preparing {title}",
-        total=total,
-        unit="image",
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )
-    with bar, path.open("wb") as file:
-        return gather(source, settings, lambda row: file.write(row.tobytes()), bar.update)
+    with Progress(total, "picture", f"preparing {title}") as progress, path.open("wb") as file:
+        return read_rows(source, settings, lambda row: file.write(row.tobytes()), progress.advance)
 
 
 def _keyed(settings: DataConfig) -> dict[str, Any]:

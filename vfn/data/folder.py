@@ -4,6 +4,7 @@ import csv
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,7 +54,7 @@ def folder_source(path: Path, test_share: float) -> Source:
     return Source(str(path), names, read, labels, class_names, own_splits(len(names), test_share))
 
 
-def folder_state(path: Path) -> list[list]:
+def folder_state(path: Path) -> list[list[Any]]:
     """Name, size and time of change of every file that `folder_source` would read."""
     names = [*picture_files(path), *([TABLE] if (path / TABLE).is_file() else [])]
     return [[name, *file_state(path / name)] for name in names]
@@ -81,6 +82,12 @@ def picture_files(path: Path) -> list[str]:
 
 def read_table(path: Path) -> tuple[str, dict[str, str]]:
     """``labels.csv``: the name of its second column, ``label`` or ``tags``, and a text by file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``label`` or ``tags``, and the text of each file that has one.
 
     Raises:
         ValueError: if it is not such a table, or names a file twice.

@@ -4,27 +4,27 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
-from vfn.data.cache import Prepared, Report, cache_path, in_memory, prepare_cache
+from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.source import Source
-from vfn.data.standard import STANDARD
+from vfn.data.standard import DATASETS
+from vfn.tables import is_object_name
 
 DATA_VARIABLE = "VFN_DATA"
 
 
-def _silent(_line: str) -> None:
-    pass
-
-
 class _Origin(NamedTuple):
-    """A data set that settings name: its title, content (see `Standard`), reader, and settings
-    with the data set's own filled in."""
+    """A data set that settings name.
+
+    title: what it is called. content: what identifies its files, None if it is read into memory.
+    source: reads it. settings: those given, with the data set's own size and crop filled in.
+    """
 
     title: str
     content: Callable[[], Any] | None
@@ -41,14 +41,23 @@ class _Origin(NamedTuple):
 def datasets() -> list[str]:
     """Names of the data sets.
 
+    Returns:
+        names, in the order of the table.
+
     >>> datasets()
-    ['celeba', 'cifar10', 'digits', 'mnist']
+    ['digits', 'mnist', 'cifar10', 'celeba']
     """
-    return sorted(STANDARD)
+    return list(DATASETS)
 
 
 def data_home(settings: DataConfig) -> Path:
     """The directory of downloads and prepared data: the setting, ``$VFN_DATA``, or a cache.
+
+    Args:
+        settings: ``data_dir`` of them counts.
+
+    Returns:
+        the directory, which need not exist.
 
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
@@ -57,12 +66,11 @@ def data_home(settings: DataConfig) -> Path:
     return Path(named).expanduser()
 
 
-def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) -> Prepared:
+def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
     """Download and prepare a data set, unless that has been done.
 
     Args:
         settings: which data set, and how its pictures are wanted.
-        say: hears what is being prepared.
         fresh: prepare it anew.
 
     Returns:
@@ -79,11 +87,17 @@ def prepare(settings: DataConfig, say: Report = _silent, fresh: bool = False) ->
     path = origin.path()
     if path is None:
         return in_memory(origin.source(), origin.settings)
-    return prepare_cache(path, origin.title, origin.source, origin.settings, say, fresh)
+    return prepare_cache(path, origin.title, origin.source, origin.settings, fresh)
 
 
 def find_prepared(settings: DataConfig) -> Prepared | None:
     """What `prepare` would give if that needs no work, else None.
+
+    Args:
+        settings: which data set, and how its pictures are wanted.
+
+    Returns:
+        Prepared: all splits; None if they would have to be downloaded or prepared.
 
     Raises:
         ValueError: for an unknown data set.
@@ -92,37 +106,41 @@ def find_prepared(settings: DataConfig) -> Prepared | None:
     return prepare(settings) if path is None or path.is_dir() else None
 
 
-def load_dataset(
-    data: DataConfig | str, split: Split | None = None, say: Report = _silent
-) -> Dataset:
+def load_dataset(data: DataConfig | str, split: Split | None = None) -> Dataset:
     """A split of a data set, prepared first if need be.
 
     Args:
         data: settings, or just the data set's name or path.
         split: ``train``, ``test`` (never trained on unless settings say so), ``valid`` where there
             is one, or ``all``; the settings' own if None.
-        say: hears what is being prepared.
 
     Returns:
         Dataset; its pictures are memory-mapped where they come from files.
 
     Raises:
-        ValueError: see `prepare`, or for an unknown split.
+        ValueError: for an unknown data set or split, one that cannot be downloaded, or bad
+            pictures.
 
     >>> load_dataset("digits", "test").images.shape
     torch.Size([360, 1, 8, 8])
     """
     settings = DataConfig(dataset=data) if isinstance(data, str) else data
-    return prepare(settings, say).dataset(split or settings.split, settings.conditional)
+    return prepare(settings).dataset(split or settings.split, settings.conditional)
 
 
 def load_held_out(settings: DataConfig) -> Dataset | None:
     """The test split, or None if there is none or the settings train on it.
 
+    Args:
+        settings: which data set, and the split that is trained on.
+
+    Returns:
+        Dataset, or None.
+
     >>> load_held_out(DataConfig(dataset="digits", split="all"))
     """
     prepared = prepare(settings)
-    if settings.split in ("test", "all") or not prepared.splits["test"]:
+    if settings.split in ("test", "all") or not prepared.splits.get("test"):
         return None
     return prepared.dataset("test", settings.conditional)
 
@@ -154,38 +172,51 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
             "dataset:NAME[:train|test|all], or run:DIR"
         )
     everything = in_memory(found.source(), own)
-    return Dataset(everything.images, everything.labels, everything.class_names)
+    return Dataset(everything.images, everything.labels, everything.legend)
 
 
 def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     """Settings of ``dataset:NAME[:split]``: those of ``like`` if it is the data set of that NAME.
+
+    Args:
+        spec: NAME is a name of the table, a path, or ``package.module:Name``; train is the split
+            where none is named.
+        like: settings of a run.
+
+    Returns:
+        DataConfig.
 
     Raises:
         ValueError: for an unknown split.
 
     >>> spec_settings("dataset:mnist:test", DataConfig(data_dir="/data")).split
     'test'
+    >>> spec_settings("dataset:mine.data:Cats", DataConfig()).dataset
+    'mine.data:Cats'
     """
-    name, _, split = spec.removeprefix("dataset:").rpartition(":")
-    name, split = (name, split) if name else (split, "train")
+    whole = spec.removeprefix("dataset:")
+    name, _, split = whole.rpartition(":")
+    known = split in get_args(Split) or name in DATASETS or Path(name).exists()
+    if not name or (is_object_name(whole) and not known):
+        name, split = whole, "train"
     base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
 
 
 def _find(settings: DataConfig) -> _Origin:
     name = settings.dataset
-    if name in STANDARD:
-        known = STANDARD[name]
-        size = settings.image_size or known.image_size
-        resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
-        return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
-    found = _find_files(settings)
-    if found is None:
+    found = None if name in DATASETS else _find_files(settings)
+    if found is not None:
+        return found
+    if name not in DATASETS and not is_object_name(name):
         raise ValueError(
-            f"unknown data set {name!r}, expected one of {', '.join(datasets())}, "
-            "or the path of a folder, .npy or .npz file"
+            f"unknown data set {name!r}, expected {DATASETS.expected()}, or the path of a folder, "
+            ".npy or .npz file"
         )
-    return found
+    known = DATASETS.find(name)
+    size = settings.image_size or known.image_size
+    resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
+    return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
 
 
 def _find_files(settings: DataConfig) -> _Origin | None:

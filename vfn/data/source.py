@@ -41,8 +41,8 @@ class Bad(NamedTuple):
     reason: str
 
 
-class Gathered(NamedTuple):
-    """What `gather` has found: shape of a row, labels and splits of what was kept, the rest."""
+class Rows(NamedTuple):
+    """What `read_rows` has found: shape of a row, labels and splits of what was kept, the rest."""
 
     shape: tuple[int, ...]
     labels: np.ndarray | None
@@ -50,12 +50,12 @@ class Gathered(NamedTuple):
     bad: list[Bad]
 
 
-def gather(
+def read_rows(
     source: Source,
     settings: DataConfig,
     take: Callable[[np.ndarray], object],
     advance: Callable[[], object] = lambda: None,
-) -> Gathered:
+) -> Rows:
     """Read all pictures of a source, in the order of its splits.
 
     Args:
@@ -65,7 +65,7 @@ def gather(
         advance: called for each picture, good or bad.
 
     Returns:
-        Gathered.
+        Rows.
 
     Raises:
         ValueError: if there are bad pictures and they are not to be skipped, or more than half are
@@ -94,7 +94,7 @@ def gather(
         raise ValueError(_refusal(source, bad, len(kept)))
     assert first is not None  # no source is empty
     labels = None if source.labels is None else source.labels[kept]
-    return Gathered(first[1], labels, counts, bad)
+    return Rows(first[1], labels, counts, bad)
 
 
 def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
@@ -129,6 +129,46 @@ def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
         picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
     row = np.asarray(picture)
     return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
+
+
+def to_picture(array: np.ndarray) -> Image.Image:
+    """[H, W, C] or [H, W] as a picture."""
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def checked_labels(
+    labels: np.ndarray, count: int, class_names: Sequence[str], what: str
+) -> np.ndarray:
+    """Labels that somebody else made, as `Source` wants them.
+
+    Args:
+        labels: integers or booleans of any width.
+        count: pictures.
+        class_names: K of them, or none.
+        what: what they are called in the message.
+
+    Returns:
+        int64 [N] or uint8 [N, K].
+
+    Raises:
+        ValueError: for another shape, or values that are no labels; 0 is kept for "none".
+
+    >>> checked_labels(np.array([2, 1], dtype=np.uint8), 2, ("cat", "dog"), "labels")
+    array([2, 1])
+    """
+    whole = labels.dtype.kind in "biu" and labels.ndim in (1, 2) and len(labels) == count
+    numbers = labels.dtype.kind in "biu" and labels.size
+    low, high = (int(labels.min()), int(labels.max())) if numbers else (0, 0)
+    names = len(class_names)
+    if whole and labels.ndim == 2 and low >= 0 and high <= 1 and names in (0, labels.shape[1]):
+        return labels.astype(np.uint8)
+    if whole and labels.ndim == 1 and low >= 1 and high <= (names or high):
+        return labels.astype(np.int64)
+    told = f", {names} class_names" if names else ""
+    raise ValueError(
+        f"expected {what} to be classes 1..K [{count}] or 0/1 tags [{count}, K], "
+        f"got {labels.dtype} {list(labels.shape)} with {low}..{high}{told}"
+    )
 
 
 def available_cores() -> int:

@@ -2,35 +2,61 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset
 
-from vfn.data.arrays import to_picture
-from vfn.data.dataset import own_splits
-from vfn.data.source import Source
+from vfn.data.labels import Labels
+from vfn.data.source import Source, checked_labels, to_picture
+from vfn.tables import Table, load_object
 
+if TYPE_CHECKING:
+    from vfn.data.dataset import Dataset
+
+OUTSIDE_TEST_SHARE = 0.1
 DIGITS = tuple(str(digit) for digit in range(10))
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR10_CLASSES = tuple(_CIFAR10.split())
+_CELEBA = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
+    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
+    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
+    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
+    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie "
+    "Young"
+)
+CELEBA_TAGS = tuple(_CELEBA.split())
 
 
-class Standard(NamedTuple):
-    """How to get a data set, and how its pictures are prepared unless settings say otherwise.
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """A data set: what it is, how to get it, and how it is prepared unless settings say otherwise.
 
-    source: reads it below a directory, downloading what is missing. content: what identifies the
-    files it is made of; None if it needs none and is read into memory whenever it is used.
+    text: one line for help. source: reads it below a directory, downloading what is missing.
+    content: what identifies the files it is made of; None if it needs none and is read into memory
+    whenever it is used. channels, size (height, width as prepared) and pictures (of the split
+    train) are known before a download, as is the legend where it is given here.
     """
 
+    text: str
     source: Callable[[Path], Source]
-    content: Callable[[], Any] | None
+    content: Callable[[], Any] | None = None
     image_size: tuple[int, int] | None = None
     crop: tuple[int, int, int, int] | None = None
+    channels: int | None = None
+    size: tuple[int, int] | None = None
+    pictures: int | None = None
+    legend: Labels = Labels()
 
 
 def _digits(_root: Path) -> Source:
     from sklearn.datasets import load_digits
+
+    from vfn.data.dataset import own_splits
 
     source = load_digits()
     images = np.rint(source.images * (255 / 16)).astype(np.uint8)  # from 0..16
@@ -102,12 +128,92 @@ def _celeba_content() -> Any:
     return CelebA.file_list
 
 
-STANDARD = {
-    "celeba": Standard(_celeba, _celeba_content, (64, 64), (40, 15, 148, 148)),
-    "cifar10": Standard(_cifar10, _cifar10_content),
-    "digits": Standard(_digits, None),
-    "mnist": Standard(_mnist, _mnist_content, (32, 32)),
-}
+DATASETS: Table[Standard] = Table(
+    "data set",
+    {
+        "digits": Standard(
+            text="1,797 handwritten digits of scikit-learn, 8 x 8, no download",
+            source=_digits,
+            channels=1,
+            size=(8, 8),
+            pictures=1437,
+            legend=Labels(DIGITS),
+        ),
+        "mnist": Standard(
+            text="60,000 handwritten digits, 28 x 28, resized to 32 x 32",
+            source=_mnist,
+            content=_mnist_content,
+            image_size=(32, 32),
+            channels=1,
+            size=(32, 32),
+            pictures=60_000,
+            legend=Labels(DIGITS),
+        ),
+        "cifar10": Standard(
+            text="50,000 colour pictures of ten classes, 32 x 32",
+            source=_cifar10,
+            content=_cifar10_content,
+            channels=3,
+            size=(32, 32),
+            pictures=50_000,
+            legend=Labels(CIFAR10_CLASSES),
+        ),
+        "celeba": Standard(
+            text="202,599 faces with 40 tags, cut and resized to 64 x 64",
+            source=_celeba,
+            content=_celeba_content,
+            image_size=(64, 64),
+            crop=(40, 15, 148, 148),
+            channels=3,
+            size=(64, 64),
+            pictures=202_599,
+            legend=Labels(CELEBA_TAGS, tags=True),
+        ),
+    },
+    lambda name: Standard(text=name, source=partial(_outside, name)),
+)
+
+
+def _outside(name: str, root: Path) -> Source:
+    """What ``package.module:Name``, called with the directory of downloads, gives, as a source."""
+    from vfn.data.dataset import Dataset
+
+    found = load_object(name)(root)
+    # A data set in memory becomes a source, so that size, grey and splits are those of settings.
+    if isinstance(found, Dataset):
+        found = source_of(found, name)
+    if not isinstance(found, Source):
+        raise ValueError(
+            f"expected {name}(directory) to give a vfn.data.Source or a vfn.data.Dataset, "
+            f"got {type(found).__name__}"
+        )
+    if found.labels is None:
+        return found
+    labels = checked_labels(
+        np.asarray(found.labels), len(found.names), found.class_names, f"labels of {name}"
+    )
+    return found._replace(labels=labels)
+
+
+def source_of(dataset: "Dataset", origin: str) -> Source:
+    """A data set in memory as a source; a tenth of it, at random, is its test split.
+
+    Args:
+        dataset: the pictures, grey or RGB.
+        origin: a name for messages.
+
+    Returns:
+        Source.
+    """
+    from vfn.data.dataset import own_splits
+
+    images = dataset.images.permute(0, 2, 3, 1).numpy()
+    labels = None if dataset.labels is None else dataset.labels.numpy()
+    names = [f"{origin}[{i}]" for i in range(len(images))]
+    splits = own_splits(len(images), OUTSIDE_TEST_SHARE)
+    return Source(
+        origin, names, lambda i: to_picture(images[i]), labels, dataset.legend.names, splits
+    )
 
 
 def _fetch(
@@ -144,7 +250,9 @@ def _joined(
     files: Sequence[str] = (),
 ) -> Source:
     """The splits of a torchvision data set, one after another."""
-    whole: ConcatDataset = ConcatDataset(list(parts.values()))
+    from torch.utils.data import ConcatDataset
+
+    whole: ConcatDataset[Any] = ConcatDataset(list(parts.values()))
     bounds = accumulate((len(part) for part in parts.values()), initial=0)
     splits = {split: range(*pair) for split, pair in zip(parts, pairwise(bounds), strict=True)}
     names = files or [f"{name}[{i}]" for i in range(len(whole))]

@@ -1,19 +1,19 @@
 """A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfn.nn.unet import UNet
+from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
     LogSNRSchedule,
     OutType,
-    Split,
     Strength,
+    VarianceSplit,
     check_zero_snr,
     classifier_free,
     predict,
@@ -21,7 +21,7 @@ from vfn.ops import (
 )
 
 
-def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Network:
     """The network as a function of its inputs, with ``params`` in place of its own.
 
     Args:
@@ -49,15 +49,16 @@ def denoiser(
     clip: bool = True,
     rescale: float = 0.0,
     variance: bool = False,
+    gradient: bool = False,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
     With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
-    batch and each clipped before they are combined, see `classifier_free`. A network that takes
+    batch and each clipped before `classifier_free` combines them. A network that takes
     guidance as an input gets w instead, and is evaluated once.
 
     Args:
-        model: `UNet`, or any module called as ``model(z, t, y)``.
+        model: a `UNet`, or any module called as ``model(z, t, y)``.
         params: its parameters by name: raw, EMA, or a teacher's.
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
@@ -67,6 +68,8 @@ def denoiser(
         clip: clamp x0 to [-1, 1].
         rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
         variance: also return the fraction of a learned variance, of the conditional branch.
+        gradient: whether gradients reach the parameters. Otherwise they are taken as constants, so
+            that sampling keeps nothing of the steps behind it; gradients by z are there either way.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
@@ -101,21 +104,23 @@ def denoiser(
     if labels is not None and doubled:
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
+    if not gradient:
+        params = {name: value.detach() for name, value in params.items()}
     network = with_params(model, params)
 
-    def predicted(z: Tensor, logsnr: Tensor) -> Split:
+    def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
             given.append(guidance if number is None else z.new_full((len(z),), number))
         out, frac = split_variance(z, network(z, schedule.time(logsnr), *given), out_type)
         x0 = predict(z, out, logsnr, out_type).x0
-        return Split(x0.clamp(-1, 1) if clip else x0, frac)
+        return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
 
-    def guided(z: Tensor, logsnr: Tensor) -> Split:
+    def guided(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
         cond, uncond = both.out.chunk(2)
         x0 = classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
-        return Split(x0, None if both.frac is None else both.frac[: len(z)])
+        return VarianceSplit(x0, None if both.frac is None else both.frac[: len(z)])
 
     def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
         x0, frac = (guided if doubled else predicted)(z, logsnr)
@@ -141,7 +146,7 @@ def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: fl
     Args:
         guidance: w, one for all or [B].
         known: lowest and highest w of the network.
-        rescale: see `denoiser`.
+        rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
 
     Raises:
         ValueError: if it is out of range, depends on logsnr or is rescaled.
@@ -164,8 +169,9 @@ def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: fl
 
 
 def _unconditional(model: nn.Module, z: Tensor) -> Tensor | None:
-    """The label that stands for 'none' in a conditional network's training."""
-    if not isinstance(model, UNet) or not model.num_classes:
+    """The label that stands for 'none' in the training of a network that says it is conditional."""
+    count = getattr(model, "num_classes", 0)
+    if not count:
         return None
-    shape = (z.shape[0], model.num_classes) if model.multitags else (z.shape[0],)
+    shape = (len(z), count) if getattr(model, "multitags", False) else (len(z),)
     return torch.zeros(shape, dtype=torch.long, device=z.device)

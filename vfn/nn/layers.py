@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-GROUPS, NORM_EPS = 32, 1e-6
+from vfn.nn.network import GROUPS
+
+NORM_EPS = 1e-6
 # Standard deviation of a standard normal truncated at ±2.
 _TRUNCATED_STD = 0.87962566103423978
 
@@ -60,6 +62,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation of `GROUPS` groups."""
     return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
 
 
@@ -99,6 +102,13 @@ def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:
     """A linear layer over the channels of [B, C, H, W] as a 1x1 convolution.
 
     That adds the bias while it multiplies; on the CPU ``F.linear`` first copies it to every row.
+
+    Args:
+        x: [B, C, H, W].
+        layer: from C channels to C'.
+
+    Returns:
+        [B, C', H, W].
     """
     return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
 
@@ -118,6 +128,7 @@ class SelfAttention(nn.Module):
         self.out = linear(num_heads * head_dim, channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend over the positions: [B, C, H, W] -> [B, C, H, W]."""
         qkv = rearrange(pointwise(self.norm(x), self.qkv), "b c h w -> b h w c")  # a view
         q, k, v = rearrange(
             qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
@@ -153,6 +164,7 @@ class ResidualBlock(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W']."""
         shift, scale = rearrange(modulation, "b (two c) -> two b c 1 1", two=2)
         h = self.conv1(self.resample(silu(self.norm1(x))))
         h = silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
@@ -174,4 +186,5 @@ class ConvResample(nn.Module):
         _init(self.conv, zero=False)
 
     def forward(self, x: Tensor, _modulation: Tensor) -> Tensor:
+        """Change the resolution: [B, C, H, W] -> [B, C, H', W']; the modulation [B, 0] is empty."""
         return self.conv(self.resize(x))

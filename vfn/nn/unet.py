@@ -14,7 +14,6 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from vfn.nn.layers import (
-    GROUPS,
     ConvResample,
     ResidualBlock,
     SelfAttention,
@@ -25,6 +24,7 @@ from vfn.nn.layers import (
     silu,
     sinusoidal_embedding,
 )
+from vfn.nn.network import unet_faults
 
 
 class Block(nn.Module):
@@ -36,6 +36,7 @@ class Block(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W']."""
         h = self.residual(x, modulation)
         return h if self.attention is None else self.attention(h)
 
@@ -96,7 +97,8 @@ class UNet(nn.Module):
         super().__init__()
         levels = len(ch_multipliers)
         attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
-        _check_shape(levels, hid_channels, num_res_blocks, attention)
+        if faults := unet_faults(hid_channels, ch_multipliers, num_res_blocks, attention):
+            raise ValueError("; ".join(faults))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
         self.num_res_blocks = num_res_blocks
@@ -105,7 +107,9 @@ class UNet(nn.Module):
         self.guidance_range = guidance_range
         embedding_dim = embedding_dim or 4 * hid_channels
 
-        def block(width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None):
+        def block(
+            width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None
+        ) -> Block:
             attn = _attention(width_out, num_heads, head_dim) if attend else None
             return Block(ResidualBlock(width_in, width_out, dropout, resample), attn)
 
@@ -175,9 +179,18 @@ class UNet(nn.Module):
         )
 
     def embed(self, t: Tensor, y: Tensor | None, w: Tensor | None = None) -> Tensor:
-        """Conditioning [B, E] of times [B], labels and guidance.
+        """Conditioning of times, labels and guidance.
 
-        None for labels leaves out their bias as well.
+        Args:
+            t: time [B] in [0, 1].
+            y: labels [B] or [B, K]; None leaves out their bias as well.
+            w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+
+        Returns:
+            [B, E].
+
+        Raises:
+            ValueError: for labels of an unconditional network.
         """
         dtype = self.modulation.weight.dtype
         embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(dtype))
@@ -248,21 +261,6 @@ def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfA
         )
     other = width // given
     return SelfAttention(width, *((other, given) if head_dim else (given, other)))
-
-
-def _check_shape(levels: int, hid_channels: int, num_res_blocks: int, attention: list) -> None:
-    if levels < 1 or num_res_blocks < 1:
-        raise ValueError(
-            "expected at least one level and one residual block a level, got "
-            f"{levels} and {num_res_blocks}"
-        )
-    if hid_channels < GROUPS or hid_channels % GROUPS:
-        raise ValueError(f"expected hid_channels to be a multiple of {GROUPS}, got {hid_channels}")
-    if len(attention) != levels:
-        raise ValueError(
-            f"expected apply_attn to have one value for each of {levels} levels, "
-            f"got {len(attention)}"
-        )
 
 
 def _check_input(z: Tensor, in_channels: int, levels: int) -> None:

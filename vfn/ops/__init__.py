@@ -1,5 +1,8 @@
 """Diffusion math as functions over plain tensors.
 
+Names are imported when they are first used: ``import vfn.ops`` is light, and so are the tables of
+words and of what stands behind them, which need no torch.
+
 Notation
     t, s        times in [0, 1]; t=0 is data, t=1 is noise, and always s < t.
     logsnr      log signal-to-noise ratio lambda = log(alpha^2 / sigma^2), falling in t.
@@ -20,6 +23,11 @@ Conventions
     back unchanged. Coefficients are computed in float64 and cast once to the data's dtype. No
     function draws noise, changes an argument, waits for a device or prints.
 
+    Levels, times and grids may be numbers, lists or arrays; data are tensors. Finite logsnr is
+    within ±700, where exp() is finite in float64: numbers, limits and grids beyond are refused. The
+    values of tensors are not looked at, nor whether a single step leads from noise to data; a grid
+    is looked at once, on the host. `sample_adaptive`, neighbours and distances wait for the device.
+
 Names in the reference implementation and here
     get_logsnr_schedule             logsnr_schedule, a pair of functions
     q_sample(x_0, logsnr_t, eps)    q_sample(x0, logsnr, noise)
@@ -35,330 +43,36 @@ Names in the reference implementation and here
     normal_kl                       normal_kl
     discretized_gaussian_loglik     discretized_gaussian_loglik
     p_sample                        sample
+
+Groups of names, each by the module that holds it
+    words           the closed sets of words: Schedule, OutType, VarType, Grid, LossType, ...
+    solver_table    SOLVERS, the solvers by their words, without torch
+    weightings      WEIGHTINGS, the weights of the loss over noise levels, without torch
+    densities       TIME_DENSITIES, what training times are drawn from, without torch
+    schedules       time to logsnr and back: logsnr_schedule, shift_schedule, cosine_logsnr, ...
+    grids           noise levels to sample at: sampling_grid, logsnr_grid, karras_grid, ...
+    process         the forward process and its posterior: q_sample, q_posterior, alpha_sigma, ...
+    predictions     x0, eps and v of each other: predict, x0_from_v, split_variance, ...
+    times           training times and noise levels: draw_times, stratified_time, ...
+    losses          mse_loss and its loss_weight
+    bound           the variational bound: kl_loss, vlb_bpd, continuous_vlb_bpd, ...
+    likelihood      log-likelihood under the probability flow: flow_loglik, dequantize, loglik_bpd
+    steps           one step of first order: ddim_step, ddim_inverse_step, ancestral_step
+    multistep       steps of higher order: heun_step, dpmpp_2m_step, unic_step, ab2_step, ...
+    integration     the loop over a denoiser, and what a solver is: sample, Solver, single_step, ...
+    solvers         whole solvers: sampler, ddim_solver, heun_solver, adams_solver, ...
+    adaptive        steps as long as a tolerance allows: sample_adaptive
+    guidance        predictions led by another: guide, classifier_free, rescale, ...
+    editing         given pictures: encode, slerp, inpaint, edit_start, with_known
+    halving         progressive distillation: distill_target
+    ema             averages of parameters: ema_update, power_ema_decay, combine, ...
+    random          draws by seed, stream and index: keyed_normal, keyed_uniform, ...
+    frechet         Gaussians of features: moments, fit_gaussian, frechet_distance, ...
+    neighbours      nearest neighbours of features: precision_recall, density_coverage, ...
+    scores          kernel_distance and inception_score
+    confidence      how sure a figure is: mean_and_error, bootstrap_interval, ...
 """
 
-from vfn.ops._types import (
-    Ending,
-    FixedVarType,
-    Grid,
-    LossType,
-    OutType,
-    Reweight,
-    Sampler,
-    Schedule,
-    VarType,
-)
-from vfn.ops.adaptive import sample_adaptive
-from vfn.ops.distill import distill_target
-from vfn.ops.editing import (
-    Encoding,
-    Start,
-    edit_start,
-    encode,
-    inpaint,
-    slerp,
-    with_known,
-)
-from vfn.ops.ema import (
-    combine,
-    ema_decay,
-    ema_update,
-    ema_update_,
-    posthoc_ema_weights,
-    power_ema_decay,
-    sigma_rel_to_gamma,
-)
-from vfn.ops.flow import (
-    Estimate,
-    FlowLoglik,
-    dequantize,
-    flow_loglik,
-    loglik_bpd,
-    mean_and_error,
-)
-from vfn.ops.guidance import (
-    Strength,
-    classifier_free,
-    dynamic_threshold,
-    guide,
-    interval_strength,
-    mapped,
-    rescale,
-)
-from vfn.ops.likelihood import (
-    BitsPerDim,
-    StepLevels,
-    continuous_vlb_bpd,
-    discretized_gaussian_loglik,
-    hybrid_loss,
-    kl_loss,
-    normal_kl,
-    prior_bpd,
-    step_logsnrs,
-    vlb_bpd,
-)
-from vfn.ops.losses import loss_weight, mse_loss
-from vfn.ops.metrics import (
-    FrechetInfinity,
-    Gaussian,
-    Moments,
-    fit_gaussian,
-    frechet_distance,
-    frechet_infinity,
-    gaussian,
-    merge_moments,
-    moments,
-)
-from vfn.ops.neighbours import (
-    DensityCoverage,
-    Neighbourhood,
-    PrecisionRecall,
-    density_coverage,
-    nearest_distances,
-    neighbourhood,
-    precision_recall,
-)
-from vfn.ops.predictions import (
-    Prediction,
-    Split,
-    eps_from_v,
-    eps_from_x0,
-    predict,
-    split_variance,
-    v_from_eps,
-    v_from_x0,
-    v_from_x0_eps,
-    x0_from_both,
-    x0_from_eps,
-    x0_from_v,
-)
-from vfn.ops.process import (
-    AlphaSigma,
-    LogAlphaSigma,
-    Posterior,
-    alpha_sigma,
-    learned_logvar,
-    log_alpha_sigma,
-    posterior_logvar,
-    q_posterior,
-    q_sample,
-)
-from vfn.ops.random import epoch_permutation, keyed_bernoulli, keyed_normal, keyed_uniform
-from vfn.ops.samplers import (
-    DrawSamples,
-    adams_solver,
-    dpmpp_2m_solver,
-    dpmpp_3m_solver,
-    heun_solver,
-    learned_ancestral_solver,
-    sampler,
-    unipc_solver,
-)
-from vfn.ops.sampling import (
-    Denoiser,
-    Sample,
-    Solver,
-    Span,
-    Step,
-    Stepped,
-    sample,
-    single_step,
-)
-from vfn.ops.schedules import (
-    LogSNRSchedule,
-    check_zero_snr,
-    cosine_logsnr,
-    cosine_time,
-    interpolate_schedule,
-    karras_grid,
-    legacy_logsnr,
-    legacy_time,
-    linear_logsnr,
-    linear_time,
-    logsnr_grid,
-    logsnr_schedule,
-    sampling_grid,
-    shift_schedule,
-    sigmoid_logsnr,
-    sigmoid_time,
-    uniform_logsnr_grid,
-)
-from vfn.ops.scores import (
-    InceptionScore,
-    Interval,
-    KernelDistance,
-    bootstrap_indices,
-    bootstrap_interval,
-    inception_score,
-    kernel_distance,
-)
-from vfn.ops.solvers import (
-    ab2_step,
-    am2_step,
-    dpmpp_2m_step,
-    dpmpp_3m_step,
-    heun_step,
-    renoise_step,
-    unic_step,
-)
-from vfn.ops.steps import ancestral_step, ddim_inverse_step, ddim_step
-from vfn.ops.times import (
-    WeightedTime,
-    discrete_time,
-    importance_time,
-    logit_normal_time,
-    lognormal_logsnr,
-    low_discrepancy_time,
-    stratified_time,
-)
+import lazy_loader
 
-__all__ = [
-    "AlphaSigma",
-    "BitsPerDim",
-    "Denoiser",
-    "DensityCoverage",
-    "DrawSamples",
-    "Encoding",
-    "Ending",
-    "Estimate",
-    "FixedVarType",
-    "FlowLoglik",
-    "FrechetInfinity",
-    "Gaussian",
-    "Grid",
-    "InceptionScore",
-    "Interval",
-    "KernelDistance",
-    "LogAlphaSigma",
-    "LogSNRSchedule",
-    "LossType",
-    "Moments",
-    "Neighbourhood",
-    "OutType",
-    "Posterior",
-    "PrecisionRecall",
-    "Prediction",
-    "Reweight",
-    "Sample",
-    "Sampler",
-    "Schedule",
-    "Solver",
-    "Span",
-    "Split",
-    "Start",
-    "Step",
-    "StepLevels",
-    "Stepped",
-    "Strength",
-    "VarType",
-    "WeightedTime",
-    "ab2_step",
-    "adams_solver",
-    "alpha_sigma",
-    "am2_step",
-    "ancestral_step",
-    "bootstrap_indices",
-    "bootstrap_interval",
-    "check_zero_snr",
-    "classifier_free",
-    "combine",
-    "continuous_vlb_bpd",
-    "cosine_logsnr",
-    "cosine_time",
-    "ddim_inverse_step",
-    "ddim_step",
-    "density_coverage",
-    "dequantize",
-    "discrete_time",
-    "discretized_gaussian_loglik",
-    "distill_target",
-    "dpmpp_2m_solver",
-    "dpmpp_2m_step",
-    "dpmpp_3m_solver",
-    "dpmpp_3m_step",
-    "dynamic_threshold",
-    "edit_start",
-    "ema_decay",
-    "ema_update",
-    "ema_update_",
-    "encode",
-    "epoch_permutation",
-    "eps_from_v",
-    "eps_from_x0",
-    "fit_gaussian",
-    "flow_loglik",
-    "frechet_distance",
-    "frechet_infinity",
-    "gaussian",
-    "guide",
-    "heun_solver",
-    "heun_step",
-    "hybrid_loss",
-    "importance_time",
-    "inception_score",
-    "inpaint",
-    "interpolate_schedule",
-    "interval_strength",
-    "karras_grid",
-    "kernel_distance",
-    "keyed_bernoulli",
-    "keyed_normal",
-    "keyed_uniform",
-    "kl_loss",
-    "learned_ancestral_solver",
-    "learned_logvar",
-    "legacy_logsnr",
-    "legacy_time",
-    "linear_logsnr",
-    "linear_time",
-    "log_alpha_sigma",
-    "logit_normal_time",
-    "loglik_bpd",
-    "lognormal_logsnr",
-    "logsnr_grid",
-    "logsnr_schedule",
-    "loss_weight",
-    "low_discrepancy_time",
-    "mapped",
-    "mean_and_error",
-    "merge_moments",
-    "moments",
-    "mse_loss",
-    "nearest_distances",
-    "neighbourhood",
-    "normal_kl",
-    "posterior_logvar",
-    "posthoc_ema_weights",
-    "power_ema_decay",
-    "precision_recall",
-    "predict",
-    "prior_bpd",
-    "q_posterior",
-    "q_sample",
-    "renoise_step",
-    "rescale",
-    "sample",
-    "sample_adaptive",
-    "sampler",
-    "sampling_grid",
-    "shift_schedule",
-    "sigma_rel_to_gamma",
-    "sigmoid_logsnr",
-    "sigmoid_time",
-    "single_step",
-    "slerp",
-    "split_variance",
-    "step_logsnrs",
-    "stratified_time",
-    "unic_step",
-    "uniform_logsnr_grid",
-    "unipc_solver",
-    "v_from_eps",
-    "v_from_x0",
-    "v_from_x0_eps",
-    "vlb_bpd",
-    "with_known",
-    "x0_from_both",
-    "x0_from_eps",
-    "x0_from_v",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,11 +5,15 @@ subtraction of nearly equal numbers occurs, so that ``logsnr = ±inf`` gives the
 autograd's derivative keeps its digits (``sigmoid(l).sqrt()`` loses them all for large ``l``).
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Tensor | float
+FARTHEST = 700.0  # of finite logsnr: exp(710) is no longer a float64
 
 
 def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
@@ -19,10 +23,10 @@ def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
 
 def check_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     """``logsnr`` in float64 with its shape checked against the data's leading dimensions."""
-    if not data.is_floating_point():
-        raise TypeError(
-            f"expected floating-point data, got {data.dtype}; convert it first, "
-            "for example images.float() / 127.5 - 1"
+    check_data(data)
+    if isinstance(logsnr, int | float) and FARTHEST < abs(logsnr) < math.inf:
+        raise ValueError(
+            f"expected {name} within ±{FARTHEST:g}, or ±inf for its limits, got {logsnr}"
         )
     logsnr = as_float64(logsnr, name, data.device)
     lead = data.shape[: logsnr.ndim]
@@ -39,13 +43,50 @@ def check_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     return logsnr
 
 
+def check_data(data: Any, name: str = "data") -> None:
+    """Refuse what is no floating-point tensor."""
+    check_tensor(data, name)
+    if not data.is_floating_point():
+        raise TypeError(
+            f"expected floating-point {name}, got {data.dtype}; convert it first, "
+            "for example images.float() / 127.5 - 1"
+        )
+
+
+def check_tensor(value: Any, name: str) -> None:
+    """Refuse arrays, lists and whatever else is no tensor, in the place of data."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"expected {name} to be a tensor, got {type(value).__name__}; "
+            "torch.as_tensor makes one of arrays and lists"
+        )
+
+
 def as_float64(value: Scalar, name: str, device: torch.device | None = None) -> Tensor:
-    """A number or floating-point tensor as float64; integers in tensors are refused."""
+    """Numbers as float64: one, a list or array of them, or a floating-point tensor.
+
+    Integers in tensors are refused, as they may be something else: labels, or indices.
+
+    Returns:
+        float64, on the device if one is given.
+
+    Raises:
+        TypeError: if they are no numbers.
+    """
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise TypeError(f"expected {name} to be floating-point, got {value.dtype}")
-        return value.double()
-    return torch.as_tensor(value, dtype=torch.float64, device=device)
+        value = value.double()
+        if device is not None and value.device != device:
+            value = value.to(device, non_blocking=device.type != "cpu")
+        return value
+    try:
+        return torch.as_tensor(value, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"expected {name} to be a number, a tensor or an array of numbers, got "
+            f"{' '.join(repr(value).split()):.60}"
+        ) from None
 
 
 def like(value: Tensor, argument: Scalar) -> Tensor:
@@ -54,7 +95,9 @@ def like(value: Tensor, argument: Scalar) -> Tensor:
 
 
 def same_shape(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
-    """Refuse two tensors of data that differ in shape or dtype."""
+    """Refuse two tensors of data that differ in shape, dtype or device."""
+    check_tensor(a, name_a)
+    check_tensor(b, name_b)
     if a.shape != b.shape:
         raise ValueError(
             f"expected {name_b} to have the shape of {name_a}, {tuple(a.shape)}, "
@@ -65,6 +108,26 @@ def same_shape(a: Tensor, b: Tensor, name_a: str, name_b: str) -> None:
             f"expected {name_b} to have the dtype of {name_a}, {a.dtype}, got {b.dtype}; "
             "convert one of them"
         )
+    if a.device != b.device:
+        raise ValueError(
+            f"expected {name_b} on the device of {name_a}, {a.device}, got {b.device}; "
+            f"move it with {name_b}.to({name_a}.device)"
+        )
+
+
+def not_in_half(data: Tensor, name: str) -> None:
+    """Refuse float16 where a coefficient or a product leaves its range.
+
+    From logsnr 22 on (or -22 down) the coefficients exceed float16's largest number, 65,504.
+
+    Raises:
+        TypeError: for float16.
+    """
+    if isinstance(data, Tensor) and data.dtype == torch.float16:
+        raise TypeError(
+            f"expected float32, bfloat16 or float64 for {name}, whose terms leave the range "
+            "of float16 near the end of a schedule, got float16; convert with .float()"
+        )
 
 
 def from_left(coef: Tensor, data: Tensor) -> Tensor:
@@ -72,26 +135,24 @@ def from_left(coef: Tensor, data: Tensor) -> Tensor:
     return coef[(...,) + (None,) * (data.ndim - coef.ndim)]
 
 
-def combine(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+def linear_combination(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
     """``a x + b y`` for coefficients a, b, in two passes over memory instead of three."""
     return torch.addcmul(a.to(x.dtype) * x, b.to(x.dtype), y)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
-    """log(sigmoid(x)), exact in float64 for every x.
-
-    ``F.logsigmoid`` starts all threads even for a handful of numbers, a thousand times the cost.
-    """
+    """log(sigmoid(x)), exact in float64 for every x."""
+    # F.logsigmoid starts all threads even for a handful of numbers, a thousand times the cost.
     return -F.softplus(-x, threshold=50)  # log(1 + e^50) is 50 in float64
 
 
 def alpha(logsnr: Tensor) -> Tensor:
-    """alpha = (1 + exp(-logsnr))^(-1/2)."""
+    """``alpha = (1 + exp(-logsnr))^(-1/2)``."""
     return torch.rsqrt(1 + torch.exp(-logsnr))
 
 
 def sigma(logsnr: Tensor) -> Tensor:
-    """sigma = (1 + exp(logsnr))^(-1/2)."""
+    """``sigma = (1 + exp(logsnr))^(-1/2)``."""
     return torch.rsqrt(1 + torch.exp(logsnr))
 
 
@@ -112,7 +173,7 @@ def alpha_over_sigma(logsnr: Tensor) -> Tensor:
 
 
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
-    """r = SNR(t) / SNR(s), of two exact arguments instead of their rounded difference."""
+    """``r = SNR(t) / SNR(s)``, of two exact arguments instead of their rounded difference."""
     return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
 
 
@@ -122,8 +183,6 @@ def one_minus_snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
 
 
 def one_minus_exp(x: Tensor) -> Tensor:
-    """1 - exp(x) for x <= 0, whose value and derivative both keep their digits.
-
-    Autograd takes expm1(x) + 1 for the derivative of expm1, which is all rounding far from 0.
-    """
+    """1 - exp(x) for x <= 0, whose value and derivative both keep their digits."""
+    # Autograd takes expm1(x) + 1 for the derivative of expm1, which is all rounding far from 0.
     return torch.where(x > -0.5, -torch.expm1(x), 1 - torch.exp(x))

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from vfn.ops import _coef
 from vfn.ops._coef import from_left
-from vfn.ops._types import Ending, check_choice
+from vfn.ops.integration import Counted, Denoiser, Sample, Watch, as_grid, check_grid
+from vfn.ops.multistep import add_terms, turn
 from vfn.ops.predictions import v_from_x0
-from vfn.ops.sampling import Counted, Denoiser, Sample, Watch, check_grid
-from vfn.ops.solvers import add_terms, turn
+from vfn.ops.words import Ending, check_choice
 
 # Bogacki & Shampine's pair of orders 3 and 2: where the stages are, how they enter the next one,
 # the result, and its difference from the result of second order.
@@ -47,7 +47,7 @@ def sample_adaptive(
         noise: not used; deterministic.
         callback: called as ``callback(i, z, x0)`` with the state before each attempted step and its
             prediction.
-        final: ``x0`` gives the prediction at the end, ``step`` the state itself, see `sample`.
+        final: ``x0`` gives the prediction at the end, ``step`` the state itself.
         max_steps: most steps that are attempted.
 
     Returns:
@@ -64,11 +64,10 @@ def sample_adaptive(
     0.0
     """
     del noise
-    check_grid(logsnrs)
+    grid = as_grid(logsnrs, z)
     check_choice(final, Ending, "final")
     if not tolerance > 0:
         raise ValueError(f"expected tolerance > 0, got {tolerance}")
-    grid = logsnrs.double()
     grid = grid[: len(grid) - int(grid[-1].isposinf())]
     check_grid(grid)
     start, end = grid[0].expand(z.shape[0]), grid[-1].expand(z.shape[0])
@@ -121,7 +120,7 @@ def _error(z: Tensor, after: Tensor, step: Tensor, slopes: list[Tensor]) -> Tens
 
 
 def _turned(z: Tensor, step: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    """z turned towards data by a weighted mean of the slopes."""
+    """State z turned towards data by a weighted mean of the slopes."""
     pairs = zip(weights, slopes, strict=True)
     return add_terms(
         z, [(-weight * from_left(step, z), slope) for weight, slope in pairs if weight]

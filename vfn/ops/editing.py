@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, check_logsnr, combine, from_left, same_shape
-from vfn.ops.process import q_sample
-from vfn.ops.sampling import (
+from vfn.ops._coef import Scalar, check_logsnr, from_left, linear_combination, same_shape
+from vfn.ops.integration import (
     Counted,
     Denoiser,
     Sample,
     Solver,
     Span,
     Stepped,
-    check_grid,
-    sample,
+    as_grid,
+    integrate,
 )
-from vfn.ops.solvers import renoise_step
+from vfn.ops.multistep import renoise_step
+from vfn.ops.process import q_sample
 from vfn.ops.steps import ancestral_step, ddim_inverse_step
 
 
@@ -70,13 +70,13 @@ def encode(
     >>> encode(lambda z, logsnr: 0 * z, torch.zeros(1, 2), grid)
     Encoding(z=tensor([[0., 0.]]), nfe=4)
     """
-    check_grid(logsnrs)
-    if logsnrs[-1].isposinf():
+    grid = as_grid(logsnrs, x0)
+    if grid[-1].isposinf():
         raise ValueError(
             "expected a grid that ends at a finite logsnr to encode from, got +inf; "
             "leave its last value out"
         )
-    z, nfe = sample(denoise, x0, logsnrs.flip(0), solver, final="step")
+    z, nfe = integrate(denoise, x0, grid.flip(0), solver, final="step")
     return Encoding(z, nfe)
 
 
@@ -113,7 +113,7 @@ def slerp(a: Tensor, b: Tensor, fraction: Scalar) -> Tensor:
         torch.where(bent, torch.sin(part * angle) / torch.sin(angle), part)
         for part in (1 - share, share)
     )
-    return combine(from_left(of_a, a), a, from_left(of_b, b), b)
+    return linear_combination(from_left(of_a, a), a, from_left(of_b, b), b)
 
 
 # At an angle of 1e-6 the arc and its chord differ by less than 1e-12.
@@ -165,7 +165,8 @@ def inpaint(
         known: data, shape of ``z``.
         mask: bool, broadcastable to ``z``: True where it is known.
         noise: ``noise(k)`` is the standard normal of draw k = 0, 1, ..., shape of ``z``.
-        step: `ancestral_step` or `ddim_step`, see `sample`.
+        step: `ancestral_step` or `ddim_step`, or either with options bound by
+            `functools.partial`.
         resample: how often each stretch is gone through, >= 1; 1 never goes back.
         jump: steps of a stretch, >= 1.
 
@@ -181,13 +182,13 @@ def inpaint(
     >>> inpaint(lambda z, logsnr: 0 * z, z, grid, z + 1, mask, lambda k: z, resample=1)
     Sample(x0=tensor([[1., 0.]]), nfe=4)
     """
-    check_grid(logsnrs)
+    grid = as_grid(logsnrs, z)
     same_shape(z, known, "z", "known")
     if resample < 1 or jump < 1:
         raise ValueError(f"expected resample and jump >= 1, got {resample} and {jump}")
     counted, draws = Counted(denoise), itertools.count()
-    path = _repaint_path(len(logsnrs) - 1, resample, jump)
-    grid = torch.cat([logsnrs[:-1].double(), logsnrs.new_full((1,), math.inf).double()])
+    path = _repaint_path(len(grid) - 1, resample, jump)
+    grid = torch.cat([grid[:-1], grid.new_full((1,), math.inf)])
     here = next(path)
     for there in path:
         at, to = (grid[i].expand(z.shape[0]) for i in (here, there))
@@ -235,10 +236,11 @@ def edit_start(x0: Tensor, logsnrs: Tensor, strength: float, noise: Tensor) -> S
     >>> start.z, start.logsnrs
     (tensor([[0.7071, 0.7071]]), tensor([ 0., 10., 20.]))
     """
-    check_grid(logsnrs)
+    grid = as_grid(logsnrs, x0)
     if not 0 < strength <= 1:
         raise ValueError(f"expected strength in (0, 1], got {strength}")
-    steps = len(logsnrs) - 1
+    steps = len(grid) - 1
     left = math.ceil(round(strength * steps, 6))  # 0.1 of 30 steps is 3, not 3.0000000000000004
-    rest = logsnrs[steps - left :]
+    given = isinstance(logsnrs, Tensor) and logsnrs.is_floating_point()
+    rest = (logsnrs if given else grid)[steps - left :]
     return Start(q_sample(x0, rest[0].expand(x0.shape[0]), noise), rest)

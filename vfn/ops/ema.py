@@ -55,7 +55,7 @@ def ema_update(
     Args:
         ema: the average so far.
         params: the new parameters, same names and shapes.
-        decay: see `ema_decay`.
+        decay: share of the average that is kept, in [0, 1].
 
     Returns:
         the new average; the arguments are left as they are.
@@ -77,7 +77,7 @@ def ema_update_(ema: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: 
     Args:
         ema: the average so far, overwritten.
         params: the new parameters, same names and shapes.
-        decay: see `ema_decay`.
+        decay: share of the average that is kept, in [0, 1].
 
     Raises:
         ValueError: if names or shapes differ, or ``decay`` is not in [0, 1].
@@ -99,7 +99,7 @@ def power_ema_decay(num_updates: int, gamma: float) -> float:
 
     Args:
         num_updates: n, counting this one, >= 1.
-        gamma: exponent, > -1, see `sigma_rel_to_gamma`.
+        gamma: exponent, > -1; `sigma_rel_to_gamma` finds it for a length.
 
     Returns:
         the decay of this update; 0 at the first.
@@ -148,7 +148,8 @@ def posthoc_ema_weights(
 ) -> Tensor:
     """Weights with which stored averages sum to the average of another length.
 
-    Least squares over the profiles ``(g + 1) tau^g / t^(g + 1)`` on [0, t].
+    Least squares over the profiles ``(g + 1) tau^g / t^(g + 1)`` on [0, t], divided by the sum of
+    the weights, without which the parameters would shrink by it.
 
     Args:
         steps: t of each stored average, [N].
@@ -157,7 +158,7 @@ def posthoc_ema_weights(
         gamma: its exponent.
 
     Returns:
-        weights [N], float64, for `combine`.
+        weights [N], float64, of sum 1, for `combine`.
 
     Raises:
         ValueError: if ``steps`` and ``gammas`` differ in length or are empty.
@@ -175,7 +176,8 @@ def posthoc_ema_weights(
     wanted_t, wanted_g = (torch.tensor([v], dtype=torch.float64) for v in (step, gamma))
     gram = _profile_product(t[:, None], g[:, None], t, g)
     right = _profile_product(t[:, None], g[:, None], wanted_t, wanted_g)
-    return torch.linalg.lstsq(gram, right, driver="gelsd").solution[:, 0]
+    weights = torch.linalg.lstsq(gram, right, driver="gelsd").solution[:, 0]
+    return weights / weights.sum()
 
 
 def _profile_product(t_a: Tensor, g_a: Tensor, t_b: Tensor, g_b: Tensor) -> Tensor:
@@ -190,7 +192,7 @@ def combine(averages: Sequence[Mapping[str, Tensor]], weights: Tensor) -> dict[s
 
     Args:
         averages: N dictionaries of the same names and shapes.
-        weights: [N], see `posthoc_ema_weights`.
+        weights: [N], such as `posthoc_ema_weights` finds.
 
     Returns:
         the sum, in the dtypes of the first.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import as_logsnr, from_left, same_shape
-from vfn.ops.sampling import Denoiser
+from vfn.ops.integration import Denoiser
 
 Strength = float | Tensor | Callable[[Tensor], Tensor]
 
@@ -61,6 +61,8 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     same_shape(guided, cond, "guided", "cond")
     if not 0 <= phi <= 1:
         raise ValueError(f"expected phi in [0, 1], got {phi}")
+    if not guided.numel():  # of which there is no deviation
+        return guided.clone()
     spread, wanted = guided.flatten(1).std(1), cond.flatten(1).std(1)
     ratio = torch.where(spread > 0, wanted / spread, 1.0)
     return guided * from_left(1 - phi + phi * ratio, guided)
@@ -87,6 +89,8 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"expected quantile in (0, 1], got {quantile}")
+    if not x0.numel():  # of which there is no quantile
+        return x0.clone()
     exact = torch.promote_types(x0.dtype, torch.float32)  # quantile takes no half precision
     magnitude = torch.quantile(x0.flatten(1).abs().to(exact), quantile, dim=1).clamp(min=1)
     limit = from_left(magnitude, x0).to(x0.dtype)
@@ -125,8 +129,8 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, w: Strength, phi: float = 
     Args:
         cond: the denoiser to be guided.
         uncond: the one to be led away from: unconditional, or a smaller or less trained model.
-        w: strength, a number, [B], or a function of logsnr, see `interval_strength`.
-        phi: see `rescale`; 0 is off.
+        w: strength: a number, [B], or a function of logsnr such as `interval_strength` makes.
+        phi: how far the contrast of ``cond`` is brought back by `rescale`, in [0, 1]; 0 is off.
 
     Returns:
         denoiser.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, combine, same_shape
-from vfn.ops._types import OutType, check_choice
+from vfn.ops._coef import Scalar, as_logsnr, linear_combination, not_in_half, same_shape
+from vfn.ops.words import OutType, check_choice
 
 
 class Prediction(NamedTuple):
@@ -19,7 +19,7 @@ class Prediction(NamedTuple):
     v: Tensor
 
 
-class Split(NamedTuple):
+class VarianceSplit(NamedTuple):
     """What a network predicts, and the fraction of its learned variance or None."""
 
     out: Tensor
@@ -44,7 +44,7 @@ def _mix(
     """``coef_z(logsnr) z + coef_out(logsnr) out``."""
     value = as_logsnr(logsnr, z)
     same_shape(z, out, "z", name)
-    return combine(coef_z(value), z, coef_out(value), out)
+    return linear_combination(coef_z(value), z, coef_out(value), out)
 
 
 def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
@@ -60,12 +60,14 @@ def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     Source: Ho et al. 2020 (2006.11239), eq. 15.
 
     >>> x0_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
+    not_in_half(z, "x0_from_eps")
     return _mix(z, eps, logsnr, _coef.inv_alpha, _minus(_coef.sigma_over_alpha), "eps")
 
 
@@ -104,10 +106,12 @@ def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> eps_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.4142])
     """
+    not_in_half(z, "eps_from_x0")
     return _mix(z, x0, logsnr, _coef.inv_sigma, _minus(_coef.alpha_over_sigma), "x0")
 
 
@@ -146,10 +150,12 @@ def v_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> v_from_x0(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([1.])
     """
+    not_in_half(z, "v_from_x0")
     return _mix(z, x0, logsnr, _coef.alpha_over_sigma, _minus(_coef.inv_sigma), "x0")
 
 
@@ -166,10 +172,12 @@ def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: for float16, in which the terms overflow near the end of a schedule.
 
     >>> v_from_eps(torch.tensor([1.0]), torch.tensor([0.0]), torch.zeros(1))
     tensor([-1.])
     """
+    not_in_half(z, "v_from_eps")
     return _mix(z, eps, logsnr, _minus(_coef.sigma_over_alpha), _coef.inv_alpha, "eps")
 
 
@@ -233,11 +241,14 @@ def x0_from_both(z: Tensor, both: Tensor, logsnr: Scalar) -> Tensor:
     x_hat, eps_hat = _halves(z, both, batched=isinstance(logsnr, Tensor) and logsnr.ndim > 0)
     alpha, sigma = _coef.alpha(value), _coef.sigma(value)
     return torch.addcmul(
-        combine(alpha, z, sigma.square(), x_hat), (alpha * sigma).to(z.dtype), eps_hat, value=-1
+        linear_combination(alpha, z, sigma.square(), x_hat),
+        (alpha * sigma).to(z.dtype),
+        eps_hat,
+        value=-1,
     )
 
 
-def split_variance(z: Tensor, out: Tensor, out_type: OutType) -> Split:
+def split_variance(z: Tensor, out: Tensor, out_type: OutType) -> VarianceSplit:
     """Part a network's output into its prediction and, where it learned one, its variance.
 
     The C channels after those of the prediction, through a sigmoid, are the fraction of
@@ -249,7 +260,8 @@ def split_variance(z: Tensor, out: Tensor, out_type: OutType) -> Split:
         out_type: what the network predicts: x0, eps, v or both.
 
     Returns:
-        Split(out, frac): ``out`` for `predict`, and frac in (0, 1) in the shape of ``z`` or None.
+        VarianceSplit(out, frac): ``out`` for `predict`, and frac in (0, 1) in the shape of ``z`` or
+        None.
 
     Source: Nichol & Dhariwal 2021 (2102.09672), section 3.1.
 
@@ -261,8 +273,8 @@ def split_variance(z: Tensor, out: Tensor, out_type: OutType) -> Split:
     """
     channels = z.shape[1] * (2 if out_type == "both" else 1)
     if out.shape[1] != channels + z.shape[1]:
-        return Split(out, None)
-    return Split(out[:, :channels], torch.sigmoid(out[:, channels:]))
+        return VarianceSplit(out, None)
+    return VarianceSplit(out[:, :channels], torch.sigmoid(out[:, channels:]))
 
 
 def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Prediction:
@@ -279,6 +291,7 @@ def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Predic
 
     Raises:
         ValueError: for an unknown ``out_type`` or shapes that do not fit.
+        TypeError: for float16 with another ``out_type`` than v.
 
     >>> z, v = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     >>> pred = predict(z, v, torch.zeros(2), "v")

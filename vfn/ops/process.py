@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_float64, as_logsnr, combine, like, same_shape
-from vfn.ops._types import FixedVarType, VarType, check_choice
+from vfn.ops._coef import Scalar, as_float64, as_logsnr, like, linear_combination, same_shape
+from vfn.ops.words import FixedVarType, VarType, check_choice
 
 
 class AlphaSigma(NamedTuple):
@@ -97,7 +97,7 @@ def q_sample(x0: Tensor, logsnr: Scalar, noise: Tensor) -> Tensor:
     """
     logsnr = as_logsnr(logsnr, x0)
     same_shape(x0, noise, "x0", "noise")
-    return combine(_coef.alpha(logsnr), x0, _coef.sigma(logsnr), noise)
+    return linear_combination(_coef.alpha(logsnr), x0, _coef.sigma(logsnr), noise)
 
 
 def posterior_logvar(
@@ -185,7 +185,7 @@ def q_posterior(
     """Posterior q(z_s | z_t, x0) for s < t.
 
     ``mean = r (alpha_s/alpha_t) z + (1-r) alpha_s x0``, ``r = exp(l_t - l_s)``; the log-variance
-    of ``fixed_small`` is the true one, see `posterior_logvar` and `learned_logvar`.
+    of ``fixed_small`` is the true one; `posterior_logvar` and `learned_logvar` compute it.
 
     Args:
         z: noisy data at t [B, ...].
@@ -220,16 +220,25 @@ def q_posterior(
 def posterior_times(
     z: Tensor, x0: Tensor, logsnr_t: Scalar, logsnr_s: Scalar
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both ends of a step in float64, checked against the data, and ``1 - r`` between them."""
+    """Both ends of a step in float64, checked against the data, and ``1 - r`` between them.
+
+    Returns:
+        logsnr at t, logsnr at s and ``1 - r``, shaped to broadcast over ``z``.
+    """
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
     return lt, ls, _coef.one_minus_snr_ratio(lt, ls)
 
 
 def posterior_mean(z: Tensor, x0: Tensor, lt: Tensor, ls: Tensor, gap: Tensor) -> Tensor:
+    """Mean of the posterior, of what `posterior_times` gives.
+
+    Returns:
+        shape and dtype of ``z``.
+    """
     # r alpha_s / alpha_t = sqrt(r) sigma_s / sigma_t stays finite at alpha_t = 0.
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
-    return combine(coef_z, z, gap * _coef.alpha(ls), x0)
+    return linear_combination(coef_z, z, gap * _coef.alpha(ls), x0)
 
 
 def posterior_std(
@@ -240,7 +249,14 @@ def posterior_std(
     var_type: VarType,
     intp_frac: float | Tensor | None,
 ) -> Tensor:
-    """Standard deviation, ready to broadcast over z."""
+    """Standard deviation of a step, of what `posterior_times` gives.
+
+    Returns:
+        dtype of ``z``, ready to broadcast over it.
+
+    Raises:
+        ValueError: if ``var_type`` or ``intp_frac`` do not fit.
+    """
     check_choice(var_type, VarType, "var_type")
     if var_type == "learned":
         if not isinstance(intp_frac, Tensor):

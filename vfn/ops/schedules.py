@@ -1,7 +1,8 @@
 """Log-SNR schedules: time t in [0, 1] to logsnr, and back.
 
 Time runs from t=0 (data, ``logsnr_max``) to t=1 (noise, ``logsnr_min``). Each function computes in
-float64 and returns the dtype of its argument (float64 for a Python number).
+float64 and returns the dtype of its argument (float64 for a Python number). A time before 0 or
+after 1 has the noise level of that end, and a noise level beyond the limits the time of the limit.
 """
 
 import math
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64, like, log_sigmoid
-from vfn.ops._types import Grid, OutType, Schedule, check_choice
+from vfn.ops._coef import FARTHEST, Scalar, as_float64, like, log_sigmoid
+from vfn.ops.words import OutType, Schedule, check_choice
 
 LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
@@ -26,15 +27,30 @@ class LogSNRSchedule(NamedTuple):
     time: Callable[[Scalar], Tensor]
 
 
-def _check_range(logsnr_min: float, logsnr_max: float) -> None:
+def check_range(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse limits in the wrong order, and finite ones that exp() cannot follow.
+
+    Raises:
+        ValueError: it says which is which.
+    """
     if not logsnr_min < logsnr_max:
         raise ValueError(
             f"expected logsnr_min < logsnr_max, got logsnr_min={logsnr_min} and "
             f"logsnr_max={logsnr_max}; time 0 is data and has the larger logsnr"
         )
+    if any(FARTHEST < abs(limit) < math.inf for limit in (logsnr_min, logsnr_max)):
+        raise ValueError(
+            f"expected limits within ±{FARTHEST:g}, or infinite, got logsnr_min={logsnr_min} and "
+            f"logsnr_max={logsnr_max}"
+        )
 
 
-def _check_finite(logsnr_min: float, logsnr_max: float) -> None:
+def check_finite(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse infinite limits where logsnr is linear in something finite.
+
+    Raises:
+        ValueError: it names the schedules that have such limits.
+    """
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max)):
         raise ValueError(
             f"expected finite limits, got {logsnr_min} and {logsnr_max}; logsnr that is linear in "
@@ -58,7 +74,7 @@ def cosine_logsnr(
     ends keep their digits.
 
     Args:
-        t: time, any shape, in [0, 1].
+        t: time, any shape, in [0, 1]; beyond, the end's logsnr is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -74,9 +90,9 @@ def cosine_logsnr(
     >>> cosine_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([ 20.,   0., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     start, span, rest = _angles(logsnr_min, logsnr_max)
-    time = as_float64(t, "t")
+    time = as_float64(t, "t").clamp(0, 1)
     angle, complement = start + span * time, rest + span * (1 - time)
     return like(2 * (torch.log(torch.sin(complement)) - torch.log(torch.sin(angle))), t)
 
@@ -87,7 +103,7 @@ def cosine_time(
     """Inverse of `cosine_logsnr`: ``t = (atan(exp(-logsnr/2)) - b) / a``.
 
     Args:
-        logsnr: any shape, in [logsnr_min, logsnr_max].
+        logsnr: any shape, in [logsnr_min, logsnr_max]; beyond, the limit's time is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -100,10 +116,10 @@ def cosine_time(
     >>> cosine_time(0.0)
     tensor(0.5000, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     start, span, _ = _angles(logsnr_min, logsnr_max)
     angle = torch.atan(torch.exp(-0.5 * as_float64(logsnr, "logsnr")))
-    return like((angle - start) / span, logsnr)
+    return like(((angle - start) / span).clamp(0, 1), logsnr)
 
 
 def linear_logsnr(
@@ -115,7 +131,7 @@ def linear_logsnr(
     alpha^2 less the log of sigma^2, each a sum of positive terms.
 
     Args:
-        t: time, any shape, in [0, 1].
+        t: time, any shape, in [0, 1]; beyond, the end's logsnr is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -128,8 +144,8 @@ def linear_logsnr(
     >>> linear_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([ 20.,   0., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
-    time = as_float64(t, "t")
+    check_range(logsnr_min, logsnr_max)
+    time = as_float64(t, "t").clamp(0, 1)
     ends = torch.tensor([logsnr_max, logsnr_min], dtype=torch.float64, device=time.device)
     alpha2_0, alpha2_1 = torch.sigmoid(ends)
     sigma2_0, sigma2_1 = torch.sigmoid(-ends)
@@ -147,7 +163,7 @@ def linear_time(
     ``sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))``.
 
     Args:
-        logsnr: any shape, in [logsnr_min, logsnr_max].
+        logsnr: any shape, in [logsnr_min, logsnr_max]; beyond, the limit's time is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -160,14 +176,18 @@ def linear_time(
     >>> linear_time(0.0)
     tensor(0.5000, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
     low, high = (
         torch.as_tensor(end, dtype=torch.float64, device=value.device)
         for end in (logsnr_min, logsnr_max)
     )
-    ratio = torch.sigmoid(-value) * torch.expm1(value - high)
-    return like(ratio / (torch.sigmoid(-low) * torch.expm1(low - high)), logsnr)
+    # 0 from the limit on, which inf - inf would not be.
+    endless = logsnr_max == math.inf
+    gap = torch.full_like(value, -math.inf) if endless else (value - high).clamp(max=0)
+    ratio = torch.sigmoid(-value) * torch.expm1(gap)
+    t = ratio / (torch.sigmoid(-low) * torch.expm1(low - high))
+    return like(t.clamp(0, 1), logsnr)
 
 
 def sigmoid_logsnr(
@@ -176,7 +196,7 @@ def sigmoid_logsnr(
     """Sigmoid schedule: logsnr is linear in time, ``logsnr = max - t (max - min)``.
 
     Args:
-        t: time, any shape, in [0, 1].
+        t: time, any shape, in [0, 1]; beyond, the end's logsnr is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -189,9 +209,9 @@ def sigmoid_logsnr(
     >>> sigmoid_logsnr(torch.tensor([0.0, 0.25, 1.0]))
     tensor([ 20.,  10., -20.])
     """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
-    time = as_float64(t, "t")
+    check_range(logsnr_min, logsnr_max)
+    check_finite(logsnr_min, logsnr_max)
+    time = as_float64(t, "t").clamp(0, 1)
     # From the nearest of both ends and the middle: exact there, and few places off where it is 0.
     low, high = Fraction(logsnr_min), Fraction(logsnr_max)
     (span, span_rest), (middle, middle_rest) = (
@@ -215,7 +235,7 @@ def sigmoid_time(
     """Inverse of `sigmoid_logsnr`: ``t = (max - logsnr) / (max - min)``.
 
     Args:
-        logsnr: any shape, in [logsnr_min, logsnr_max].
+        logsnr: any shape, in [logsnr_min, logsnr_max]; beyond, the limit's time is returned.
         logsnr_min: logsnr at t=1.
         logsnr_max: logsnr at t=0.
 
@@ -228,15 +248,16 @@ def sigmoid_time(
     >>> sigmoid_time(10.0)
     tensor(0.2500, dtype=torch.float64)
     """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
+    check_range(logsnr_min, logsnr_max)
+    check_finite(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
-    return like((logsnr_max - value) / (logsnr_max - logsnr_min), logsnr)
+    return like(((logsnr_max - value) / (logsnr_max - logsnr_min)).clamp(0, 1), logsnr)
 
 
 # DDPM's betas 1e-4..0.02 over 1000 steps: alpha_n^2 falls linearly from 0.9999 to 0.98.
 _LEGACY_STEPS, _LEGACY_START, _LEGACY_SLOPE = 1000.0, 0.9999, -0.0199
 _LEGACY_LOG_START = math.log1p(-1e-4)  # log(0.9999) without the rounding of 0.9999
+_LEGACY_END = -10.2  # somewhat below logsnr at t = 1
 _LEGACY_TERMS = 10  # |u| < 0.02: the tenth term is below 1e-17 of the first
 
 
@@ -257,7 +278,7 @@ def legacy_logsnr(t: Scalar) -> Tensor:
     limits to choose.
 
     Args:
-        t: time, any shape, in [0, 1].
+        t: time, any shape, in [0, 1]; beyond, the end's logsnr is returned.
 
     Returns:
         logsnr, shape and dtype of ``t``.
@@ -267,14 +288,15 @@ def legacy_logsnr(t: Scalar) -> Tensor:
     >>> legacy_logsnr(torch.tensor([0.0, 0.5, 1.0]))
     tensor([     inf,  -2.4644, -10.1176])
     """
-    return like(-torch.log(torch.expm1(-_legacy_log_alpha2(as_float64(t, "t")))), t)
+    time = as_float64(t, "t").clamp(0, 1)
+    return like(-torch.log(torch.expm1(-_legacy_log_alpha2(time))), t)
 
 
 def legacy_time(logsnr: Scalar) -> Tensor:
     """Inverse of `legacy_logsnr`, by Newton's method from the quadratic approximation.
 
     Args:
-        logsnr: any shape, at least ``legacy_logsnr(1)``.
+        logsnr: any shape, at least ``legacy_logsnr(1)``, -10.12; below, 1 is returned.
 
     Returns:
         t, shape and dtype of ``logsnr``.
@@ -282,7 +304,7 @@ def legacy_time(logsnr: Scalar) -> Tensor:
     >>> legacy_time(legacy_logsnr(0.3))
     tensor(0.3000, dtype=torch.float64)
     """
-    log_alpha2 = log_sigmoid(as_float64(logsnr, "logsnr"))
+    log_alpha2 = log_sigmoid(as_float64(logsnr, "logsnr").clamp(min=_LEGACY_END))
     bend = _LEGACY_SLOPE / _LEGACY_START / 2
     # Root of bend t^2 + log(0.9999) t = log_alpha2 / 1000 in the form without cancellation.
     target = log_alpha2 / _LEGACY_STEPS
@@ -290,7 +312,7 @@ def legacy_time(logsnr: Scalar) -> Tensor:
     for _ in range(4):
         slope = _LEGACY_STEPS * torch.log(_LEGACY_START + _LEGACY_SLOPE * t)
         t = t - (_legacy_log_alpha2(t) - log_alpha2) / slope
-    return like(t, logsnr)
+    return like(t.clamp(0, 1), logsnr)
 
 
 _BOUNDED = {
@@ -330,7 +352,7 @@ def logsnr_schedule(
         return LogSNRSchedule(legacy_logsnr, legacy_time)
     low = LOGSNR_MIN if logsnr_min is None else logsnr_min
     high = LOGSNR_MAX if logsnr_max is None else logsnr_max
-    _check_range(low, high)
+    check_range(low, high)
     forward, inverse = _BOUNDED[name]
     return LogSNRSchedule(
         partial(forward, logsnr_min=low, logsnr_max=high),
@@ -359,141 +381,88 @@ def shift_schedule(schedule: LogSNRSchedule, resolution: int, base: int = 64) ->
     >>> shift_schedule(logsnr_schedule("cosine"), 128).logsnr(0.5)
     tensor(-1.3863, dtype=torch.float64)
     """
-    offset = _offset(resolution, base)
+    _check_sizes(resolution=resolution, base=base)
+    offset = 2 * math.log(base / resolution)
     return LogSNRSchedule(
-        lambda t: like(schedule.logsnr(as_float64(t, "t")) + offset, t),
-        lambda logsnr: like(schedule.time(as_float64(logsnr, "logsnr") - offset), logsnr),
+        partial(_shifted_logsnr, schedule, offset), partial(_shifted_time, schedule, offset)
     )
 
 
-def interpolate_schedule(
-    schedule: LogSNRSchedule, noise_resolution: int, data_resolution: int, base: int = 64
-) -> LogSNRSchedule:
-    """A schedule shifted for one size near the noise and for another near the data.
+def _shifted_logsnr(schedule: LogSNRSchedule, offset: float, t: Scalar) -> Tensor:
+    return like(schedule.logsnr(as_float64(t, "t")) + offset, t)
 
-    ``logsnr(t) = t shifted(noise_resolution)(t) + (1-t) shifted(data_resolution)(t)``.
+
+def _shifted_time(schedule: LogSNRSchedule, offset: float, logsnr: Scalar) -> Tensor:
+    return like(schedule.time(as_float64(logsnr, "logsnr") - offset), logsnr)
+
+
+def interpolate_schedule(
+    schedule: LogSNRSchedule, noise_d_low: int, noise_d_high: int, image_d: int
+) -> LogSNRSchedule:
+    """A schedule with the noise of small pictures near pure noise, of larger ones near the data.
+
+    ``logsnr(t) = t shift(noise_d_low) + (1-t) shift(noise_d_high)``, each added to the schedule's,
+    with ``shift(d) = 2 log(d / image_d)``: at t = 1 the picture, averaged down to a side of
+    ``noise_d_low``, has the schedule's logsnr, at t = 0 averaged down to ``noise_d_high``.
 
     Args:
-        schedule: made for ``base``.
-        noise_resolution: side that counts at t = 1.
-        data_resolution: side that counts at t = 0, usually the pictures'.
-        base: side that the schedule was made for.
+        schedule: of noise levels, as `logsnr_schedule` makes one.
+        noise_d_low: side in pixels that counts at t = 1, > 0.
+        noise_d_high: side that counts at t = 0, at least ``noise_d_low``.
+        image_d: side of the pictures, at least ``noise_d_high``.
 
     Returns:
         LogSNRSchedule; the inverse is by bisection and a secant step, for limits that are finite.
 
     Raises:
-        ValueError: if a size is not positive, or logsnr would rise anywhere: the size at the data
-            is then too much larger than that at the noise (a ratio of 22 for cosine).
+        ValueError: if the sides are not ``0 < noise_d_low <= noise_d_high <= image_d``.
 
     Source: Hoogeboom et al. 2023 (2301.11093), eq. 5.
 
-    >>> mixed = interpolate_schedule(logsnr_schedule("cosine"), 32, 256)
-    >>> mixed.time(mixed.logsnr(0.3))
-    tensor(0.3000, dtype=torch.float64)
+    >>> mixed = interpolate_schedule(logsnr_schedule("cosine"), 32, 256, image_d=512)
+    >>> mixed.logsnr(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([ 18.6137,  -3.4657, -25.5452])
     """
-    at_noise, at_data = _offset(noise_resolution, base), _offset(data_resolution, base)
-
-    def logsnr(t: Scalar) -> Tensor:
-        time = as_float64(t, "t")
-        return like(schedule.logsnr(time) + time * at_noise + (1 - time) * at_data, t)
-
-    def time(value: Scalar) -> Tensor:
-        target = as_float64(value, "logsnr")
-        low, high = torch.zeros_like(target), torch.ones_like(target)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            later = logsnr(middle) > target
-            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
-        # One step of the secant method: it carries the derivative, which bisection has not.
-        t = 0.5 * (low + high).detach()
-        before, after = (t - _SECANT).clamp(min=0), (t + _SECANT).clamp(max=1)
-        slope = (logsnr(after) - logsnr(before)) / (after - before)
-        return like((t - (logsnr(t) - target) / slope).clamp(0, 1), value)
-
-    if not (logsnr(torch.linspace(0, 1, _CHECKED, dtype=torch.float64)).diff() < 0).all():
+    _check_sizes(noise_d_low=noise_d_low, noise_d_high=noise_d_high, image_d=image_d)
+    if not noise_d_low <= noise_d_high <= image_d:
         raise ValueError(
-            "expected a schedule that falls from data to noise, got one that rises between for "
-            f"noise_resolution={noise_resolution} and data_resolution={data_resolution}; "
-            "bring them closer"
+            "expected noise_d_low <= noise_d_high <= image_d, sides of the picture averaged down "
+            f"and of the picture itself, got {noise_d_low}, {noise_d_high} and {image_d}"
         )
-    return LogSNRSchedule(logsnr, time)
+    low, high = (2 * math.log(side / image_d) for side in (noise_d_low, noise_d_high))
+    logsnr = partial(_between_logsnr, schedule, low, high)
+    return LogSNRSchedule(logsnr, partial(_bisected_time, logsnr))
 
 
-_CHECKED = 1001
+def _between_logsnr(schedule: LogSNRSchedule, low: float, high: float, t: Scalar) -> Tensor:
+    time = as_float64(t, "t").clamp(0, 1)
+    return like(schedule.logsnr(time) + time * low + (1 - time) * high, t)
+
+
+def _bisected_time(logsnr: Callable[[Scalar], Tensor], value: Scalar) -> Tensor:
+    """Where a falling ``logsnr`` has a value."""
+    target = as_float64(value, "logsnr")
+    low, high = torch.zeros_like(target), torch.ones_like(target)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        later = logsnr(middle) > target
+        low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+    # One step of the secant method: it carries the derivative, which bisection has not.
+    t = 0.5 * (low + high).detach()
+    before, after = (t - _SECANT).clamp(min=0), (t + _SECANT).clamp(max=1)
+    slope = (logsnr(after) - logsnr(before)) / (after - before)
+    step = (logsnr(t) - target) / slope
+    return like((t - torch.where(step.isfinite(), step, 0.0)).clamp(0, 1), value)
+
+
 _BISECTIONS, _SECANT = 40, 1e-6
 
 
-def _offset(resolution: int, base: int) -> float:
-    if resolution <= 0 or base <= 0:
-        raise ValueError(f"expected resolution and base > 0, got {resolution} and {base}")
-    return 2 * math.log(base / resolution)
-
-
-def uniform_logsnr_grid(
-    logsnr_min: float, logsnr_max: float, steps: int, device: torch.device | None = None
-) -> Tensor:
-    """A sampling grid that is uniform in logsnr.
-
-    Args:
-        logsnr_min: where it starts.
-        logsnr_max: where it ends.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing.
-
-    Raises:
-        ValueError: if ``steps < 1`` or ``logsnr_min >= logsnr_max``.
-
-    >>> uniform_logsnr_grid(-20.0, 20.0, 2)
-    tensor([-20.,   0.,  20.], dtype=torch.float64)
-    """
-    _check_range(logsnr_min, logsnr_max)
-    _check_finite(logsnr_min, logsnr_max)
-    _check_steps(steps)
-    return torch.linspace(logsnr_min, logsnr_max, steps + 1, dtype=torch.float64, device=device)
-
-
-def karras_grid(
-    steps: int,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-    device: torch.device | None = None,
-) -> Tensor:
-    """EDM's sampling grid: ``sigma_i^(1/rho)`` falls linearly, ``logsnr = -2 log sigma``.
-
-    Here sigma is EDM's, that is ``sigma/alpha``. The last level is sigma = 0, so logsnr = +inf.
-
-    Args:
-        steps: N >= 1.
-        sigma_min: last noise level before 0, > 0.
-        sigma_max: first noise level, > sigma_min.
-        rho: how much the grid prefers low noise, > 0.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, the last is +inf.
-
-    Raises:
-        ValueError: for a number out of range.
-
-    Source: Karras et al. 2022 (2206.00364), eq. 5.
-
-    >>> karras_grid(2).exp()
-    tensor([1.5625e-04, 2.5000e+05,        inf], dtype=torch.float64)
-    """
-    _check_steps(steps)
-    if not 0 < sigma_min < sigma_max or rho <= 0:
+def _check_sizes(**sizes: int) -> None:
+    if any(not size > 0 for size in sizes.values()):
         raise ValueError(
-            f"expected 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max}, {rho}"
+            f"expected {' and '.join(sizes)} > 0, got {' and '.join(map(str, sizes.values()))}"
         )
-    ramp = torch.arange(steps, dtype=torch.float64, device=device) / max(steps - 1, 1)
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigma = (first + ramp * (last - first)) ** rho
-    return torch.cat([-2 * torch.log(sigma), sigma.new_full((1,), math.inf)])
 
 
 def check_zero_snr(logsnr_min: float, out_type: OutType) -> None:
@@ -519,62 +488,3 @@ def check_zero_snr(logsnr_min: float, out_type: OutType) -> None:
             "expected out_type x0, v or both for a schedule that ends at zero signal "
             "(logsnr -inf), got eps, from which x0 cannot be found there"
         )
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"expected at least 1 sampling step, got {steps}")
-
-
-def logsnr_grid(schedule: LogSNRSchedule, steps: int, device: torch.device | None = None) -> Tensor:
-    """The sampling grid, uniform in time: ``logsnr(i / N)`` for i = N down to 0.
-
-    Args:
-        schedule: see `logsnr_schedule`.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, from noise to data.
-
-    Raises:
-        ValueError: if ``steps < 1``.
-
-    >>> logsnr_grid(logsnr_schedule("sigmoid"), 4)
-    tensor([-20., -10.,   0.,  10.,  20.], dtype=torch.float64)
-    """
-    _check_steps(steps)
-    t = torch.arange(steps, -1, -1, dtype=torch.float64, device=device) / steps
-    return schedule.logsnr(t)
-
-
-def sampling_grid(
-    name: Grid, schedule: LogSNRSchedule, steps: int, device: torch.device | None = None
-) -> Tensor:
-    """A sampling grid by name, within the limits of a schedule.
-
-    Args:
-        name: ``time``, uniform in time; ``logsnr``, uniform in logsnr; ``karras``, EDM's from
-            sigma/alpha = 80, or the schedule's own limit, to 0.002 and 0.
-        schedule: see `logsnr_schedule`.
-        steps: N >= 1.
-        device: where to put it.
-
-    Returns:
-        logsnrs [N+1], float64, increasing, from noise to data.
-
-    Raises:
-        ValueError: if ``steps < 1``, for an unknown name, or if the schedule has infinite limits
-            that a grid uniform in logsnr cannot reach.
-
-    >>> sampling_grid("logsnr", logsnr_schedule("cosine"), 2)
-    tensor([-20.,   0.,  20.], dtype=torch.float64)
-    """
-    check_choice(name, Grid, "grid")
-    if name == "time":
-        return logsnr_grid(schedule, steps, device)
-    low, high = schedule.logsnr(1.0).item(), schedule.logsnr(0.0).item()
-    if name == "logsnr":
-        return uniform_logsnr_grid(low, high, steps, device)
-    sigma_min, sigma_max = math.exp(-high / 2), math.exp(-low / 2)
-    return karras_grid(steps, max(sigma_min, 0.002), min(sigma_max, 80.0), device=device)

@@ -1,4 +1,4 @@
-"""Kernel distance, Inception Score, and how sure a figure is."""
+"""Kernel distance and Inception Score."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from vfn.ops._features import check_features, check_same_width
-from vfn.ops.random import keyed_uniform
 
 _TILE = 2048
 
@@ -23,13 +22,6 @@ class InceptionScore(NamedTuple):
 
     mean: float
     std: float
-
-
-class Interval(NamedTuple):
-    """A confidence interval."""
-
-    low: float
-    high: float
 
 
 def kernel_distance(real: Tensor, fake: Tensor, tile: int = _TILE) -> KernelDistance:
@@ -100,55 +92,6 @@ def inception_score(logits: Tensor, splits: int = 10) -> InceptionScore:
         scores.append(entropy.exp())
     values = torch.stack(scores)
     return InceptionScore(values.mean().item(), values.std(correction=0).item())
-
-
-def bootstrap_indices(seed: int, draw: int, count: int, stream: int = 0) -> Tensor:
-    """Which rows a bootstrap draw takes: ``count`` of them, with replacement.
-
-    Args:
-        seed: 0..2^64-1.
-        draw: its number, >= 0.
-        count: rows in all, >= 1.
-        stream: 0..2^32-1; names the purpose.
-
-    Returns:
-        int64 [count].
-
-    >>> bootstrap_indices(seed=0, draw=0, count=5).shape
-    torch.Size([5])
-    """
-    keys = torch.arange(count) + (draw << 32)
-    return (keyed_uniform(seed, stream, keys, dtype=torch.float64) * count).long()
-
-
-def bootstrap_interval(value: float, replicas: Tensor, level: float = 0.95) -> Interval:
-    """The basic bootstrap interval, ``[2 value - q_high, 2 value - q_low]``.
-
-    Other than percentiles alone it makes up for the bias that resampling adds.
-
-    Args:
-        value: the figure.
-        replicas: the figure of each bootstrap draw [R], R >= 2.
-        level: of confidence, in (0, 1).
-
-    Returns:
-        Interval(low, high).
-
-    Raises:
-        ValueError: if there are fewer than two replicas, or the level is no share.
-
-    Source: Davison & Hinkley 1997, eq. 5.6.
-
-    >>> bootstrap_interval(1.0, torch.tensor([1.0, 2.0, 3.0]), level=0.5)
-    Interval(low=-0.5, high=0.5)
-    """
-    if replicas.ndim != 1 or len(replicas) < 2:
-        raise ValueError(f"expected replicas [R] with R >= 2, got {tuple(replicas.shape)}")
-    if not 0 < level < 1:
-        raise ValueError(f"expected level in (0, 1), got {level}")
-    tails = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
-    high, low = replicas.double().cpu().quantile(tails).tolist()
-    return Interval(2 * value - high, 2 * value - low)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

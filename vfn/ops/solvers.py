@@ -1,381 +1,406 @@
-"""Steps of higher order, as functions of the predictions that they use.
-
-A step is exact for a constant x0, as `ddim_step` is; nearly all solvers only say which mixture of
-predictions stands for x0 between t and s, with ``h = (l_s - l_t) / 2``, the step's length in
-log(alpha/sigma). The Adams steps instead follow the flow as a function of the angle phi,
-``alpha = cos phi``, ``sigma = sin phi``, in which it is ``dz/dphi = v``: regular from pure noise to
-pure data, where h is infinite.
-"""
+"""Solvers made of the steps, and `sampler`, which makes one by its word in `SOLVERS`."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, combine, same_shape
+from vfn.ops._options import check_options
+from vfn.ops.adaptive import sample_adaptive
+from vfn.ops.integration import (
+    Denoiser,
+    Sample,
+    Solver,
+    Span,
+    Stepped,
+    Watch,
+    sample,
+    single_step,
+)
+from vfn.ops.multistep import (
+    ab2_step,
+    am2_step,
+    dpmpp_2m_step,
+    dpmpp_3m_step,
+    heun_step,
+    renoise_step,
+    unic_step,
+)
+from vfn.ops.predictions import v_from_x0
+from vfn.ops.solver_table import SOLVERS
+from vfn.ops.steps import ancestral_step, ddim_step
+from vfn.ops.words import Ending, VarType, check_choice
+
+MAX_CHURN = math.sqrt(2) - 1
+# Noise levels that EDM churns: sigma/alpha from 50 down to 0.05.
+_CHURNED = (-2 * math.log(50), -2 * math.log(0.05))
 
 
-class _Before(NamedTuple):
-    """An earlier prediction and where it was made."""
+class Integrator(Protocol):
+    """A solver that goes over the whole grid by itself, as `adaptive_solver` makes one."""
 
-    x0: Tensor
-    logsnr: Tensor
+    def __call__(
+        self,
+        denoise: Denoiser,
+        z: Tensor,
+        logsnrs: Tensor,
+        *,
+        noise: Callable[[int], Tensor] | None = None,
+        callback: Watch | None = None,
+        final: Ending = "x0",
+    ) -> Sample:
+        """Integrate from noise to data; the arguments are those of `sample`."""
 
 
-def renoise_step(z: Tensor, logsnr_s: Scalar, logsnr_t: Scalar, noise: Tensor) -> Tensor:
-    """A draw from the forward process, s -> t: noise is added to noisy data.
+class DrawSamples(Protocol):
+    """A sampler with its settings: what `sampler` returns."""
 
-    ``z_t = (alpha_t/alpha_s) z + sqrt(1-r) sigma_t noise``, ``r = exp(l_t - l_s)``.
+    def __call__(
+        self,
+        denoise: Denoiser,
+        z: Tensor,
+        logsnrs: Tensor,
+        *,
+        noise: Callable[[int], Tensor] | None = None,
+        callback: Watch | None = None,
+    ) -> Sample:
+        """Integrate from noise to data; the arguments are those of `sample`."""
+
+
+def ddim_solver(eta: float = 0.0) -> Solver:
+    """DDIM: `ddim_step` over the grid, of first order. One evaluation a step.
 
     Args:
-        z: less noisy data at s [B, ...].
-        logsnr_s: [B] or broadcasting from the left; not -inf.
-        logsnr_t: likewise, ``<= logsnr_s``.
-        noise: standard normal, shape of ``z``.
+        eta: share of the posterior's standard deviation that is drawn anew, in [0, 1]; 0 is
+            deterministic.
 
     Returns:
-        z_t, shape and dtype of ``z``.
+        Solver, which draws noise if ``eta > 0``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if ``eta`` is out of range.
 
-    Source: Kingma et al. 2021 (2107.00630), appendix A.1.
+    Source: Song et al. 2020 (2010.02502), eq. 12.
 
-    >>> z, noise = torch.ones(1), torch.zeros(1)
-    >>> renoise_step(z, torch.full((1,), float("inf")), torch.zeros(1), noise)
-    tensor([0.7071])
+    >>> ddim_solver().draws, ddim_solver(eta=0.5).draws
+    (False, True)
     """
-    same_shape(z, noise, "z", "noise")
-    ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
-    std = torch.sqrt(_coef.one_minus_snr_ratio(lt, ls)) * _coef.sigma(lt)
-    return combine(_coef.alpha(lt) * _coef.inv_alpha(ls), z, std, noise)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected eta in [0, 1], got {eta}")
+    return single_step(partial(ddim_step, eta=eta), draws=eta > 0)
 
 
-def heun_step(z: Tensor, x0: Tensor, logsnr_t: Scalar, logsnr_s: Scalar, x0_next: Tensor) -> Tensor:
-    """Heun's step t -> s: the noise is the mean of that implied at t and after a DDIM step, at s.
-
-    The step of ``x0 + exp(h)/2 (x0_next - x0)``. For a long step the factor is large, 1,000 at
-    h = 7.6: take such a step, as the first from logsnr -20 is, with `ddim_step` instead.
+def ancestral_solver(var_type: VarType = "fixed_small", intp_frac: float | None = None) -> Solver:
+    """Ancestral sampling: `ancestral_step` over the grid. One evaluation a step.
 
     Args:
-        z: noisy data at t [B, ...].
-        x0: prediction at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left; finite.
-        logsnr_s: likewise, ``>= logsnr_t``; finite.
-        x0_next: prediction at s, of ``ddim_step(z, x0, logsnr_t, logsnr_s)``.
+        var_type: variance of a step: fixed_small, fixed_large, fixed_medium, or learned, which is
+            `learned_ancestral_solver`.
+        intp_frac: for fixed_medium, in [0, 1]: 0 is small, 1 is large.
 
     Returns:
-        z_s, shape and dtype of ``z``.
+        Solver, which draws noise.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: for an unknown ``var_type``.
 
-    Source: Karras et al. 2022 (2206.00364), algorithm 1.
+    Source: Ho et al. 2020 (2006.11239), algorithm 2.
 
-    >>> z, x0 = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> heun_step(z, x0, 0.0, 1.0, x0)  # sigma_s / sigma_t
-    tensor([[0.7334, 0.7334]])
+    >>> ancestral_solver("fixed_large").draws
+    True
     """
-    _check(z, x0=x0, x0_next=x0_next)
-    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    share = 0.5 * torch.exp(0.5 * (ls - lt))
-    return _step(z, lt, ls, [(1 - share, x0), (share, x0_next)])
+    check_choice(var_type, VarType, "var_type")
+    if var_type == "learned":
+        return learned_ancestral_solver()
+    step = partial(ancestral_step, var_type=var_type, intp_frac=intp_frac)
+    return single_step(step, draws=True)
 
 
-def dpmpp_2m_step(
+def adaptive_solver(tolerance: float = 0.003) -> Integrator:
+    """`sample_adaptive` with its tolerance: steps of its own for each sample.
+
+    Args:
+        tolerance: bound of the error of a step, > 0: the root mean square over a sample of the
+            error divided by ``1 + |z|``.
+
+    Returns:
+        Integrator: a function ``(denoise, z, logsnrs, *, noise=None, callback=None, final="x0") ->
+        Sample``; it draws no noise.
+
+    Raises:
+        ValueError: if ``tolerance`` is not positive.
+
+    Source: Bogacki & Shampine 1989, "A 3(2) pair of Runge-Kutta formulas".
+
+    >>> z, grid = torch.randn(2, 3), torch.linspace(-20, 20, 9)
+    >>> adaptive_solver(0.01)(lambda z, logsnr: 0 * z, z, grid).x0.abs().max().item()
+    0.0
+    """
+    if not tolerance > 0:
+        raise ValueError(f"expected tolerance > 0, got {tolerance}")
+    return partial(sample_adaptive, tolerance=tolerance)
+
+
+def heun_solver(
+    churn: float = 0.0,
+    churn_range: tuple[float, float] = _CHURNED,
+    noise_scale: float = 1.0,
+    first_order_start: bool = True,
+) -> Solver:
+    """EDM's sampler: Heun's method, with churn if asked; 2N-2 evaluations in N steps.
+
+    Churn adds noise before a step, so that sigma/alpha grows by the factor ``1 + churn``, and the
+    step starts there.
+
+    Args:
+        churn: in [0, sqrt(2) - 1]; EDM's is ``S_churn / N``. 0 is deterministic.
+        churn_range: lowest and highest logsnr that is churned; sigma/alpha 50 to 0.05.
+        noise_scale: standard deviation of the added noise, EDM's ``S_noise``.
+        first_order_start: take the first step with `ddim_step`, which from a logsnr of -20 ends
+            some hundred times closer, and is no worse from EDM's noise. False is EDM's own.
+
+    Returns:
+        Solver, which draws noise if ``churn > 0``.
+
+    Raises:
+        ValueError: if ``churn`` is out of range.
+
+    Source: Karras et al. 2022 (2206.00364), algorithms 1 and 2.
+
+    >>> heun_solver(churn=0.1).draws
+    True
+    """
+    if not 0 <= churn <= MAX_CHURN:
+        raise ValueError(f"expected churn in [0, {MAX_CHURN:.4f}], got {churn}")
+    advance = partial(
+        _heun,
+        churn=churn,
+        churn_range=churn_range,
+        noise_scale=noise_scale,
+        first_order_start=first_order_start,
+    )
+    return Solver(advance, draws=churn > 0)
+
+
+def _heun(
+    denoise: Denoiser,
     z: Tensor,
-    x0: Tensor,
-    logsnr_t: Scalar,
-    logsnr_s: Scalar,
-    x0_prev: Tensor | None = None,
-    logsnr_prev: Scalar | None = None,
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """DPM-Solver++(2M): the step of the prediction extrapolated to the middle of the step.
+    span: Span,
+    memory: Any,
+    *,
+    churn: float,
+    churn_range: tuple[float, float],
+    noise_scale: float,
+    first_order_start: bool,
+) -> Stepped:
+    low, high = churn_range
+    start = span.t
+    if span.noise is not None:
+        churned = (span.t >= low) & (span.t <= high)
+        start = span.t - 2 * math.log1p(churn) * churned.double()
+        z = renoise_step(z, span.t, start, noise_scale * span.noise)
+    x0 = denoise(z, start)
+    after = ddim_step(z, x0, start, span.s)
+    if memory is not None or not first_order_start:
+        after = heun_step(z, x0, start, span.s, denoise(after, span.s))
+    return Stepped(after, x0, True)
 
-    ``x0 + (h / 2 h_prev) (x0 - x0_prev)``. With ``eta`` it follows the stochastic equation that
-    brings in eta^2 times the noise of ancestral sampling: the coefficient of z is
-    ``(sigma_s/sigma_t) exp(-eta h)``, that of x0 ``alpha_s (1 - exp(-(1 + eta) h))`` and that of
-    the noise ``sigma_s sqrt(1 - exp(-2 eta h))``. ``eta=1`` is SDE-DPM-Solver++(2M).
 
-    The step to the end of a grid, far longer than the one before, is better taken with `ddim_step`.
+def dpmpp_2m_solver(eta: float = 0.0) -> Solver:
+    """DPM-Solver++(2M); with ``eta=1`` SDE-DPM-Solver++(2M). One evaluation a step.
 
     Args:
-        z: noisy data at t [B, ...].
-        x0: prediction at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise, ``>= logsnr_t``; finite.
-        x0_prev: prediction of the step before; None in the first step, which is of first order.
-        logsnr_prev: where that was made, ``< logsnr_t``.
-        eta: >= 0; 0 is deterministic.
-        noise: standard normal, shape of ``z``; needed where ``eta > 0``.
+        eta: eta^2 is the share of ancestral sampling's noise that is brought in, >= 0; 0 is
+            deterministic.
 
     Returns:
-        z_s, shape and dtype of ``z``.
+        Solver, which draws noise if ``eta > 0``.
 
     Raises:
-        ValueError: if shapes do not fit, ``eta < 0``, noise is missing, or only one of x0_prev and
-            logsnr_prev is given.
+        ValueError: if ``eta < 0``.
 
     Source: Lu et al. 2022 (2211.01095), algorithm 2.
 
-    >>> z, x0 = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> dpmpp_2m_step(z, x0, 0.0, 1.0, x0, -1.0)
-    tensor([[0.7334, 0.7334]])
+    >>> dpmpp_2m_solver(eta=1.0).draws
+    True
     """
-    _check(z, x0=x0)
-    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    before = _before(z, x0_prev, logsnr_prev)
-    if before is None:
-        return _step(z, lt, ls, [(1.0, x0)], eta, noise)
-    ahead = 0.5 * (ls - lt) / (lt - before.logsnr)
-    return _step(z, lt, ls, [(1 + ahead, x0), (-ahead, before.x0)], eta, noise)
+    if not eta >= 0:
+        raise ValueError(f"expected eta >= 0, got {eta}")
+    return Solver(partial(_dpmpp_2m, eta=eta), draws=eta > 0)
 
 
-def dpmpp_3m_step(
-    z: Tensor,
-    x0: Tensor,
-    logsnr_t: Scalar,
-    logsnr_s: Scalar,
-    x0_prev: Tensor,
-    logsnr_prev: Scalar,
-    x0_prev2: Tensor,
-    logsnr_prev2: Scalar,
-    curvature: float = 0.5,
-) -> Tensor:
-    """DPM-Solver++(3M): x0 as a parabola in h through the last three predictions.
+def _dpmpp_2m(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, eta: float) -> Stepped:
+    x0 = denoise(z, span.t)
+    x0_prev, logsnr_prev = memory or (None, None)
+    after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev, eta, span.noise)
+    return Stepped(after, x0, (x0, span.t))
 
-    ``x0 + (phi_2/phi_1) D_1 + 2 curvature (phi_3/phi_1) D_2`` with the slope ``D_1`` and the half
-    second derivative ``D_2`` of the parabola, per step, and ``phi_k`` the integral of
-    ``exp(-h (1-u)) u^(k-1) / (k-1)!`` over u in [0, 1]. ``curvature=1`` is the integral of the
-    parabola and of third order; 0.5 is what the authors' and other programs compute, of second
-    order, and often closer at few steps.
+
+def dpmpp_3m_solver(curvature: float = 0.5) -> Solver:
+    """DPM-Solver++(3M), started with a step of first and one of second order.
 
     Args:
-        z: noisy data at t [B, ...].
-        x0: prediction at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise, ``> logsnr_t``; finite.
-        x0_prev: prediction of the step before.
-        logsnr_prev: where that was made, ``< logsnr_t``.
-        x0_prev2: prediction of the step before that.
-        logsnr_prev2: where that was made, ``< logsnr_prev``.
-        curvature: share of the parabola's second derivative.
+        curvature: share of the second derivative of the parabola through the predictions: 0.5 is
+            what others compute, 1 is of third order.
 
     Returns:
-        z_s, shape and dtype of ``z``.
-
-    Raises:
-        ValueError: if the shapes do not fit.
+        Solver of one evaluation a step.
 
     Source: Lu et al. 2022 (2211.01095), their program.
 
-    >>> z, x0 = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> dpmpp_3m_step(z, x0, 0.0, 1.0, x0, -1.0, x0, -2.0)
-    tensor([[0.7334, 0.7334]])
+    >>> dpmpp_3m_solver().draws
+    False
     """
-    _check(z, x0=x0, x0_prev=x0_prev, x0_prev2=x0_prev2)
-    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    lp = as_logsnr(logsnr_prev, z, "logsnr_prev")
-    gap, gap_prev = ls - lt, lt - lp
-    gap_prev2 = lp - as_logsnr(logsnr_prev2, z, "logsnr_prev2")
-    square, bulge = _moments(0.5 * gap)
-    # D_2 is the difference of both slopes over the two steps back; D_1 is the nearer slope plus
-    # D_2 times one step back. Steps back in units of this one.
-    near, far = gap_prev / gap, gap_prev2 / gap
-    bend = ((square + bulge) * near + curvature * square) / (near + far)
-    of_near, of_far = (square + bulge + bend) / near, bend / far
-    return _step(z, lt, ls, [(1 + of_near, x0), (-of_near - of_far, x0_prev), (of_far, x0_prev2)])
+    return Solver(partial(_dpmpp_3m, curvature=curvature))
 
 
-def unic_step(
-    z: Tensor,
-    x0: Tensor,
-    logsnr_t: Scalar,
-    logsnr_s: Scalar,
-    x0_next: Tensor,
-    x0_prev: Tensor | None = None,
-    logsnr_prev: Scalar | None = None,
-) -> Tensor:
-    """UniC-2, the corrector of UniPC: the step t -> s again, with the prediction made at s.
+def _dpmpp_3m(
+    denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, curvature: float
+) -> Stepped:
+    x0 = denoise(z, span.t)
+    before: tuple[Any, ...] = memory or ()
+    if len(before) == 4:
+        after = dpmpp_3m_step(z, x0, span.t, span.s, *before, curvature=curvature)
+    else:
+        after = dpmpp_2m_step(z, x0, span.t, span.s, *before)
+    return Stepped(after, x0, (x0, span.t, *before[:2]))
 
-    The step of x0 as the parabola in h through the predictions at prev, t and s; without
-    ``x0_prev`` (UniC-1) of the mean of x0 and x0_next. Its predictor is `dpmpp_2m_step`.
 
-    Args:
-        z: noisy data at t [B, ...].
-        x0: prediction at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise, ``> logsnr_t``; finite.
-        x0_next: prediction at s, of the predictor's z_s.
-        x0_prev: prediction of the step before; None in the first step.
-        logsnr_prev: where that was made, ``< logsnr_t``.
+def unipc_solver() -> Solver:
+    """UniPC-2: DPM-Solver++(2M), each state corrected with the prediction made from it.
 
     Returns:
-        z_s, shape and dtype of ``z``.
+        Solver of one evaluation a step. Its last step is of first order, from the corrected state.
 
-    Raises:
-        ValueError: if the shapes do not fit, or only one of x0_prev and logsnr_prev is given.
+    Source: Zhao et al. 2023 (2302.04867).
 
-    Source: Zhao et al. 2023 (2302.04867), UniC with B(h) = exp(h) - 1 and predictions of x0.
-
-    >>> z, x0 = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> unic_step(z, x0, 0.0, 1.0, x0, x0, -1.0)
-    tensor([[0.7334, 0.7334]])
+    >>> unipc_solver().draws
+    False
     """
-    _check(z, x0=x0, x0_next=x0_next)
-    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    before = _before(z, x0_prev, logsnr_prev)
-    if before is None:
-        return _step(z, lt, ls, [(0.5, x0), (0.5, x0_next)])
-    gap = ls - lt
-    ratio = gap / (lt - before.logsnr)
-    square, bulge = _moments(0.5 * gap)
-    ahead, back = square + bulge / (1 + ratio), bulge * ratio * (ratio / (1 + ratio))
-    return _step(z, lt, ls, [(1 - ahead + back, x0), (ahead, x0_next), (-back, before.x0)])
+    return Solver(_unipc, end=_unipc_end)
 
 
-def ab2_step(
-    z: Tensor,
-    v: Tensor,
-    logsnr_t: Scalar,
-    logsnr_s: Scalar,
-    v_prev: Tensor,
-    logsnr_prev: Scalar,
-) -> Tensor:
-    """Adams-Bashforth step of second order along the angle, in which z turns at rate v.
+def _unipc(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise(z, span.t)
+    if memory is None:
+        return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, x0, span.t))
+    z = _corrected(x0, span, memory)
+    _, x0_prev, logsnr_prev, *_ = memory
+    after = dpmpp_2m_step(z, x0, span.t, span.s, x0_prev, logsnr_prev)
+    return Stepped(after, x0, (z, x0, span.t, x0_prev, logsnr_prev))
 
-    ``z_s = z - d (v + (d / 2 d_prev) (v - v_prev))`` with the angles ``d = phi_t - phi_s`` and
-    ``d_prev = phi_prev - phi_t``. It is regular at both ends, logsnr -inf and +inf.
+
+def _unipc_end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise(z, span.t)
+    if memory is not None:
+        z = _corrected(x0, span, memory)
+    return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
+
+
+def _corrected(x0: Tensor, span: Span, memory: Any) -> Tensor:
+    """The state at the start of the span, with the prediction that was made from it."""
+    z_prev, x0_prev, logsnr_prev, *before = memory
+    return unic_step(z_prev, x0_prev, logsnr_prev, span.t, x0, *before)
+
+
+def adams_solver(correct: bool = False) -> Solver:
+    """Adams' method of second order on the angle, native to v; started with a DDIM step.
 
     Args:
-        z: noisy data at t [B, ...].
-        v: velocity at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise; ``< logsnr_t`` goes back towards noise.
-        v_prev: velocity at the step before.
-        logsnr_prev: where that was, on the other side of t than s.
+        correct: correct each state with the velocity found there (Adams-Bashforth-Moulton), which
+            takes no further evaluation and has an error some times smaller.
 
     Returns:
-        z_s, shape and dtype of ``z``.
+        Solver of one evaluation a step. Its last step is of second order like the others; it can
+        integrate backwards, from data to noise.
 
-    Raises:
-        ValueError: if the shapes do not fit.
+    Source: Salimans & Ho 2022 (2202.00512), appendix D, for dz/dphi = v.
 
-    Source: Salimans & Ho 2022 (2202.00512), appendix D, for dz/dphi = v; Bashforth & Adams 1883.
-
-    >>> z, v, pure_noise, pure_data = torch.ones(1), torch.zeros(1), -float("inf"), float("inf")
-    >>> ab2_step(z, v, 0.0, pure_data, v - 2, pure_noise)  # 1 - pi/4 (0 + (0 + 2) / 2)
-    tensor([0.2146])
+    >>> adams_solver().draws
+    False
     """
-    _check(z, v=v, v_prev=v_prev)
-    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    angle = turn(lt, ls)
-    ahead = 0.5 * angle / turn(as_logsnr(logsnr_prev, z, "logsnr_prev"), lt)
-    return add_terms(z, [(-angle * (1 + ahead), v), (angle * ahead, v_prev)])
+    advance = partial(_adams, correct=correct)
+    return Solver(advance, end=advance)
 
 
-def am2_step(z: Tensor, v: Tensor, logsnr_t: Scalar, logsnr_s: Scalar, v_next: Tensor) -> Tensor:
-    """Adams-Moulton step of second order along the angle: the corrector that goes with `ab2_step`.
+def _adams(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, correct: bool) -> Stepped:
+    x0 = denoise(z, span.t)
+    v = v_from_x0(z, x0, span.t)
+    if memory is None:
+        return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, v, span.t))
+    z_prev, v_prev, logsnr_prev = memory
+    if correct:
+        z = am2_step(z_prev, v_prev, logsnr_prev, span.t, v)
+    after = ab2_step(z, v, span.t, span.s, v_prev, logsnr_prev)
+    return Stepped(after, x0, (z, v, span.t))
 
-    The trapezoidal rule ``z_s = z - d (v + v_next) / 2`` with the angle ``d = phi_t - phi_s``.
+
+def learned_ancestral_solver() -> Solver:
+    """Ancestral sampling with the variance that a network has learned.
+
+    Returns:
+        Solver, which draws noise, for a denoiser that gives x0 and behind it, along the channels,
+        the fraction of `learned_logvar`: [B, 2C, ...].
+
+    Source: Nichol & Dhariwal 2021 (2102.09672), section 3.1.
+
+    >>> learned_ancestral_solver().draws
+    True
+    """
+    return Solver(_learned_ancestral, _learned_end, draws=True)
+
+
+def _learned_ancestral(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0, frac = denoise(z, span.t).chunk(2, dim=1)
+    assert span.noise is not None
+    after = ancestral_step(z, x0, span.t, span.s, span.noise, "learned", frac)
+    return Stepped(after, x0, memory)
+
+
+def _learned_end(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0, _ = denoise(z, span.t).chunk(2, dim=1)
+    return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
+
+
+def sampler(name: str, final: Ending = "x0", **options: Any) -> DrawSamples:
+    """A sampler by name.
 
     Args:
-        z: noisy data at t [B, ...].
-        v: velocity at t, shape of ``z``.
-        logsnr_t: [B] or broadcasting from the left.
-        logsnr_s: likewise; ``< logsnr_t`` goes back towards noise.
-        v_next: velocity at s, of the predictor's z_s.
+        name: a word of `SOLVERS`, such as ``ddim`` or ``abm2``, or the ``package.module:Name`` of a
+            function without arguments that returns a Solver or an Integrator.
+        final: where the last step ends: ``x0`` gives the prediction, ``step`` the state at the
+            grid's last logsnr.
+        **options: settings of the solver, those that its entry of `SOLVERS` names: eta of ddim,
+            var_type and intp_frac of ancestral, churn of heun, tolerance of adaptive.
 
     Returns:
-        z_s, shape and dtype of ``z``.
+        a function ``(denoise, z, logsnrs, *, noise=None, callback=None) -> Sample``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: for an unknown name, an option that the solver does not take or that is out of
+            range, or something from outside that makes no solver.
 
-    Source: Salimans & Ho 2022 (2202.00512), appendix D, for dz/dphi = v; Moulton 1926.
-
-    >>> am2_step(torch.ones(1), torch.ones(1), -float("inf"), float("inf"), torch.zeros(1))
-    tensor([0.2146])
+    >>> draw = sampler("dpmpp_2m")
+    >>> draw(lambda z, logsnr: 0 * z, torch.randn(2, 3), torch.linspace(-20, 20, 5)).nfe
+    4
+    >>> sampler("heun", eta=0.5)
+    Traceback (most recent call last):
+    ValueError: expected only churn for solver heun, got eta
     """
-    _check(z, v=v, v_next=v_next)
-    half = -0.5 * turn(as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s"))
-    return add_terms(z, [(half, v), (half, v_next)])
-
-
-def turn(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
-    """The angle ``phi_t - phi_s`` that (alpha, sigma) turns by from t to s, float64.
-
-    Its tangent is ``(1 - exp(-h)) / (exp(l_t/2) + exp(-l_s/2))``, as ``tan phi = exp(-l/2)``;
-    nothing cancels.
-    """
-    gap = _coef.one_minus_exp(0.5 * (logsnr_t - logsnr_s))
-    return torch.atan(gap / (torch.exp(0.5 * logsnr_t) + torch.exp(-0.5 * logsnr_s)))
-
-
-def add_terms(z: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """``z`` plus each tensor times its coefficient, cast once to the dtype of z."""
-    for coef, value in terms:
-        z = torch.addcmul(z, coef.to(z.dtype), value)
-    return z
-
-
-def _step(
-    z: Tensor,
-    lt: Tensor,
-    ls: Tensor,
-    mixture: list[tuple[Tensor | float, Tensor]],
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """The exact step for an x0 that is a mixture with the given weights, see `dpmpp_2m_step`."""
-    if eta < 0:
-        raise ValueError(f"expected eta >= 0, got {eta}")
-    minus_h, of_z = 0.5 * (lt - ls), _coef.sigma(ls) * _coef.inv_sigma(lt)
-    of_x0 = _coef.alpha(ls) * _coef.one_minus_exp((1 + eta) * minus_h)
-    terms = [(of_x0 * weight, x0) for weight, x0 in mixture]
-    if eta:
-        if noise is None:
-            raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
-        _check(z, noise=noise)
-        of_z = of_z * torch.exp(0.5 * eta * lt) * torch.exp(-0.5 * eta * ls)
-        std = _coef.sigma(ls) * torch.sqrt(_coef.one_minus_exp(2 * eta * minus_h))
-        terms.append((std, noise))
-    return add_terms(of_z.to(z.dtype) * z, terms)
-
-
-def _before(z: Tensor, x0_prev: Tensor | None, logsnr_prev: Scalar | None) -> _Before | None:
-    """Both, checked against the data, or None if there are none."""
-    if x0_prev is None and logsnr_prev is None:
-        return None
-    if x0_prev is None or logsnr_prev is None:
-        raise ValueError("expected both x0_prev and logsnr_prev or neither, got one of them")
-    _check(z, x0_prev=x0_prev)
-    return _Before(x0_prev, as_logsnr(logsnr_prev, z, "logsnr_prev"))
-
-
-def _check(z: Tensor, **values: Tensor) -> None:
-    for name, value in values.items():
-        same_shape(z, value, "z", name)
-
-
-def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of u^2 and of u (1-u) over u in [0, 1], under the weight exp(h u) of a step's x0.
-
-    Their sum is the mean of u. 1/3 and 1/6 for a short step; 1 and 0 for a long one.
-    """
-    short = h < 2
-    small, large = torch.where(short, h, 0.0), torch.where(short, 2.0, h)
-    series = torch.zeros_like(h)
-    for k in reversed(range(_TERMS)):  # the integral of u (1-u) exp(h u), all terms positive
-        series = series * small + (k + 1) / math.factorial(k + 3)
-    far = ((large - 2) + (large + 2) * torch.exp(-large)) / large**3
-    bulge = torch.where(short, torch.exp(-small) * series, far)
-    total = _coef.one_minus_exp(-h) / h
-    return (1 - 2 * bulge) / ((2 + h) * total), bulge / total
-
-
-_TERMS = 25  # 2^25 26 / 28! is 1e-19 of the sum
+    check_choice(final, Ending, "final")
+    entry = SOLVERS.find(name)
+    check_options(f"solver {name}", options, entry.options)
+    factory = entry.load()
+    made: Solver | Integrator | None = None
+    if callable(factory):
+        made = factory(**entry.bound, **options)
+    if isinstance(made, Solver):
+        return partial(sample, step=made, final=final)
+    if not callable(made):
+        raise ValueError(
+            f"expected {name} to be a function that returns a Solver or an Integrator, got "
+            f"{made if callable(factory) else factory!r}"
+        )
+    return partial(made, final=final)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, combine, same_shape
-from vfn.ops._types import VarType
+from vfn.ops._coef import Scalar, as_logsnr, linear_combination, same_shape
 from vfn.ops.process import posterior_mean, posterior_std, posterior_times
+from vfn.ops.words import VarType
 
 
 def ddim_step(
@@ -51,7 +51,9 @@ def ddim_step(
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
     if eta == 0:
         coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt)
-        return combine(coef_z, z, _coef.alpha(ls) * _coef.one_minus_exp(0.5 * (lt - ls)), x0)
+        return linear_combination(
+            coef_z, z, _coef.alpha(ls) * _coef.one_minus_exp(0.5 * (lt - ls)), x0
+        )
     if noise is None:
         raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
     same_shape(z, noise, "z", "noise")
@@ -61,7 +63,7 @@ def ddim_step(
     coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(kept)
     coef_x0 = _coef.alpha(ls) * q / (1 + torch.sqrt(r * kept))
     std = (eta * torch.sqrt(gap) * _coef.sigma(ls)).to(z.dtype)
-    return torch.addcmul(combine(coef_z, z, coef_x0, x0), std, noise)
+    return torch.addcmul(linear_combination(coef_z, z, coef_x0, x0), std, noise)
 
 
 def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar) -> Tensor:
@@ -92,7 +94,7 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     coef_z = _coef.sigma(lt) * _coef.inv_sigma(ls)
     # alpha_t exp((l_s - l_t)/2) = sigma_t alpha_s/sigma_s stays finite at alpha_t = 0.
     coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * _coef.one_minus_exp(0.5 * (lt - ls))
-    return combine(coef_z, z, coef_x0, x0)
+    return linear_combination(coef_z, z, coef_x0, x0)
 
 
 def ancestral_step(
@@ -112,7 +114,8 @@ def ancestral_step(
         logsnr_t: [B] or broadcasting from the left.
         logsnr_s: likewise, ``>= logsnr_t``.
         noise: standard normal, shape of ``z``.
-        var_type: fixed_small, fixed_large, fixed_medium or learned, see `q_posterior`.
+        var_type: which variance: fixed_small, the true one given x0, fixed_large, fixed_medium
+            between them, or learned, which the network gives.
         intp_frac: for fixed_medium a number in [0, 1], for learned a tensor in the shape of ``z``.
 
     Returns:

@@ -1,15 +1,18 @@
 """Training times and noise levels, as functions of uniform or normal draws.
 
 The draws are arguments: with `vfn.ops.keyed_uniform` and `keyed_normal` the result for (seed, step,
-position) does not depend on the layout of the batch.
+position) does not depend on the layout of the batch. `draw_times` draws them by a word of
+`TIME_DENSITIES`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vfn.ops._coef import as_float64
+from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.schedules import LogSNRSchedule
 
 
 class WeightedTime(NamedTuple):
@@ -17,6 +20,20 @@ class WeightedTime(NamedTuple):
 
     t: Tensor
     density: Tensor
+
+
+class BatchDraws(NamedTuple):
+    """What the times of a batch, or of a part of it, are made of.
+
+    u: uniform draws in (0, 1) [B], float64, one for each position. common: one more [], the same
+    for all parts of the batch, such as u of position 0. position: places in the global batch [B],
+    integers. batch_size: how many places there are.
+    """
+
+    u: Tensor
+    common: Tensor
+    position: Tensor
+    batch_size: int
 
 
 def discrete_time(u: Tensor, timesteps: int) -> Tensor:
@@ -39,7 +56,8 @@ def discrete_time(u: Tensor, timesteps: int) -> Tensor:
     """
     if timesteps < 1:
         raise ValueError(f"expected timesteps >= 1, got {timesteps}")
-    return (torch.ceil(as_float64(u, "u") * timesteps) / timesteps).to(u.dtype)
+    step = torch.ceil(as_float64(u, "u") * timesteps).clamp(1, timesteps)
+    return (step / timesteps).to(u.dtype)
 
 
 def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
@@ -51,7 +69,7 @@ def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
         batch_size: size of the global batch.
 
     Returns:
-        t, shape and dtype of ``u``; uniform over positions taken together.
+        t in (0, 1), shape and dtype of ``u``; uniform over positions taken together.
 
     Raises:
         ValueError: if ``batch_size < 1``.
@@ -60,7 +78,7 @@ def stratified_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
     tensor([0.2500, 0.7500])
     """
     _check_batch(batch_size)
-    return ((position + as_float64(u, "u")) / batch_size).to(u.dtype)
+    return _inside((position + as_float64(u, "u")) / batch_size, u.dtype)
 
 
 def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor:
@@ -72,8 +90,7 @@ def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor
         batch_size: size of the global batch.
 
     Returns:
-        t in [0, 1], shape of ``position``, dtype of ``u``; 1 by rounding only. Each alone is
-        uniform.
+        t in (0, 1), shape of ``position``, dtype of ``u``. Each alone is uniform.
 
     Raises:
         ValueError: if ``batch_size < 1``.
@@ -84,7 +101,7 @@ def low_discrepancy_time(u: Tensor, position: Tensor, batch_size: int) -> Tensor
     tensor([0.7500, 0.2500])
     """
     _check_batch(batch_size)
-    return torch.frac(as_float64(u, "u") + position.double() / batch_size).to(u.dtype)
+    return _inside(torch.frac(as_float64(u, "u") + position.double() / batch_size), u.dtype)
 
 
 def lognormal_logsnr(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
@@ -129,7 +146,7 @@ def logit_normal_time(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Te
     tensor([0.5000])
     """
     logit = mean + _positive(std, "std") * as_float64(normal, "normal")
-    return torch.sigmoid(logit).to(normal.dtype)
+    return _inside(torch.sigmoid(logit), normal.dtype)
 
 
 def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
@@ -140,7 +157,8 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
         weights: positive weight of each of K equal intervals of [0, 1], [K]; any scale.
 
     Returns:
-        WeightedTime(t, density), shape of ``u``, t in its dtype; the density integrates to 1.
+        WeightedTime(t, density), shape of ``u``; t in (0, 1) in its dtype, and the density, which
+        integrates to 1.
 
     Raises:
         ValueError: if ``weights`` is not one-dimensional.
@@ -156,9 +174,18 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
     share = as_float64(weights, "weights") / weights.double().sum()
     ends = share.cumsum(0)
     value = as_float64(u, "u")
-    bin_of = torch.searchsorted(ends, value).clamp(max=count - 1)
+    bin_of = torch.searchsorted(ends, value.contiguous()).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]
-    return WeightedTime(((bin_of + inside) / count).clamp(max=1).to(u.dtype), count * share[bin_of])
+    return WeightedTime(_inside((bin_of + inside) / count, u.dtype), count * share[bin_of])
+
+
+def _inside(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Times rounded to a dtype, but never to 0 or 1, where a schedule may be infinite."""
+    info = torch.finfo(dtype)
+    return t.clamp(max(_SOONEST, info.tiny), 1 - 0.5 * info.eps).to(dtype)
+
+
+_SOONEST = 2.0**-64
 
 
 def _check_batch(batch_size: int) -> None:
@@ -170,3 +197,37 @@ def _positive(value: float, name: str) -> float:
     if not value > 0:
         raise ValueError(f"expected {name} > 0, got {value}")
     return value
+
+
+def draw_times(
+    name: str, draws: BatchDraws, schedule: LogSNRSchedule, **parameters: Any
+) -> WeightedTime:
+    """Training times by the name of their density.
+
+    Args:
+        name: a word of `TIME_DENSITIES`, such as ``uniform``, or the ``package.module:Name`` of a
+            function ``draw(draws, schedule, **parameters) -> WeightedTime``.
+        draws: the draws of the batch or of a part of it, [B] each.
+        schedule: which noise level a time has; for densities of noise levels.
+        **parameters: those of the density, such as mean and std of ``logit_normal``; the defaults
+            are in `TIME_DENSITIES`.
+
+    Returns:
+        WeightedTime(t, density), [B] each, float64: divide the loss by ``density``. It is other
+        than 1 only where the density is to be undone, so that the mean of the loss is that of
+        uniform times; the preference of ``logit_normal`` and ``lognormal`` is meant.
+
+    Raises:
+        ValueError: for an unknown name, or a parameter that the density does not take or that is
+            out of range.
+
+    >>> from vfn.ops import logsnr_schedule
+    >>> u, position = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.arange(2)
+    >>> draws = BatchDraws(u, u[0], position, batch_size=2)
+    >>> draw_times("stratified", draws, logsnr_schedule("cosine")).t
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    entry = TIME_DENSITIES.find(name)
+    draw = entry.load()
+    drawn = draw(draws, schedule, **entry.filled(f"time density {name}", draw, parameters))
+    return WeightedTime(*drawn)

@@ -2,90 +2,137 @@
 
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vfn import configs
 from vfn.configs import Config
+from vfn.data import Dataset
+from vfn.distributed import World, processes, total
 from vfn.files import write_json
-from vfn.train.batch import Batch, image_indices, make_batch, prefetch
-from vfn.train.checkpoint import save_best, save_checkpoint
-from vfn.train.journal import Journal, read_log
-from vfn.train.previews import evaluation, preview
-from vfn.train.run import Run, micro_batch_size, open_run
+from vfn.nn import guidance_range
+from vfn.objective import Batch, Objective
+from vfn.runs import (
+    Checkpoint,
+    RunFiles,
+    read_log,
+    save_checkpoint,
+    seconds_until,
+    write_checkpoint,
+)
+from vfn.sampling import Trained
+from vfn.train.batches import image_indices, make_batch, prefetch
+from vfn.train.journal import Journal
+from vfn.train.observers import Audience, Callback, Observer, Outcome, RunInfo, as_observers
+from vfn.train.previews import evaluation, held_out_loss_of, preview
+from vfn.train.session import (
+    Given,
+    Run,
+    TrainingData,
+    as_checkpoint,
+    micro_batch_size,
+    open_run,
+)
 from vfn.train.signals import Stop, Stopped, stop_signals
-from vfn.train.state import StepResult, learning_rate
+from vfn.train.state import StepResult, checkpoint_of, learning_rate
 from vfn.train.state import train_step as step_of
-from vfn.train.world import World, join_world, leave_world, total
+from vfn.train.trackers import make_trackers
 
 BEST = "frechet_distance"  # what the best checkpoint has least of
 
 
-class Outcome(NamedTuple):
-    """Where a run stands: steps done, and the signal that stopped it (0 if it is finished)."""
-
-    step: int
-    signum: int
-
-
 def train(
-    config: Config,
-    out: Path,
+    config: Config | str | Path,
+    out: str | Path,
+    *,
+    model: nn.Module | None = None,
+    dataset: Dataset | TrainingData | None = None,
+    objective: Objective | None = None,
+    callbacks: Sequence[Callback] = (),
     resume: bool = False,
+    init_from: str | Path | Trained | Checkpoint | None = None,
     device: str = "auto",
-    init_from: Path | None = None,
 ) -> Outcome:
     """Train, or go on training, in a run directory.
 
+    What can be written as text is in the configuration. The keyword arguments are what cannot:
+    three objects in place of what it names, those who listen, and four answers that differ from
+    one start of the same run to the next. Objects are not saved: whoever resumes the run gives
+    them again.
+
     Args:
-        config: what to train.
+        config: what to train, a preset's name, or the path of a .toml file.
         out: run directory: gets ``config.toml``, ``log.jsonl``, ``checkpoints/``, ``samples/``.
+        model: a network in place of ``[model]``, called as `vfn.nn.Network` says and trained in
+            place; the run records its class. If that is built with ``in_channels, out_channels,
+            num_classes, multitags`` alone, `vfn.load` builds it again, else it takes it as
+            ``network=``.
+        dataset: pictures in place of ``[data]``, which keeps its words; of a pair the second part
+            is held out. Only ``conditional`` and ``flip`` of ``[data]`` count then.
+        objective: loss of each picture [B] in place of that of ``[diffusion]``.
+        callbacks: observers, or functions of each line of the log; on the first process only.
         resume: go on from the newest intact checkpoint in ``out``.
-        device: auto, cpu or cuda.
-        init_from: run directory or checkpoint file whose average a new run starts from.
+        init_from: a run, checkpoint or opened model whose average a new run starts from.
+        device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
 
     Returns:
-        Outcome(step, signum).
+        Outcome(step, signum). Signals stop the run only where it was started in the main thread.
 
     Raises:
-        ValueError: if ``out`` holds a run and ``resume`` is not asked for, settings do not fit, or
-            gradients stay without finite values.
+        ValueError: if ``out`` holds a run and ``resume`` is not asked for, anything does not fit,
+            or gradients stay without finite values.
         OSError: if ``out`` cannot be written.
+
+    >>> import tempfile
+    >>> from vfn.configs import load, override
+    >>> small = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,),
+    ...          "num_res_blocks": 1, "sample_timesteps": 1, "log_every": 2, "steps": 2}
+    >>> seen = []
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     train(override(load("digits"), small), out, callbacks=[seen.append], device="cpu")
+    Outcome(step=2, signum=0)
+    >>> [sorted(entry)[:2] for entry in seen]
+    [['grad_norm', 'images_per_s'], ['held_out_loss', 'step']]
     """
+    if not isinstance(config, Config):
+        config = configs.load(str(config))
     if config.distill.teacher_steps:
         raise ValueError("this configuration describes a distillation; use vfn distill")
-    world = join_world(device)
-    try:
-        run = open_run(config, out, world, resume, init_from)
+    observers = as_observers(callbacks)
+    begin = None if init_from is None else as_checkpoint(init_from)
+    with processes(device) as world:
+        given = Given(model, dataset, objective)
+        run = open_run(config, RunFiles(Path(out)), world, resume, begin, given)
         with stop_signals(world) as stop:
-            return carry_out(run, stop)
-    finally:
-        leave_world(world)
+            return carry_out(run, stop, observers)
 
 
-def carry_out(run: Run, stop: Stop) -> Outcome:
-    """The rest of a run's steps, or those until a signal comes."""
-    journal = _journal(run)
+def carry_out(run: Run, stop: Stop, observers: Sequence[Observer] = ()) -> Outcome:
+    """The rest of a run's steps, or those until a signal comes; observers hear of them."""
+    audience = _audience(run, observers)
+    outcome: Outcome | None = None
     try:
+        audience.begun(RunInfo(run.files, run.config, run.shape, run.state.step))
         with closing(_batches(run)) as batches:
-            return _loop(run, batches, journal, stop)
+            outcome = _loop(run, batches, audience, stop)
     finally:
-        if journal:
-            journal.close()
+        audience.ended(outcome)
+    return outcome
 
 
-def _journal(run: Run) -> Journal | None:
+def _audience(run: Run, observers: Sequence[Observer]) -> Audience:
+    """Those who hear of the run: nobody but on the first process."""
     if run.world.rank:
-        return None
-    settings = run.config.train
-    board = run.out / "tensorboard" if settings.tensorboard else None
-    return Journal(run.out / "log.jsonl", run.state.step, settings.steps, board)
+        return Audience([])
+    trackers = make_trackers(run.config.train.trackers or (), run.files, run.state.step)
+    return Audience([Journal(), *trackers, *observers])
 
 
 def _network(run: Run) -> Callable[..., Tensor]:
@@ -93,7 +140,7 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
-def _loop(run: Run, batches: Iterator[Batch], journal: Journal | None, stop: Stop) -> Outcome:
+def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
     network, window = _network(run), Window(run)
     signum = stop.agreed()
@@ -101,51 +148,58 @@ def _loop(run: Run, batches: Iterator[Batch], journal: Journal | None, stop: Sto
         run.model.train()
         batch = _micro_batches(run, batches)
         window.add(step_of(state, network, batch, run.config, run.objective))
-        if journal:
-            journal.advance()
+        audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
-            entry = window.close()
-            if journal:
-                journal.log(entry)
-            _check_finite(run)
+            audience.logged(state.step, window.close())
+            _check_finite(run, audience)
         signum = stop.agreed()
-        if journal and (state.step % settings.checkpoint_every == 0 or finished or signum):
-            _save(run)
+        if state.step % settings.checkpoint_every == 0 or finished or signum:
+            _save(run, audience)
         if not signum:
-            signum = _show(run, journal, stop, window)
+            signum = _show(run, audience, stop, window)
     return Outcome(state.step, 0 if state.step == settings.steps else signum)
 
 
-def _save(run: Run) -> None:
-    directory, keep = run.out / "checkpoints", run.config.train.max_checkpoints
-    save_checkpoint(directory, run.state, run.config, run.shape, keep)
+def _save(run: Run, audience: Observer) -> None:
+    """Write a checkpoint; the first process does."""
+    if run.world.rank == 0:
+        checkpoint = checkpoint_of(run.state, run.config, run.shape)
+        path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
+        audience.saved(run.state.step, path)
 
 
-def _show(run: Run, journal: Journal | None, stop: Stop, window: "Window") -> int:
+def _show(run: Run, audience: Observer, stop: Stop, window: "Window") -> int:
     """Preview and evaluation where they are due; the signal that cut them short, or 0."""
     settings, step = run.config.train, run.state.step
     finished = step == settings.steps
-    parts = []
-    if step % settings.preview_every == 0 or finished:
-        parts.append(preview)
-    if settings.eval_every and (step % settings.eval_every == 0 or finished):
-        parts.append(evaluation)
+    values: dict[str, float] = {}
     started = time.perf_counter()
     try:
-        figures = {name: value for part in parts for name, value in part(run, stop.check).items()}
+        if step % settings.preview_every == 0 or finished:
+            audience.previewed(step, preview(run, stop.check))
+            values |= held_out_loss_of(run)
+        if settings.eval_every and (step % settings.eval_every == 0 or finished):
+            figures = evaluation(run, stop.check)
+            audience.evaluated(step, figures)
+            values |= figures
     except Stopped:
-        if journal:
-            _save(run)
+        _save(run, audience)
         return stop.agreed()
     finally:
         window.leave_out(time.perf_counter() - started)
-    if journal and figures:
-        earlier = [e[BEST] for e in read_log(run.out / "log.jsonl") if BEST in e]
-        if BEST in figures and figures[BEST] < min(earlier, default=float("inf")):
-            save_best(run.out / "checkpoints", run.state, run.config, run.shape)
-        journal.log({"step": step, **figures})
+    if values and run.world.rank == 0:
+        _keep_the_best(run, values, audience)
+        audience.logged(step, {"step": step, **values})
     return 0
+
+
+def _keep_the_best(run: Run, values: dict[str, float], audience: Observer) -> None:
+    """Keep a checkpoint that is better than all before it in a file of its own."""
+    earlier = [entry[BEST] for entry in read_log(run.files.log) if BEST in entry]
+    if BEST in values and values[BEST] < min(earlier, default=float("inf")):
+        write_checkpoint(run.files.best, checkpoint_of(run.state, run.config, run.shape))
+        audience.saved(run.state.step, run.files.best)
 
 
 class Window:
@@ -153,6 +207,9 @@ class Window:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.seconds = (
+            0.0 if run.world.rank else seconds_until(run.files.log, run.state.step) or 0.0
+        )
         self._start()
 
     def _start(self) -> None:
@@ -160,6 +217,7 @@ class Window:
         self.results: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
+        """Take in a step."""
         self.results.append(result)
 
     def leave_out(self, seconds: float) -> None:
@@ -173,6 +231,7 @@ class Window:
         loss = total(losses.nanmean(), run.world).item() / run.world.size
         sums, counts = total(torch.stack([r.bins for r in self.results]).sum(0), run.world).tolist()
         elapsed = time.perf_counter() - self.started
+        self.seconds += elapsed
         entry = {
             "step": run.state.step,
             "loss": loss,
@@ -182,7 +241,7 @@ class Window:
             "skipped": int(run.state.counters["skipped"]),
             "images_per_s": (run.state.step - self.step) * settings.batch_size / elapsed,
             "memory_mib": _memory(run.world),
-            "seconds": elapsed,
+            "seconds": self.seconds,
         }
         self._start()
         return entry
@@ -195,7 +254,7 @@ def _memory(world: World) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _check_finite(run: Run) -> None:
+def _check_finite(run: Run, audience: Observer) -> None:
     """Stop a run whose gradients stay without finite values; the state is still a good one."""
     bad = int(run.state.counters["in_row"])
     settings, step = run.config.train, run.state.step
@@ -203,10 +262,10 @@ def _check_finite(run: Run) -> None:
         return
     draws = torch.arange(settings.batch_size) + (step - 1) * settings.batch_size
     indices = image_indices(settings.seed, draws, len(run.dataset.images)).tolist()
-    path = run.out / f"not-finite-{step:08d}.json"
+    path = run.files.not_finite(step)
     if run.world.rank == 0:
         write_json(path, {"step": step, "bad_steps": bad, "pictures": indices})
-        _save(run)
+    _save(run, audience)
     raise ValueError(
         f"no finite gradient in the last {bad} steps up to step {step}; these steps changed no "
         f"parameters, and a checkpoint is written. The last batch's pictures are in {path}; go on "
@@ -223,25 +282,16 @@ def _batches(run: Run) -> Generator[Batch]:
         step, part = divmod(number, settings.accumulate)
         first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
         draws = torch.arange(size) + first
-        return make_batch(
-            run.dataset,
-            config.diffusion,
-            settings.seed,
-            draws,
-            world.device,
-            config.data.flip,
-            config.distill.guidance_range,
-        )
+        return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
 
     steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
     return prefetch(make, steps)
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """This process's part of the global batch of the current step, each with its dropout key."""
+    """This process's part of the global batch of the current step, each with its key of dropout."""
     settings, world = run.config.train, run.world
     for part, batch in enumerate(islice(batches, settings.accumulate)):
-        if run.config.model.dropout:
-            key = (run.state.step * world.size + world.rank) * settings.accumulate + part
-            torch.manual_seed(settings.seed + (key << 16))
+        key = (run.state.step * world.size + world.rank) * settings.accumulate + part
+        torch.manual_seed(settings.seed + (key << 16))
         yield batch

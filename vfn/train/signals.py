@@ -1,11 +1,12 @@
 """Signals that ask a run to stop, as something all of its processes agree on."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vfn.train.world import World, largest
+from vfn.distributed import World, largest
 
 # SIGUSR1 is what SLURM sends ahead of the time limit with --signal=B:USR1@60 or --signal=USR1@60.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -38,8 +39,17 @@ class Stop:
 
 @contextmanager
 def stop_signals(world: World) -> Iterator[Stop]:
-    """Collect the signals instead of dying of them; a second one is obeyed at once."""
+    """Collect the signals instead of dying of them; a second one is obeyed at once.
+
+    Outside the main thread, where Python lets nobody handle signals, they are left alone.
+
+    Yields:
+        Stop, which is asked about them.
+    """
     stop = Stop(world)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def note(signum: int, _frame: object) -> None:
         stop.received = signum

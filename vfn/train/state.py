@@ -1,8 +1,8 @@
 """What training changes from step to step, and the step itself."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,22 +11,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
-from vfn.nn import UNet
+from vfn.model import DataShape, autocast
+from vfn.nn import Network
+from vfn.objective import Batch, Objective, batch_loss, binned
 from vfn.ops import ema_decay, ema_update_
-from vfn.train.batch import Batch
-from vfn.train.objective import Objective, batch_loss, binned
+from vfn.runs import Checkpoint, check_fits
+from vfn.runs.checkpoint import MOMENTS
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
-
-
-class DataShape(NamedTuple):
-    """What a network has to know of its data set."""
-
-    channels: int
-    height: int
-    width: int
-    class_names: tuple[str, ...]
-    multitags: bool = False
 
 
 class StepResult(NamedTuple):
@@ -55,36 +47,6 @@ class TrainState:
     optimizer: torch.optim.AdamW
     counters: dict[str, Tensor]
     step: int = 0
-
-
-def build_model(config: Config, shape: DataShape) -> UNet:
-    """The network that a configuration describes, for data of some shape.
-
-    >>> from vfn.configs import load
-    >>> net = build_model(load("digits"), DataShape(1, 8, 8, tuple("0123456789")))
-    >>> sum(p.numel() for p in net.parameters())
-    1169665
-    """
-    model = config.model
-    outputs = 2 if config.diffusion.model_out_type == "both" else 1
-    outputs += config.diffusion.learned_variance
-    return UNet(
-        shape.channels,
-        outputs * shape.channels,
-        hid_channels=model.hid_channels,
-        ch_multipliers=model.ch_multipliers,
-        num_res_blocks=model.num_res_blocks,
-        apply_attn=model.apply_attn,
-        embedding_dim=model.embedding_dim,
-        dropout=model.dropout,
-        num_heads=model.num_heads,
-        head_dim=model.head_dim,
-        num_classes=len(shape.class_names),
-        multitags=shape.multitags,
-        resample_with_res=model.resample_with_res,
-        checkpoint_activations=model.checkpoint_activations,
-        guidance_range=config.distill.guidance_range,
-    )
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -151,6 +113,13 @@ def count_step(
 def learning_rate(step: int, train: TrainConfig) -> float:
     """Linear warm-up, then constant, or a half cosine or line that ends at zero.
 
+    Args:
+        step: steps already done.
+        train: rate, schedule, warm-up and steps.
+
+    Returns:
+        the rate of the next step.
+
     >>> from vfn.configs import TrainConfig
     >>> learning_rate(0, TrainConfig(lr=1.0, warmup=4))
     0.25
@@ -199,7 +168,7 @@ def clip_and_step(
 
 def train_step(
     state: TrainState,
-    network: Callable[..., Tensor],
+    network: Network,
     micro_batches: Iterable[Batch],
     config: Config,
     objective: Objective = batch_loss,
@@ -229,7 +198,7 @@ def train_step(
         with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = each.mean() / settings.accumulate
+            loss = _counted(each, batch.weight).mean() / settings.accumulate
             (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
@@ -242,8 +211,72 @@ def train_step(
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Half precision for the products of the network, where asked for."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Losses as they count: a time that is drawn more often than it is meant to counts less."""
+    return losses if weight is None else losses * weight.to(losses.dtype)
+
+
+def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkpoint:
+    """What is saved of a state; tensors are those of the state, the moments zeros before any step.
+
+    Args:
+        state: it is not changed.
+        config: the resolved configuration of the run.
+        shape: of the data.
+
+    Returns:
+        Checkpoint.
+    """
+    slots = state.optimizer.state
+    moments = {
+        kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
+        for kind in MOMENTS
+    }
+    return Checkpoint(state.step, config, shape, state.params, state.ema, moments, state.counters)
+
+
+@torch.no_grad()
+def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
+    """Copy a checkpoint into a state, keeping devices and memory formats.
+
+    Args:
+        state: of a model of the same architecture; changed in place.
+        checkpoint: one that fits, as `newest_checkpoint` gives it for the parameters of the state.
+        config: of the run that goes on.
+
+    Raises:
+        ValueError: if the checkpoint is one of another network.
+    """
+    trained, asked = checkpoint.config.model.network, config.model.network
+    if trained != asked:
+        raise ValueError(
+            f"the run that goes on is one of network {trained}, got {asked}; "
+            "give the same, or choose another --out"
+        )
+    for name, param in state.params.items():
+        param.copy_(checkpoint.params[name])
+        state.ema[name].copy_(checkpoint.ema[name])
+        slots = state.optimizer.state[param]
+        slots["step"] = checkpoint.counters["updates"].to(param.device, copy=True)
+        for kind in MOMENTS:
+            slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
+    for name, value in state.counters.items():
+        value.copy_(checkpoint.counters.get(name, value))
+    state.step = checkpoint.step
+
+
+@torch.no_grad()
+def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Begin with another run's averaged parameters, and nothing else of it.
+
+    Args:
+        state: fresh, of a model of the same architecture; changed in place.
+        checkpoint: of the other run.
+
+    Raises:
+        ValueError: if names or shapes differ; the first ones are listed.
+    """
+    check_fits(checkpoint.ema, state.params)
+    for name, param in state.params.items():
+        param.copy_(checkpoint.ema[name])
+        state.ema[name].copy_(checkpoint.ema[name])

@@ -1,0 +1,188 @@
+"""Data sets of somebody else: a module that Python finds from here."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vfn.configs import DataConfig
+from vfn.data import (
+    Labels,
+    find_prepared,
+    load_dataset,
+    load_held_out,
+    prepare,
+    read_pictures,
+    spec_settings,
+)
+
+MODULE = """
+import numpy as np, torch
+from PIL import Image
+from vfn.data import Source, as_dataset
+
+IMAGES = np.arange(20 * 4 * 6 * 3).reshape(20, 4, 6, 3).astype(np.uint8)
+LABELS = np.arange(20) % 2 + 1
+
+def source(**changed):
+    made = Source("mine", [str(i) for i in range(20)], lambda i: Image.fromarray(IMAGES[i]),
+                  LABELS, ("cat", "dog"), {"train": range(15), "valid": range(15, 20)})
+    return made._replace(**changed)
+
+def Files(directory):
+    (directory / "seen").parent.mkdir(parents=True, exist_ok=True)
+    (directory / "seen").write_text("seen")
+    return source()
+
+def Memory(_directory):
+    images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+    return as_dataset(images, torch.from_numpy(LABELS), ["cat", "dog"])
+
+def Tags(_directory):
+    return as_dataset(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.eye(20, 3).int())
+
+def Unlabelled(_directory):
+    return as_dataset(torch.zeros(20, 1, 4, 4, dtype=torch.uint8))
+
+def Narrow(_directory):
+    return source(labels=LABELS.astype(np.uint8))
+
+def Zero(_directory):
+    return source(labels=LABELS - 1)
+
+def Three(_directory):
+    return source(labels=LABELS + 1)
+
+def Short(_directory):
+    return source(labels=LABELS[:3])
+
+def Floats(_directory):
+    return source(labels=LABELS * 1.0)
+
+def Wrong(_directory):
+    return IMAGES
+"""
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path, monkeypatch):
+    """The module ``mine_of_them.data`` in the current directory."""
+    (tmp_path / "mine_of_them").mkdir()
+    (tmp_path / "mine_of_them" / "data.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.startswith("mine_of_them")]:
+        del sys.modules[name]
+
+
+def settings(name, **values):
+    return DataConfig(dataset=f"mine_of_them.data:{name}", **values)
+
+
+def test_a_source(tmp_path):
+    config = settings("Files", data_dir=str(tmp_path / "home"))
+    found = prepare(config)
+    assert (tmp_path / "home" / "seen").exists()  # it is told where downloads are
+    assert found.splits == {"train": 15, "valid": 5}
+    train = load_dataset(config)
+    assert train.images.shape == (15, 3, 4, 6)
+    assert train.legend == Labels(("cat", "dog"))
+    assert train.labels.tolist() == [1, 2] * 7 + [1]
+    assert load_dataset(config, "valid").labels.dtype == torch.int64
+    assert load_held_out(config) is None  # it has no split of that name
+
+
+def test_settings_shape_its_pictures():
+    config = settings("Files", image_size=(8,), channels=1)
+    assert load_dataset(config).images.shape == (15, 1, 8, 8)
+    assert load_dataset(settings("Memory", conditional=False)).labels is None
+
+
+def test_pictures_in_memory():
+    """A tenth of them, always the same, is the test split."""
+    whole, train, test = (load_dataset(settings("Memory"), s) for s in ("all", "train", "test"))
+    assert [len(part.images) for part in (whole, train, test)] == [20, 18, 2]
+    rows = sorted(zip(whole.images.flatten(1).tolist(), whole.labels.tolist(), strict=True))
+    expected = np.arange(20 * 72).reshape(20, 4, 6, 3).astype(np.uint8).transpose(0, 3, 1, 2)
+    labels = [1, 2] * 10
+    assert rows == sorted(zip(expected.reshape(20, -1).tolist(), labels, strict=True))
+    assert whole.legend == Labels(("cat", "dog"))
+    assert torch.equal(load_held_out(settings("Memory")).images, test.images)
+
+
+def test_tags_and_no_labels():
+    tags = load_dataset(settings("Tags"), "all")
+    assert tags.legend == Labels(("1", "2", "3"), tags=True)
+    assert int(tags.labels.sum()) == 3
+    assert load_dataset(settings("Unlabelled")).legend == Labels()
+
+
+def test_labels_of_another_width():
+    found = load_dataset(settings("Narrow"))
+    assert found.labels.dtype == torch.int64
+    assert found.labels.tolist()[:2] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Zero",
+            r"labels of mine_of_them.data:Zero to be classes 1..K \[20\] .* with 0..1, 2 class",
+        ),
+        ("Three", r"got int64 \[20\] with 2..3, 2 class_names"),
+        ("Short", r"got int64 \[3\]"),
+        ("Floats", r"got float64 \[20\]"),
+        ("Wrong", r"Wrong\(directory\) to give a vfn.data.Source or .*, got ndarray"),
+        ("Nothing", "mine_of_them.data:Nothing: there is no Nothing in mine_of_them.data"),
+    ],
+)
+def test_what_is_no_data_set_is_one_line(name, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        load_dataset(settings(name))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_module_that_is_not_there():
+    with pytest.raises(ValueError, match="yours:Cats cannot be imported .ModuleNotFoundError"):
+        load_dataset("yours:Cats")
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "split"),
+    [
+        ("dataset:mine_of_them.data:Files", "mine_of_them.data:Files", "train"),
+        ("dataset:mine_of_them.data:Files:valid", "mine_of_them.data:Files", "valid"),
+        ("dataset:digits", "digits", "train"),
+        ("dataset:digits:all", "digits", "all"),
+        ("dataset:some.folder:test", "some.folder", "test"),
+        ("dataset:some/folder", "some/folder", "train"),
+    ],
+)
+def test_a_spec_may_name_a_split(spec, name, split):
+    found = spec_settings(spec, DataConfig(data_dir="/data"))
+    assert (found.dataset, found.split, found.data_dir) == (name, split, "/data")
+
+
+def test_pictures_of_a_spec():
+    assert len(read_pictures("dataset:mine_of_them.data:Files:valid").images) == 5
+    assert len(read_pictures("dataset:mine_of_them.data:Memory").images) == 18
+    with pytest.raises(ValueError, match="unknown split 'test', expected one of train, valid, all"):
+        read_pictures("dataset:mine_of_them.data:Files:test")
+    with pytest.raises(ValueError, match="unknown data set 'cats', expected one of digits, "):
+        read_pictures("dataset:cats:test")
+
+
+def test_nothing_is_kept_on_the_disk(tmp_path):
+    found = find_prepared(settings("Memory", data_dir=str(tmp_path / "home")))
+    assert found.path is None
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("module", ["vfn.data.standard", "vfn.configs"])
+def test_tables_and_configurations_need_no_torch(module):
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

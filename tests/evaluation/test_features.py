@@ -1,0 +1,71 @@
+"""Statistics of a side: shared among processes, stored, read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from vfn.data import load_dataset
+from vfn.distributed import World
+from vfn.evaluation.extractors import PIXELS, extractor_of
+from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
+
+
+def images():
+    return load_dataset("digits", "train").images[:150]
+
+
+def _worker(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    world = World(rank, 2, torch.device("cpu"), dist.group.WORLD)
+    save_statistics(folder / f"{rank}.npz", compute_statistics(images(), PIXELS, world))
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_same_as_one(tmp_path):
+    """150 pictures are three batches, the last not full; the second process repeats one."""
+    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
+    workers = [subprocess.Popen(command) for command in commands]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    one = compute_statistics(images(), PIXELS)
+    np.testing.assert_allclose(one.gaussian.cov, np.cov(one.features.T.double()), atol=1e-12)
+    for rank in (0, 1):
+        two = read_statistics(tmp_path / f"{rank}.npz", PIXELS)
+        assert torch.equal(two.features, one.features)
+        torch.testing.assert_close(two.gaussian, one.gaussian, rtol=1e-9, atol=1e-14)
+        assert two.num == 150
+
+
+def test_files_of_pytorch_fid_are_read(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    found = read_statistics(tmp_path / "a.npz", PIXELS)
+    assert torch.equal(found.gaussian.cov, torch.eye(3, dtype=torch.float64))
+    assert found.features is None
+    assert found.num is None
+
+
+def test_other_features_are_refused(tmp_path):
+    save_statistics(tmp_path / "a.npz", compute_statistics(images(), PIXELS))
+    other = extractor_of("mean", lambda images: images.float().mean((2, 3)))
+    with pytest.raises(ValueError, match="extractor pixels, and this evaluation mean"):
+        read_statistics(tmp_path / "a.npz", other)
+    np.savez(tmp_path / "c.npz", mu=np.array([0, np.nan]), sigma=np.eye(2))
+    with pytest.raises(ValueError, match="mu in .*c.npz is not finite"):
+        read_statistics(tmp_path / "c.npz", PIXELS)
+    (tmp_path / "b.npz").write_text("x")
+    with pytest.raises(ValueError, match="is no file of statistics"):
+        read_statistics(tmp_path / "b.npz", PIXELS)
+
+
+def test_features_that_are_not_finite_are_refused():
+    broken = extractor_of("broken", lambda images: images.flatten(1) / 0.0)
+    with pytest.raises(ValueError, match="broken gives features that are not finite"):
+        compute_statistics(images(), broken)
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,144 @@
+"""Held-out losses: the same in any batches, and by any number of processes."""
+
+import pytest
+import torch
+
+from tests.evaluation.conftest import small_network
+from vfn.data import Dataset, Labels, to_unit
+from vfn.distributed import World
+from vfn.evaluation.held_out import (
+    loss_by_logsnr,
+    mean_held_out_loss,
+    preview_figures,
+    some_of,
+)
+from vfn.model import schedule_of
+from vfn.nn import with_params
+from vfn.objective import Batch, batch_loss, keyed_time, logsnr_edges
+from vfn.ops import keyed_normal, keyed_uniform
+from vfn.streams import Stream
+
+CPU = torch.device("cpu")
+
+
+def first(pictures, count):
+    return pictures._replace(images=pictures.images[:count], labels=pictures.labels[:count])
+
+
+def test_some_are_evenly_spread():
+    assert some_of(torch.arange(1437), 1000).tolist() == [*range(1000)]
+    assert some_of(torch.arange(1437), 512).tolist() == [*range(0, 1024, 2)]
+    assert len(some_of(torch.arange(5), 9)) == 5
+
+
+def test_loss_by_logsnr_is_the_same_in_any_batches(trained, held_out, monkeypatch):
+    drawn, seen = [], []
+
+    def noise(seed, stream, keys, shape):
+        drawn.extend(keys.tolist())
+        return keyed_normal(seed, stream, keys, shape)
+
+    monkeypatch.setattr("vfn.evaluation.held_out.keyed_normal", noise)
+    pictures = first(held_out, 50)
+    hook = trained.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    found = [loss_by_logsnr(trained, pictures, seed=3, batch=batch) for batch in (50, 20)]
+    hook.remove()
+    assert seen == [50] * 8 + [20, 20, 10] * 8
+    for one, other in zip(*found, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert sorted(drawn) == sorted([*range(400)] * 2)  # every bin and picture has its own noise
+
+
+def test_the_loss_of_a_bin_is_that_of_its_noise_levels(trained, held_out):
+    pictures, diffusion = first(held_out, 20), trained.config.diffusion
+    found = loss_by_logsnr(trained, pictures, seed=3)
+    edges = logsnr_edges(diffusion)
+    assert [row["low"] for row in found] == edges[:-1].tolist()
+    keys = torch.arange(20) + 2 * 20
+    u = keyed_uniform(3, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+    t = schedule_of(diffusion).time(edges[2] + u * (edges[3] - edges[2]))
+    noise = keyed_normal(3, Stream.HELD_OUT_NOISE, keys, (1, 8, 8))
+    batch = Batch(to_unit(pictures.images), pictures.labels, t, noise)
+    with torch.no_grad():
+        network = with_params(trained.model, trained.params)
+        expected = batch_loss(network, batch, diffusion).mean()
+    assert found[2]["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_mean_loss_is_that_of_four_fixed_draws(trained, held_out):
+    """Picture i of 60 has the times and the noise i, i + 60, ..."""
+    pictures, diffusion = first(held_out, 60), trained.config.diffusion
+    x0 = to_unit(pictures.images)
+    losses = []
+    for draw in range(4):
+        keys = torch.arange(60) + 60 * draw
+        t = keyed_time(5, Stream.HELD_OUT_TIME, keys, diffusion)
+        noise = keyed_normal(5, Stream.HELD_OUT_NOISE, keys, (1, 8, 8))
+        with torch.no_grad():
+            network = with_params(trained.model, trained.params)
+            losses.append(batch_loss(network, Batch(x0, pictures.labels, t, noise), diffusion))
+    expected = torch.cat(losses).mean().item()
+    assert mean_held_out_loss(trained, pictures, seed=5) == pytest.approx(expected, rel=1e-6)
+    assert mean_held_out_loss(trained, pictures, seed=6) != pytest.approx(expected, rel=1e-6)
+
+
+def test_processes_share_the_mean_loss(trained, held_out, monkeypatch):
+    """59 do not divide: one has 30 of them, the other 29."""
+    pictures, parts = first(held_out, 59), []
+    whole = mean_held_out_loss(trained, pictures)
+    monkeypatch.setattr(
+        "vfn.evaluation.held_out.total", lambda value, _: parts.append(value) or value
+    )
+    shared = [mean_held_out_loss(trained, pictures, world=World(rank, 2, CPU)) for rank in (0, 1)]
+    assert sum(shared) == pytest.approx(whole, rel=1e-5)
+    assert len(parts) == 2
+    assert min(shared) > 0
+
+
+def test_the_mean_loss_takes_any_objective(trained, held_out):
+    sizes = []
+
+    def objective(_network, batch, _diffusion):
+        sizes.append(len(batch.x0))
+        return torch.full((len(batch.x0),), 3.0)
+
+    many = Dataset(held_out.images.repeat(2, 1, 1, 1), held_out.labels.repeat(2), held_out.legend)
+    assert mean_held_out_loss(trained, many, objective) == 3
+    assert sizes == [512] * 4
+
+
+def test_a_network_with_guidance_gets_weights_of_its_range(held_out):
+    network = small_network(
+        held_out.legend, guidance_range=(0.0, 4.0), teacher_steps=4, student_steps=2
+    )
+    seen = []
+
+    def objective(_network, batch, _diffusion):
+        seen.append(batch.guidance)
+        return batch.guidance
+
+    mean_held_out_loss(network, held_out, objective)
+    weights = torch.cat(seen)
+    assert weights.min() >= 0
+    assert weights.max() <= 4
+    assert weights.mean() == pytest.approx(2, abs=0.2)
+
+
+def test_training_sees_distance_precision_and_recall(trained, real):
+    steps = []
+    watch = lambda i, _z, _x0: steps.append(i)  # noqa: E731
+    found = preview_figures(trained, real, 70, seed=1, watch=watch)
+    assert [figure.key for figure in found] == ["frechet_distance", "precision", "recall"]
+    assert len(steps) == 2
+    assert preview_figures(trained, real, 70, seed=1) == found
+    assert preview_figures(trained, real, 70, seed=2) != found
+
+
+def test_tags_are_asked_as_the_first_pictures_have_them(real):
+    tags = (torch.arange(len(real.images))[:, None] % torch.tensor([2, 3, 5]) == 0).byte()
+    dataset = Dataset(real.images, tags, Labels(("a", "b", "c"), tags=True))
+    network, asked = small_network(dataset.legend), []
+    hook = network.model.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
+    preview_figures(network, dataset, 20)
+    hook.remove()
+    assert torch.equal(asked[0][:20].long(), tags[:20].long())  # then come 20 without

@@ -1,0 +1,283 @@
+"""Whatever stands for a side is judged, and what cannot be judged is refused before any work."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.evaluation.conftest import small_network
+from vfn.data import Dataset, Labels
+from vfn.evaluation.extractors import PIXELS, extractor_of
+from vfn.evaluation.features import compute_statistics, save_statistics
+from vfn.evaluation.judging import judge
+from vfn.evaluation.opening import usual_labels
+from vfn.evaluation.record import read_evaluation
+from vfn.runs import Checkpoint, RunFiles, save_checkpoint
+from vfn.sampling import Draws
+
+REAL = "dataset:digits"
+
+
+def values(evaluation):
+    return {figure.key: figure.value for figure in evaluation.figures}
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory):
+    """A run directory with the small network."""
+    run = RunFiles(tmp_path_factory.mktemp("runs") / "small")
+    params = dict(trained.params)
+
+    def copies():
+        return {name: value.clone() for name, value in params.items()}
+
+    moments = {"exp_avg": copies(), "exp_avg_sq": copies()}
+    checkpoint = Checkpoint(7, trained.config, trained.shape, copies(), params, moments, {})
+    save_checkpoint(run, checkpoint, keep=1)
+    lines = [{"step": 5, "seconds": 2.5}, {"step": 9, "seconds": 4.5}]
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run.path
+
+
+@pytest.fixture
+def pictures(held_out, tmp_path):
+    """The same pictures in every form."""
+    np.savez(tmp_path / "p.npz", arr_0=held_out.images.permute(0, 2, 3, 1).numpy())
+    statistics = compute_statistics(held_out.images, PIXELS)
+    save_statistics(tmp_path / "s.npz", statistics)
+    return {
+        "spec": "dataset:digits:test",
+        "pictures in a file": str(tmp_path / "p.npz"),
+        "path": tmp_path / "p.npz",
+        "statistics in a file": tmp_path / "s.npz",
+        "tensor": held_out.images,
+        "data set": held_out,
+        "statistics": statistics,
+    }
+
+
+def test_every_form_of_pictures_gets_the_same_figures(pictures):
+    found = {form: values(judge(REAL, given, device="cpu")) for form, given in pictures.items()}
+    assert found["spec"]["frechet_distance"] < 0.2
+    for form, figures in found.items():
+        assert figures == found["spec"], form
+    real = {form: values(judge(given, REAL, device="cpu")) for form, given in pictures.items()}
+    for form, figures in real.items():
+        assert figures == real["spec"], form
+    assert real["spec"] != found["spec"]
+
+
+def test_every_form_of_a_network_gets_the_same_figures(trained, run):
+    draws = trained.draws(20, seed=3)
+    forms = {"run": f"run:{run}", "network": trained, "draws": draws, "images": draws.all().images}
+    found = {
+        form: judge(REAL, given, num=20, seed=3, device="cpu") for form, given in forms.items()
+    }
+    for form, evaluation in found.items():
+        assert values(evaluation) == values(found["run"]), form
+    changed = judge(REAL, trained.draws(20, seed=3, steps=1), seed=3, device="cpu")
+    assert values(changed) != values(found["run"])
+    assert changed.settings["sample_timesteps"] == 1
+
+
+def test_a_network_may_be_the_real_side(trained):
+    found = judge(trained, trained, ["pr"], num=20, device="cpu")
+    assert values(found)["precision"] == 1
+    assert found.settings["real_sha256"] == trained.digest
+
+
+def test_settings_say_what_the_figures_depend_on(trained, run):
+    settings = judge(REAL, f"run:{run}", num=20, seed=4, bootstrap=2, device="cpu").settings
+    some = {
+        "real": REAL, "fake": f"run:{run}", "seed": 4, "num": 20, "labels": "in turn", "step": 7,
+        "train_seconds": 2.5, "ema_sha256": trained.digest, "sampler": "ddim",
+        "sample_timesteps": 2, "real_num": 1437, "bootstrap": 2, "extractor": "pixels",
+    }  # fmt: skip
+    assert {name: settings[name] for name in some} == some
+    json.dumps(settings)
+    draws = trained.draws(4, ["3", "7"], seed=5)
+    settings = judge(REAL, draws, device="cpu").settings
+    assert settings["labels"] == "3,7"
+    assert settings["sample_seed"] == 5
+    assert settings["fake"] == "a network in memory"
+    settings = judge(REAL, "dataset:digits:test", device="cpu").settings
+    assert "step" not in settings
+    assert settings["num"] == 360
+
+
+def test_metrics_of_the_network_come_with_those_of_pictures(trained, monkeypatch):
+    seen = []
+    monkeypatch.setattr("vfn.evaluation.bits.STEPS", 2)
+    monkeypatch.setattr("vfn.evaluation.bits.DRAWS", 2)
+    monkeypatch.setattr("vfn.evaluation.bits.FLOW_STEPS", 2)
+    monkeypatch.setattr("vfn.evaluation.held_out.keyed_normal", _recorded(seen))
+    found = judge(REAL, trained, "agreement,loss,bpd", num=5, seed=2, device="cpu")
+    assert [figure.key for figure in found.figures] == ["label_agreement"]
+    assert len(found.loss_by_logsnr) == 8
+    assert {row["count"] for row in found.loss_by_logsnr} == {360}
+    assert len(found.bits_per_dim) == 3
+    assert set(seen) == {2}  # the seed
+
+
+def _recorded(seen):
+    from vfn.ops import keyed_normal
+
+    return lambda seed, *rest: seen.append(seed) or keyed_normal(seed, *rest)
+
+
+def test_a_run_of_all_pictures_has_no_held_out_loss(trained, capsys):
+    data = replace(trained.config.data, split="all")
+    everything = replace(trained, config=replace(trained.config, data=data))
+    found = judge(REAL, everything, "pr,loss", num=5, device="cpu")
+    assert found.loss_by_logsnr == []
+    assert "no held-out loss: the run was trained on all pictures" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Undrawable(Draws):
+    """Pictures that must not be drawn."""
+
+    def batch(self, _indices, _watch=None):
+        raise AssertionError("a picture was drawn before the refusal")
+
+
+def undrawable(trained, num=20):
+    asked = trained.draws(num)
+    return Undrawable(trained, asked.settings, asked.asked, num)
+
+
+@pytest.mark.parametrize(
+    ("real", "options", "message"),
+    [
+        (REAL, {"metrics": "fd,x"}, "unknown metric 'x'"),
+        (REAL, {"metrics": "fd,is"}, "is needs the logits of a classifier, and pixels gives none"),
+        ("mean", {"metrics": "fd,kid"}, "kid needs the features of every real picture"),
+        ("mean", {"metrics": "fd,agreement"}, "agreement needs held-out pictures"),
+        ("other size", {}, "pictures of one shape, got"),
+        (
+            "images",
+            {"metrics": "fd,memorisation"},
+            "needs held-out pictures; name them with --held",
+        ),
+        ("images", {"metrics": "agreement", "held_out": REAL}, "the real pictures have none"),
+        ("other classes", {}, "label '1' is not among the real pictures' 0, a"),
+        (REAL, {"bootstrap": 1}, "at least 2 resampled sets"),
+        (REAL, {"features": "x"}, "unknown features 'x', expected one of pixels, inception"),
+        ("dataset:x", {}, "unknown data set 'x'"),
+        (REAL, {"held_out": "nowhere"}, "expected pictures at 'nowhere'"),
+        (torch.zeros(2, 8, 8), {}, "expected uint8 pictures"),
+        (5, {}, "a path, dataset:NAME, uint8 tensor .* or data set, got int"),
+    ],
+)
+def test_refusals_come_before_the_work(trained, tmp_path, held_out, real, options, message):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64))
+    named = {
+        "mean": tmp_path / "a.npz",
+        "other size": torch.zeros(9, 1, 4, 4, dtype=torch.uint8),
+        "images": held_out.images,
+        "other classes": held_out._replace(legend=Labels(("0", "a"))),
+    }
+    given = named.get(real, real) if isinstance(real, str) else real
+    with pytest.raises(ValueError, match=message):
+        judge(given, undrawable(trained), **{"device": "cpu", **options})
+
+
+def test_few_pictures_are_refused_before_they_are_drawn(trained):
+    with pytest.raises(ValueError, match="pr needs at least 4 fake pictures, got 3"):
+        judge(REAL, undrawable(trained, 3), device="cpu")
+    with pytest.raises(AssertionError, match="a picture was drawn"):
+        judge(REAL, undrawable(trained), device="cpu")
+
+
+def test_metrics_of_a_network_are_refused_for_pictures(held_out):
+    for word in ("loss", "bpd"):
+        with pytest.raises(ValueError, match=f"{word} goes with --fake run:DIR"):
+            judge("nowhere", held_out, ["fd", word], device="cpu")
+
+
+def columns(images):
+    """An extractor of a user's."""
+    return images.float().mean((1, 2))
+
+
+def brightness(judged):
+    """A metric of a user's."""
+    return {"Brightness": judged.fake.features.mean() - judged.real.features.mean()}
+
+
+def test_extractors_and_metrics_of_the_users(held_out):
+    here = "tests.evaluation.test_judging"
+    asked = {"metrics": ["fd", f"{here}:brightness"], "device": "cpu"}
+    named = judge(REAL, held_out, features=f"{here}:columns", **asked)
+    given = judge(REAL, held_out, features=extractor_of("columns", columns), **asked)
+    assert named.figures[0].title == f"Fréchet distance ({here}:columns)"
+    assert given.figures[0].title == "Fréchet distance (columns)"
+    assert values(named) == values(given)
+    assert abs(values(named)["Brightness"]) < 2
+    assert named.settings["extractor"] == f"{here}:columns"
+    assert "Brightness" in named.table()
+
+
+def test_classes_are_told_by_their_names(held_out):
+    """The numbers of the labels mean nothing: here they run backwards."""
+    names = tuple(reversed(held_out.legend.names))
+    other = Dataset(held_out.images, 11 - held_out.labels, Labels(names))
+    found = judge(REAL, other, ["agreement"], held_out=other, device="cpu")
+    assert found.figures[0].value > 0.98
+    assert found.figures[0].reference > 0.98
+
+
+def test_the_split_that_is_held_out_is_taken(trained, held_out):
+    asked = {"metrics": ["memorisation"], "num": 20, "device": "cpu"}
+    own = judge(REAL, trained, **asked)
+    given = judge(REAL, trained, held_out=held_out, **asked)
+    assert values(own) == values(given)
+    assert own.figures[1].reference == pytest.approx(0.05, abs=1 / 360)
+
+
+def test_tags_are_asked_as_the_data_have_them(tmp_path):
+    images = torch.randint(0, 256, (30, 8, 8, 1), dtype=torch.uint8).numpy()
+    tags = (np.arange(30)[:, None] % np.array([2, 3]) == 0).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=images, arr_1=tags)
+    legend = Labels(("0", "1"), tags=True)
+    network = small_network(legend, dataset=str(tmp_path / "a.npz"), data_dir=str(tmp_path))
+    asked = usual_labels(network, 40, seed=1)
+    assert asked.labels.shape == (40, 2)
+    share = asked.labels.float().mean(0)
+    assert share.tolist() == pytest.approx([0.5, 1 / 3], abs=0.15)
+    found = judge(f"dataset:{tmp_path / 'a.npz'}", network, num=8, device="cpu")
+    assert found.settings["labels"] == "as in the data"
+
+
+def test_processes_judge_together(run, tmp_path):
+    """21 pictures do not divide; the last is drawn twice and must count once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(run), str(tmp_path / f"{rank}.json")],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+    found = read_evaluation(tmp_path / "0.json")
+    alone = judge(REAL, f"run:{run}", num=21, device="cpu")
+    assert values(found) == pytest.approx(values(alone), rel=1e-4)
+    assert found.settings["num"] == 21
+
+
+if __name__ == "__main__":
+    together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
+    if together is not None:
+        together.write(Path(sys.argv[2]))

@@ -1,0 +1,132 @@
+"""Evaluations are printed, written and read, those of earlier versions too, and compared."""
+
+import json
+
+import pytest
+
+from vfn.evaluation.record import Evaluation, compare, read_evaluation
+from vfn.evaluation.sides import HALVES, Figure
+from vfn.ops import Interval
+
+FIGURES = [
+    Figure("frechet_distance", "Fréchet distance (pixels)", 0.5, 0.25, "lower", "of means", HALVES,
+           Interval(0.375, 0.625), None, "too few"),
+    Figure("kernel_distance", "Kernel distance (pixels)", 0.125, None, "lower", "over all", HALVES,
+           error=0.0625),
+    Figure("Brightness", "Brightness", 2.0),
+]  # fmt: skip
+EVALUATION = Evaluation(
+    FIGURES,
+    {"guidance": 0.5, "extractor": "pixels"},
+    [{"low": -20.0, "high": 0.0, "loss": 0.25, "count": 3}],
+    [Figure("bits_flow", "probability flow", 5.0, better="lower", note="128 steps", error=0.5)],
+    command="vfn eval",
+)
+TABLE = """\
+                           pictures    real
+Fréchet distance (pixels)    0.5000  0.2500  lower is better, 95 % 0.3750 .. 0.6250
+Kernel distance (pixels)     0.1250          lower is better, ± 0.0625
+Brightness                   2.0000
+real: two halves of the real pictures against each other (Fréchet distance (pixels))
+Fréchet distance (pixels): too few
+
+           logsnr  held-out loss
+ -20.00 ..   0.00  0.2500
+
+bits per dimension of held-out pictures
+probability flow  5.0000 ± 0.5000  (128 steps)"""
+# As an earlier version wrote it, without keys.
+OLD = {
+    "title": "Evaluation at guidance 0.5",
+    "settings": {"guidance": 0.5, "extractor": "inception"},
+    "metrics": [
+        {"name": "FID", "value": 4.0, "reference": 2.0, "better": "lower",
+         "note": f"of means; reference: {HALVES}", "baseline": HALVES,
+         "interval": [3.0, 5.0], "error": None},
+        {"name": "FID, infinite", "value": 3.0, "reference": None, "better": "lower",
+         "note": "extrapolated", "baseline": HALVES, "interval": None, "error": 0.5},
+        {"name": "Label agreement", "value": 0.5},
+        {"name": "Something else", "value": 1},
+    ],
+    "loss_by_logsnr": [],
+    "bits_per_dim": [{"name": "bound, discrete", "value": 5.0, "error": 0.5, "note": "256 steps"}],
+    "command": "vfn eval",
+}  # fmt: skip
+
+
+def test_the_table():
+    assert EVALUATION.table() == TABLE
+    assert EVALUATION.title == "Evaluation at guidance 0.5"
+    assert Evaluation().table() == ""
+    assert Evaluation().title == "Evaluation"
+    assert EVALUATION.figure("bits_flow").value == 5
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "new" / "m.json"
+    EVALUATION.write(path)
+    found = read_evaluation(path)
+    # Bits have no direction in files, as ever.
+    bits = [EVALUATION.bits_per_dim[0]._replace(better="")]
+    assert found == Evaluation(
+        EVALUATION.figures, EVALUATION.settings, EVALUATION.loss_by_logsnr, bits, command="vfn eval"
+    )
+    record = json.loads(path.read_text())
+    assert [*record] == [*OLD]
+    assert record["metrics"][0]["name"] == "Fréchet distance (pixels)"
+    assert record["metrics"][0]["note"] == f"of means; reference: {HALVES}"
+
+
+def test_files_of_earlier_versions_get_todays_keys(tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(OLD))
+    found = read_evaluation(path)
+    keys = ["frechet_distance", "frechet_distance_infinite", "label_agreement", "Something else"]
+    assert [figure.key for figure in found.figures] == keys
+    assert found.figures[0] == Figure(
+        "frechet_distance", "FID", 4.0, 2.0, "lower", "of means", HALVES, Interval(3.0, 5.0)
+    )
+    assert found.bits_per_dim[0].key == "bits_bound_discrete"
+    assert found.command == "vfn eval"
+    path.write_text(json.dumps({"metrics": [{"name": "Fréchet distance (pixels)", "value": 1}]}))
+    assert read_evaluation(path).figures[0].key == "frechet_distance"
+    assert read_evaluation(path).title == "old"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "5", '{"settings": 1}', '{"metrics": 1}', '{"metrics": [{"name": "FID"}]}',
+        '{"metrics": [{"name": 1, "value": 1}]}', '{"metrics": [{"name": "a", "value": true}]}',
+        '{"metrics": [{"name": "a", "value": 1, "interval": [1]}]}',
+        '{"metrics": [{"name": "a", "value": 1, "error": "x"}]}',
+        '{"loss_by_logsnr": [{"low": 1}]}', '{"bits_per_dim": [5]}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_named_in_one_line(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="x.json holds no evaluation: expected") as refusal:
+        read_evaluation(path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no.json cannot be read: No such file"):
+        read_evaluation(tmp_path / "no.json")
+
+
+def test_a_comparison_is_in_the_order_of_a_setting():
+    some = {
+        f"{w}.json": Evaluation([Figure("frechet_distance", "FID", v)], {"guidance": w})
+        for w, v in ((1.5, 3.0), (0.0, 2.0))
+    }
+    some["9.json"] = Evaluation([Figure("recall", "Recall", 0.5)], {"guidance": 9})
+    lines = [line.split() for line in compare(some).splitlines()]
+    assert lines == [
+        ["guidance", "FID", "Recall", "file"], ["0", "2.0000", "0.0.json"],
+        ["1.5", "3.0000", "1.5.json"], ["9", "0.5000", "9.json"],
+    ]  # fmt: skip
+    assert compare([*some.values()]).splitlines()[0].split() == ["guidance", "FID", "Recall"]
+    with pytest.raises(ValueError, match="1.5.json has no number 'step' among its settings"):
+        compare(some, "step")

@@ -1,0 +1,55 @@
+"""Stored statistics stand for their pictures."""
+
+import numpy as np
+import pytest
+
+from vfn.evaluation.judging import judge
+from vfn.evaluation.stored import store_reference
+
+
+def test_stored_statistics_give_the_figures_of_the_pictures(tmp_path):
+    out = tmp_path / "r.npz"
+    stored = store_reference("dataset:digits", out, device="cpu")
+    assert stored == (out, 1437, True)
+    assert stored.line == f"{out}: mean, covariance and features of 1437 pictures"
+    one, other = (
+        judge(side, "dataset:digits:test", "fid,kid,pr,dc", bootstrap=3, device="cpu")
+        for side in ("dataset:digits", out)
+    )
+    assert one.figures == other.figures
+    low, high = one.figure("precision").interval
+    assert low < one.figure("precision").value < high
+    assert one.figure("kernel_distance").error > 0
+
+
+def test_mean_and_covariance_alone_serve_the_distance(held_out, tmp_path):
+    stored = store_reference(held_out, tmp_path / "a.npz", keep=False, device="cpu")
+    assert not stored.kept
+    found = judge(tmp_path / "a.npz", "dataset:digits:test", "fid", device="cpu")
+    assert found.figures[0].value == pytest.approx(0, abs=1e-7)
+    with pytest.raises(ValueError, match="these statistics hold only mean and covariance"):
+        judge(tmp_path / "a.npz", "dataset:digits:test", "pr", device="cpu")
+
+
+def test_files_of_pytorch_fid_serve_the_distance(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64))
+    found = judge(tmp_path / "a.npz", "dataset:digits:test", "fid", device="cpu")
+    assert found.figures[0].title == "Fréchet distance (pixels)"
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "message"),
+    [
+        ("new/r.txt", {}, "expected --out to end in .npz"),
+        ("new/r.npz", {"features": "x"}, "unknown features 'x'"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(held_out, tmp_path, out, options, message):
+    with pytest.raises(ValueError, match=message):
+        store_reference(held_out, tmp_path / out, device="cpu", **options)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_one_picture_has_no_covariance(held_out, tmp_path):
+    with pytest.raises(ValueError, match="a covariance needs at least 2 pictures, got 1"):
+        store_reference(held_out.images[:1], tmp_path / "r.npz", device="cpu")

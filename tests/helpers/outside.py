@@ -1,0 +1,102 @@
+"""A network, an observer, a tracker and a method as somebody else would write them."""
+
+import torch
+from torch import nn
+
+from vfn.objective import batch_loss
+from vfn.train import Observer
+from vfn.train.distillation import Method, stage_config
+
+
+class Small(nn.Module):
+    """Two convolutions with labels, dropout and, where it is built with a range, guidance."""
+
+    def __init__(
+        self, in_channels, out_channels, num_classes, multitags, width=8, guidance_range=None
+    ):
+        super().__init__()
+        self.num_classes, self.multitags = num_classes, multitags
+        self.guidance_range = guidance_range
+        self.inner = nn.Conv2d(in_channels + 1, width, 3, padding=1)
+        self.labels = nn.Embedding(num_classes + 1, width)
+        self.drop = nn.Dropout(0.2)
+        self.outer = nn.Conv2d(width, out_channels, 3, padding=1)
+        if guidance_range is not None:
+            self.by_weight = nn.Linear(1, width)
+            self.start(self.by_weight)
+
+    def start(self, layer):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+    def forward(self, z, t, y=None, w=None):
+        time = t.to(z.dtype).view(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
+        h = self.inner(torch.cat([z, time], 1))
+        if y is not None:
+            h = h + self.labels(y)[..., None, None]
+        if w is not None:
+            h = h + self.by_weight(w.to(z.dtype)[:, None])[..., None, None]
+        return self.outer(self.drop(torch.relu(h)))
+
+
+class Other(Small):
+    """The same under another name."""
+
+
+class Abrupt(Small):
+    """Guidance changes it from the start."""
+
+    def start(self, layer):
+        nn.init.ones_(layer.weight)
+
+
+class Recorder(Observer):
+    """Remembers what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def begun(self, run):
+        self.heard.append(("begun", run.step))
+
+    def stepped(self, step):
+        self.heard.append(("stepped", step))
+
+    def logged(self, step, values):
+        self.heard.append(("logged", step, *sorted({"loss", "held_out_loss"} & values.keys())))
+
+    def previewed(self, step, path):
+        self.heard.append(("previewed", step, path.is_file()))
+
+    def evaluated(self, step, figures):
+        self.heard.append(("evaluated", step, *figures))
+
+    def saved(self, step, path):
+        self.heard.append(("saved", step, path.name))
+
+    def ended(self, outcome):
+        self.heard.append(("ended", outcome))
+
+
+class Lines(Observer):
+    """Writes a line of its own for each line of the log."""
+
+    def __init__(self, run, step):
+        self.path = run.path / "lines.txt"
+        self.first = step
+
+    def logged(self, step, values):
+        with self.path.open("a") as file:
+            file.write(f"{self.first} {step} {len(values)}\n")
+
+
+def nothing(_run, _step):
+    """A factory of no tracker."""
+
+
+def last_stage(plan):
+    return [stage_config(plan, plan.distill.student_steps)]
+
+
+# One stage that learns from the data again, whatever the teacher says.
+AGAIN = Method(stages=last_stage, objective=lambda _teacher, _stage: batch_loss)

@@ -1,0 +1,34 @@
+"""What a user may name as ``package.module:Name`` in place of a word of vfn.ops."""
+
+import torch
+
+from vfn import ops
+
+
+def power_of_snr(logsnr, power=0.5):
+    """A weighting."""
+    return torch.exp(power * logsnr)
+
+
+def euler():
+    """A solver: DDIM again."""
+    return ops.single_step(ops.ddim_step)
+
+
+def straight_to_the_end():
+    """A solver that goes over the grid by itself: the first prediction."""
+
+    def draw(denoise, z, logsnrs, **_options):
+        return ops.Sample(denoise(z, logsnrs[:1].expand(len(z))), 1)
+
+    return draw
+
+
+def no_solver():
+    """A factory that forgot to return what it made."""
+
+
+def early(draws, _schedule, power=2.0):
+    """A time density: t = u^power, whose density is to be undone."""
+    t = draws.u**power
+    return t, t ** (1 / power - 1) / power

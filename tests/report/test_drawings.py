@@ -1,0 +1,84 @@
+"""Plots are picture files, or nothing where there is nothing to draw."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vfn.evaluation import Evaluation, Figure
+from vfn.report.drawings import (
+    _smooth,
+    draw_against,
+    draw_all,
+    draw_loss_by_logsnr,
+    draw_losses,
+)
+from vfn.report.read import read_run
+
+BINS = [{"low": -20.0, "high": 0.0, "loss": 1.0}, {"low": 0.0, "high": 20.0, "loss": 0.1}]
+
+
+def evaluation(title, bins):
+    return Evaluation(loss_by_logsnr=bins, title=title)
+
+
+def recall(value, **settings):
+    return Evaluation([Figure("recall", "Recall", value)], settings)
+
+
+def size(content):
+    return Image.open(io.BytesIO(content)).size
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ({20: 0.5}, {}),
+        ({}, {20: 0.5}),
+        ({20: float("nan"), 40: float("inf")}, {}),
+        ({20: 0.0, 40: -1.0}, {}),
+    ],
+)
+def test_odd_losses_can_be_drawn(train, held_out):
+    assert size(draw_losses(train, held_out)) == (960, 480)
+
+
+def test_nothing_to_draw():
+    assert draw_losses({}, {}) is None
+    assert draw_loss_by_logsnr([evaluation("a", [])]) is None
+    assert draw_against([recall(0.5, guidance=1.0)], "guidance") is None
+
+
+def test_steps_are_drawn_in_order():
+    assert draw_losses({2: 0.5, 1: 1.0}, {}) == draw_losses({1: 1.0, 2: 0.5}, {})
+
+
+def test_one_step_alone_is_seen():
+    colours = Image.open(io.BytesIO(draw_losses({20: 0.5}, {}))).convert("RGB")
+    inside = colours.crop((120, 40, 600, 400))  # without the legend
+    assert (0x1C, 0x65, 0xB3) in {colour for _, colour in inside.getcolors(480 * 360)}
+
+
+def test_evaluations_with_the_same_losses_share_a_line():
+    one = draw_loss_by_logsnr([evaluation("a", BINS)])
+    assert draw_loss_by_logsnr([evaluation("a", BINS), evaluation("b", BINS)]) == one
+    other = [{**row, "loss": 2 * row["loss"]} for row in BINS]
+    assert draw_loss_by_logsnr([evaluation("a", BINS), evaluation("b", other)]) != one
+
+
+def test_figures_that_differ_in_a_setting_are_drawn():
+    found = [recall(w, guidance=w, step=9) for w in (0.0, 1.0)]
+    assert size(draw_against(found, "guidance"))
+    assert draw_against(found, "step") is None
+
+
+def test_the_plots_of_a_run(run):
+    assert list(draw_all(read_run(run))) == ["losses", "loss_by_logsnr"]
+
+
+def test_smoothing_keeps_a_constant_and_the_mean_of_a_ramp():
+    np.testing.assert_allclose(_smooth(np.full(100, 3.0)), 3.0)
+    ramp = np.arange(100.0)
+    np.testing.assert_allclose(_smooth(ramp)[10:-10], ramp[10:-10])
+    np.testing.assert_allclose(_smooth(ramp)[0], 1.0)  # of 0, 1, 2: a window of five cut at the end

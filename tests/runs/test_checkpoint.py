@@ -1,0 +1,221 @@
+"""Checkpoints: whole or refused by name; the newest intact one wins."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn.configs import override
+from vfn.data import Labels
+from vfn.model import build_model
+from vfn.runs import (
+    RunFiles,
+    check_usable,
+    export_model,
+    find_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
+
+# Tensors of a checkpoint by the names of its parts.
+PARTS = {
+    "params": lambda c: c.params,
+    "ema": lambda c: c.ema,
+    "exp_avg": lambda c: c.moments["exp_avg"],
+    "exp_avg_sq": lambda c: c.moments["exp_avg_sq"],
+    "counters": lambda c: c.counters,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFiles(tmp_path / "run")
+
+
+@pytest.fixture
+def checkpoint():
+    return small_checkpoint(step=7)
+
+
+@pytest.fixture
+def saved(run, checkpoint):
+    return save_checkpoint(run, checkpoint, keep=3)
+
+
+def test_round_trip_is_exact(saved, checkpoint):
+    found = load_checkpoint(saved)
+    assert (found.step, found.config, found.shape) == (7, small_config(), SHAPE)
+    for part in PARTS.values():
+        assert part(found).keys() == part(checkpoint).keys()
+        for name, value in part(checkpoint).items():
+            assert torch.equal(part(found)[name], value)
+
+
+def test_a_training_state_survives(run):
+    from vfn.train.state import checkpoint_of, init_state, restore
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return init_state(build_model(small_config(), SHAPE), small_config().train)
+
+    state, other = fresh(0), fresh(1)
+    for param in state.params.values():
+        param.grad = torch.randn_like(param)
+    state.optimizer.step()
+    state.step = 7
+    state.counters["updates"] += 7
+    saved = save_checkpoint(run, checkpoint_of(state, small_config(), SHAPE), keep=3)
+    restore(other, load_checkpoint(saved), small_config())
+    for name, param in state.params.items():
+        assert torch.equal(other.params[name], param)
+        assert torch.equal(other.ema[name], state.ema[name])
+        for kind in ("exp_avg", "exp_avg_sq", "step"):
+            ours, theirs = state.optimizer.state[param], other.optimizer.state[other.params[name]]
+            expected = torch.tensor(7.0) if kind == "step" else ours[kind]
+            assert torch.equal(theirs[kind], expected)
+
+
+@pytest.mark.parametrize(
+    "legend", [Labels(), Labels(("a", "b c")), Labels(("x+y", "ü"), tags=True)], ids=str
+)
+def test_labels_are_kept(tmp_path, legend):
+    shape = SHAPE._replace(channels=3, height=4, legend=legend)
+    write_checkpoint(tmp_path / "a", small_checkpoint(shape=shape))
+    assert load_checkpoint(tmp_path / "a").shape == shape
+
+
+def test_only_the_newest_are_kept(run):
+    for step in range(5):
+        save_checkpoint(run, small_checkpoint(step=step), keep=2)
+    assert run.checkpoint_files() == [run.checkpoint(4), run.checkpoint(3)]
+    assert len(list(run.checkpoints.iterdir())) == 2  # no temporary file is left
+
+
+def test_the_best_one_is_not_counted(run):
+    write_checkpoint(run.best, small_checkpoint(step=1))
+    for step in range(3):
+        save_checkpoint(run, small_checkpoint(step=step), keep=1)
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        run.best.name, run.checkpoint(2).name
+    }  # fmt: skip
+    assert find_checkpoint(run.best).step == 1
+    assert find_checkpoint(run.path).step == 2
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def code(path):
+    path.write_bytes(pickle.dumps(print))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, code, empty])
+def test_damaged_files_are_refused_by_name_and_passed_over(saved, run, capsys, damage):
+    newer = save_checkpoint(run, small_checkpoint(step=8), keep=3)
+    damage(newer)
+    with pytest.raises(ValueError, match=f"{newer.name} is damaged"):
+        load_checkpoint(newer)
+    assert saved.exists()
+    assert newest_checkpoint(run).step == 7
+    heard = capsys.readouterr().err.splitlines()
+    assert len(heard) == 1
+    assert newer.name in heard[0]
+
+
+def test_if_all_are_damaged_that_is_said(saved, run):
+    truncate(saved)
+    with pytest.raises(ValueError, match=f"{saved.name} is damaged"):
+        newest_checkpoint(run)
+    assert newest_checkpoint(RunFiles(run.path / "nothing")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other-1"}, "is not a checkpoint of this library: expected format vfn-check"),
+        ({"step": "-1"}, "expected a step of at least 0"),
+        ({"step": "x"}, "does not hold what it should .ValueError"),
+        ({"config": "[nope]"}, r"does not hold what it should .*unknown section \[nope\]"),
+        ({"shape": json.dumps({"channels": 1})}, "does not hold what it should .KeyError"),
+        (
+            {"shape": json.dumps({"channels": 1, "height": 8, "width": 0, "class_names": []})},
+            "expected the shape of pictures with class names",
+        ),
+    ],
+)
+def test_texts_that_are_whole_and_wrong(saved, change, message):
+    """With a checksum that is right: somebody wrote it so."""
+    from vfn.runs import digest
+
+    with safe_open(saved, "pt") as file:
+        metadata = {**file.metadata(), **change}
+    tensors = load_file(saved)
+    save_file(tensors, saved, {**metadata, "sha256": digest(tensors, metadata)})
+    with pytest.raises(ValueError, match=message) as raised:
+        load_checkpoint(saved)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_architecture_is_refused_with_names_and_shapes(saved, run):
+    wider = build_model(override(small_config(), {"hid_channels": 64}), SHAPE)
+    params = dict(wider.named_parameters())
+    with pytest.raises(ValueError, match=r"differ: .* is \(32,\), expected \(64,\)"):
+        check_usable(load_checkpoint(saved), params)
+    with pytest.raises(ValueError, match=rf"{saved.name} and configuration differ: .* more"):
+        newest_checkpoint(run, params)
+
+
+def test_a_resumed_run_needs_moments(saved, tmp_path):
+    checkpoint = load_checkpoint(saved)
+    export_model(checkpoint, tmp_path / "model.safetensors")
+    exported = load_checkpoint(tmp_path / "model.safetensors")
+    assert exported.moments == {"exp_avg": {}, "exp_avg_sq": {}}
+    assert exported.step == 7
+    for name, value in checkpoint.ema.items():
+        assert torch.equal(exported.params[name], value)
+    check_usable(exported, checkpoint.params)
+    with pytest.raises(ValueError, match="checkpoint and configuration differ: .* is missing"):
+        check_usable(exported, checkpoint.params, resumed=True)
+
+
+def test_an_exported_file_is_plain_tensors(saved, tmp_path):
+    """Under the parameters' own names, for whoever reads safetensors."""
+    checkpoint = load_checkpoint(saved)
+    export_model(checkpoint, tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors.keys() == checkpoint.params.keys()
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        find_checkpoint(tmp_path / "missing")
+    with pytest.raises(ValueError, match="no intact checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_failed_write_leaves_the_last_one(saved, run, monkeypatch):
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(run, small_checkpoint(step=8), keep=1)
+    assert [f.name for f in saved.parent.iterdir()] == [saved.name]
+    assert load_checkpoint(saved).step == 7

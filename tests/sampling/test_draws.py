@@ -1,0 +1,110 @@
+"""Pictures from a network: the same in any layout, and labels are looked at before any step."""
+
+import json
+
+import pytest
+import torch
+
+from tests.helpers.small import SHAPE, small_config
+from vfn.data import Labels
+from vfn.distributed import ALONE
+from vfn.sampling import of_each, untrained
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
+def test_pictures_before_rounding_do_not_depend_on_the_batch(trained, sampler, monkeypatch):
+    """To 1e-5, and bit for bit in batches of one size, whichever others are drawn."""
+    monkeypatch.setattr("vfn.sampling.draws.to_uint8", lambda images: images)
+
+    def draw(batch, chosen):
+        draws = trained.draws(64, seed=3, sampler=sampler, steps=3, guidance=1.0, batch=batch)
+        return draws.all(chosen).images
+
+    whole, indices = draw(64, None), torch.arange(64)
+    assert whole.dtype == torch.float32
+    torch.testing.assert_close(draw(1, indices[:9]), whole[:9], rtol=0, atol=1e-5)
+    sevens = draw(7, indices)
+    torch.testing.assert_close(sevens, whole, rtol=0, atol=1e-5)
+    backwards = torch.arange(63, -1, -1)
+    assert torch.equal(draw(64, backwards)[backwards], whole)
+    assert torch.equal(draw(7, indices[14:28]), sevens[14:28])
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels", "message"),
+    [
+        (False, torch.tensor([1, 3]), "expected labels in 0..2, 0 for unconditional, got 3 at 1"),
+        (True, torch.tensor([[0, 2]]), "expected 0 and 1 as tags, got 2 at 0, 1"),
+        (True, torch.tensor([1, 2]), r"expected labels of shape \[N, 2\], got \(2,\)"),
+    ],
+)
+def test_labels_that_the_network_does_not_know(tags, labels, message):
+    shape = SHAPE._replace(legend=Labels(("a", "b"), tags))
+    network = untrained(small_config(), shape)
+    calls = []
+    network.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=message):
+        network.draws(len(labels), of_each(labels, Labels()))
+    with pytest.raises(ValueError, match=message):
+        network.denoiser(labels)
+    assert calls == []
+
+
+def test_what_was_drawn(trained):
+    drawn = trained.draws(3, ["7", "3"], steps=2).all()
+    assert drawn.images.shape == (3, 1, 8, 8)
+    assert drawn.images.dtype == torch.uint8
+    assert drawn.labels == ["7", "3", "7"]
+    assert drawn.classes.tolist() == [8, 4, 8]
+    assert drawn.nfe == 2
+    for picture, image in zip(drawn.pil(), drawn.images, strict=True):
+        assert picture.mode == "L"
+        assert bytes(picture.tobytes()) == bytes(image.flatten().tolist())
+
+
+def test_batches_are_the_whole(trained):
+    draws = trained.draws(10, steps=2, batch=4)
+    parts = list(draws.batches())
+    assert [len(part.images) for part in parts] == [4, 4, 2]
+    whole = draws.all()
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert sum((part.labels for part in parts), []) == whole.labels  # noqa: RUF017
+    by_all = draws.by_all(ALONE)
+    assert torch.equal(by_all.images, whole.images)
+    assert by_all.labels == whole.labels
+    assert torch.equal(by_all.classes, whole.classes)
+
+
+def test_the_steps_can_be_watched(trained):
+    seen = []
+    draws = trained.draws(3, steps=4, batch=2)
+    for _ in draws.batches(watch=lambda i, z, x0: seen.append((i, len(z), x0.shape == z.shape))):
+        pass
+    assert seen == [(i, size, True) for size in (2, 1) for i in range(4)]
+
+
+def test_the_record_names_all_that_pictures_depend_on(run, trained):
+    record = trained.draws(4, ["3"], seed=5, steps=2).record()
+    assert json.loads(json.dumps(record)) == record
+    assert "sample_batch" not in record
+    assert (record["seed"], record["num"], record["labels"], record["step"]) == (5, 4, ["3"], 3)
+    assert (record["parameters"], record["precision"]) == ("ema", "fp32")
+    import vfn
+
+    others = [
+        trained.draws(4, ["3"], seed=5, steps=2, batch=1),
+        trained.draws(4, ["3"], seed=6, steps=2),
+        trained.draws(4, ["3"], seed=5, steps=3),
+        trained.draws(4, ["4"], seed=5, steps=2),
+        vfn.load(run, "cpu", ema=False).draws(4, ["3"], seed=5, steps=2),
+        vfn.load(run, "cpu", precision="bf16").draws(4, ["3"], seed=5, steps=2),
+    ]
+    assert [other.record() == record for other in others] == [True] + [False] * 5
+
+
+def test_colour_pictures_of_an_unconditional_network():
+    shape = SHAPE._replace(channels=3, height=4, legend=Labels())
+    drawn = untrained(small_config(), shape).sample(2, steps=2, guidance=0)
+    assert drawn.labels == []
+    assert drawn.images.shape == (2, 3, 4, 8)
+    assert [(picture.mode, picture.size) for picture in drawn.pil()] == [("RGB", (8, 4))] * 2

@@ -1,0 +1,353 @@
+"""Pictures in files: the same in any layout, and none lost or drawn twice after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+import vfn
+from tests.helpers.small import SHAPE, small_config
+from vfn.configs import override
+from vfn.data import Labels
+from vfn.sampling import Draws, ask, untrained, variants, write_samples
+from vfn.sampling.output import PARTS, open_output
+
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SCRIPT = """
+import sys
+from pathlib import Path
+import vfn
+from vfn.sampling import write_samples
+run, out, kind, num, batch, steps, animate = sys.argv[1:]
+draws = vfn.load(run, "cpu").draws(int(num), batch=int(batch), steps=int(steps))
+write_samples(draws, Path(out), kind, animate=animate == "animate")
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """A script that writes samples, for processes of their own."""
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def contents(folder):
+    """Name and bytes of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many pictures each batch has that is drawn."""
+    calls = []
+    whole = Draws.batch
+
+    def counting(self, indices, watch=None):
+        calls.append(len(indices))
+        return whole(self, indices, watch)
+
+    monkeypatch.setattr(Draws, "batch", counting)
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_two_processes_write_what_one_does(run, trained, script, tmp_path, kind):
+    write_samples(trained.draws(30, batch=7), tmp_path / "one", kind)
+    words = map(str, (script, run, tmp_path / "two", kind, 30, 7, 2, "animate"))
+    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert done.stderr.count("30 pictures at guidance") == 1
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_a_killed_job_goes_on(run, trained, script, tmp_path, capsys, kind):
+    """SIGKILL among 1,000 pictures: then the whole is there, and what was there is not touched."""
+    out = tmp_path / "out"
+    draws = trained.draws(1000, batch=50, steps=1)
+    output = open_output(kind, out, 1000)
+    words = map(str, (script, run, out, kind, 1000, 50, 1, "still"))
+    killed = subprocess.Popen([sys.executable, *words])
+    while len(output.present()) < 200:
+        assert killed.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = output.present()
+    assert 200 <= len(kept) < 1000
+    times = {p: p.stat().st_mtime_ns for p in out.glob("images/*.png")}
+    [written] = write_samples(draws, out, kind, animate=False)
+    assert written.present == len(kept) - len(kept) % 50
+    assert f"{written.present} of 1000 pictures were there already" in capsys.readouterr().err
+    if kind == "png":  # those of a batch that was cut short are written again
+        touched = [path for path, then in times.items() if path.stat().st_mtime_ns != then]
+        assert len(touched) == len(kept) % 50
+    write_samples(draws, tmp_path / "whole", kind, animate=False)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert open_output(kind, out, 1000).present() == set(range(1000))
+
+
+@pytest.mark.parametrize("kind", ["png", "npz", "safetensors"])
+def test_what_is_there_is_not_drawn_again(trained, tmp_path, drawn, kind):
+    draws = trained.draws(20, batch=5)
+    [first] = write_samples(draws, tmp_path, kind, animate=False)
+    before = contents(tmp_path)
+    assert drawn == [5] * 4
+    assert first == (tmp_path, tmp_path / "grid.png", 20, 2, 0)
+    [again] = write_samples(draws, tmp_path, kind, animate=False)
+    assert again == (tmp_path, tmp_path / "grid.png", 20, 0, 20)
+    assert len(drawn) == 4
+    assert contents(tmp_path) == before
+    write_samples(draws, tmp_path, kind, animate=False, fresh=True)
+    assert len(drawn) == 8
+    assert contents(tmp_path) == before
+
+
+def test_lost_and_empty_pictures_are_drawn_again(trained, tmp_path, drawn):
+    """An empty file is what a power cut may leave."""
+    draws = trained.draws(20, batch=5)
+    write_samples(draws, tmp_path, animate=False)
+    before = contents(tmp_path)
+    (tmp_path / "images" / "000007.png").unlink()
+    (tmp_path / "images" / "000019.png").write_bytes(b"")
+    (tmp_path / "images" / ".000003.png.17.tmp").write_bytes(b"half")
+    [written] = write_samples(draws, tmp_path, animate=False)
+    assert written.present == 10
+    assert len(drawn) == 6
+    assert contents(tmp_path) == before
+
+
+def test_parts_of_another_batch_are_used(trained, tmp_path, drawn):
+    output = open_output("npz", tmp_path, 20)
+    write_samples(trained.draws(20, batch=5), tmp_path, "npz", animate=False)
+    with np.load(tmp_path / "samples.npz") as file:
+        whole = file["arr_0"]
+    output.clear()
+    output.write(torch.arange(10), torch.from_numpy(whole[:10]).movedim(-1, 1))
+    write_samples(trained.draws(20, batch=4), tmp_path, "npz", animate=False)
+    assert drawn == [5] * 4 + [4] * 3
+    with np.load(tmp_path / "samples.npz") as again:
+        assert np.abs(again["arr_0"].astype(int) - whole).max() <= 1
+    assert not (tmp_path / PARTS).exists()
+
+
+def test_formats_hold_the_same_pictures(trained, tmp_path):
+    draws = trained.draws(12, ["3", "9"])
+    for kind in ("png", "npz", "safetensors"):
+        write_samples(draws, tmp_path / kind, kind)
+    with np.load(tmp_path / "npz" / "samples.npz") as file:
+        array, labels = file["arr_0"], file["arr_1"]
+    assert array.shape == (12, 8, 8, 1)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array, draws.all().images.movedim(1, -1).numpy())
+    assert labels.tolist() == [4, 10] * 6
+    for i in range(12):
+        with Image.open(tmp_path / "png" / "images" / f"{i:06d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), array[i, ..., 0])
+    tensors = load_file(tmp_path / "safetensors" / "samples.safetensors")
+    assert np.array_equal(tensors["images"], array.transpose(0, 3, 1, 2))
+    assert np.array_equal(tensors["labels"], labels)
+    grids = {(tmp_path / kind / "grid.png").read_bytes() for kind in ("png", "npz", "safetensors")}
+    assert len(grids) == 1
+
+
+@pytest.mark.parametrize(
+    ("opened", "settings"),
+    [
+        ({"ema": False}, {}),
+        ({"precision": "bf16"}, {}),
+        ({}, {"guidance": 2.0, "guidance_interval": (-3, 5)}),
+        ({}, {"guidance": 2.0, "guidance_rescale": 1.0}),
+        ({}, {"guidance": 2.0}),
+    ],
+)
+def test_options_change_the_pictures(run, trained, tmp_path, opened, settings):
+    plain = trained.draws(4, steps=8, guidance=0.0)
+    other = vfn.load(run, "cpu", **opened).draws(4, steps=8, **{"guidance": 0.0, **settings})
+    arrays = []
+    for name, draws in (("plain", plain), ("other", other)):
+        write_samples(draws, tmp_path / name, "npz", grid=False, animate=False)
+        with np.load(tmp_path / name / "samples.npz") as file:
+            arrays.append(file["arr_0"])
+    assert not np.array_equal(*arrays)
+    assert {p.name for p in (tmp_path / "other").iterdir()} == {"samples.npz", "settings.json"}
+
+
+@pytest.mark.parametrize(
+    ("opened", "changed", "kind", "name"),
+    [
+        ({}, {"seed": 1}, "png", "seed 0, now 1"),
+        ({}, {"steps": 3}, "png", "sample_timesteps 2, now 3"),
+        ({}, {"labels": "3,9"}, "png", 'labels ["0", "1"'),
+        ({}, {"num": 21}, "png", "num 20, now 21"),
+        ({}, {}, "npz", 'format "png", now "npz"'),
+        ({"ema": False}, {}, "png", 'parameters "ema", now "raw"'),
+        ({}, {"guidance": 0.25}, "png", "guidance 0.5, now 0.25"),
+        ({}, {"guidance_interval": (-3, 5)}, "png", "guidance_interval null, now [-3.0, 5.0]"),
+        ({"precision": "bf16"}, {}, "png", 'precision "fp32", now "bf16"'),
+    ],
+)
+def test_pictures_of_other_settings_are_left_alone(
+    run, trained, tmp_path, drawn, opened, changed, kind, name
+):
+    write_samples(trained.draws(20), tmp_path, animate=False)
+    before = contents(tmp_path)
+    other = vfn.load(run, "cpu", **opened).draws(**{"num": 20, **changed})
+    with pytest.raises(ValueError, match="holds pictures of other settings") as refused:
+        write_samples(other, tmp_path, kind, animate=False)
+    assert name in str(refused.value)
+    assert "use another --out, or --fresh to draw them anew" in str(refused.value)
+    assert len(drawn) == 1
+    assert contents(tmp_path) == before
+
+
+def test_pictures_of_another_network_are_left_alone(trained, tmp_path):
+    """Even at the same step."""
+    write_samples(trained.draws(2), tmp_path, animate=False)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(record | {"sha256": "0"}))
+    with pytest.raises(ValueError, match='other settings: sha256 "0", now'):
+        write_samples(trained.draws(2), tmp_path)
+
+
+def test_solvers_and_steps_are_compared(trained, tmp_path, capsys):
+    several = variants(trained, {"sampler": ["ddim", "unipc"], "steps": [1, 2, 4]}, num=10)
+    written = write_samples(several, tmp_path)
+    folders = [f"{s}-steps{n}" for s in ("ddim", "unipc") for n in (1, 2, 4)]
+    assert [one.folder.name for one in written] == folders
+    assert [one.nfe for one in written] == [1, 2, 4] * 2
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, "sweep.png"}
+    assert f"comparison: {tmp_path / 'sweep.png'}" in capsys.readouterr().err
+    record = json.loads((tmp_path / "unipc-steps4" / "settings.json").read_text())
+    assert (record["sampler"], record["sample_timesteps"]) == ("unipc", 4)
+    with Image.open(tmp_path / "sweep.png") as sheet:  # two blocks of three rows of ten tiles
+        assert sheet.height > 2 * 3 * 48
+        assert sheet.width > 10 * 48
+
+
+def test_guidance_is_animated(trained, tmp_path):
+    several = variants(trained, {"guidance": [0.0, 1.0, 20.0, 1.0]}, num=10)
+    write_samples(several, tmp_path / "a")
+    with Image.open(tmp_path / "a" / "guidance.webp") as animation:
+        assert animation.n_frames == 3
+    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"w0", "w1", "w20"}
+    write_samples(several[:2], tmp_path / "b", animate=False)
+    assert not (tmp_path / "b" / "guidance.webp").exists()
+    write_samples(several[:2], tmp_path / "c", grid=False)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"w0", "w1"}
+
+
+def test_any_setting_can_be_compared(trained, tmp_path):
+    written = write_samples(variants(trained, {"eta": [0.0, 0.5]}, num=2), tmp_path)
+    assert [one.folder.name for one in written] == ["eta0", "eta0.5"]
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (lambda t: [], "expected at least one Draws to write, got none"),
+        (lambda t: [t.draws(2), t.draws(3, steps=4)], "expected draws of one network, number, la"),
+        (lambda t: [t.draws(2), t.draws(2, "7", steps=4)], "expected draws of one network, number"),
+        (lambda t: [t.draws(2), t.draws(2, seed=1, steps=4)], "expected draws of one network"),
+        (lambda t: [t.draws(2), t.draws(2, batch=1)], "whose settings differ, got some that are"),
+        (lambda t: [t.draws(2, guidance=w) for w in (0.1, 0.1 + 1e-9)], "whose settings differ"),
+    ],
+)
+def test_draws_that_cannot_be_compared(trained, tmp_path, others, message):
+    with pytest.raises(ValueError, match=message):
+        write_samples(others(trained), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_variants_share_what_is_not_compared(trained):
+    several = variants(trained, {"guidance": [], "steps": [2, 4]}, 5, "7", seed=3, sampler="ab2")
+    assert [(d.num, d.seed, d.asked.names) for d in several] == [(5, 3, ["7"])] * 2
+    assert [d.settings.sampler for d in several] == ["ab2"] * 2
+    assert [d.settings.sample_timesteps for d in several] == [2, 4]
+    assert len(variants(trained, {}, 5)) == 1
+    with pytest.raises(ValueError, match="solver ddim takes no churn"):
+        variants(trained, {"sampler": ["heun", "ddim"]}, churn=0.1)
+
+
+def test_learned_variance(tmp_path, capsys):
+    learned = override(small_config(), {"learned_variance": True, "train_timesteps": 8})
+    network = untrained(learned, SHAPE)
+    for value in network.params.values():
+        value.add_(0.05 * torch.randn_like(value))
+    given = {"sampler": "ancestral", "steps": 3}
+    for name, more in (
+        ("a", {"var_type": "learned"}),
+        ("b", {"var_type": "learned", "guidance": 1.0}),
+        ("c", {"var_type": "fixed_small"}),
+    ):
+        write_samples(network.draws(4, **given, **more), tmp_path / name)
+    assert "NFE 3" in capsys.readouterr().err
+    assert len({(tmp_path / name / "grid.png").read_bytes() for name in "abc"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sampler": "heun", "steps": 4, "guidance": 0.0}, "with heun, NFE 6\n"),
+        ({"guidance": 1.0}, "with ddim, NFE 2 of doubled batches for guidance\n"),
+        ({"sampler": "adaptive", "guidance": 0.0}, "with adaptive, NFE up to "),
+    ],
+)
+def test_evaluations_are_told(trained, tmp_path, capsys, settings, told):
+    write_samples(trained.draws(4, **settings), tmp_path)
+    assert f"4 pictures drawn {told}" in capsys.readouterr().err
+
+
+def test_a_network_that_takes_guidance_has_no_second_branch(tmp_path, capsys):
+    config = override(small_config(), {"guidance_range": [0, 4], "teacher_steps": 4})
+    write_samples(untrained(config, SHAPE).draws(4, guidance=2.0), tmp_path)
+    assert "4 pictures drawn with ddim, NFE 2\n" in capsys.readouterr().err
+
+
+def test_tags_and_combinations_of_tags(tmp_path):
+    shape = SHAPE._replace(legend=Labels(("Bald", "Male", "Wavy"), tags=True))
+    network = untrained(small_config(), shape)
+    asked = ask(shape.legend, tags=["Male,Wavy", "Bald"])
+    write_samples(network.draws(4, asked), tmp_path / "a", animate=False)
+    lines = (tmp_path / "a" / "images" / "labels.csv").read_text().splitlines()
+    assert lines == ["file,tags", "000000.png,Bald+Male", "000001.png,Bald+Wavy",
+                     "000002.png,Bald+Male", "000003.png,Bald+Wavy"]  # fmt: skip
+    write_samples(network.draws(4, asked), tmp_path / "b", "npz", animate=False)
+    with np.load(tmp_path / "b" / "samples.npz") as file:
+        assert file["arr_1"].tolist() == [[1, 1, 0], [1, 0, 1]] * 2
+
+
+def test_an_unconditional_network(tmp_path):
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
+    [written] = write_samples(network.draws(12, guidance=0.0), tmp_path / "png")
+    assert not (tmp_path / "png" / "images" / "labels.csv").exists()
+    assert written.num == 12
+    write_samples(network.draws(12, guidance=0.0), tmp_path / "npz", "npz")
+    with np.load(tmp_path / "npz" / "samples.npz") as file:
+        assert file.files == ["arr_0"]
+
+
+def test_places_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="expected a directory at .*file, but there is a file"):
+        write_samples(trained.draws(2), tmp_path / "file")
+    with pytest.raises(ValueError, match="unknown format 'gif', expected one of png, npz, safet"):
+        write_samples(trained.draws(2), tmp_path / "out", "gif")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_may_be_given_as_text(trained, tmp_path):
+    assert write_samples(trained.draws(2), str(tmp_path))[0].folder == Path(tmp_path)

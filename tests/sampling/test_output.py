@@ -1,0 +1,126 @@
+"""Folders of pictures: what is there, what is refused, and formats of others."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from vfn.sampling import OUTPUTS
+from vfn.sampling.output import PARTS, PngFolder, begin_folder, check_record, open_output
+
+IMAGES = (torch.arange(6 * 3 * 4 * 5) % 251).to(torch.uint8).reshape(6, 3, 4, 5)
+LABELS = torch.arange(6) % 2 + 1
+NAMES = ["cat", "dog"] * 3
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_was_written_is_read(tmp_path, kind, channels):
+    images = IMAGES[:, :channels]
+    output = open_output(kind, tmp_path, 6)
+    assert output.present() == set()
+    output.write(torch.arange(3, 6), images[3:])
+    assert output.present() == {3, 4, 5}
+    output.write(torch.arange(3), images[:3])
+    assert output.present() == set(range(6))
+    output.finish(LABELS, NAMES, False)
+    assert open_output(kind, tmp_path, 6).present() == set(range(6))
+    assert torch.equal(output.read(torch.tensor([5, 0, 2])), images[[5, 0, 2]])
+    assert not (tmp_path / PARTS).exists()
+    output.clear()
+    assert output.present() == set()
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_a_file_that_is_there_is_left_as_it_is(tmp_path, kind):
+    """A process that was killed after it had written the file, before it removed the parts."""
+    output = open_output(kind, tmp_path, 6)
+    output.write(torch.arange(6), IMAGES)
+    output.finish(LABELS, NAMES, False)
+    before = output.file.read_bytes()
+    output.write(torch.arange(2), IMAGES[2:4])
+    output.finish(LABELS, NAMES, False)
+    assert output.file.read_bytes() == before
+    assert not output.place.exists()
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_labels_stand_in_a_table(tmp_path, tags):
+    output = PngFolder(tmp_path, 6)
+    output.write(torch.arange(6), IMAGES)
+    output.finish(LABELS, ["a,b", *NAMES[1:]], tags)
+    lines = (tmp_path / "images" / "labels.csv").read_text().splitlines()
+    assert lines[:2] == ["file,tags" if tags else "file,label", '000000.png,"a,b"']
+
+
+def test_pictures_in_a_folder_can_be_trained_on(tmp_path):
+    """What `vfn sample` writes is a data set."""
+    from vfn.data import read_pictures
+
+    output = PngFolder(tmp_path, 6)
+    output.write(torch.arange(6), IMAGES)
+    output.finish(LABELS, NAMES, False)
+    found = read_pictures(str(tmp_path / "images"))
+    assert found.legend.names == ("cat", "dog")
+    assert sorted(found.labels.tolist()) == sorted(LABELS.tolist())
+
+
+def test_a_record_is_kept(tmp_path):
+    record = {"seed": 0, "labels": ["7"]}
+    begin_folder(tmp_path / "a", record)
+    assert json.loads((tmp_path / "a" / "settings.json").read_text()) == record
+    output = PngFolder(tmp_path / "a", 1)
+    check_record(output, tmp_path / "a", record)
+    with pytest.raises(ValueError, match=r'other settings: labels \["7"\], now null; use another'):
+        check_record(output, tmp_path / "a", {"seed": 0})
+    with pytest.raises(ValueError, match=r'labels \["7"\], now \["0", "1", .*\.\.\.; use another'):
+        check_record(output, tmp_path / "a", {**record, "labels": list("0123456789" * 2)})
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    for place in ("", "images", PARTS):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / ".half.1.tmp").write_bytes(b"half")
+    begin_folder(tmp_path, {})
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda p: p.unlink(), lambda p: p.write_text("{"), lambda p: p.write_text("[1]"),
+     lambda p: p.write_text("3")],
+)  # fmt: skip
+def test_pictures_without_a_record_are_left_alone(tmp_path, spoil):
+    begin_folder(tmp_path, {"seed": 0})
+    output = PngFolder(tmp_path, 6)
+    output.write(torch.arange(6), IMAGES)
+    spoil(tmp_path / "settings.json")
+    with pytest.raises(ValueError, match="of unknown settings|cannot be read"):
+        check_record(output, tmp_path, {"seed": 0})
+
+
+def test_an_empty_place_needs_no_record(tmp_path):
+    check_record(PngFolder(tmp_path, 6), tmp_path, {"seed": 0})
+    check_record(PngFolder(tmp_path / "none", 6), tmp_path / "none", {"seed": 0})
+
+
+def test_a_format_of_somebody_else(tmp_path, monkeypatch):
+    (tmp_path / "their_format.py").write_text(
+        "class Lines:\n"
+        "    def __init__(self, folder, num):\n"
+        "        self.folder, self.num = folder, num\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    output = open_output("their_format:Lines", tmp_path, 6)
+    assert (output.folder, output.num) == (tmp_path, 6)
+    monkeypatch.delitem(sys.modules, "their_format")
+
+
+def test_the_table_needs_no_torch():
+    """Checked in another process, as this one has loaded everything."""
+    import subprocess
+
+    code = "import sys, vfn.sampling.output_table; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,149 @@
+"""What shows pictures: which of them stand where, under which words."""
+
+import pytest
+import torch
+
+from tests.helpers.small import SHAPE, small_config
+from vfn.configs import SampleConfig
+from vfn.data import Labels
+from vfn.sampling import ask, untrained, variants
+from vfn.sampling.sheets import (
+    ANIMATED,
+    FRAMES,
+    comparison,
+    denoising_frames,
+    folder_name,
+    panel,
+    title,
+    varied,
+)
+
+TAGS = Labels(("Bald", "Male", "Wavy"), tags=True)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """An unconditional network."""
+    return untrained(small_config(), SHAPE._replace(legend=Labels()))
+
+
+@pytest.fixture(scope="module")
+def tagged():
+    return untrained(small_config(), SHAPE._replace(legend=TAGS))
+
+
+def test_a_column_for_each_label(trained):
+    shown = panel(trained.draws(200))
+    assert shown.columns == 10
+    assert list(shown.column_labels) == list("0123456789")
+    assert shown.indices.tolist() == list(range(100))
+    shown = panel(trained.draws(7, "3,7"), rows=2)
+    assert (shown.columns, shown.column_labels) == (2, ["3", "7"])
+    assert shown.indices.tolist() == [0, 1, 2, 3]
+    assert panel(trained.draws(4)).column_labels == list("0123")
+
+
+def test_no_more_than_twenty_columns():
+    many = SHAPE._replace(legend=Labels(tuple(f"class {k}" for k in range(30))))
+    shown = panel(untrained(small_config(), many).draws(60))
+    assert shown.columns == 20
+    assert shown.indices.tolist() == [*range(20), *range(30, 50)]
+
+
+def test_ten_columns_without_labels(plain):
+    shown = panel(plain.draws(25, guidance=0.0))
+    assert (shown.columns, shown.column_labels) == (10, [])
+    assert shown.indices.tolist() == list(range(25))
+
+
+def test_a_table_of_combinations(tagged):
+    asked = ask(TAGS, tags=["Bald,Male+Bald", "Wavy,Male,Bald"])
+    shown = panel(tagged.draws(60, asked))
+    assert shown.indices.tolist() == list(range(6))
+    assert (shown.columns, shown.row_labels) == (3, ["Bald", "Bald+Male"])
+    shown = panel(tagged.draws(4, asked))
+    assert (shown.indices.tolist(), shown.columns) == ([0, 1, 2, 3], 3)
+    assert list(shown.row_labels) == ["Bald", "Bald+Male"]
+    shown = panel(tagged.draws(2, asked))
+    assert (shown.columns, shown.row_labels, shown.column_labels) == (2, ["Bald"], ["Wavy", "Male"])
+
+
+def reader(value):
+    """Gives grey pictures of one value, and notes which were asked for."""
+    asked = []
+
+    def read(indices):
+        asked.append(indices.tolist())
+        return torch.full((len(indices), 1, 8, 8), value, dtype=torch.uint8)
+
+    return read, asked
+
+
+def last_tile(picture, above=0):
+    """The grey of the last tile of a grid, or of one that stands some rows above it."""
+    return picture.getpixel((picture.width - 10, picture.height - 10 - 50 * above))
+
+
+def test_a_block_for_each_strength(trained):
+    several = variants(trained, {"guidance": [0.0, 1.5]}, num=60)
+    readers = [reader(10), reader(20)]
+    blocks = comparison(several, [read for read, _ in readers])
+    assert [text for text, _ in blocks] == ["w = 0", "w = 1.5"]
+    assert [asked for _, asked in readers] == [[list(range(40))]] * 2
+    assert [last_tile(picture) for _, picture in blocks] == [10, 20]
+
+
+def test_a_row_for_each_number_of_steps(trained):
+    several = variants(trained, {"sampler": ["ddim", "ab2"], "steps": [2, 4, 8]}, num=60)
+    readers = [reader(10 * k) for k in range(6)]
+    blocks = comparison(several, [read for read, _ in readers])
+    assert [text for text, _ in blocks] == ["ddim", "ab2"]
+    assert all(asked == [list(range(10))] for _, asked in readers)
+    rows = [[last_tile(picture, above) for above in (2, 1, 0)] for _, picture in blocks]
+    assert rows == [[0, 10, 20], [30, 40, 50]]
+
+
+def test_steps_alone_are_titled_with_solver_and_strength(trained):
+    several = variants(trained, {"steps": [2, 4]}, num=4, guidance=0.5)
+    blocks = comparison(several, [reader(0)[0], reader(0)[0]])
+    assert [text for text, _ in blocks] == ["ddim, w = 0.5"]
+
+
+def test_pictures_come_out_of_the_noise(trained):
+    frames = denoising_frames(trained.draws(100, steps=4))
+    assert len(frames) == 5
+    assert len({frame.size for frame in frames}) == 1
+    assert len({frame.tobytes() for frame in frames}) == 5
+    draws = trained.draws(100, steps=4)
+    shown = panel(draws, ANIMATED // 10)
+    assert frames[-1].tobytes() == shown.draw(draws.batch(shown.indices).images).tobytes()
+    assert len(denoising_frames(trained.draws(1, "7", steps=64))) == FRAMES + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "folders", "titles"),
+    [
+        ([{"guidance": 0.5}, {"guidance": 1}], ["w0.5", "w1"], ["w = 0.5", "w = 1"]),
+        ([{"sample_timesteps": 16}, {}], ["steps16", "steps64"], ["ddim, w = 0"] * 2),
+        ([{"sampler": "ab2"}, {}], ["ab2", "ddim"], ["ab2", "ddim"]),
+        (
+            [{"sampler": "ab2", "sample_timesteps": 8}, {}],
+            ["ab2-steps8", "ddim-steps64"],
+            ["ab2", "ddim"],
+        ),
+        ([{"sampler": "mine.solvers:Best"}, {}], ["mine.solvers.Best", "ddim"],
+         ["mine.solvers:Best", "ddim"]),
+        (
+            [{"guidance_interval": (-3, 5), "guidance": 2}, {"guidance": 2}],
+            ["guidance_interval-3,5", "guidance_intervalNone"],
+            ["guidance_interval = -3,5", "guidance_interval = None"],
+        ),
+        ([{"grid": "karras"}, {}], ["gridkarras", "gridtime"], ["grid = karras", "grid = time"]),
+        ([{"sample_batch": 1}, {}], ["", ""], ["ddim, w = 0"] * 2),
+    ],
+)  # fmt: skip
+def test_names_tell_what_differs(given, folders, titles):
+    settings = [SampleConfig(**one) for one in given]
+    names = varied(settings)
+    assert [folder_name(one, names) for one in settings] == folders
+    assert [title(one, names) for one in settings] == titles

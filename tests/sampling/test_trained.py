@@ -1,0 +1,252 @@
+"""Networks from files, of this version and of the first one, and settings of sampling."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vfn
+import vfn.configs
+import vfn.runs
+from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn.data import Labels
+from vfn.model import build_model
+from vfn.runs import (
+    RunFiles,
+    export_model,
+    find_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
+from vfn.sampling import ask, untrained
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def first_version(tmp_path_factory):
+    """What the first version of this library wrote: a run, a distilled stage, an exported file."""
+    folder = tmp_path_factory.mktemp("first_version")
+    for name in ("run", "range"):
+        with tarfile.open(GOLDEN / f"first_version_{name}.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_pictures():
+    """The pictures that the first version drew from them, uint8 [N, H, W, C]."""
+    with np.load(GOLDEN / "first_version.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "opened", "settings"),
+    [
+        ("run", "ema", {}, {}),
+        ("run", "raw", {"ema": False}, {}),
+        ("run", "heun", {}, {"sampler": "heun", "churn": 0.2, "guidance": 1.0}),
+        ("run/checkpoints/step-00000010.safetensors", "ema", {}, {}),
+        ("model.safetensors", "ema", {}, {}),
+        ("range/steps-2", "range", {}, {"guidance": 2.0, "labels": ["3", "7"]}),
+    ],
+)
+def test_files_of_the_first_version(first_version, first_pictures, file, name, opened, settings):
+    drawn = vfn.load(first_version / file, "cpu", **opened).sample(8, steps=4, **settings)
+    found = drawn.images.movedim(1, -1).numpy().astype(int)
+    # Processors sum in other orders, by 1e-6; a value between two grey levels may go either way.
+    assert np.abs(found - first_pictures[name]).max() <= 1
+    assert (found != first_pictures[name]).mean() < 0.01
+
+
+def test_a_distilled_network_of_the_first_version_knows_its_guidance(first_version):
+    network = vfn.load(first_version / "range" / "steps-2", "cpu")
+    assert network.config.model.guidance_range == (0.0, 4.0)
+    with pytest.raises(ValueError, match=r"expected guidance in 0..4, .*got 5"):
+        network.settings(guidance=5.0)
+    with pytest.raises(ValueError, match="expected neither guidance_interval nor"):
+        network.settings(guidance=1.0, guidance_rescale=0.5)
+
+
+@pytest.mark.parametrize("run", ["run", "range/steps-2"])
+def test_a_run_of_the_first_version_can_be_resumed(first_version, run):
+    """All that a resumed run needs is in its checkpoint, and fits the network."""
+    checkpoint = find_checkpoint(first_version / run)
+    model = build_model(checkpoint.config, checkpoint.shape)
+    found = newest_checkpoint(
+        RunFiles(first_version / run), dict(model.named_parameters()), resumed=True
+    )
+    assert found.step == checkpoint.step
+    assert set(found.counters) >= {"updates", "skipped", "in_row", "loss_scale", "since_change"}
+
+
+def test_a_run_of_the_first_version_goes_on(first_version, first_pictures, tmp_path):
+    """With the losses that the first version would have had."""
+    from vfn.train import train
+
+    shutil.copytree(first_version / "run", tmp_path / "run")
+    config = vfn.configs.override(find_checkpoint(tmp_path / "run").config, {"steps": 12})
+    train(config, tmp_path / "run", resume=True, device="cpu")
+    entries = vfn.runs.read_log(RunFiles(tmp_path / "run").log)
+    losses = [e["loss"] for e in entries if "loss" in e and e["step"] > 10]
+    np.testing.assert_allclose(losses, first_pictures["losses"], rtol=1e-5)
+
+
+def test_a_run_a_checkpoint_and_an_exported_file_hold_the_same(run, trained, tmp_path):
+    checkpoint = find_checkpoint(run)
+    export_model(checkpoint, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path / "any name.safetensors", checkpoint)
+    expected = trained.sample(4)
+    for path in (tmp_path / "model.safetensors", str(tmp_path / "any name.safetensors"), str(run)):
+        opened = vfn.load(path, "cpu")
+        assert torch.equal(opened.sample(4).images, expected.images)
+        assert opened.step == 3
+        assert opened.digest == trained.digest
+        assert str(opened.origin) == str(path)
+
+
+def test_the_average_is_taken_unless_it_is_not_wanted(run, trained):
+    checkpoint, raw = find_checkpoint(run), vfn.load(run, "cpu", ema=False)
+    for name, value in trained.params.items():
+        assert torch.equal(value, checkpoint.ema[name])
+        assert torch.equal(raw.params[name], checkpoint.params[name])
+    assert (trained.averaged, raw.averaged) == (True, False)
+    assert not torch.equal(raw.sample(4).images, trained.sample(4).images)
+
+
+def test_half_precision_changes_the_pictures_a_little(run, trained):
+    half = vfn.load(run, "cpu", precision="bf16").sample(10, steps=8).images.float()
+    exact = trained.sample(10, steps=8).images.float()
+    assert 0 < (half - exact).abs().mean() < 5
+
+
+def test_a_compiled_network_draws_the_same(run, trained, monkeypatch):
+    """With the compiler's front end alone: what the other one does takes half a minute."""
+    compile_, graphs = torch.compile, []
+
+    def seen(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compile_(call, backend=seen))
+    compiled = vfn.load(run, "cpu", compiled=True)
+    assert torch.equal(compiled.sample(3).images, trained.sample(3).images)
+    assert len(graphs) == 1
+    assert compiled.draws(3).record() == trained.draws(3).record()
+
+
+def test_the_newest_intact_checkpoint_is_opened(tmp_path, capsys):
+    run = RunFiles(tmp_path)
+    for step in (3, 4):
+        save_checkpoint(run, small_checkpoint(step=step), keep=2)
+    run.checkpoint(5).write_bytes(b"damaged")
+    assert vfn.load(tmp_path, "cpu").step == 4
+    assert capsys.readouterr().err.count("passed over: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp16"}, "expected precision fp32 or bf16, got 'fp16'"),
+        ({"device": "gpu"}, "expected device auto, cpu or cuda, got 'gpu'"),
+        ({"network": torch.nn.Linear(1, 1)},
+         "the checkpoint is one of network unet, got one of torch.nn.modules.linear:Linear"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_opened(run, options, message):
+    with pytest.raises(ValueError, match=message):
+        vfn.load(run, **{"device": "cpu", **options})
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ValueError, match="does not exist; expected a run directory or a file"):
+        vfn.load(tmp_path / "missing")
+    with pytest.raises(ValueError, match="holds no intact checkpoint"):
+        vfn.load(tmp_path)
+
+
+def test_a_network_that_is_given(run, trained):
+    """As is needed for a class that cannot be found by its name."""
+    model = build_model(small_config(), SHAPE)
+    given = vfn.load(run, "cpu", network=model)
+    assert given.model is model
+    assert torch.equal(given.sample(3).images, trained.sample(3).images)
+    with pytest.raises(ValueError, match="and configuration differ"):
+        vfn.load(run, "cpu", network=build_model(small_config(embedding_dim=16), SHAPE))
+
+
+def test_settings_are_the_runs_unless_they_are_given(trained):
+    settings = trained.settings(steps=7, batch=5, sampler="heun", churn=0.1)
+    assert (settings.sample_timesteps, settings.sample_batch) == (7, 5)
+    assert (settings.guidance, settings.churn) == (0.5, 0.1)
+    assert trained.settings() == trained.config.sample
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 3}, "unknown setting of sampling 'step', expected among steps, batch, sampler"),
+        ({"conflicts": 3}, "unknown setting of sampling 'conflicts'"),
+        ({"churn": 0.1}, "solver ddim takes no churn, which belongs to heun; leave it out"),
+        ({"sampler": "heun", "eta": 0.0}, "solver heun takes no eta, which belongs to ddim"),
+        (
+            {"sampler": "hoin"},
+            "unknown solver 'hoin', expected one of ddim, .*adaptive, or",
+        ),
+        ({"steps": 0}, "expected sample_timesteps at least 1, got 0"),
+        ({"var_type": "learned", "sampler": "ancestral"}, "needs a model trained with learned"),
+    ],
+)
+def test_settings_that_do_not_fit(trained, settings, message):
+    with pytest.raises(ValueError, match=message):
+        trained.settings(**settings)
+    with pytest.raises(ValueError, match=message):
+        trained.sample_batches(3, **settings)
+
+
+def test_guidance_needs_labels():
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
+    with pytest.raises(ValueError, match="needs a class-conditional model, and this one is uncond"):
+        network.draws(3, guidance=1.0)
+    with pytest.raises(ValueError, match="is unconditional and takes no --labels"):
+        network.draws(3, ["7"], guidance=0.0)
+
+
+def test_how_many_pictures(trained):
+    assert trained.draws().num == 100
+    assert trained.draws(labels=["3", "7"]).num == 20
+    assert trained.draws(labels=ask(trained.shape.legend, "7")).num == 10
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
+    assert network.draws(guidance=0).num == 100
+    with pytest.raises(ValueError, match="expected num to be at least 1, got 0"):
+        trained.draws(0)
+
+
+def test_a_denoiser_for_any_function_of_ops(trained):
+    """The same that sampling uses: its x0 at pure noise is where one step of DDIM ends."""
+    from vfn.ops import keyed_normal
+    from vfn.streams import Stream
+
+    denoise = trained.denoiser(labels=["7", "3"], guidance=0.5)
+    start = keyed_normal(0, Stream.SAMPLE, torch.arange(2), (1, 8, 8))
+    with torch.inference_mode():
+        x0 = denoise(start, torch.full((2,), -20.0, dtype=torch.float64))
+    drawn = trained.sample(2, ["7", "3"], steps=1)
+    expected = ((x0 + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    assert torch.equal(drawn.images, expected)
+
+
+def test_untrained_networks():
+    config = vfn.configs.override(small_config(), {"dataset": "celeba"})
+    shape = untrained(config).shape
+    assert shape.size == (3, 64, 64)
+    assert (len(shape.legend.names), shape.legend.tags) == (40, True)
+    plain = vfn.configs.override(config, {"conditional": False})
+    assert untrained(plain).shape.legend == Labels()
+    outside = vfn.configs.override(config, {"dataset": "some/folder"})
+    with pytest.raises(ValueError, match="expected the shape of data set some/folder"):
+        untrained(outside)

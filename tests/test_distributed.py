@@ -1,0 +1,92 @@
+"""Processes: their devices, and what they agree on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vfn.distributed import (
+    ALONE,
+    World,
+    choose_device,
+    gather,
+    largest,
+    processes,
+    share,
+    total,
+    wait_for_all,
+)
+
+TWO = """
+import json, sys, torch
+from vfn.distributed import gather, largest, processes, share, total, wait_for_all
+from vfn.progress import say
+with processes("cpu") as world:
+    mine = share(5, world)
+    every = gather(mine * 10, 5, world)
+    most, summed = largest(3 * world.rank, world), total(torch.tensor([1.0, world.rank]), world)
+    wait_for_all(world)
+    say(f"rank {world.rank} speaks")
+    found = [world.size, mine.tolist(), every.tolist(), most, summed.tolist()]
+for _ in range(2):
+    with processes("cpu") as again:
+        with processes("cpu") as inner:
+            found.append(largest(again.rank + 5, inner))
+        found.append(largest(again.rank + 7, again))
+open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
+"""
+
+
+def test_two_processes(tmp_path):
+    """They can join again, within a job or after it, and the first one alone speaks."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" speaks") == 1
+    for rank, mine in enumerate([[0, 1, 2], [3, 4, 4]]):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == [2, mine, [0, 10, 20, 30, 40], 3, [2.0, 1.0], 6, 8, 6, 8]
+
+
+def test_one_process_agrees_with_itself():
+    with processes("cpu") as world:
+        assert world == ALONE
+        wait_for_all(world)
+        assert largest(3, world) == 3
+        value = torch.tensor([1.0])
+        assert total(value, world) is value
+        assert gather(value, 1, world) is value
+        assert share(3, world).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (5, 2), (6, 3), (7, 3), (3, 5)])
+def test_shares_are_equal_and_cover_all(count, size):
+    shares = [share(count, World(rank, size, torch.device("cpu"))) for rank in range(size)]
+    assert len({len(part) for part in shares}) == 1
+    assert torch.cat(shares)[:count].tolist() == list(range(count))
+
+
+def test_devices(monkeypatch):
+    assert choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device cuda:1 asked for, but this PyTorch sees no CUDA"):
+        choose_device("cuda:1")
+    with pytest.raises(ValueError, match="expected device auto, cpu or cuda, got 'gpu'"):
+        choose_device("gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cuda") == torch.device("cuda", 3)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_no_process_starts_for_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="expected device"), processes("gpu"):
+        pass

@@ -1,0 +1,193 @@
+"""What a configuration describes, as live objects; networks of somebody else among them."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn.configs import Config, DiffusionConfig, ModelConfig, SampleConfig, override
+from vfn.data import Labels
+from vfn.model import (
+    DataShape,
+    autocast,
+    build_model,
+    check_sampling,
+    sampler_of,
+    schedule_of,
+    strength_of,
+)
+from vfn.nn import UNet
+
+MODULE = """
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, in_channels, out_channels, num_classes=0, multitags=False, width=4,
+                 guidance_range=None):
+        super().__init__()
+        self.given = (in_channels, out_channels, num_classes, multitags, width)
+        self.guidance_range = guidance_range
+        self.inner = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, z, t, y=None, w=None):
+        return self.outer(self.inner(z) * (1 + t.to(z.dtype).view(-1, 1, 1, 1)))
+
+class Careful(Small):
+    def __init__(self, width, **options):
+        if width % 2:
+            raise ValueError(f"expected an even width, got {width}")
+        super().__init__(**options, width=width)
+
+def made(in_channels, out_channels, **_others):
+    return nn.Conv2d(in_channels, out_channels, 1)
+
+def nothing(**_options):
+    return 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """A module of networks in the current directory."""
+    (tmp_path / "nets_of_them.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("nets_of_them", None)
+
+
+def outside(name, **options):
+    model = ModelConfig(network=f"nets_of_them:{name}", options=options)
+    return Config(model=model, sample=SampleConfig(sample_timesteps=2))
+
+
+def test_a_unet_is_built_from_its_fields():
+    network = build_model(small_config(), SHAPE)
+    assert isinstance(network, UNet)
+    assert network.num_classes == 10
+    assert SHAPE.size == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "outputs"),
+    [
+        ({}, 1),
+        ({"model_out_type": "both"}, 2),
+        ({"learned_variance": True, "train_timesteps": 10}, 2),
+        ({"model_out_type": "both", "learned_variance": True, "train_timesteps": 10}, 3),
+    ],
+)
+@pytest.mark.usefixtures("nets")
+def test_a_network_puts_out_what_it_predicts(fields, outputs):
+    shape = DataShape(3, 4, 4, Labels(("a", "b"), tags=True))
+    network = build_model(override(outside("Small", width=6), fields), shape)
+    assert network.given == (3, 3 * outputs, 2, True, 6)
+    assert build_model(override(small_config(), fields), shape).out_channels == 3 * outputs
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_function_may_make_a_network():
+    assert isinstance(build_model(outside("made"), SHAPE), nn.Conv2d)
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_network_that_takes_guidance():
+    config = override(outside("Small"), {"guidance_range": [0, 4], "teacher_steps": 4})
+    assert build_model(config, SHAPE).guidance_range == (0.0, 4.0)
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_network_of_somebody_else_is_saved_opened_and_sampled(tmp_path):
+    import vfn
+    from vfn.runs import write_checkpoint
+
+    checkpoint = small_checkpoint(outside("Small", width=6))
+    write_checkpoint(tmp_path / "a.safetensors", checkpoint)
+    opened = vfn.load(tmp_path / "a.safetensors", "cpu")
+    assert opened.config == checkpoint.config
+    assert opened.sample(3, ["7"], guidance=0.5).images.shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "Small",
+            {"widht": 3},
+            r"network nets_of_them:Small: got an unexpected keyword argument 'widht'; it takes "
+            "in_channels, out_channels, num_classes, multitags, width, guidance_range",
+        ),
+        ("Careful", {}, "network nets_of_them:Careful: missing a required argument: 'width'"),
+        ("Careful", {"width": 3}, "expected an even width, got 3"),
+        ("nothing", {}, "expected network nets_of_them:nothing to be an nn.Module, got int"),
+        ("Large", {}, "nets_of_them:Large: there is no Large in nets_of_them"),
+    ],
+)
+@pytest.mark.usefixtures("nets")
+def test_a_network_that_cannot_be_built_is_one_line(name, options, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        build_model(outside(name, **options), SHAPE)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_module_that_is_not_there():
+    config = Config(model=ModelConfig(network="no.such_module:Net"))
+    with pytest.raises(ValueError, match="no.such_module:Net cannot be imported .ModuleNotFound"):
+        build_model(config, SHAPE)
+
+
+def test_the_schedule_is_the_configurations():
+    schedule = schedule_of(DiffusionConfig(logsnr_schedule="linear", logsnr_min=-9, logsnr_max=5))
+    assert schedule.logsnr(1.0).item() == pytest.approx(-9)
+    assert schedule.logsnr(0.0).item() == pytest.approx(5)
+
+
+def test_the_sampler_takes_its_own_settings():
+    """Those of other solvers are not given to it."""
+    assert SampleConfig(sampler="heun", churn=0.1).solver_options() == {"churn": 0.1}
+    assert SampleConfig(sampler="ab2").solver_options() == {}
+    draw = sampler_of(SampleConfig(sampler="heun"))
+    drawn = draw(lambda z, _logsnr: 0 * z, torch.randn(2, 1, 2, 2), torch.linspace(-9, 9, 4))
+    assert drawn.nfe == 4  # two evaluations a step but for the last
+
+
+def test_guidance_as_settings_ask_for_it():
+    assert strength_of(SampleConfig(guidance=2.0)) == 2.0
+    assert strength_of(SampleConfig(guidance_interval=(-3, 5))) == 0.0
+    inside = strength_of(SampleConfig(guidance=2.0, guidance_interval=(-3, 5)))
+    assert inside(torch.tensor([-4.0, 0.0, 6.0])).tolist() == [0.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "legend", "known", "message"),
+    [
+        ({"guidance": 1.0}, Labels(), None, "guidance 1.0 needs a class-conditional model"),
+        ({"guidance": 5.0}, Labels(("a",)), (0.0, 4.0), "expected guidance in 0..4"),
+        (
+            {"guidance": 1.0, "guidance_interval": (-3, 5)},
+            Labels(("a",)),
+            (0.0, 4.0),
+            "expected neither guidance_interval nor guidance_rescale",
+        ),
+        (
+            {"sampler": "ancestral", "var_type": "learned"},
+            Labels(("a",)),
+            None,
+            "var_type learned needs a model trained with learned_variance",
+        ),
+    ],
+)
+def test_settings_that_a_network_cannot_follow(settings, legend, known, message):
+    shape = SHAPE._replace(legend=legend)
+    with pytest.raises(ValueError, match=message):
+        check_sampling(SampleConfig(**settings), DiffusionConfig(), shape, known)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_precision_of_products(precision, dtype):
+    with autocast(precision, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -1,0 +1,103 @@
+"""The training objective: the bound, against closed forms, and a learned variance beside mse."""
+
+import math
+
+import pytest
+import torch
+
+from vfn import ops
+from vfn.configs import DiffusionConfig
+from vfn.model import schedule_of
+from vfn.objective import Batch, batch_loss
+
+STEPS = 10
+
+
+def batch_of(times, seed=0):
+    """Eight-bit data, float64, so that closed forms hold to many digits."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(times), 2, 3, 3)
+    levels = torch.randint(0, 256, shape, generator=generator).double()
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Batch(levels / 127.5 - 1, None, torch.tensor(times, dtype=torch.float64), noise)
+
+
+def half(z, _t, _labels):
+    """A network that predicts x0 = z / 2."""
+    return z / 2
+
+
+def test_bound_of_a_step_is_its_drop_of_snr():
+    """VDM, eq. 14: a term is (SNR(s) - SNR(t)) |x0 - x0_hat|^2 / 2 nats."""
+    diffusion = DiffusionConfig(loss_type="kl", model_out_type="x0", train_timesteps=STEPS)
+    times = [0.2, 0.5, 1.0]
+    batch = batch_of(times)
+    schedule = schedule_of(diffusion)
+    z = ops.q_sample(batch.x0, schedule.logsnr(batch.t), batch.noise)
+    snr_t, snr_s = (schedule.logsnr(batch.t - shift).exp() for shift in (0, 1 / STEPS))
+    error = (batch.x0 - z / 2).square().mean((1, 2, 3))
+    expected = STEPS * 0.5 * (snr_s - snr_t) * error / math.log(2)
+    torch.testing.assert_close(batch_loss(half, batch, diffusion), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "legacy"])
+def test_mean_over_all_times_is_the_variational_bound(schedule):
+    diffusion = DiffusionConfig(
+        loss_type="kl", model_out_type="x0", train_timesteps=STEPS, logsnr_schedule=schedule
+    )
+    one = batch_of([1.0])
+    expected = ops.vlb_bpd(
+        lambda z, _: z / 2, one.x0, schedule_of(diffusion), STEPS, lambda i: one.noise
+    )
+    times = [i / STEPS for i in range(1, STEPS + 1)]
+    every = Batch(
+        one.x0.expand(STEPS, -1, -1, -1), None, torch.tensor(times, dtype=torch.float64),
+        one.noise.expand(STEPS, -1, -1, -1),
+    )  # fmt: skip
+    mean = batch_loss(half, every, diffusion).mean()
+    torch.testing.assert_close(mean, (expected.diffusion + expected.decoder)[0])
+
+
+class Learner(torch.nn.Module):
+    """x0 and the fraction of the variance, a number each."""
+
+    def __init__(self):
+        super().__init__()
+        self.x0, self.logit = (torch.nn.Parameter(torch.tensor(v).double()) for v in (0.3, 0.1))
+
+    def forward(self, z, _t, _labels):
+        return torch.cat([self.x0 * torch.ones_like(z), self.logit * torch.ones_like(z)], 1)
+
+
+def gradients(diffusion, batch, network):
+    learner = Learner()
+    loss = batch_loss(network(learner), batch, diffusion).sum()
+    return [g.item() for g in torch.autograd.grad(loss, [learner.x0, learner.logit])]
+
+
+def test_bound_beside_mse_trains_the_variance_alone():
+    plain = DiffusionConfig(model_out_type="x0", train_timesteps=STEPS)
+    learned = DiffusionConfig(model_out_type="x0", train_timesteps=STEPS, learned_variance=True)
+    bound = DiffusionConfig(
+        model_out_type="x0", train_timesteps=STEPS, learned_variance=True, loss_type="kl"
+    )
+    batch = batch_of([0.1, 0.6, 1.0])  # the last step, which is the decoder's, among them
+
+    def without(learner):
+        return lambda *inputs: learner(*inputs)[:, :2]
+
+    x0, nothing = gradients(plain, batch, without)
+    hybrid_x0, hybrid_logit = gradients(learned, batch, lambda learner: learner)
+    bound_x0, bound_logit = gradients(bound, batch, lambda learner: learner)
+    assert nothing == 0
+    assert hybrid_x0 == pytest.approx(x0, rel=1e-12)
+    assert hybrid_logit == pytest.approx(learned.bound_weight * bound_logit, rel=1e-12)
+    assert bound_logit != 0
+    assert bound_x0 != pytest.approx(x0, rel=0.1)
+
+
+@pytest.mark.parametrize("setting", [{"loss_type": "kl"}, {"learned_variance": True}])
+def test_bound_needs_discrete_times(setting):
+    with pytest.raises(ValueError, match=f"train_timesteps above 0.* with {next(iter(setting))}"):
+        DiffusionConfig(**setting)
+    assert DiffusionConfig(**setting, train_timesteps=1000)

@@ -1,0 +1,41 @@
+"""Processes x accumulation x micro-batch is only a layout: the trajectory stays the same."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.helpers.processes import STEPS, checkpoints, losses, tensors
+
+# Sums in another order differ by float32 rounding, which Adam's steps amplify: most where the true
+# gradient is zero, as of a bias ahead of a normalisation. So the EMA is compared by its norm.
+LOSS, EMA = 1e-5, 1e-4
+LAYOUTS = [(1, 4), (2, 2), (2, 1)]  # beside (1, 1): processes, micro-batches a step
+
+
+def assert_same_trajectory(run, whole):
+    assert losses(run).keys() == losses(whole).keys() == set(range(1, STEPS + 1))
+    assert losses(run) == pytest.approx(losses(whole), rel=LOSS)
+    ours, theirs = average(run), average(whole)
+    assert (ours - theirs).norm() < EMA * theirs.norm()
+
+
+def average(run):
+    """All of the EMA as one vector."""
+    return torch.cat([v.flatten() for n, v in sorted(tensors(run).items()) if n[:4] == "ema."])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_takes_the_same_way(undisturbed, layout):
+    assert_same_trajectory(undisturbed(*layout), undisturbed(1, 1))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, before, after):
+    """From the checkpoint at half the way."""
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed(before, 1), run)
+    checkpoints(run)[-1].unlink()
+    forks.train(run, "--resume", "--steps", STEPS, processes=after)
+    forks.end()
+    assert_same_trajectory(run, undisturbed(1, 1))

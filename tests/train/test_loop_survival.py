@@ -1,0 +1,160 @@
+"""Runs that are killed, stopped and go on: nothing of it shows in the result."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.helpers.processes import (
+    STEPS,
+    alive,
+    checkpoints,
+    differing,
+    ended,
+    finish,
+    last_step,
+    losses,
+    running,
+    saved_steps,
+    start_of,
+    wait_until,
+    workers,
+)
+
+# torchrun shares one store over all restarts, where new workers find addresses of dead ones
+# (pytorch issue 135712); with this each restart gets a store of its own.
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+KILLS, OF_EACH_KIND = 20, 4
+
+
+def unfinished(run, process):
+    """Files that a process has begun and not renamed."""
+    return list((run / "checkpoints").glob(f".*.{process.pid}.tmp"))
+
+
+def wait_for_moment(run, process, kind, rng):
+    """A step or more after the start: while a checkpoint is written, within a step, anywhere."""
+    before, saved = last_step(run), saved_steps(run)
+    wait_until(lambda: last_step(run) > before, process.alive)
+    if kind == "writing":
+        wait_until(lambda: unfinished(run, process), process.alive)
+    elif kind == "computing":
+        wait_until(lambda: saved_steps(run) > saved, process.alive)
+        time.sleep(rng.uniform(0, 0.02))
+    else:
+        time.sleep(rng.uniform(0, 0.1))
+
+
+def doing_at_death(run, process):
+    """What a killed process was at, from what it left behind."""
+    if unfinished(run, process):
+        return "writing"
+    return "computing" if saved_steps(run)[-1:] == [last_step(run)] else "between"
+
+
+def test_twenty_kills_do_not_change_a_bit(forks, tmp_path):
+    """Some while a checkpoint is written, some between the micro-batches of a step."""
+    options = ["--resume", "--accumulate", "2", "--checkpoint-every", "1"]
+    killed, whole, rng = tmp_path / "killed", tmp_path / "whole", random.Random(0)
+    deaths, kinds = Counter(), ("writing", "computing", "anywhere")
+    while deaths.total() < KILLS or min(deaths[kind] for kind in kinds[:2]) < OF_EACH_KIND:
+        assert deaths.total() < 3 * KILLS, deaths
+        forks.train(killed, *options, "--steps", "100000")
+        wait_for_moment(killed, forks, kinds[deaths.total() % len(kinds)], rng)
+        forks.end(-signal.SIGKILL, signal.SIGKILL)
+        deaths[doing_at_death(killed, forks)] += 1
+    steps = last_step(killed) + 3
+    for run in (killed, whole):
+        forks.train(run, *options, "--steps", steps)
+        forks.end()
+    assert differing(killed, whole) == []
+    assert losses(killed) == losses(whole)
+    assert not list((killed / "checkpoints").glob(".*"))  # what was half written is gone
+
+
+def test_torchrun_replaces_killed_workers(undisturbed, tmp_path):
+    """First the one that writes the files, then the other one."""
+    options = ["--steps", str(STEPS), "--checkpoint-every", "7"]
+    command = start_of(2, tmp_path, *options, launcher=["--max-restarts", "3"])
+    with running(command, env=os.environ | FRESH_STORE) as torchrun:
+        for rank, step in ((0, 12), (1, 27)):
+            wait_until(lambda step=step: last_step(tmp_path) >= step, alive(torchrun))
+            os.kill(workers(torchrun)[rank], signal.SIGKILL)
+        ended(torchrun)
+    assert differing(tmp_path, undisturbed(2, 1)) == []
+    assert losses(tmp_path) == losses(undisturbed(2, 1))
+
+
+def test_machines_need_not_count_the_same_restarts(undisturbed, tmp_path):
+    """torchrun counts only on the machine where a process died; on others it joins anew."""
+    shutil.copytree(undisturbed(2, 1), tmp_path / "run")
+    checkpoints(tmp_path / "run")[-1].unlink()
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
+    command = start_of(1, tmp_path / "run", "--steps", str(STEPS // 2 + 1))
+    with (
+        running(command, env=os.environ | common | own[0]) as first,
+        running(command, env=os.environ | common | own[1]) as second,
+    ):
+        ended(first)
+        ended(second)
+
+
+def send(process, run, signum):
+    """A signal to a run that has gone on; the step that it was in."""
+    before = last_step(run)
+    wait_until(lambda: last_step(run) > before + 2, process.alive)
+    os.kill(process.pid, signal.SIGSTOP)
+    stopped = Path(f"/proc/{process.pid}/stat")
+    wait_until(lambda: stopped.read_text().rpartition(")")[2].split()[0] == "T", process.alive)
+    os.kill(process.pid, signum)
+    step = last_step(run) + 1
+    os.kill(process.pid, signal.SIGCONT)
+    return step
+
+
+def test_signals_leave_a_checkpoint_within_a_step_and_not_a_trace(undisturbed, forks, tmp_path):
+    options = ["--resume", "--accumulate", 4, "--steps", STEPS]
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        forks.train(tmp_path, *options)
+        step = send(forks, tmp_path, signum)
+        assert "checkpoint written" in forks.end(128 + signum)
+        assert step - 1 <= saved_steps(tmp_path)[-1] <= step
+        assert losses(tmp_path).keys() == set(range(1, saved_steps(tmp_path)[-1] + 1))
+    forks.train(tmp_path, *options)
+    forks.end()
+    assert differing(tmp_path, undisturbed(1, 4)) == []
+    assert losses(tmp_path) == losses(undisturbed(1, 4))
+
+
+def test_a_signal_ends_the_sampling_of_a_preview(forks, tmp_path):
+    endless = ["--preview-every", 1, "--sample-timesteps", 1000000]
+    forks.train(tmp_path, "--steps", 9, *endless)
+    wait_until(lambda: last_step(tmp_path) == 1, forks.alive)
+    time.sleep(0.3)  # into the sampling
+    forks.end(128 + signal.SIGTERM, signal.SIGTERM)
+    assert saved_steps(tmp_path) == [1]
+
+
+def test_all_processes_stop_when_one_or_torchrun_gets_a_signal(undisturbed, tmp_path):
+    options = ["--resume", "--steps", str(STEPS)]
+    for to_one in (True, False):
+        before = last_step(tmp_path)
+        with running(start_of(2, tmp_path, *options)) as torchrun:
+            wait_until(lambda before=before: last_step(tmp_path) > before + 2, alive(torchrun))
+            if to_one:
+                os.kill(workers(torchrun)[1], signal.SIGUSR1)
+            else:
+                torchrun.terminate()
+            err = ended(torchrun, 1)  # torchrun's own code: its workers' are in its table
+        print(err)
+        assert saved_steps(tmp_path)[-1] == last_step(tmp_path)
+    finish(start_of(2, tmp_path, *options))
+    assert differing(tmp_path, undisturbed(2, 1)) == []
+    assert losses(tmp_path) == losses(undisturbed(2, 1))

@@ -1,0 +1,41 @@
+"""Signals that ask a run to stop, and threads that cannot handle any."""
+
+import signal
+import threading
+
+import pytest
+
+from tests.helpers.processes import differing
+from vfn.distributed import ALONE
+from vfn.train import train
+from vfn.train.signals import STOP_SIGNALS, Stopped, stop_signals
+
+
+def test_signals_are_collected_and_handlers_come_back():
+    before = [signal.getsignal(s) for s in STOP_SIGNALS]
+    with stop_signals(ALONE) as stop:
+        assert stop.agreed() == 0
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.agreed() == signal.SIGUSR1
+        with pytest.raises(Stopped):
+            stop.check()
+    assert [signal.getsignal(s) for s in STOP_SIGNALS] == before
+
+
+def test_a_run_in_a_thread_is_that_of_the_main_thread(config, tmp_path):
+    """Where Python lets nobody handle signals: they are left alone."""
+    before, outcomes, within = [signal.getsignal(s) for s in STOP_SIGNALS], [], []
+
+    def watch(_entry):
+        within.append([signal.getsignal(s) for s in STOP_SIGNALS])
+
+    def run():
+        outcomes.append(train(config, tmp_path / "thread", callbacks=[watch], device="cpu"))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    outcomes.append(train(config, tmp_path / "main", device="cpu"))
+    assert outcomes == [(4, 0)] * 2
+    assert all(seen == before for seen in within)
+    assert differing(tmp_path / "thread", tmp_path / "main") == []

@@ -1,0 +1,41 @@
+from .cache import Prepared as Prepared
+from .dataset import HELD_OUT as HELD_OUT
+from .dataset import Dataset as Dataset
+from .dataset import as_dataset as as_dataset
+from .dataset import hold_out as hold_out
+from .dataset import to_uint8 as to_uint8
+from .dataset import to_unit as to_unit
+from .labels import Labels as Labels
+from .labels import in_turn as in_turn
+from .load import data_home as data_home
+from .load import datasets as datasets
+from .load import find_prepared as find_prepared
+from .load import load_dataset as load_dataset
+from .load import load_held_out as load_held_out
+from .load import prepare as prepare
+from .load import read_pictures as read_pictures
+from .load import spec_settings as spec_settings
+from .source import Source as Source
+from .standard import DATASETS as DATASETS
+
+__all__ = [
+    "DATASETS",
+    "HELD_OUT",
+    "Dataset",
+    "Labels",
+    "Prepared",
+    "Source",
+    "as_dataset",
+    "data_home",
+    "datasets",
+    "find_prepared",
+    "hold_out",
+    "in_turn",
+    "load_dataset",
+    "load_held_out",
+    "prepare",
+    "read_pictures",
+    "spec_settings",
+    "to_uint8",
+    "to_unit",
+]

@@ -1,0 +1,134 @@
+"""Figures of two sides: check what the metrics need, extract it, compute."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vfn.data import Dataset
+from vfn.distributed import ALONE, World
+from vfn.evaluation.extractors import PIXELS, Extractor
+from vfn.evaluation.features import Statistics, compute_statistics
+from vfn.evaluation.metrics import Metric, Need
+from vfn.evaluation.needs import Planned, check_needs, find_metrics, needed
+from vfn.evaluation.sides import Figure, Judged, Sides
+from vfn.tables import load_object
+
+_REAL: frozenset[Need] = frozenset({"gaussian", "real features", "logits"})
+_FAKE: frozenset[Need] = frozenset({"gaussian", "fake features", "logits"})
+
+
+def evaluate(
+    sides: Sides,
+    names: str | Sequence[str],
+    seed: int = 0,
+    extractor: Extractor = PIXELS,
+    bootstrap: int = 0,
+    world: World = ALONE,
+) -> list[Figure]:
+    """Compute some metrics.
+
+    Args:
+        sides: real, fake and held-out pictures, all of one shape, or statistics.
+        names: words of `vfn.evaluation.METRICS`, or ``package.module:Name`` of a function of
+            `Judged`.
+        seed: chooses the real halves, the order of the extrapolation and the bootstrap.
+        extractor: gives the features.
+        bootstrap: resampled sets for the intervals; 0 for none.
+        world: all processes extract features and have to call this; the first computes the rest.
+
+    Returns:
+        the figures, in order; on other processes than the first an empty list.
+
+    Raises:
+        ValueError: for an unknown name, pictures of different shapes, or what a metric lacks.
+
+    >>> from vfn.data import load_dataset
+    >>> sides = Sides(load_dataset("digits"), load_dataset("digits", "test"))
+    >>> [figure.title for figure in evaluate(sides, ["pr"])]
+    ['Precision', 'Recall']
+    """
+    metrics = find_metrics(names)
+    check_needs(metrics, Planned(*sides, extractor), bootstrap)
+    judged = extracted(sides, metrics, extractor, world)
+    if world.rank:
+        return []
+    judged = judged._replace(seed=seed, bootstrap=bootstrap)
+    return [figure for word in metrics for figure in computed(word, metrics[word], judged)]
+
+
+def extracted(
+    sides: Sides, metrics: Mapping[str, Metric], extractor: Extractor, world: World = ALONE
+) -> Judged:
+    """What the metrics see: the features that they need, by all processes together.
+
+    Args:
+        sides: the pictures or statistics, which `check_needs` has let through.
+        metrics: by their words.
+        extractor: gives the features.
+        world: the processes; all of them have to call this.
+
+    Returns:
+        Judged.
+
+    Raises:
+        ValueError: if the features of the sides do not fit.
+    """
+    needs = needed(metrics.values())
+
+    def statistics(side: Dataset | Statistics, extract: bool) -> Statistics:
+        if isinstance(side, Statistics):
+            return side
+        if not extract:
+            return Statistics(len(side.images), None, None, None, extractor.provenance)
+        return compute_statistics(side.images, extractor, world, "gaussian" in needs, lean=True)
+
+    held_out = "held-out features" in needs and sides.held_out is not None
+    judged = Judged(
+        sides,
+        statistics(sides.real, bool(needs & _REAL)),
+        statistics(sides.fake, bool(needs & _FAKE)),
+        statistics(sides.held_out, True) if held_out and sides.held_out else None,
+        extractor.name,
+    )
+    real, fake = _width(judged.real), _width(judged.fake)
+    if real is not None and fake is not None and real != fake:
+        raise ValueError(
+            f"the real side has {real} features and the fake {fake}; "
+            "compute both with the same extractor, of pictures of one size"
+        )
+    if "logits" in needs and judged.fake.logits is None:
+        raise ValueError(
+            f"Inception Score needs the logits of a classifier, and {extractor.name} gives none"
+        )
+    return judged
+
+
+def computed(word: str, metric: Metric, judged: Judged) -> list[Any]:
+    """What a metric gives, as a list: figures, or rows of another part of an evaluation.
+
+    Args:
+        word: of the metric.
+        metric: it may give a list of `Figure`, or a dictionary of numbers by name.
+        judged: what it sees.
+
+    Returns:
+        figures, or the rows.
+
+    Raises:
+        ValueError: if the function of the user's gives something else.
+    """
+    found = load_object(metric.target)(judged)
+    if isinstance(found, Mapping):
+        found = [Figure(str(name), str(name), float(value)) for name, value in found.items()]
+    if metric.part == "figures" and not (
+        isinstance(found, list) and all(isinstance(figure, Figure) for figure in found)
+    ):
+        raise ValueError(
+            f"expected metric {word} to give a list of Figure or numbers by name, got {found!r}"
+        )
+    return found
+
+
+def _width(side: Statistics) -> int | None:
+    if side.gaussian:
+        return len(side.gaussian.mean)
+    return None if side.features is None else side.features.shape[1]

@@ -1,0 +1,170 @@
+"""What turns pictures into features: pixels, networks as torch-fidelity runs them, any function.
+
+Nothing here loads torch before an extractor is opened: help texts are made of this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vfn.tables import Entry, Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """Features [B, D] of some pictures, and logits [B, K] of a classifier if there is one."""
+
+    features: "Tensor"
+    logits: "Tensor | None" = None
+
+
+class Extractor(NamedTuple):
+    """A function from uint8 [B, C, H, W] to `Outputs`, its name, and what identifies it.
+
+    logits: whether it gives logits; None if that shows only when it runs.
+    """
+
+    name: str
+    run: Callable[["Tensor"], Outputs]
+    provenance: dict[str, Any]
+    logits: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Entry):
+    """Features that a network or a function gives.
+
+    target: without ``url`` a function from uint8 [B, C, H, W] to [B, D]; with it a function from
+    names of layers and weights to the network, whose outputs are the `Outputs`. packages: what it
+    is built with. sha256: how the hash of the file at ``url`` begins; empty where none is known.
+    """
+
+    layers: tuple[str, ...] = ()
+    resize: str = ""
+    packages: tuple[str, ...] = ()
+    url: str = ""
+    sha256: str = ""
+
+
+def _outside(name: str) -> Features:
+    return Features(text=f"the function {name}", target=name)
+
+
+_TF_RESIZE = "bilinear as TensorFlow 1 does, to {0} x {0}"
+EXTRACTORS: Table[Features] = Table(
+    "features",
+    {
+        "pixels": Features(
+            text="the pictures themselves, scaled to [0, 1]",
+            target="vfn.evaluation.extractors:pixels",
+        ),
+        "inception": Features(
+            text="Inception v3 of TensorFlow, for FID, KID and Inception Score",
+            target="vfn.evaluation.fidelity:build_inception",
+            layers=("2048", "logits_unbiased"),
+            resize=_TF_RESIZE.format(299),
+            packages=("torch-fidelity",),
+            url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+            "weights-inception-2015-12-05-6726825d.pth",
+            sha256="6726825d",
+        ),
+        "vgg16": Features(
+            text="VGG16, for precision and recall as published",
+            target="vfn.evaluation.fidelity:build_vgg16",
+            layers=("fc2_relu",),
+            resize=_TF_RESIZE.format(224),
+            packages=("torch-fidelity",),
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            sha256="397923af",
+        ),
+        "dinov2": Features(
+            text="DINOv2 ViT-L/14, for FD-DINOv2",
+            target="vfn.evaluation.dinov2:build_dinov2",
+            layers=("dinov2",),
+            resize=_TF_RESIZE.format(224),
+            packages=("torch-fidelity", "timm"),
+            url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        ),
+    },
+    _outside,
+)
+
+
+def pixels(images: "Tensor") -> "Tensor":
+    """Pictures as their own features: ``x / 255``.
+
+    Args:
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        float32 [N, C H W] in [0, 1].
+
+    >>> import torch
+    >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
+    tensor([[1.],
+            [1.]])
+    """
+    return images.flatten(1).float() / 255
+
+
+def extractor_of(name: str, function: Callable[["Tensor"], "Tensor"]) -> Extractor:
+    """Any function as an extractor.
+
+    Args:
+        name: appears beside the figures.
+        function: uint8 [B, C, H, W] to [B, D]; must not depend on the other pictures of a batch.
+
+    Returns:
+        Extractor.
+
+    >>> extractor_of("mean colour", lambda images: images.float().mean((2, 3))).name
+    'mean colour'
+    """
+    return Extractor(name, lambda images: Outputs(function(images)), {"extractor": name}, False)
+
+
+PIXELS = extractor_of("pixels", pixels)
+
+
+def open_extractor(
+    name: str,
+    weights: "Path | None" = None,
+    device: "torch.device | str" = "auto",
+    data_dir: str | None = None,
+) -> Extractor:
+    """The extractor of a name.
+
+    Args:
+        name: a word of `EXTRACTORS`, or ``package.module:Name`` of a function from uint8
+            [B, C, H, W] to [B, D].
+        weights: file of the network's weights; else the file that ``$VFN_WEIGHTS_NAME`` names (in
+            capitals), or a download that is kept beside the data and checked by its hash at every
+            use. With ``$VFN_OFFLINE`` set nothing is downloaded.
+        device: where to compute: auto, cpu or cuda.
+        data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
+
+    Returns:
+        Extractor.
+
+    Raises:
+        ValueError: if the name is unknown, a package is missing, or the weights are missing, not
+            those published, or not of this network.
+
+    >>> open_extractor("pixels").name
+    'pixels'
+    """
+    entry = EXTRACTORS.find(name)
+    if entry.url:
+        from vfn.distributed import choose_device
+        from vfn.evaluation.weights import open_network
+
+        where = choose_device(device) if isinstance(device, str) else device
+        return open_network(name, entry, weights, where, data_dir)
+    if weights:
+        raise ValueError(f"{name} need no weights, got {weights}; leave --weights out")
+    return PIXELS if name == "pixels" else extractor_of(name, entry.load())

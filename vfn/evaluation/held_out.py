@@ -1,0 +1,185 @@
+"""Losses on pictures that training has not seen, with noise that stays the same.
+
+The noise of a picture depends on the seed and its number alone: not on batches or processes.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vfn.data import Dataset, to_unit
+from vfn.distributed import ALONE, World, total
+from vfn.evaluation.evaluating import evaluate
+from vfn.evaluation.sides import Figure, Judged, Sides
+from vfn.model import schedule_of
+from vfn.nn import with_params
+from vfn.objective import (
+    Batch,
+    Objective,
+    batch_loss,
+    held_out_loss,
+    keyed_guidance,
+    keyed_time,
+    logsnr_edges,
+)
+from vfn.ops import discrete_time, keyed_normal, keyed_uniform
+from vfn.progress import silence
+from vfn.sampling import Draws, Trained, Watch, ask, of_each
+from vfn.streams import Stream
+
+LOSS_BATCH = 256  # pictures at a time
+MEAN_DRAWS, MEAN_PICTURES = 4, 512  # of the loss that training logs
+ON_THE_WAY = ("fd", "pr")  # metrics that training computes
+
+
+def some_of(values: Tensor, count: int) -> Tensor:
+    """Some of the values, evenly spread.
+
+    Args:
+        values: [N, ...].
+        count: how many; all if there are fewer.
+
+    Returns:
+        [min(count, N), ...], in order.
+
+    >>> some_of(torch.arange(6), 3).tolist()
+    [0, 2, 4]
+    """
+    return values[:: max(1, len(values) // count)][:count]
+
+
+def loss_by_logsnr(
+    trained: Trained,
+    held_out: Dataset,
+    seed: int = 0,
+    guidance: float | None = None,
+    batch: int = LOSS_BATCH,
+) -> list[dict[str, float]]:
+    """Training loss on held-out pictures, for equal bins of the schedule's logsnr.
+
+    Within a bin each picture gets one logsnr, drawn uniformly.
+
+    Args:
+        trained: the network, in evaluation mode.
+        held_out: pictures that training has not seen.
+        seed: of the noise and the draws.
+        guidance: w of a network that takes it as an input.
+        batch: pictures at a time, bounds the memory; the value is the same.
+
+    Returns:
+        for each bin ``low``, ``high``, ``loss`` and ``count``.
+    """
+    diffusion = trained.config.diffusion
+    network = with_params(trained.model, trained.params)
+    rows = []
+    for number, (low, high) in enumerate(pairwise(logsnr_edges(diffusion).tolist())):
+        batches = _bin_batches(trained, held_out, (number, low, high), seed, guidance, batch)
+        loss = held_out_loss(network, batches, diffusion).mean().item()
+        rows.append({"low": low, "high": high, "loss": loss, "count": len(held_out.images)})
+    return rows
+
+
+def _bin_batches(
+    trained: Trained,
+    held_out: Dataset,
+    place: tuple[int, float, float],
+    seed: int,
+    guidance: float | None,
+    size: int,
+) -> Iterator[Batch]:
+    """All pictures with noise of a bin, which is given by its number and its ends."""
+    (number, low, high), diffusion, device = place, trained.config.diffusion, trained.device
+    count = len(held_out.images)
+    for rows in torch.arange(count).split(size):
+        x0 = to_unit(held_out.images[rows].to(device))
+        labels = None if held_out.labels is None else held_out.labels[rows].to(device)
+        keys = rows.to(device) + number * count
+        u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
+        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+        given = None if guidance is None else x0.new_full((len(x0),), guidance)
+        t = schedule_of(diffusion).time(low + u * (high - low))
+        if diffusion.uses_bound:
+            t = discrete_time(t, diffusion.train_timesteps)
+        yield Batch(x0, labels, t, noise, given)
+
+
+def loss_bins(judged: Judged) -> list[dict[str, float]]:
+    """`loss_by_logsnr` of the network that is judged."""
+    subject = judged.subject
+    assert subject is not None  # refused otherwise
+    return loss_by_logsnr(subject.trained, subject.held_out, judged.seed, subject.guidance)
+
+
+def mean_held_out_loss(
+    trained: Trained,
+    held_out: Dataset,
+    objective: Objective = batch_loss,
+    seed: int = 0,
+    world: World = ALONE,
+) -> float:
+    """Mean training loss on some held-out pictures, with times and noise that are always the same.
+
+    Args:
+        trained: the network, in evaluation mode.
+        held_out: pictures that training has not seen; at most 512 are taken.
+        objective: the loss.
+        seed: of the times and the noise.
+        world: the processes; all of them have to call this, and each does its share.
+
+    Returns:
+        the loss, the same on every process.
+    """
+    device, diffusion = trained.device, trained.config.diffusion
+    images = some_of(held_out.images, MEAN_PICTURES)
+    count = len(images)
+    mine = torch.arange(count)[world.rank :: world.size]
+    x0 = to_unit(images[mine].to(device))
+    labels = None
+    if held_out.labels is not None:
+        labels = some_of(held_out.labels, MEAN_PICTURES)[mine].to(device)
+    batches = []
+    for draw in range(MEAN_DRAWS):
+        keys = mine.to(device) + draw * count
+        t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
+        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+        span = trained.config.model.guidance_range
+        guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
+        batches.append(Batch(x0, labels, t, noise, guidance))
+    network = with_params(trained.model, trained.params)
+    summed = held_out_loss(network, batches, diffusion, objective).sum()
+    return total(summed, world).item() / (count * MEAN_DRAWS)
+
+
+def preview_figures(
+    trained: Trained,
+    dataset: Dataset,
+    num: int,
+    seed: int = 0,
+    world: World = ALONE,
+    watch: Watch | None = None,
+) -> list[Figure]:
+    """What a training evaluates on the way: Fréchet distance, precision and recall of pixels.
+
+    Args:
+        trained: the network as it is, in evaluation mode.
+        dataset: what it is trained on.
+        num: pictures on either side. The network is asked for every class in turn, or for tags as
+            the first pictures of the data set have them.
+        seed: of the noise and the halves.
+        world: the processes; all of them have to call this.
+        watch: called as ``watch(i, z, x0)`` before each step of sampling.
+
+    Returns:
+        the figures; on other processes than the first an empty list.
+    """
+    legend = trained.shape.legend
+    asked = ask(legend)
+    if legend.tags and dataset.labels is not None:
+        asked = of_each(dataset.labels[:num], legend)
+    with silence():
+        drawn = Draws(trained, trained.config.sample, asked, num, seed).by_all(world, watch)
+        fake = Dataset(drawn.images, drawn.classes, legend)
+        real = dataset._replace(images=some_of(dataset.images, num), labels=None)
+        return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world)

@@ -1,0 +1,115 @@
+"""Plots of figures against what they depend on: guidance, sampling steps, training."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.figure
+
+from vfn.evaluation.record import Evaluation, is_number
+from vfn.files import write_atomic
+
+# Settings that evaluations of a line share, unless it is drawn against one of them; its label.
+AXES = {
+    "guidance": "guidance",
+    "sample_timesteps": "sampling steps",
+    "step": "training step",
+    "train_seconds": "training time / s",
+}
+_TRAINING = {"step", "train_seconds"}  # one goes with the other
+_COLUMNS = 4
+# What a file would say of when and by what it was written, by its kind.
+_PLAIN = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def lines_against(evaluations: Sequence[Evaluation], against: str) -> dict[str, list[Evaluation]]:
+    """Evaluations that differ in one setting, in its order, by what tells the lines apart.
+
+    Args:
+        evaluations: those without the setting are left out.
+        against: a setting that is a number.
+
+    Returns:
+        lines by their label.
+
+    >>> some = [Evaluation(settings={"guidance": w, "step": 9}) for w in (1.0, 0.0)]
+    >>> lines = lines_against(some, "guidance")
+    >>> {label: [each.settings["guidance"] for each in line] for label, line in lines.items()}
+    {'training step 9': [0.0, 1.0]}
+    """
+    apart = [n for n in AXES if n not in (_TRAINING if against in _TRAINING else {against})]
+    lines: dict[str, list[Evaluation]] = {}
+    for evaluation in sorted(
+        (e for e in evaluations if is_number(e.settings.get(against))),
+        key=lambda e: e.settings[against],
+    ):
+        named = [name for name in apart if is_number(evaluation.settings.get(name))]
+        if "step" in named and "train_seconds" in named:
+            named.remove("train_seconds")
+        label = ", ".join(f"{AXES[name]} {evaluation.settings[name]:g}" for name in named)
+        lines.setdefault(label, []).append(evaluation)
+    return lines
+
+
+def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> bytes:
+    """One panel a figure, in each a curve for every line of `lines_against`.
+
+    Args:
+        evaluations: at least one with the setting and a figure.
+        against: a setting that is a number.
+        kind: png, svg or pdf.
+
+    Returns:
+        the picture file.
+    """
+    lines = lines_against(evaluations, against)
+    titles = list(
+        dict.fromkeys(f.title for line in lines.values() for e in line for f in e.figures)
+    )
+    rows = -(-len(titles) // _COLUMNS)
+    columns = -(-len(titles) // rows)
+    page = matplotlib.figure.Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
+    panels = list(page.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    for axes, title in zip(panels, titles, strict=False):
+        for label, line in lines.items():
+            drawn = [(e.settings[against], f.value) for e in line for f in e.figures
+                     if f.title == title]  # fmt: skip
+            if drawn:
+                axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label)
+        axes.set(xlabel=AXES.get(against, against), title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e6e6", lw=0.6)
+    if len(lines) > 1:
+        handles = {h.get_label(): h for axes in page.axes for h in axes.lines}
+        page.legend(
+            handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False
+        )
+    buffer = io.BytesIO()
+    page.savefig(buffer, format=kind, dpi=130, metadata=_PLAIN[kind])
+    return buffer.getvalue()
+
+
+def write_plot(
+    path: str | Path, evaluations: Sequence[Evaluation], against: str = "guidance"
+) -> None:
+    """Write `draw_figures` to a file.
+
+    Args:
+        path: ends in .png, .svg or .pdf.
+        evaluations: at least one with the setting and a figure.
+        against: a setting that is a number.
+
+    Raises:
+        ValueError: for another ending, or if no evaluation has a figure and the setting.
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".")
+    if kind not in _PLAIN:
+        raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")
+    lines = lines_against(evaluations, against)
+    if not any(evaluation.figures for line in lines.values() for evaluation in line):
+        raise ValueError(f"expected evaluations with figures and a number {against!r}, got none")
+    write_atomic(path, draw_figures(evaluations, against, kind))

@@ -1,0 +1,322 @@
+"""What a network is made of and what it costs: numbers first, then text for a terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vfn import configs
+from vfn.configs import Config, DataConfig
+from vfn.data import Labels, load_dataset
+from vfn.data.standard import DATASETS
+from vfn.model import DataShape, build_model, shape_of
+from vfn.nn import guidance_range
+from vfn.progress import text_table
+from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
+from vfn.train.distillation.plan import plan_of, stages_of
+
+FLOAT32 = 4
+# Copies of the parameters that training holds beside them.
+COPIES = {"parameters": 1, "average": 1, "Adam's moments": 2, "gradients": 1}
+OWN = "itself"  # parameters that are the network's own and in no part of it
+
+
+class Cost(NamedTuple):
+    """Parameters by part, and floating-point operations for one picture."""
+
+    parameters: dict[str, int]
+    forward: int
+    forward_backward: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that training takes in float32, activations aside, by what they are for."""
+        return {name: copies * self.total * FLOAT32 for name, copies in COPIES.items()}
+
+    def text(self) -> str:
+        """Three tables."""
+        parts = [[name, f"{count:,}"] for name, count in self.parameters.items() if count]
+        memory = self.memory()
+        memory["all but activations"] = sum(memory.values())
+        return "\n\n".join([
+            text_table([["part", "parameters"], *parts, ["all", f"{self.total:,}"]]),
+            text_table([
+                ["memory, float32", "MB"],
+                *([name, f"{size / 1e6:,.1f}"] for name, size in memory.items()),
+            ]),
+            text_table([
+                ["operations", "GFLOP / image"],
+                ["forward", f"{self.forward / 1e9:,.3f}"],
+                ["forward and backward", f"{self.forward_backward / 1e9:,.3f}"],
+            ]),
+        ])  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+class StagePlan(NamedTuple):
+    """A stage of a distillation: updates in all, and those done; None where it is a plan alone."""
+
+    student_steps: int
+    updates: int
+    done: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a configuration or a run comes to.
+
+    shape, cost: None for a distillation whose teacher is not known. checkpoints: bytes of each file
+    by its name, newest first. step: of the newest intact one. stages: of a distillation.
+    """
+
+    config: Config
+    shape: DataShape | None = None
+    cost: Cost | None = None
+    checkpoints: dict[str, int] | None = None
+    step: int | None = None
+    stages: Sequence[StagePlan] = ()
+
+    def text(self) -> str:
+        """Lines for a terminal."""
+        parts = ["Data and network are the teacher's: name it with --teacher, or a distilled run."]
+        if self.shape is not None and self.cost is not None:
+            parts = [_headline(self.config, self.shape), self.cost.text()]
+        if self.checkpoints is not None:
+            sizes = [[name, f"{size / 1e6:,.1f}"] for name, size in self.checkpoints.items()]
+            parts.append(text_table([["checkpoint", "MB"], *sizes]))
+            parts.append(f"newest intact checkpoint: step {self.step}")
+        if self.stages:
+            rows = [[str(stage.student_steps), _updates(stage)] for stage in self.stages]
+            parts.append(text_table([["student's steps", "updates"], *rows]))
+        return "\n\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def cost(config: Config, shape: DataShape) -> Cost:
+    """Count parameters and operations, where the network allows it without computing anything.
+
+    Args:
+        config: describes the network.
+        shape: of the data.
+
+    Returns:
+        Cost; a multiplication and an addition are two operations, and convolutions, matrix
+        products and attention are what is counted.
+
+    Raises:
+        ValueError: if the network does not exist, or not take such pictures.
+
+    >>> from vfn.configs import load
+    >>> counted = cost(load("digits"), DataShape(1, 8, 8, Labels(tuple("0123456789"))))
+    >>> counted.total, counted.forward_backward > 2 * counted.forward
+    (1169665, True)
+    """
+    try:
+        return _cost(config, shape, "meta")
+    except (NotImplementedError, RuntimeError):  # it looks at values, so that it has to have some
+        pass
+    try:
+        return _cost(config, shape, "cpu")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"network {config.model.network} fails for pictures of {shape.size}: {reason}"
+        ) from error
+
+
+def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None = None) -> Summary:
+    """What a run, a distillation, a checkpoint file, a preset or a configuration file comes to.
+
+    Args:
+        target: which.
+        shape: of the data, for a configuration alone; that of its data set if None.
+        teacher: whose data and network the configuration of a distillation has; without one only
+            its stages are known.
+
+    Returns:
+        Summary.
+
+    Raises:
+        ValueError: if there is nothing of that name, a shape goes with a run or a distillation, or
+            a teacher with anything else.
+
+    >>> print(summary_of("digits_distill"))
+    Data and network are the teacher's: name it with --teacher, or a distilled run.
+    <BLANKLINE>
+    student's steps  updates
+    32                   100
+    16                   100
+    8                    100
+    4                    100
+    2                    400
+    1                    400
+    """
+    path = Path(target)
+    if path.is_dir() or path.suffix == ".safetensors":
+        _only_for_configurations(target, shape)
+        _only_for_plans(target, teacher)
+        return _stored(path)
+    config = configs.load(target)
+    if config.distill.teacher_steps:
+        _only_for_configurations(target, shape)
+        if teacher is None:
+            return Summary(config=config, stages=_stages(config))
+        found = find_checkpoint(teacher)
+        config, shape = plan_of(found, target, {}), found.shape
+        return Summary(config=config, shape=shape, cost=cost(config, shape), stages=_stages(config))
+    _only_for_plans(target, teacher)
+    shape = shape or data_shape(config.data)
+    return Summary(config=config, shape=shape, cost=cost(config, shape))
+
+
+def given_shape(image: Sequence[int] | None, classes: int | None) -> DataShape | None:
+    """The shape of data that somebody describes in numbers.
+
+    Args:
+        image: channels, height, width.
+        classes: number of labels; None or 0 for none.
+
+    Returns:
+        DataShape; None if nothing is given.
+
+    Raises:
+        ValueError: for other sizes, or classes alone.
+
+    >>> given_shape((3, 16, 8), 2).legend.names
+    ('1', '2')
+    """
+    if image is None:
+        if classes is not None:
+            raise ValueError("expected --image with --classes")
+        return None
+    if len(image) != 3 or min(image) < 1:
+        raise ValueError(f"expected --image channels,height,width, got {tuple(image)}")
+    channels, height, width = image
+    names = tuple(str(k) for k in range(1, (classes or 0) + 1))
+    return DataShape(channels, height, width, Labels(names))
+
+
+def data_shape(data: DataConfig) -> DataShape:
+    """The shape that settings give their data; it needs no download where a table knows it.
+
+    Args:
+        data: which data set, and how its pictures are wanted.
+
+    Returns:
+        DataShape.
+
+    Raises:
+        ValueError: for an unknown data set, or pictures that cannot be read.
+
+    >>> data_shape(DataConfig(dataset="celeba", image_size=(32,), conditional=False)).size
+    (3, 32, 32)
+    """
+    known = DATASETS.get(data.dataset)
+    if known is None or known.channels is None or known.size is None:
+        return shape_of(load_dataset(data))
+    cut = data.crop[2:] if data.crop is not None else known.size
+    size = data.image_size or known.image_size or cut
+    legend = known.legend if data.conditional else Labels()
+    return DataShape(data.channels or known.channels, size[0], size[-1], legend)
+
+
+def _cost(config: Config, shape: DataShape, device: str) -> Cost:
+    """The counts on a device; attention is counted as plain matrix products."""
+    with torch.device(device), sdpa_kernel(SDPBackend.MATH):
+        model = build_model(config, shape)
+        inputs = _inputs(model, shape)
+        with FlopCounterMode(display=False) as forward:
+            out = model(*inputs)
+        with FlopCounterMode(display=False) as backward:
+            out.sum().backward()
+    once = forward.get_total_flops()
+    return Cost(_parameters(model), once, once + backward.get_total_flops())
+
+
+def _inputs(model: nn.Module, shape: DataShape) -> list[Tensor | None]:
+    """What a network gets for one picture."""
+    count = len(shape.legend.names)
+    labels = None
+    if count:
+        labels = torch.zeros((1, count) if shape.legend.tags else 1, dtype=torch.long)
+    inputs = [torch.zeros(1, *shape.size), torch.zeros(1), labels]
+    if guidance_range(model):
+        inputs.append(torch.zeros(1))
+    return inputs
+
+
+def _parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters by part; one that parts share counts for the first."""
+    counts = {OWN: 0, **{name: 0 for name, _ in model.named_children()}}
+    for name, parameter in model.named_parameters():
+        part, dot, _ = name.partition(".")
+        counts[part if dot else OWN] += parameter.numel()
+    return counts if counts[OWN] else {n: c for n, c in counts.items() if n != OWN}
+
+
+def _stored(path: Path) -> Summary:
+    """A run, a distillation or a file of parameters."""
+    run = RunFiles(path)
+    if run.teacher.is_file():
+        config, shape = configs.load(str(run.config)), load_checkpoint(run.teacher).shape
+        return Summary(
+            config=config, shape=shape, cost=cost(config, shape), stages=_stages(config, run)
+        )
+    checkpoint = find_checkpoint(path)
+    files = run.checkpoint_files() if path.is_dir() else [path]
+    return Summary(
+        config=checkpoint.config,
+        shape=checkpoint.shape,
+        cost=cost(checkpoint.config, checkpoint.shape),
+        checkpoints={file.name: file.stat().st_size for file in files},
+        step=checkpoint.step,
+    )
+
+
+def _stages(config: Config, run: RunFiles | None = None) -> list[StagePlan]:
+    """The stages of a distillation, with what a run of it has done."""
+    stages = []
+    for steps, stage in stages_of(config).items():
+        log = read_log(run.stage(steps).log) if run is not None else []
+        done = log[-1]["step"] if log else None if run is None else 0
+        stages.append(StagePlan(steps, stage.train.steps, done))
+    return stages
+
+
+def _updates(stage: StagePlan) -> str:
+    planned = f"{stage.updates:,}"
+    return planned if stage.done is None else f"{stage.done:,} of {planned}"
+
+
+def _headline(config: Config, shape: DataShape) -> str:
+    span = config.model.guidance_range
+    guidance = f"guidance {span[0]:g}..{span[1]:g} as an input, " if span else ""
+    return (
+        f"{config.model.network} for {shape.channels} x {shape.height} x {shape.width}, "
+        f"{shape.legend.describe()}, {guidance}predicts {config.diffusion.model_out_type}"
+    )
+
+
+def _only_for_configurations(target: str, shape: DataShape | None) -> None:
+    if shape is not None:
+        raise ValueError(f"{target} knows its pictures; leave out --image and --classes")
+
+
+def _only_for_plans(target: str, teacher: Path | None) -> None:
+    if teacher is not None:
+        raise ValueError(
+            f"{target} is not the configuration of a distillation; leave --teacher out"
+        )

@@ -1,0 +1,8 @@
+"""Foreign formats: configurations, checkpoints and parameters of other implementations.
+
+Nothing else of the package loads this part. A format is one file here and one entry in `FORMATS`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,27 @@
+from .flax import params_from_flax as params_from_flax
+from .formats import FORMATS as FORMATS
+from .formats import Format as Format
+from .formats import importer as importer
+from .formats import offering as offering
+from .reference_checkpoint import ReferenceImport as ReferenceImport
+from .reference_checkpoint import import_reference as import_reference
+from .reference_config import import_config as import_config
+from .reference_config import left_out as left_out
+from .reference_parameters import params_from_reference as params_from_reference
+from .reference_run import import_checkpoint as import_checkpoint
+from .reference_settings import with_dataset as with_dataset
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "ReferenceImport",
+    "import_checkpoint",
+    "import_config",
+    "import_reference",
+    "importer",
+    "left_out",
+    "offering",
+    "params_from_flax",
+    "params_from_reference",
+    "with_dataset",
+]

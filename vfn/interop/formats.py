@@ -1,0 +1,104 @@
+"""The table of foreign formats, and their importers by word. This module does not import torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vfn.tables import FORM, Table, load_object
+
+What = Literal["config", "checkpoint", "params", "with_dataset", "left_out"]
+LACKS: dict[What, str] = {
+    "config": "has no importer of configurations",
+    "checkpoint": "has no importer of checkpoints",
+    "params": "has no importer of parameters",
+    "with_dataset": "takes no --dataset",
+    "left_out": "leaves nothing out",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A foreign format, and what can be done with it, each as ``package.module:Name`` or None.
+
+    text: one line for help. config: ``(source) -> Config``. checkpoint: ``(file, source, out) ->
+    Path`` makes the run directory ``out`` and gives its checkpoint. params: ``(foreign, model) ->
+    parameters`` by the model's names. with_dataset: ``(source, name) -> source`` names one of
+    ``datasets``. left_out: ``(source) -> lines`` on options that need no place. ``source`` is a
+    configuration in that format, a file or its content.
+    """
+
+    text: str
+    config: str | None = None
+    checkpoint: str | None = None
+    params: str | None = None
+    with_dataset: str | None = None
+    left_out: str | None = None
+    datasets: tuple[str, ...] = ()
+
+
+FORMATS: Table[Format] = Table(
+    "format",
+    {
+        "reference": Format(
+            text="the PyTorch reference implementation: JSON, and what its torch.save wrote",
+            config="vfn.interop.reference_config:import_config",
+            checkpoint="vfn.interop.reference_run:import_checkpoint",
+            params="vfn.interop.reference_parameters:params_from_reference",
+            with_dataset="vfn.interop.reference_settings:with_dataset",
+            left_out="vfn.interop.reference_config:left_out",
+            datasets=("mnist", "cifar10", "celeba"),
+        ),
+        "flax": Format(
+            text="the paper's JAX code: parameters of its network, from Python",
+            params="vfn.interop.flax:params_from_flax",
+        ),
+    },
+    lambda name: Format(text=name, checkpoint=name),
+)
+
+
+def offering(what: What) -> list[str]:
+    """The words of the formats that offer something.
+
+    Args:
+        what: a field of `Format`.
+
+    Returns:
+        words in the table's order.
+
+    >>> offering("checkpoint"), offering("params")
+    (['reference'], ['reference', 'flax'])
+    """
+    return [word for word, entry in FORMATS.items() if getattr(entry, what)]
+
+
+def importer(word: str, what: What) -> Callable[..., Any]:
+    """What a format offers, imported now.
+
+    Args:
+        word: of `FORMATS`, or for a checkpoint ``package.module:Name`` of a function
+            ``(file, source, out) -> Path``.
+        what: a field of `Format`, which says what the function takes and gives.
+
+    Returns:
+        the function.
+
+    Raises:
+        ValueError: if there is no such format, or it does not offer that.
+
+    >>> importer("reference", "config")({}).data.dataset
+    'cifar10'
+    >>> importer("flax", "checkpoint")
+    Traceback (most recent call last):
+    ValueError: format flax has no importer of checkpoints, expected one of reference, or pack...
+    """
+    target = getattr(FORMATS.find(word), what)
+    if target is None:
+        added = f", or {FORM}" if what == "checkpoint" else ""
+        raise ValueError(
+            f"format {word} {LACKS[what]}, expected one of {', '.join(offering(what))}{added}"
+        )
+    found = load_object(target)
+    if not callable(found):
+        raise ValueError(f"expected {target} to be a function, got {type(found).__name__}")
+    return found

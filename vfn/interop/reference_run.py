@@ -1,0 +1,162 @@
+"""Runs from checkpoints of the reference implementation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vfn.configs import dumps, override
+from vfn.data import Labels
+from vfn.files import make_directory, write_atomic
+from vfn.interop.reference_checkpoint import import_reference, read_reference
+from vfn.interop.reference_config import import_config, reference_data, steps_per_epoch
+from vfn.interop.reference_parameters import params_from_reference
+from vfn.interop.reference_settings import Json, Settings
+from vfn.model import DataShape, build_model
+from vfn.nn import UNet
+from vfn.progress import say
+from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
+from vfn.runs.checkpoint import MOMENTS
+
+
+def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
+    """Make a run directory of a checkpoint of the reference implementation.
+
+    It can be sampled, evaluated and trained on: Adam's moments and the number of steps come along
+    where the checkpoint has them, and a line tells what it lacks. Without an average the raw
+    parameters stand in for it.
+
+    Args:
+        file: the checkpoint.
+        source: the configuration of its run, a JSON file or its content.
+        out: run directory, which must not hold a run.
+
+    Returns:
+        the checkpoint's path in the run.
+
+    Raises:
+        ValueError: if checkpoint and configuration cannot be read, do not fit, or ``out`` holds a
+            run; nothing is written then.
+        OSError: if ``out`` cannot be written; it is left as it was.
+
+    >>> import_checkpoint(Path("ckpt.pt"), {}, Path("runs/imported"))
+    Traceback (most recent call last):
+    ValueError: checkpoint ckpt.pt does not exist; expected a file of torch.save
+    """
+    _check_free(out)
+    checkpoint, lines = _checkpoint(file, source)
+    for line in lines:
+        say(line)
+    return _write_run(out, checkpoint)
+
+
+def _check_free(out: Path) -> None:
+    run = RunFiles(out)
+    if run.config.exists() or run.checkpoints.exists():
+        raise ValueError(f"{out} already holds a run; choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a run directory at {out}, but there is a file; choose another")
+
+
+def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint in our words, and a line on each thing that it lacks."""
+    config, lines = import_config(source), []
+    found = read_reference(file)
+    model, params, average, settings = import_reference(found, source)
+    shape = _shape(model, settings)
+    config = override(config, {"conditional": model.num_classes > 0})
+    if average is None:
+        lines.append("the checkpoint has no average; the raw parameters stand in for it")
+        average = {name: value.clone() for name, value in params.items()}
+    moments = _moments(found, model)
+    if moments is None:
+        lines.append(
+            "the checkpoint has no state of the optimizer; training on would start with none"
+        )
+        moments = {kind: {n: torch.zeros_like(p) for n, p in params.items()} for kind in MOMENTS}
+    step = _step(found, settings)
+    counters = {"updates": torch.tensor(float(step))}
+    checkpoint = Checkpoint(step, config, shape, params, average, moments, counters)
+    _check_network(checkpoint)
+    return checkpoint, lines
+
+
+def _check_network(checkpoint: Checkpoint) -> None:
+    """Refuse parameters that the network of the checkpoint's own configuration has no place for."""
+    with torch.device("meta"):
+        expected = build_model(checkpoint.config, checkpoint.shape)
+    check_usable(checkpoint, dict(expected.named_parameters()), resumed=True)
+
+
+def _write_run(out: Path, checkpoint: Checkpoint) -> Path:
+    """Write checkpoint and configuration beside ``out``; move them there when both are whole."""
+    run = RunFiles(out)
+    make_directory(out.parent)
+    prefix = f".{out.resolve().name}."
+    with TemporaryDirectory(dir=out.parent, prefix=prefix, suffix=".tmp") as temporary:
+        staged = RunFiles(Path(temporary))
+        path = save_checkpoint(staged, checkpoint, keep=1)
+        write_atomic(staged.config, dumps(checkpoint.config))
+        make_directory(out)
+        staged.checkpoints.rename(run.checkpoints)
+        staged.config.rename(run.config)
+    return run.checkpoints / path.name
+
+
+def _shape(model: UNet, settings: Settings) -> DataShape:
+    """The shape of the data set that the settings name, if the network's labels are its own."""
+    data = reference_data(settings)
+    known = data.legend
+    if model.num_classes and (len(known.names), known.tags) != (model.num_classes, model.multitags):
+        raise ValueError(
+            f"expected the labels of {settings['data']['name']}, {known.describe()}, got a network "
+            f"for {model.num_classes} {'tags' if model.multitags else 'classes'}; name its data "
+            "set with --dataset"
+        )
+    assert data.channels is not None
+    assert data.size is not None
+    return DataShape(data.channels, *data.size, known if model.num_classes else Labels())
+
+
+def _moments(found: Mapping[str, Any], model: UNet) -> dict[str, dict[str, Tensor]] | None:
+    """Adam's moments by our names; the optimizer numbers parameters in the model's order."""
+    names, slots = list(found["model"]), _slots(found)
+    if len(slots) != len(names) or not all(
+        isinstance(slot.get(kind), Tensor) for slot in slots for kind in MOMENTS
+    ):
+        return None
+    return {
+        kind: params_from_reference(
+            {name: slot[kind] for name, slot in zip(names, slots, strict=True)}, model
+        )
+        for kind in MOMENTS
+    }
+
+
+def _slots(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the optimizer keeps of each parameter, in their order."""
+    numbered = _table(_table(found.get("optimizer")).get("state"))
+    if not all(isinstance(number, int) for number in numbered):
+        return []
+    return [_table(numbered[i]) for i in sorted(numbered)]
+
+
+def _table(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _step(found: Mapping[str, Any], settings: Settings) -> int:
+    """Optimizer steps: as the optimizer or the average counted them, or from the epoch."""
+    counted = [slot["step"] for slot in _slots(found)[:1] if "step" in slot]
+    counted += [value for value in [_table(found.get("ema")).get("num_updates")] if value]
+    name, value = ("steps", counted[0]) if counted else ("epochs", found.get("epoch", 0))
+    try:
+        step = int(value if counted else value * steps_per_epoch(settings))
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        step = -1
+    if step < 0:
+        raise ValueError(f"expected the checkpoint's number of {name}, got {value!r}")
+    return step

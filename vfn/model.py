@@ -1,0 +1,174 @@
+"""What a configuration describes, as live objects: data shape, network, schedule, sampler."""
+
+import inspect
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.data import Dataset, Labels
+from vfn.nn import check_guidance_input
+from vfn.nn.network import NETWORKS
+from vfn.ops import (
+    DrawSamples,
+    LogSNRSchedule,
+    Strength,
+    interval_strength,
+    logsnr_schedule,
+    sampler,
+)
+
+
+class DataShape(NamedTuple):
+    """What a network has to know of its data: sizes of a picture, and what the labels mean."""
+
+    channels: int
+    height: int
+    width: int
+    legend: Labels = Labels()
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """[C, H, W] of a picture."""
+        return self.channels, self.height, self.width
+
+
+def shape_of(dataset: Dataset) -> DataShape:
+    """The shape of a data set.
+
+    Args:
+        dataset: its pictures and legend count.
+
+    Returns:
+        DataShape.
+
+    >>> from vfn.data import load_dataset
+    >>> shape_of(load_dataset("digits")).size
+    (1, 8, 8)
+    """
+    channels, height, width = dataset.images.shape[1:]
+    return DataShape(channels, height, width, dataset.legend)
+
+
+def output_channels(config: Config, shape: DataShape) -> int:
+    """Channels that a network has to give: the data's for each prediction, and for a variance."""
+    outputs = 2 if config.diffusion.model_out_type == "both" else 1
+    return (outputs + config.diffusion.learned_variance) * shape.channels
+
+
+def build_model(config: Config, shape: DataShape) -> nn.Module:
+    """The network that a configuration describes, for data of some shape.
+
+    Args:
+        config: its ``model.network`` is a word of `NETWORKS` or ``package.module:Name``.
+        shape: of the data.
+
+    Returns:
+        the network with random parameters, from torch's generator.
+
+    Raises:
+        ValueError: if there is no such network, or it does not take its options.
+
+    >>> from vfn.configs import load
+    >>> net = build_model(load("digits"), DataShape(1, 8, 8, Labels(tuple("0123456789"))))
+    >>> sum(p.numel() for p in net.parameters())
+    1169665
+    """
+    name = config.model.network
+    options = {
+        "in_channels": shape.channels,
+        "out_channels": output_channels(config, shape),
+        "num_classes": len(shape.legend.names),
+        "multitags": shape.legend.tags,
+        **config.model.network_options(),
+    }
+    build = NETWORKS.find(name).load()
+    if not callable(build):
+        raise ValueError(f"expected network {name} to be a class, got {type(build).__name__}")
+    try:
+        inspect.signature(build).bind(**options)
+    except TypeError as error:
+        taken = ", ".join(inspect.signature(build).parameters)
+        raise ValueError(f"network {name}: {error}; it takes {taken}") from None
+    network = build(**options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"expected network {name} to be an nn.Module, got {type(network).__name__}"
+        )
+    return network
+
+
+def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
+    """The log-SNR schedule that a configuration names."""
+    return logsnr_schedule(diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max)
+
+
+def sampler_of(settings: SampleConfig) -> DrawSamples:
+    """The sampler that the settings name, with those of its options that it takes."""
+    return sampler(settings.sampler, **settings.solver_options())
+
+
+def strength_of(settings: SampleConfig) -> Strength:
+    """Guidance as the settings ask for it: a number, or a function of logsnr."""
+    if not settings.guidance or settings.guidance_interval is None:
+        return settings.guidance
+    low, high = settings.guidance_interval
+    return interval_strength(settings.guidance, low, high)
+
+
+def check_guidance(
+    settings: SampleConfig, shape: DataShape, known: Sequence[float] | None = None
+) -> None:
+    """Refuse guidance that a network cannot give.
+
+    Args:
+        settings: what is asked for.
+        shape: what the network knows of its data.
+        known: lowest and highest w of a network that takes it as an input.
+
+    Raises:
+        ValueError: if guidance is asked of an unconditional network, or of one that takes it as an
+            input out of its range.
+    """
+    if settings.guidance and not shape.legend.names:
+        raise ValueError(
+            f"guidance {settings.guidance} needs a class-conditional model, and this one is "
+            "unconditional; use --guidance 0"
+        )
+    if known is not None:
+        check_guidance_input(strength_of(settings), known, settings.guidance_rescale)
+
+
+def check_sampling(
+    settings: SampleConfig,
+    diffusion: DiffusionConfig,
+    shape: DataShape,
+    known: Sequence[float] | None = None,
+) -> None:
+    """Refuse settings of sampling that a network cannot follow.
+
+    Args:
+        settings: what is asked for.
+        diffusion: what the network was trained for.
+        shape: what the network knows of its data.
+        known: lowest and highest w of a network that takes guidance as an input.
+
+    Raises:
+        ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
+    """
+    check_guidance(settings, shape, known)
+    if settings.uses_variance and not diffusion.learned_variance:
+        raise ValueError(
+            "var_type learned needs a model trained with learned_variance, and this one was not; "
+            "use fixed_small or fixed_large"
+        )
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Half precision for the products of the network, where ``precision`` is bf16 or fp16."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,0 +1,19 @@
+from .conditions import check_labels as check_labels
+from .denoiser import check_guidance_input as check_guidance_input
+from .denoiser import denoiser as denoiser
+from .denoiser import guidance_range as guidance_range
+from .denoiser import with_params as with_params
+from .network import NETWORKS as NETWORKS
+from .network import Network as Network
+from .unet import UNet as UNet
+
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "UNet",
+    "check_guidance_input",
+    "check_labels",
+    "denoiser",
+    "guidance_range",
+    "with_params",
+]

@@ -1,0 +1,160 @@
+"""The training objective, shared by training and by the held-out loss."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vfn.configs import DiffusionConfig
+from vfn.model import schedule_of
+from vfn.nn import Network
+from vfn.ops import (
+    Prediction,
+    VarType,
+    discrete_time,
+    hybrid_loss,
+    keyed_uniform,
+    kl_loss,
+    mse_loss,
+    predict,
+    q_sample,
+    split_variance,
+    step_logsnrs,
+    v_from_x0_eps,
+)
+from vfn.streams import Stream
+
+LOGSNR_BINS = 8
+
+
+class Batch(NamedTuple):
+    """What a network is trained on at a time: x0 and noise [B, C, H, W], t [B], labels or None.
+
+    guidance: weights [B] for a network that takes them as an input. weight: what losses are
+    multiplied by where times are drawn more often than they are meant to count [B].
+    """
+
+    x0: Tensor
+    labels: Tensor | None
+    t: Tensor
+    noise: Tensor
+    guidance: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def conditions(self) -> tuple[Tensor | None, ...]:
+        """What a network is given beside z and t."""
+        return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
+
+
+def keyed_time(seed: int, stream: Stream, keys: Tensor, diffusion: DiffusionConfig) -> Tensor:
+    """Uniform times, continuous or discrete as in training, float64 [B]."""
+    u = keyed_uniform(seed, stream, keys, dtype=torch.float64)
+    return discrete_time(u, diffusion.train_timesteps) if diffusion.train_timesteps else u
+
+
+def keyed_guidance(
+    seed: int, stream: Stream, keys: Tensor, span: Sequence[float] | None
+) -> Tensor | None:
+    """Guidance weights, uniform between the ends of ``span`` [B]; None without one."""
+    if span is None:
+        return None
+    low, high = span
+    return low + (high - low) * keyed_uniform(seed, stream, keys)
+
+
+# Loss of each picture of a batch [B]; the network is called as network(z, t, *batch.conditions).
+Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
+
+
+def logsnr_edges(diffusion: DiffusionConfig) -> Tensor:
+    """Edges of `LOGSNR_BINS` equal bins of the schedule's logsnr, float64, rising."""
+    # Not the very end: legacy's logsnr is infinite at t=0.
+    ends = torch.tensor([1.0, 1e-4], dtype=torch.float64)
+    lowest, highest = schedule_of(diffusion).logsnr(ends).tolist()
+    return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64)
+
+
+def binned(loss: Tensor, t: Tensor, diffusion: DiffusionConfig) -> Tensor:
+    """Sum of the finite losses and their number in each bin of `logsnr_edges`, [2, LOGSNR_BINS]."""
+    inner = logsnr_edges(diffusion)[1:-1].to(t.device)
+    bins = torch.bucketize(schedule_of(diffusion).logsnr(t), inner)
+    member = F.one_hot(bins, LOGSNR_BINS).to(loss.dtype)
+    finite = loss.isfinite()
+    return torch.stack([torch.where(finite, loss, 0), finite.to(loss.dtype)]) @ member
+
+
+def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Tensor:
+    """Loss of each picture in a batch.
+
+    The weighted square error or, with ``loss_type`` kl, the estimate of the variational bound from
+    one of its T terms, in bits per dimension. A learned variance is trained by the bound: beside
+    the square error with ``bound_weight``, in which it does not reach the prediction.
+
+    Args:
+        network: called as ``network(z, t, *batch.conditions)``.
+        batch: x0, noise, labels and times of B pictures, and guidance where the network takes it.
+        diffusion: schedule, prediction type, loss and weighting.
+
+    Returns:
+        loss [B].
+    """
+    logsnr = schedule_of(diffusion).logsnr(batch.t)
+    z = q_sample(batch.x0, logsnr, batch.noise)
+    pred, frac = _predicted(network, z, logsnr, batch, diffusion)
+    if diffusion.loss_type == "kl":
+        return _bound(z, pred.x0, frac, batch, diffusion)
+    target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
+    error = _weighted(pred, target, logsnr, diffusion)
+    if frac is None:
+        return error
+    bound = _bound(z, pred.x0.detach(), frac, batch, diffusion)
+    return hybrid_loss(error, bound, diffusion.bound_weight)
+
+
+def weighted_error(
+    network: Network, z: Tensor, batch: Batch, target: Prediction, diffusion: DiffusionConfig
+) -> Tensor:
+    """Weighted square error of the network's prediction at z, [B]."""
+    logsnr = schedule_of(diffusion).logsnr(batch.t)
+    pred, _ = _predicted(network, z, logsnr, batch, diffusion)
+    return _weighted(pred, target, logsnr, diffusion)
+
+
+def _weighted(
+    pred: Prediction, target: Prediction, logsnr: Tensor, diffusion: DiffusionConfig
+) -> Tensor:
+    """The square error with the weighting that a configuration names, [B]."""
+    return mse_loss(pred, target, diffusion.reweight_type, logsnr, **diffusion.reweight_options)
+
+
+def _predicted(
+    network: Network, z: Tensor, logsnr: Tensor, batch: Batch, diffusion: DiffusionConfig
+) -> tuple[Prediction, Tensor | None]:
+    """The prediction at z, and the fraction of a learned variance."""
+    out_type = diffusion.model_out_type
+    out, frac = split_variance(z, network(z, batch.t, *batch.conditions), out_type)
+    return predict(z, out, logsnr, out_type), frac
+
+
+def _bound(
+    z: Tensor, x0: Tensor, frac: Tensor | None, batch: Batch, diffusion: DiffusionConfig
+) -> Tensor:
+    """T times a term of the variational bound without its prior, bits per dimension [B]."""
+    steps = diffusion.train_timesteps
+    levels = step_logsnrs(schedule_of(diffusion), batch.t, steps)
+    var_type: VarType = "fixed_small" if frac is None else "learned"
+    return steps * kl_loss(z, batch.x0, x0, *levels, var_type, frac)
+
+
+@torch.inference_mode()
+def held_out_loss(
+    network: Network,
+    batches: Iterable[Batch],
+    diffusion: DiffusionConfig,
+    objective: Objective = batch_loss,
+) -> Tensor:
+    """Loss of each picture of some fixed batches, [N]."""
+    return torch.cat([objective(network, batch, diffusion) for batch in batches])

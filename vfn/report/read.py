@@ -1,0 +1,166 @@
+"""What a run directory holds, as small values; a malformed file is named in one line."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vfn import configs
+from vfn.configs import Config
+from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
+from vfn.runs import RunFiles, read_log
+
+Curve = dict[int, float]
+
+
+class Stage(NamedTuple):
+    """What a stage of a distillation came to: updates, losses, seconds and figures by key."""
+
+    student_steps: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContents:
+    """What a run directory holds; what it does not have yet is empty.
+
+    train_loss, held_out_loss: by step. on_the_way: evaluations during the training. stages: of a
+    distillation, None for other runs. commands: how to get all of it again.
+    """
+
+    files: RunFiles
+    config: Config
+    config_text: str
+    train_loss: Curve = field(default_factory=dict)
+    held_out_loss: Curve = field(default_factory=dict)
+    on_the_way: list[Evaluation] = field(default_factory=list)
+    stages: list[Stage] | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def read_run(run: str | Path) -> RunContents:
+    """Read a run directory, pictures and checkpoints aside.
+
+    Args:
+        run: a run directory, that is one with a ``config.toml``.
+
+    Returns:
+        RunContents.
+
+    Raises:
+        ValueError: if it is no run directory, or a file in it is malformed; the file is named.
+
+    >>> read_run("runs/none")
+    Traceback (most recent call last):
+    ValueError: expected a run directory with a config.toml, got runs/none; ...
+    """
+    files = RunFiles(Path(run))
+    if not files.config.is_file():
+        raise ValueError(
+            f"expected a run directory with a {files.config.name}, got {run}; "
+            "give the directory that a training wrote"
+        )
+    config_text = configs.read(str(files.config))
+    log = _read_entries(files.log)
+    evaluations = [read_evaluation(path) for path in files.evaluations()]
+    return RunContents(
+        files=files,
+        config=configs.loads(config_text, str(files.config)),
+        config_text=config_text,
+        train_loss=_curve(log, "loss"),
+        held_out_loss=_curve(log, "held_out_loss"),
+        on_the_way=_on_the_way(log),
+        stages=_read_stages(files.stages),
+        evaluations=evaluations,
+        commands=_read_commands(files.commands, evaluations),
+    )
+
+
+def figure_kinds() -> dict[str, FigureKind]:
+    """What figures are called and which way they are better, by the keys they are logged under.
+
+    Returns:
+        kinds by their keys, in the order of the metrics; losses, which have curves of their own,
+        are not among them.
+
+    >>> figure_kinds()["recall"].title
+    'Recall'
+    """
+    compared = [metric for metric in METRICS.values() if metric.part == "figures"]
+    return {kind.key: kind for metric in compared for kind in metric.figures}
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """Entries of the log, each with a whole step and numbers where numbers are expected."""
+    try:
+        entries = read_log(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from None
+    for number, entry in enumerate(entries, 1):
+        for key in ("loss", "held_out_loss", "seconds"):
+            _check_entry(entry, key, f"{path} line {number}")
+    return entries
+
+
+def _check_entry(entry: Any, key: str, place: str) -> None:
+    whole = isinstance(entry, dict) and isinstance(entry.get("step"), int)
+    if not whole or not is_number(entry.get(key, 0.0)):
+        raise ValueError(
+            f'{place}: expected an object with a whole "step" and a numeric "{key}" if any, '
+            f"got {entry!r}; mend or remove the line"
+        )
+
+
+def _curve(log: list[dict[str, Any]], key: str) -> Curve:
+    return {entry["step"]: entry[key] for entry in log if key in entry}
+
+
+def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
+    """Evaluations on the way, with the training time of the last entry that has one."""
+    found, seconds, kinds = [], None, figure_kinds()
+    for entry in log:
+        seconds = entry.get("seconds", seconds)
+        figures = [
+            Figure(key, kind.title, entry[key], better=kind.better)
+            for key, kind in kinds.items()
+            if is_number(entry.get(key))
+        ]
+        if figures:
+            found.append(Evaluation(figures, {"step": entry["step"], "train_seconds": seconds}))
+    return found
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # also nesting without end
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _read_stages(path: Path) -> list[Stage] | None:
+    if not path.is_file():
+        return None
+    rows = _read_json(path)
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict)
+        and isinstance(row.get("student_steps"), int)
+        and all(map(is_number, row.values()))
+        for row in rows
+    ):
+        raise ValueError(
+            f'{path}: expected a list of objects of numbers with a whole "student_steps", '
+            f"got {rows!r}; vfn distill --resume writes it again"
+        )
+    return [Stage(row.pop("student_steps"), row) for row in rows]
+
+
+def _read_commands(path: Path, evaluations: list[Evaluation]) -> list[str]:
+    """The commands that are listed, else those of the evaluations."""
+    if not path.is_file():
+        return list(dict.fromkeys(e.command for e in evaluations if e.command))
+    commands = _read_json(path)
+    if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
+        raise ValueError(f"{path}: expected a list of commands, got {commands!r}; remove the file")
+    return commands

@@ -1,0 +1,29 @@
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import check_fits as check_fits
+from .checkpoint import check_usable as check_usable
+from .checkpoint import digest as digest
+from .checkpoint import export_model as export_model
+from .checkpoint import find_checkpoint as find_checkpoint
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import newest_checkpoint as newest_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .checkpoint import write_checkpoint as write_checkpoint
+from .directory import RunFiles as RunFiles
+from .log import read_log as read_log
+from .log import seconds_until as seconds_until
+
+__all__ = [
+    "Checkpoint",
+    "RunFiles",
+    "check_fits",
+    "check_usable",
+    "digest",
+    "export_model",
+    "find_checkpoint",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "read_log",
+    "save_checkpoint",
+    "seconds_until",
+    "write_checkpoint",
+]

@@ -1,0 +1,331 @@
+"""Checkpoints: one safetensors file each, written whole or not at all.
+
+A file holds parameters, EMA and optimizer moments as tensors, and in its metadata the step, the
+configuration, the data's shape and a SHA-256 of everything. Nothing in it can run code.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vfn import __version__
+from vfn.configs import Config, dumps, loads
+from vfn.data import Labels
+from vfn.files import printable, write_atomic
+from vfn.model import DataShape
+from vfn.progress import say
+from vfn.runs.directory import RunFiles
+
+FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
+
+    Of an exported model ``params`` are its averaged parameters, and ``moments`` empty.
+    """
+
+    step: int
+    config: Config
+    shape: DataShape
+    params: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+    counters: dict[str, Tensor]
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of a file's tensors and of its texts but for this one; tensors on the CPU."""
+    others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
+    sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a run's checkpoint; delete all but ``keep`` up to it, and what kills left.
+
+    Args:
+        run: its directory is made if missing.
+        checkpoint: what to save.
+        keep: how many to leave, at least 1.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        OSError: if the file cannot be written; earlier ones are left as they were.
+    """
+    path = run.checkpoint(checkpoint.step)
+    write_checkpoint(path, checkpoint)
+    # Files of later steps are damaged ones that the run began before: they count for nothing.
+    until_now = [file for file in run.checkpoint_files() if file <= path]
+    for old in (*until_now[keep:], *run.checkpoints.glob(".*.safetensors.*.tmp")):
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to a file of any name.
+
+    Args:
+        path: the file; its directory is made if missing.
+        checkpoint: what to save.
+
+    Raises:
+        OSError: if it cannot be written; what was there is left as it was.
+    """
+    groups = {
+        "params": checkpoint.params,
+        "ema": checkpoint.ema,
+        "counters": checkpoint.counters,
+        **checkpoint.moments,
+    }
+    tensors = {
+        f"{group}.{name}": value
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
+    write_atomic(path, _with_metadata(FORMAT, tensors, checkpoint))
+
+
+def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> bytes:
+    channels, height, width, legend = checkpoint.shape
+    shape = {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "class_names": legend.names,
+        "multitags": legend.tags,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {
+        "format": kind,
+        "version": __version__,
+        "step": str(checkpoint.step),
+        "config": dumps(checkpoint.config),
+        "shape": json.dumps(shape),
+    }
+    return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
+
+
+def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write the averaged parameters alone, with the configuration in the file's metadata.
+
+    Args:
+        checkpoint: whose averaged parameters and configuration are written.
+        path: a safetensors file: one tensor for each parameter, under its name in the `UNet`;
+            `vfn sample` and ``--init-from`` take it like a checkpoint.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_atomic(Path(path), _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and verify one file.
+
+    Args:
+        path: a file that `save_checkpoint` wrote.
+
+    Returns:
+        Checkpoint, tensors on the CPU.
+
+    Raises:
+        ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist; expected a run directory or a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
+            "use another one of the same run"
+        ) from None
+    if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
+        raise ValueError(
+            f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
+            f"got {metadata.get('format')!r}"
+        )
+    if metadata.get("sha256") != digest(tensors, metadata):
+        raise ValueError(
+            f"checkpoint {path} is damaged: its checksum does not match; "
+            "use another one of the same run"
+        )
+    try:
+        return _parse(tensors, metadata)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        fault = f"{type(error).__name__}: {printable(str(error))}"
+        raise ValueError(
+            f"checkpoint {path} does not hold what it should ({fault}); "
+            "use another one of the same run"
+        ) from None
+
+
+def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+    """The content of a file whose checksum is right; whatever else is wrong raises."""
+    exported = metadata["format"] == MODEL_FORMAT
+    if exported:  # the average stands for all there is
+        tensors = {f"{group}.{n}": v for group in ("params", "ema") for n, v in tensors.items()}
+    groups: dict[str, dict[str, Tensor]] = {}
+    for whole, value in tensors.items():
+        group, _, name = whole.partition(".")
+        groups.setdefault(group, {})[name] = value
+    step = int(metadata["step"])
+    checkpoint = Checkpoint(
+        step,
+        loads(metadata["config"]),
+        _parse_shape(metadata["shape"]),
+        groups["params"],
+        groups["ema"],
+        {kind: {} if exported else groups[kind] for kind in MOMENTS},
+        {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
+    )
+    for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
+        check_fits(part, checkpoint.params, "one part", "another")
+    if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
+        raise ValueError("expected a step of at least 0 and counters that are single numbers")
+    if any(value.dtype != torch.float32 for value in tensors.values()):
+        raise ValueError("expected float32 tensors")
+    return checkpoint
+
+
+def _parse_shape(text: str) -> DataShape:
+    values = json.loads(text)
+    sizes = (values["channels"], values["height"], values["width"])
+    names, tags = tuple(values["class_names"]), values.get("multitags", False)
+    if (
+        not all(type(size) is int and size > 0 for size in sizes)
+        or not all(isinstance(name, str) for name in names)
+        or not isinstance(tags, bool)
+    ):
+        raise ValueError(f"expected the shape of pictures with class names, got {text}")
+    return DataShape(*sizes, Labels(names, tags))
+
+
+def newest_checkpoint(
+    run: RunFiles, params: Mapping[str, Tensor] | None = None, resumed: bool = False
+) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be used; a line tells of newer ones.
+
+    Args:
+        run: a run directory.
+        params: of the model that it is for, whose names and shapes it must have; any if None.
+        resumed: the moments have to be there too.
+
+    Returns:
+        Checkpoint, or None if there is none.
+
+    Raises:
+        ValueError: if there are some, and none can be used; says what is wrong with the newest.
+    """
+    faults = []
+    for path in run.checkpoint_files():
+        try:
+            checkpoint = load_checkpoint(path)
+            if params is not None:
+                check_usable(checkpoint, params, resumed, f"checkpoint {path}")
+        except ValueError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            say(f"passed over: {fault}")
+        return checkpoint
+    if faults:
+        raise faults[0]
+    return None
+
+
+def find_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint that a run directory or a file stands for.
+
+    Args:
+        path: a run directory (its newest intact checkpoint) or one file.
+
+    Returns:
+        Checkpoint.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return load_checkpoint(path)
+    found = newest_checkpoint(RunFiles(path))
+    if found is None:
+        raise ValueError(
+            f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
+            "or a checkpoint file"
+        )
+    return found
+
+
+def check_usable(
+    checkpoint: Checkpoint,
+    params: Mapping[str, Tensor],
+    resumed: bool = False,
+    origin: str = "checkpoint",
+) -> None:
+    """Refuse a checkpoint whose parameters, or moments where it is resumed, are not a model's.
+
+    Args:
+        checkpoint: its parts have the same names and shapes already.
+        params: of the model.
+        resumed: whether the moments are needed.
+        origin: what the checkpoint is called in the message.
+
+    Raises:
+        ValueError: with the first names and shapes that differ.
+    """
+    check_fits(checkpoint.params, params, origin)
+    if resumed:
+        for moments in checkpoint.moments.values():
+            check_fits(moments, params, origin)
+
+
+def check_fits(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    origin: str = "checkpoint",
+    other: str = "configuration",
+) -> None:
+    """Refuse parameters whose names or shapes are not the expected ones.
+
+    Args:
+        found: parameters by name.
+        expected: those of the model.
+        origin: what the first are called in the message.
+        other: what the second are called in the message.
+
+    Raises:
+        ValueError: with the first names and shapes that differ.
+
+    >>> check_fits({"w": torch.zeros(2)}, {"w": torch.ones(3)})
+    Traceback (most recent call last):
+    ValueError: checkpoint and configuration differ: w is (2,), expected (3,)
+    """
+    differing = [
+        f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
+        f"expected {tuple(expected[name].shape) if name in expected else 'none'}"
+        for name in sorted(found.keys() | expected.keys())
+        if name not in found or name not in expected or found[name].shape != expected[name].shape
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(f"{origin} and {other} differ: {'; '.join(differing[:3])}{more}")

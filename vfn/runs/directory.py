@@ -1,0 +1,119 @@
+"""A run directory: where everything in it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = "config.toml"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files and folders of a run, of a distillation, or of one of its stages.
+
+    >>> RunFiles(Path("runs/a")).checkpoint(20).as_posix()
+    'runs/a/checkpoints/step-00000020.safetensors'
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / CONFIG
+
+    @property
+    def log(self) -> Path:
+        """A line of JSON for each entry of the log."""
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.checkpoints / f"step-{step:08d}.safetensors"
+
+    def checkpoint_files(self) -> list[Path]:
+        """Checkpoints of steps, newest first."""
+        files = {}
+        for path in self.checkpoints.glob("step-*.safetensors"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal():
+                files[int(number)] = path
+        return [files[step] for step in sorted(files, reverse=True)]
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best evaluation on the way."""
+        return self.checkpoints / "best.safetensors"
+
+    def preview(self, step: int) -> Path:
+        """The sample grid of a step."""
+        return self.path / "samples" / f"step-{step:08d}.png"
+
+    def previews(self) -> list[Path]:
+        """Sample grids, oldest first."""
+        return sorted((self.path / "samples").glob("step-*.png"))
+
+    def not_finite(self, step: int) -> Path:
+        """Which pictures gave no finite gradient."""
+        return self.path / f"not-finite-{step:08d}.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's logs."""
+        return self.path / "tensorboard"
+
+    @property
+    def sample(self) -> Path:
+        """Where the demo's pictures go, and the report finds them."""
+        return self.path / "sample"
+
+    @property
+    def sweep(self) -> Path:
+        """Where the demo's comparison of guidance goes, and the report finds it."""
+        return self.path / "sweep"
+
+    @property
+    def metrics(self) -> Path:
+        """The evaluation that a run has by default."""
+        return self.path / "metrics.json"
+
+    def evaluations(self) -> list[Path]:
+        """Evaluations in the run's directory."""
+        return sorted(self.path.glob("metrics*.json"))
+
+    @property
+    def commands(self) -> Path:
+        """The command lines that made the run."""
+        return self.path / "commands.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    def plot(self, name: str) -> Path:
+        """A plot of the report."""
+        return self.path / "plots" / f"{name}.png"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher of a distillation."""
+        return self.path / "teacher.safetensors"
+
+    @property
+    def teacher_grid(self) -> Path:
+        """Pictures that the teacher drew."""
+        return self.path / "teacher.png"
+
+    @property
+    def stages(self) -> Path:
+        """What the stages of a distillation came to."""
+        return self.path / "stages.json"
+
+    def stage(self, student_steps: int) -> "RunFiles":
+        """The run of one stage of a distillation."""
+        return RunFiles(self.path / f"steps-{student_steps}")

@@ -1,0 +1,33 @@
+from .asked import Asked as Asked
+from .asked import ask as ask
+from .asked import of_each as of_each
+from .draws import Drawn as Drawn
+from .draws import Draws as Draws
+from .draws import Watch as Watch
+from .draws import joined as joined
+from .job import Written as Written
+from .job import variants as variants
+from .job import write_samples as write_samples
+from .output import Output as Output
+from .output_table import OUTPUTS as OUTPUTS
+from .trained import Trained as Trained
+from .trained import load as load
+from .trained import untrained as untrained
+
+__all__ = [
+    "OUTPUTS",
+    "Asked",
+    "Drawn",
+    "Draws",
+    "Output",
+    "Trained",
+    "Watch",
+    "Written",
+    "ask",
+    "joined",
+    "load",
+    "of_each",
+    "untrained",
+    "variants",
+    "write_samples",
+]

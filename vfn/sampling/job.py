@@ -1,0 +1,264 @@
+"""A job that writes pictures: it goes on where it was killed, in one process or in many."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vfn.configs import SampleConfig
+from vfn.distributed import World, largest, processes, wait_for_all
+from vfn.nn import guidance_range
+from vfn.pictures import save_animation, save_png, sheet, titled_frames
+from vfn.progress import Progress, say
+from vfn.sampling.asked import Asked
+from vfn.sampling.draws import Draws
+from vfn.sampling.output import RECORD, Output, begin_folder, check_record, open_output
+from vfn.sampling.sheets import comparison, denoising_frames, folder_name, panel, varied
+from vfn.sampling.trained import Trained
+
+GRID, SWEEP = "grid.png", "sweep.png"
+DENOISING, GUIDANCE = "denoising.webp", "guidance.webp"
+FRAME_MS, HOLD_MS = 60, 1500
+GUIDANCE_MS = 700
+
+
+class Written(NamedTuple):
+    """Pictures that were written.
+
+    folder: where. shown: what to look at, the grid or the folder. num: how many are there. nfe:
+    evaluations of the network for a picture, the most of all batches; 0 if none was drawn. present:
+    how many were there already.
+    """
+
+    folder: Path
+    shown: Path
+    num: int
+    nfe: int
+    present: int
+
+
+def variants(
+    trained: Trained,
+    compared: Mapping[str, Sequence[Any]],
+    num: int | None = None,
+    labels: str | Sequence[str] | Asked | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> list[Draws]:
+    """The same pictures with every combination of some settings, for `write_samples`.
+
+    Args:
+        trained: the network.
+        compared: values of settings by their names, such as ``guidance`` and ``steps``; where there
+            are none, the setting is the run's. A value that is given twice counts once.
+        num: how many pictures each; ten for each label if None.
+        labels: names that are asked in turn; every label if None.
+        seed: of the noise.
+        settings: what all have in common.
+
+    Returns:
+        one Draws for each combination, the last setting the fastest.
+
+    Raises:
+        ValueError: for settings or labels that the network cannot follow.
+
+    >>> from vfn.sampling import untrained
+    >>> trained = untrained("digits")
+    >>> several = variants(trained, {"sampler": ["ddim", "heun"], "steps": [4, 8]}, num=2)
+    >>> [(draws.settings.sampler, draws.settings.sample_timesteps) for draws in several]
+    [('ddim', 4), ('ddim', 8), ('heun', 4), ('heun', 8)]
+    """
+    given = {name: dict.fromkeys(values) for name, values in compared.items() if values}
+    chosen = [dict(zip(given, values, strict=True)) for values in product(*given.values())]
+    return [trained.draws(num, labels, seed, **{**settings, **values}) for values in chosen]
+
+
+def write_samples(
+    draws: Draws | Sequence[Draws],
+    out: Path,
+    kind: str = "png",
+    grid: bool = True,
+    animate: bool = True,
+    fresh: bool = False,
+) -> list[Written]:
+    """Draw pictures and write them; one folder for each of several draws.
+
+    What is in ``out`` already is not drawn again. Under torchrun each process draws its share, and
+    every one of them has to call this.
+
+    Args:
+        draws: what is asked; several are of one network, number, labels and seed, and differ in
+            their settings.
+        out: directory of the pictures.
+        kind: a word of `OUTPUTS`: png, npz or safetensors.
+        grid: write grid.png, and of several draws sweep.png beside their folders.
+        animate: write denoising.webp; of several strengths of guidance guidance.webp instead.
+        fresh: draw anew what is there.
+
+    Returns:
+        Written for each of the draws, the same on every process.
+
+    Raises:
+        ValueError: for draws that cannot be compared, or pictures of other settings in ``out``.
+        OSError: if ``out`` cannot be written.
+
+    >>> import tempfile
+    >>> from vfn.sampling import untrained
+    >>> trained = untrained("digits")
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     written = write_samples(trained.draws(2, steps=2), Path(out))
+    ...     sorted(path.name for path in Path(out).iterdir())
+    ['denoising.webp', 'grid.png', 'images', 'settings.json']
+    >>> written[0].num, written[0].nfe
+    (2, 2)
+    """
+    several = [draws] if isinstance(draws, Draws) else list(draws)
+    folders = _folders(several, Path(out), kind)
+    with processes(str(several[0].trained.device)) as world:
+        if not fresh:
+            for folder in folders:
+                check_record(folder.output, folder.path, folder.record)
+        wait_for_all(world)  # all have looked before the first of them writes
+        if world.rank == 0:
+            for folder in folders:
+                _begin(folder, fresh)
+        wait_for_all(world)
+        written = [_fill(folder, world, grid) for folder in folders]
+        wait_for_all(world)
+        if world.rank == 0:
+            _finish(folders, written, grid)
+            _compare(folders, Path(out), grid, animate)
+        wait_for_all(world)  # whoever comes back finds all files
+    return written
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One of the draws, and where it goes."""
+
+    draws: Draws
+    path: Path
+    kind: str
+
+    @cached_property
+    def output(self) -> Output:
+        return open_output(self.kind, self.path, self.draws.num)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        record = self.draws.record()
+        first = {name: record.pop(name) for name in ("seed", "num", "labels")}
+        return {**first, "format": self.kind, **record}
+
+
+def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
+    """A folder for each of the draws; its name tells in what they differ."""
+    if not several:
+        raise ValueError("expected at least one Draws to write, got none")
+    first, settings = several[0], [draws.settings for draws in several]
+    for draws in several[1:]:
+        alike = (draws.num, draws.seed, draws.asked.names) == (
+            first.num,
+            first.seed,
+            first.asked.names,
+        )
+        if draws.trained is not first.trained or not alike:
+            raise ValueError(
+                "expected draws of one network, number, labels and seed, which differ in their "
+                "settings; write others to another directory"
+            )
+    names = varied(settings)
+    paths = [out / folder_name(one, names) for one in settings]
+    if len(set(paths)) < len(paths):
+        raise ValueError("expected draws whose settings differ, got some that are the same")
+    return [_Folder(draws, path, kind) for draws, path in zip(several, paths, strict=True)]
+
+
+def _begin(folder: _Folder, fresh: bool) -> None:
+    """Make the folder ready; ``fresh`` empties it first."""
+    if fresh:
+        folder.output.clear()
+        for name in (RECORD, DENOISING):
+            (folder.path / name).unlink(missing_ok=True)
+    begin_folder(folder.path, folder.record)
+
+
+def _fill(folder: _Folder, world: World, grid: bool) -> Written:
+    """Draw this process's share of the batches that are not there."""
+    # A batch that is there in part is drawn again whole, so that the same command gives the same
+    # bytes whether it was killed or not.
+    draws, output = folder.draws, folder.output
+    present = output.present()
+    wait_for_all(world)  # all have looked before the first of them writes
+    batches = torch.arange(draws.num).split(draws.settings.sample_batch)
+    missing = [batch for batch in batches if not present.issuperset(batch.tolist())]
+    total, done, nfe = sum(map(len, missing)), 0, 0
+    with Progress(total, "picture") as progress:
+        for batch in missing[world.rank :: world.size]:
+            drawn = draws.batch(batch)
+            output.write(batch, drawn.images)
+            nfe = max(nfe, drawn.nfe)
+            done += len(batch)
+            progress.show(min(total, done * world.size))
+    nfe = largest(nfe, world)
+    if total:
+        say(_cost(total, draws.settings, nfe, guidance_range(draws.trained.model) is None))
+    there = draws.num - total
+    if there:
+        say(f"{folder.path}: {there} of {draws.num} pictures were there already")
+    shown = folder.path / GRID if grid else folder.path
+    return Written(folder.path, shown, draws.num, nfe, there)
+
+
+def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True) -> str:
+    """What drawing took, in evaluations of the network.
+
+    Args:
+        num: pictures drawn.
+        settings: how they were drawn.
+        nfe: evaluations of the network for each picture.
+        two_branches: whether guidance doubles the batches.
+
+    Returns:
+        a line for people.
+
+    >>> _cost(8, SampleConfig(guidance=1.0), 64)
+    '8 pictures drawn with ddim, NFE 64 of doubled batches for guidance'
+    """
+    most = "up to " if settings.sampler == "adaptive" else ""
+    doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""
+    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}"
+
+
+def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) -> None:
+    """Write what belongs to all pictures of each folder."""
+    for folder, one in zip(folders, written, strict=True):
+        draws = folder.draws
+        every = torch.arange(draws.num)
+        tags = draws.trained.shape.legend.tags
+        folder.output.finish(draws.asked.of(every), draws.asked.texts(every), tags)
+        if grid:
+            shown = panel(draws)
+            save_png(one.shown, shown.draw(folder.output.read(shown.indices)))
+        say(f"{draws.num} pictures at guidance {draws.settings.guidance:g}: {one.shown}")
+
+
+def _compare(folders: Sequence[_Folder], out: Path, grid: bool, animate: bool) -> None:
+    """Write what compares the folders, or shows how the pictures of a single one come about."""
+    if len(folders) == 1:
+        if animate and not (out / DENOISING).exists():
+            frames = denoising_frames(folders[0].draws)
+            save_animation(out / DENOISING, frames, FRAME_MS, HOLD_MS)
+        return
+    if not grid:
+        return
+    several = [folder.draws for folder in folders]
+    blocks = comparison(several, [folder.output.read for folder in folders])
+    save_png(out / SWEEP, sheet(blocks))
+    say(f"comparison: {out / SWEEP}")
+    if animate and varied([draws.settings for draws in several]) == ["guidance"]:
+        save_animation(out / GUIDANCE, titled_frames(blocks), GUIDANCE_MS, GUIDANCE_MS)

@@ -1,0 +1,331 @@
+"""A trained network, opened to be sampled from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vfn.configs import Config, SampleConfig
+from vfn.configs import load as load_config
+from vfn.data import Labels
+from vfn.data.standard import DATASETS
+from vfn.distributed import choose_device
+from vfn.model import DataShape, build_model, check_sampling, schedule_of
+from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
+from vfn.ops import Denoiser, Strength
+from vfn.ops.solver_table import SOLVERS
+from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint
+from vfn.sampling.asked import Asked, ask
+from vfn.sampling.draws import Drawn, Draws
+from vfn.tables import object_name
+
+# Settings of sampling have shorter names here and on the command line.
+SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
+PER_LABEL = 10  # pictures, where their number is not given
+UNLABELLED = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with parameters, and what they were trained for.
+
+    model: the network, in evaluation mode, on the device. params: what takes the place of its own
+    parameters. step: of the training. averaged: params are the average, not those of the last
+    step. precision: fp32, or bf16 for the products of the network. origin: where it was loaded
+    from, if it was.
+
+    >>> digits = untrained("digits")
+    >>> drawn = digits.sample(3, labels=["3", "7"], guidance=0.5, sampler="abm2", steps=2)
+    >>> drawn.images.shape, drawn.labels, drawn.nfe
+    (torch.Size([3, 1, 8, 8]), ['3', '7', '3'], 2)
+    """
+
+    model: nn.Module
+    params: Mapping[str, Tensor]
+    config: Config
+    shape: DataShape
+    device: torch.device
+    step: int = 0
+    averaged: bool = True
+    precision: str = "fp32"
+    origin: Path | None = None
+
+    def denoiser(
+        self,
+        labels: Tensor | str | Sequence[str] | None = None,
+        guidance: Strength = 0.0,
+        **options: Any,
+    ) -> Denoiser:
+        """The network as ``denoise(z, logsnr) -> x0``, for any function of `vfn.ops`.
+
+        Args:
+            labels: what is asked of each picture of a batch: names, or as the network takes them
+                [B] or [B, K]; None is unconditional.
+            guidance: w >= 0, or a function of logsnr.
+            options: ``clip``, ``rescale`` and ``variance`` of `vfn.nn.denoiser`.
+
+        Returns:
+            denoise, for z on the network's device.
+
+        Raises:
+            ValueError: for labels that the network does not know, or guidance that it cannot give.
+
+        >>> digits = untrained("digits")
+        >>> denoise = digits.denoiser(labels=["3", "7"], guidance=0.5)
+        >>> denoise(torch.randn(2, 1, 8, 8), torch.zeros(2)).shape
+        torch.Size([2, 1, 8, 8])
+        """
+        legend = self.shape.legend
+        if labels is not None and not isinstance(labels, Tensor):
+            labels = ask(legend, labels).labels
+        if labels is not None:
+            check_labels(labels, len(legend.names), legend.tags)
+            labels = labels.to(self.device)
+        schedule = schedule_of(self.config.diffusion)
+        out_type = self.config.diffusion.model_out_type
+        return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
+
+    def draws(
+        self,
+        num: int | None = None,
+        labels: str | Sequence[str] | Asked | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Draws:
+        """Pictures to be drawn later, for `vfn.sampling.write_samples` and `vfn.evaluation.judge`.
+
+        Args:
+            num: how many; ten for each label if None.
+            labels: what is asked of the pictures in turn: names in a list or separated by commas,
+                or `Asked`; every label if None.
+            seed: of the noise.
+            settings: fields of the section [sample], which are the run's where they are not given;
+                ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``.
+                Picture i of a seed is the same whatever ``num`` and ``batch`` are.
+
+        Returns:
+            Draws.
+
+        Raises:
+            ValueError: for settings that do not exist, do not fit the network or belong to another
+                solver, or labels that the network does not know.
+
+        >>> digits = untrained("digits")
+        >>> draws = digits.draws(labels=["7"], steps=8)
+        >>> draws.num, draws.settings.sample_timesteps
+        (10, 8)
+        """
+        chosen = self.settings(**settings)
+        asked = labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
+        if num is not None and num < 1:
+            raise ValueError(f"expected num to be at least 1, got {num}")
+        count = num or (PER_LABEL * len(asked.labels) if asked.names else UNLABELLED)
+        check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
+        return Draws(self, chosen, asked, count, seed)
+
+    def sample(
+        self,
+        num: int | None = None,
+        labels: str | Sequence[str] | Asked | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Drawn:
+        """Draw pictures, with a bar while they are drawn.
+
+        Args:
+            num: how many; ten for each label if None.
+            labels: what is asked of the pictures in turn: names in a list or separated by commas,
+                or `Asked`; every label if None.
+            seed: of the noise; picture i of a seed is the same whatever ``num`` and ``batch`` are.
+            settings: fields of the section [sample], such as ``guidance=0.5, sampler="abm2",
+                steps=10, batch=100``; the run's where they are not given.
+
+        Returns:
+            Drawn.
+
+        Raises:
+            ValueError: for settings or labels that the network cannot follow.
+
+        >>> digits = untrained("digits")
+        >>> digits.sample(4, labels="7,3", steps=2).pil()[0].size
+        (8, 8)
+        """
+        return self.draws(num, labels, seed, **settings).all()
+
+    def sample_batches(
+        self,
+        num: int | None = None,
+        labels: str | Sequence[str] | Asked | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Iterator[Drawn]:
+        """Draw pictures a batch at a time, for more of them than the memory holds.
+
+        Args:
+            num: how many; ten for each label if None.
+            labels: what is asked of the pictures in turn, as of `sample`.
+            seed: of the noise.
+            settings: fields of the section [sample]; ``batch`` is how many are drawn at a time.
+
+        Returns:
+            iterator over Drawn.
+
+        Raises:
+            ValueError: at once, for settings or labels that the network cannot follow.
+
+        >>> digits = untrained("digits")
+        >>> [len(drawn.images) for drawn in digits.sample_batches(5, steps=2, batch=2)]
+        [2, 2, 1]
+        """
+        return self.draws(num, labels, seed, **settings).batches()
+
+    def settings(self, **given: Any) -> SampleConfig:
+        """The run's settings of sampling with some replaced, checked against the network.
+
+        Args:
+            given: fields of [sample], or their short names.
+
+        Returns:
+            SampleConfig.
+
+        Raises:
+            ValueError: for a field that does not exist, a value that does not fit, or a field that
+                belongs to another solver.
+
+        >>> digits = untrained("digits")
+        >>> digits.settings(sampler="ddim", churn=0.1)
+        Traceback (most recent call last):
+        ValueError: solver ddim takes no churn, which belongs to heun; leave it out
+        """
+        named = {SHORT_NAMES.get(name, name): value for name, value in given.items()}
+        base = self.config.sample
+        if unknown := [name for name in named if name not in vars(base)]:
+            raise ValueError(
+                f"unknown setting of sampling {unknown[0]!r}, expected among "
+                f"{', '.join([*SHORT_NAMES, *vars(base)])}"
+            )
+        if "sampler" in named:
+            SOLVERS.check(named["sampler"])
+        _check_taken(named.get("sampler", base.sampler), named)
+        chosen = replace(base, **named)
+        known = guidance_range(self.model)
+        check_sampling(chosen, self.config.diffusion, self.shape, known)
+        return chosen
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the parameters."""
+        return digest({name: value.detach().cpu() for name, value in self.params.items()})
+
+
+def load(
+    path: str | Path,
+    device: str = "auto",
+    *,
+    ema: bool = True,
+    precision: str = "fp32",
+    compiled: bool = False,
+    network: nn.Module | None = None,
+) -> Trained:
+    """Load a trained network.
+
+    Args:
+        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file.
+        device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
+        ema: take the averaged parameters, else those of the last step.
+        precision: fp32, or bf16 for the products of the network.
+        compiled: compile the network.
+        network: the module, for one that cannot be built from its name, such as a class of a
+            notebook; it has to be of the class that the checkpoint names.
+
+    Returns:
+        Trained.
+
+    Raises:
+        ValueError: if there is no intact checkpoint or no such device, or the checkpoint is one of
+            another network.
+
+    >>> load("no/run")
+    Traceback (most recent call last):
+    ValueError: checkpoint no/run does not exist; expected a run directory or a file
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"expected precision fp32 or bf16, got {precision!r}")
+    where = choose_device(device)
+    checkpoint = find_checkpoint(Path(path))
+    stored = checkpoint.ema if ema else checkpoint.params
+    model = _network(checkpoint, network).to(where).eval()
+    check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
+    params = {
+        name: torch.empty_like(param).copy_(stored[name]).detach()
+        for name, param in model.named_parameters()
+    }
+    if compiled:
+        model.compile()
+    return Trained(
+        model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
+        Path(path),
+    )  # fmt: skip
+
+
+def untrained(config: Config | str, shape: DataShape | None = None, device: str = "cpu") -> Trained:
+    """A network with random parameters, as if it had been loaded: for tests and examples.
+
+    Args:
+        config: what it is like, or the name of a preset.
+        shape: of its data; that of the configuration's data set if None.
+        device: auto, cpu or cuda.
+
+    Returns:
+        Trained, after 0 steps.
+
+    Raises:
+        ValueError: if the network cannot be built, the shape is not known, or there is no such
+            device.
+
+    >>> untrained("digits").sample(2, steps=2).images.dtype
+    torch.uint8
+    """
+    settings = load_config(config) if isinstance(config, str) else config
+    where = choose_device(device)
+    model = build_model(settings, shape or _known_shape(settings)).to(where).eval()
+    params = {name: param.detach() for name, param in model.named_parameters()}
+    return Trained(model, params, settings, shape or _known_shape(settings), where)
+
+
+def _known_shape(config: Config) -> DataShape:
+    """The shape of a data set that is known before it is downloaded."""
+    known = DATASETS.get(config.data.dataset)
+    if known is None or known.channels is None or known.size is None:
+        raise ValueError(
+            f"expected the shape of data set {config.data.dataset}, which is known only once it is "
+            "read; give a DataShape"
+        )
+    return DataShape(
+        known.channels, *known.size, known.legend if config.data.conditional else Labels()
+    )
+
+
+def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
+    if given is None:
+        return build_model(checkpoint.config, checkpoint.shape)
+    known, here = checkpoint.config.model.network, object_name(given)
+    if here not in (known, NETWORKS.find(known).target):
+        raise ValueError(f"the checkpoint is one of network {known}, got one of {here}")
+    return given
+
+
+def _check_taken(solver: str, given: Mapping[str, Any]) -> None:
+    """Refuse settings of another solver than the one that is used."""
+    taken = SOLVERS.find(solver).options
+    for name in given:
+        owners = [word for word, entry in SOLVERS.items() if name in entry.options]
+        if owners and name not in taken:
+            raise ValueError(
+                f"solver {solver} takes no {name}, which belongs to {', '.join(owners)}; "
+                "leave it out"
+            )

@@ -1,0 +1,23 @@
+from .distillation.methods import METHODS as METHODS
+from .distillation.stages import Distilled as Distilled
+from .distillation.stages import distill as distill
+from .distillation.stages import plan_distillation as plan_distillation
+from .loop import train as train
+from .observers import Observer as Observer
+from .observers import Outcome as Outcome
+from .observers import RunInfo as RunInfo
+from .session import TrainingData as TrainingData
+from .trackers import TRACKERS as TRACKERS
+
+__all__ = [
+    "METHODS",
+    "TRACKERS",
+    "Distilled",
+    "Observer",
+    "Outcome",
+    "RunInfo",
+    "TrainingData",
+    "distill",
+    "plan_distillation",
+    "train",
+]

@@ -1,0 +1,157 @@
+"""The global batch of a step, as a function of (seed, step, position) alone."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vfn.configs import Config
+from vfn.data import Dataset, to_unit
+from vfn.model import schedule_of
+from vfn.objective import Batch, keyed_guidance
+from vfn.ops import (
+    TIME_DENSITIES,
+    BatchDraws,
+    WeightedTime,
+    discrete_time,
+    draw_times,
+    epoch_permutation,
+    keyed_bernoulli,
+    keyed_normal,
+    keyed_uniform,
+)
+from vfn.streams import Stream
+
+AHEAD = 1  # batches that are made while another is used
+
+
+# Two epochs at most meet in one batch of ordinary size; larger batches only recompute.
+_order = lru_cache(maxsize=4)(epoch_permutation)
+
+
+def image_indices(seed: int, draws: Tensor, count: int) -> Tensor:
+    """Which picture each draw of the run shows: epoch after epoch, each in an order of its own.
+
+    Args:
+        seed: the run's seed.
+        draws: running numbers of pictures since the start of the run, int64 [B].
+        count: pictures in the data set.
+
+    Returns:
+        int64 [B] in 0..count-1.
+
+    >>> sorted(image_indices(0, torch.arange(10, 15), 5).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    epochs, offsets = draws // count, draws % count
+    index = torch.empty_like(draws)
+    for epoch in epochs.unique().tolist():
+        here = epochs == epoch
+        index[here] = _order(seed, epoch, count, Stream.ORDER)[offsets[here]]
+    return index
+
+
+def make_batch(
+    dataset: Dataset,
+    config: Config,
+    draws: Tensor,
+    device: torch.device,
+    guidance_range: Sequence[float] | None = None,
+) -> Batch:
+    """Pictures, dropped labels, times, noise and guidance for some draws of the run.
+
+    Args:
+        dataset: pictures and labels.
+        config: of the run: its seed and batch size, how times are drawn, the probability of
+            dropping a label, and whether half of the pictures are mirrored.
+        draws: ``step * batch_size + position``, int64 [B].
+        device: where the batch is wanted.
+        guidance_range: see `keyed_guidance`.
+
+    Returns:
+        Batch; the data set's labels are not changed.
+    """
+    seed, diffusion = config.train.seed, config.diffusion
+    index = image_indices(seed, draws, len(dataset.images))
+    x0 = to_unit(dataset.images[index].to(device))
+    keys = draws.to(device)
+    if config.data.flip:
+        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
+        x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
+    times = training_times(config, keys)
+    noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
+    labels = None
+    if dataset.labels is not None:
+        dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
+        labels = dataset.labels[index].to(device)
+        labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
+    guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
+    weight = 1 / times.density if TIME_DENSITIES.find(diffusion.time_density).undone else None
+    return Batch(x0, labels, times.t, noise, guidance, weight)
+
+
+def training_times(config: Config, draws: Tensor) -> WeightedTime:
+    """Times of some draws of the run, from the density that the configuration names.
+
+    Args:
+        config: of the run.
+        draws: ``step * batch_size + position``, int64 [B], on the device.
+
+    Returns:
+        t [B], float64, discrete where the training is; and the density that was drawn from.
+
+    Raises:
+        ValueError: for a density from outside that gives something else.
+    """
+    diffusion, size, seed = config.diffusion, config.train.batch_size, config.train.seed
+
+    def uniform(keys: Tensor) -> Tensor:
+        return keyed_uniform(seed, Stream.TIME, keys, dtype=torch.float64)
+
+    position = draws % size
+    # What a batch has in common is the draw of its first picture.
+    drawn = BatchDraws(uniform(draws), uniform(draws - position), position, size)
+    options = diffusion.time_options
+    times = draw_times(diffusion.time_density, drawn, schedule_of(diffusion), **options)
+    if not diffusion.train_timesteps:
+        return times
+    return times._replace(t=discrete_time(times.t, diffusion.train_timesteps))
+
+
+def _one_thread() -> None:
+    """Have the thread that makes batches compute by itself.
+
+    A second pool of threads, spinning for work on the cores of the network's, would cost a third of
+    the speed on a CPU.
+    """
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes the number up when it first asks, and keeps it
+
+
+def prefetch(make: Callable[[int], Batch], numbers: range) -> Generator[Batch]:
+    """Each batch in turn, the next one made by another thread while this one is used.
+
+    Args:
+        make: a pure function of the batch's number; an exception in it comes out here.
+        numbers: which batches.
+
+    Yields:
+        the batches; closing the iterator waits for the one that is being made.
+
+    >>> [batch.tolist() for batch in prefetch(lambda i: torch.tensor(i), range(3))]
+    [0, 1, 2]
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1, "prefetch", initializer=_one_thread) as pool:
+        pool.submit(int).result()  # its thread has begun
+        torch.set_num_threads(threads)  # the number is that of all threads to come, too
+        coming: deque[Future[Batch]] = deque()
+        for number in numbers:
+            coming.append(pool.submit(make, number))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

@@ -1,0 +1,5 @@
+"""Distillation: students that need fewer sampling steps than their teacher."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,29 @@
+from .methods import METHODS as METHODS
+from .methods import Method as Method
+from .plan import halvings as halvings
+from .plan import plan_of as plan_of
+from .plan import stage_config as stage_config
+from .plan import stages_of as stages_of
+from .progressive import distill_objective as distill_objective
+from .stages import Distilled as Distilled
+from .stages import distill as distill
+from .stages import find_teacher as find_teacher
+from .stages import plan_distillation as plan_distillation
+from .stages import stage_figures as stage_figures
+from .stages import stage_table as stage_table
+
+__all__ = [
+    "METHODS",
+    "Distilled",
+    "Method",
+    "distill",
+    "distill_objective",
+    "find_teacher",
+    "halvings",
+    "plan_distillation",
+    "plan_of",
+    "stage_config",
+    "stage_figures",
+    "stage_table",
+    "stages_of",
+]

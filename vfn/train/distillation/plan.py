@@ -1,0 +1,192 @@
+"""What is to be distilled: the configuration of the whole, of each stage, and what does not fit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from vfn import configs
+from vfn.configs import Config, DistillConfig, SampleConfig
+from vfn.configs.schema import Section
+from vfn.model import check_guidance
+from vfn.runs import Checkpoint
+from vfn.train.distillation.methods import METHODS, method_of
+
+# What a student need not share with its teacher, or a distillation with its beginning.
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "p_uncond",
+        "train_timesteps", "student_steps", "first_steps", "last_steps"}  # fmt: skip
+
+
+def stages_of(plan: Config) -> dict[int, Config]:
+    """The configurations of a distillation's stages, in order, by their students' steps.
+
+    Args:
+        plan: the configuration of the whole.
+
+    Returns:
+        configurations of runs.
+
+    Raises:
+        ValueError: if there is no such method.
+
+    >>> list(stages_of(Config(distill=DistillConfig(teacher_steps=16, student_steps=2))))
+    [8, 4, 2]
+    """
+    return {stage.distill.student_steps: stage for stage in method_of(plan).stages(plan)}
+
+
+def halvings(settings: DistillConfig) -> list[int]:
+    """The students' numbers of steps, in order.
+
+    Args:
+        settings: from how many steps to how many.
+
+    Returns:
+        numbers of steps, each half of the one before.
+
+    >>> halvings(DistillConfig(teacher_steps=16, student_steps=2))
+    [8, 4, 2]
+    """
+    steps = [settings.teacher_steps // 2]
+    while steps[-1] > settings.student_steps:
+        steps.append(steps[-1] // 2)
+    return steps
+
+
+def stage_config(plan: Config, student_steps: int) -> Config:
+    """The configuration of one halving; what it trains is sampled with by default.
+
+    Args:
+        plan: the configuration of the whole.
+        student_steps: of the halving's student.
+
+    Returns:
+        the configuration of a run.
+
+    >>> plan = Config(distill=DistillConfig(teacher_steps=8, teacher_guidance=0.5))
+    >>> stage = stage_config(plan, 2)
+    >>> stage.sample.sample_timesteps, stage.diffusion.train_timesteps
+    (2, 2)
+    >>> stage_config(plan, 4).distill.teacher_guidance, stage.distill.teacher_guidance
+    (0.5, 0.0)
+    """
+    distill = plan.distill
+    first = 2 * student_steps == distill.teacher_steps
+    updates = (
+        (first and distill.first_steps)
+        or (student_steps <= 2 and distill.last_steps)
+        or plan.train.steps
+    )
+    sample = SampleConfig(
+        sample_timesteps=student_steps,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
+    )
+    return replace(
+        plan,
+        diffusion=replace(plan.diffusion, train_timesteps=student_steps),
+        train=replace(plan.train, steps=updates),
+        sample=sample,
+        distill=replace(
+            distill,
+            teacher_steps=2 * student_steps,
+            student_steps=student_steps,
+            # The second teacher has the guidance in it.
+            teacher_guidance=distill.teacher_guidance if first else 0.0,
+        ),
+    )
+
+
+def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Config:
+    """The configuration of a distillation.
+
+    Args:
+        teacher: data, network and diffusion are its own where nothing else is said.
+        name: a preset's name or a .toml file.
+        overrides: fields by name.
+
+    Returns:
+        Config.
+
+    Raises:
+        ValueError: for what is no distillation, or not of this teacher.
+    """
+    own = teacher.config
+    model = replace(own.model, dropout=0.0, guidance_range=None)
+    base = Config(data=own.data, model=model, diffusion=own.diffusion)
+    config = configs.override(configs.loads(configs.read(name), name, base), dict(overrides))
+    if not config.distill.teacher_steps:
+        raise ValueError(f"{name} does not say how many steps the teacher takes: --teacher-steps")
+    METHODS.check(config.distill.method)
+    config = _with_guidance(config, own)
+    faults = differing(replace(config.model, guidance_range=own.model.guidance_range), own.model)
+    faults += differing(config.diffusion, own.diffusion)
+    if own.distill.teacher_steps:
+        faults += _faults_of_a_student(config, own)
+    if faults:
+        raise ValueError(f"expected the teacher's {'; '.join(faults)}")
+    wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
+    check_guidance(SampleConfig(guidance=wanted), teacher.shape)
+    return config
+
+
+def _with_guidance(config: Config, own: Config) -> Config:
+    """What the students learn of guidance where only the teacher says it: its weight or range.
+
+    Students of a range are sampled at the teacher's weight, or the nearest one that they know.
+
+    Returns:
+        the configuration with it.
+    """
+    span = config.model.guidance_range or own.model.guidance_range
+    if span is None:
+        weight = config.distill.teacher_guidance
+        weight = own.sample.guidance if weight is None else weight
+        return replace(config, distill=replace(config.distill, teacher_guidance=weight))
+    weight = min(max(own.sample.guidance, span[0]), span[1])
+    model = replace(config.model, guidance_range=span)
+    return replace(config, model=model, sample=replace(config.sample, guidance=weight))
+
+
+def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
+    """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
+    faults = []
+    if ours.distill.teacher_steps != theirs.distill.student_steps:
+        faults.append(
+            f"teacher_steps {theirs.distill.student_steps}, the only grid this student knows, "
+            f"got {ours.distill.teacher_steps}"
+        )
+    if ours.model.guidance_range != theirs.model.guidance_range:
+        faults.append(
+            f"guidance_range {_span(theirs.model.guidance_range)}, what this student learned, "
+            f"got {_span(ours.model.guidance_range)}"
+        )
+    if ours.distill.teacher_guidance:
+        faults.append(
+            "teacher_guidance 0, since this student has its guidance in it, "
+            f"got {ours.distill.teacher_guidance:g}"
+        )
+    return faults
+
+
+def _span(values: Sequence[float] | None) -> str:
+    return "unset" if values is None else ",".join(f"{value:g}" for value in values)
+
+
+def differing(ours: Section, theirs: Section) -> list[str]:
+    """Settings that have to be alike and are not, as parts of a message.
+
+    Args:
+        ours: what is asked for.
+        theirs: the same section of what it has to be like.
+
+    Returns:
+        a text for each.
+
+    >>> differing(DistillConfig(teacher_steps=4), DistillConfig(teacher_steps=8))
+    ['teacher_steps 8, got 4']
+    """
+    return [
+        f"{f.name} {getattr(theirs, f.name)}, got {getattr(ours, f.name)}"
+        for f in fields(ours)
+        if f.name not in FREE and getattr(ours, f.name) != getattr(theirs, f.name)
+    ]

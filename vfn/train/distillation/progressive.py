@@ -1,0 +1,67 @@
+"""Progressive distillation: halvings of the sampling steps, each of them a run of its own.
+
+A student starts as its teacher, and learns to do in one DDIM step what the teacher does in two.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vfn.configs import Config, DiffusionConfig
+from vfn.model import schedule_of
+from vfn.nn import Network, denoiser
+from vfn.objective import Batch, Objective, weighted_error
+from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
+from vfn.train.distillation.methods import Method
+from vfn.train.distillation.plan import halvings, stage_config
+
+
+def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Objective:
+    """Error against what the teacher's two DDIM steps amount to.
+
+    ``t = i/N``: the teacher goes from t over ``(i - 1/2)/N`` to ``(i - 1)/N``, and at the last of
+    these, the data, its last x0 is the target.
+
+    Args:
+        teacher: a network without gradients.
+        guidance: w that is distilled in, where batches have none of their own.
+        in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
+
+    Returns:
+        objective: gives the loss [B] of the student's network on a batch.
+
+    Source: Salimans & Ho 2022 (2202.00512), algorithm 2; Meng et al. 2023 (2210.03142), section 3.
+    """
+
+    def loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Tensor:
+        schedule = schedule_of(diffusion)
+        logsnr = schedule.logsnr(batch.t)
+        z = q_sample(batch.x0, logsnr, batch.noise)
+        with torch.inference_mode():
+            i = torch.round(batch.t * in_steps)
+            end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
+            w = guidance if batch.guidance is None else batch.guidance
+            denoise = denoiser(teacher, {}, schedule, diffusion.model_out_type, batch.labels, w)
+            target = distill_target(
+                denoise,
+                z,
+                logsnr,
+                schedule.logsnr((i - 0.5) / in_steps),
+                torch.where(i > 1, end, torch.inf),
+            )
+        x0 = target.clone()  # a tensor that the student's backward pass may see
+        wanted = Prediction(x0, eps_from_x0(z, x0, logsnr), v_from_x0(z, x0, logsnr))
+        return weighted_error(network, z, batch, wanted, diffusion)
+
+    return loss
+
+
+def _stages(plan: Config) -> list[Config]:
+    return [stage_config(plan, steps) for steps in halvings(plan.distill)]
+
+
+def _objective(teacher: nn.Module, stage: Config) -> Objective:
+    distill = stage.distill
+    return distill_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps)
+
+
+PROGRESSIVE = Method(_stages, _objective)

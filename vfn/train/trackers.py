@@ -1,0 +1,116 @@
+"""Where else the log of a run goes: a table of trackers, each an observer.
+
+A tracker is made by a factory ``(run: RunFiles, step: int) -> Observer``, called on the first
+process when a run begins, or goes on after ``step`` steps. This module does not import torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from vfn.runs import RunFiles
+from vfn.tables import Entry, Table
+from vfn.train.observers import Observer, Outcome
+
+TrackerFactory = Callable[[RunFiles, int], Observer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker(Entry):
+    """A tracker; ``extra``: the package that it needs, and the extra of ours that brings it."""
+
+    extra: str = ""
+
+
+TRACKERS: Table[Tracker] = Table(
+    "tracker",
+    {
+        "tensorboard": Tracker(
+            text="curves for TensorBoard, in the run's directory",
+            target="vfn.train.trackers:tensorboard",
+            extra="tensorboard",
+        )
+    },
+    lambda name: Tracker(text=name, target=name),
+)
+
+
+def find_trackers(words: Sequence[str]) -> dict[str, TrackerFactory]:
+    """The factories of some trackers, imported; nothing is made yet.
+
+    Args:
+        words: of `TRACKERS`, or ``package.module:Name``.
+
+    Returns:
+        factories by their words.
+
+    Raises:
+        ValueError: for an unknown tracker, or one whose package is not installed.
+
+    >>> find_trackers(["board"])
+    Traceback (most recent call last):
+    ValueError: unknown tracker 'board', expected one of tensorboard, or package.module:Name
+    """
+    found = {word: TRACKERS.find(word) for word in words}
+    for word, entry in found.items():
+        if entry.extra and find_spec(entry.extra) is None:
+            raise ValueError(
+                f"tracker {word} needs {entry.extra}, which is not installed; "
+                f"install it with: pip install 'vfn[{entry.extra}]'"
+            )
+    return {word: entry.load() for word, entry in found.items()}
+
+
+def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observer]:
+    """Trackers of a run, made by their factories.
+
+    Args:
+        words: of `TRACKERS`, or ``package.module:Name``.
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        observers.
+
+    Raises:
+        ValueError: for an unknown tracker, one whose package is not installed, or a factory that
+            gives anything else.
+    """
+    made = {word: factory(run, step) for word, factory in find_trackers(words).items()}
+    for word, tracker in made.items():
+        if not isinstance(tracker, Observer):
+            raise ValueError(
+                f"expected tracker {word} to give an Observer, got {type(tracker).__name__}"
+            )
+    return list(made.values())
+
+
+class _Board(Observer):
+    """Writes the numbers of the log for TensorBoard."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+
+    def ended(self, _outcome: Outcome | None, /) -> None:
+        self._writer.close()
+
+
+def tensorboard(run: RunFiles, step: int) -> Observer:
+    """A tracker that writes for TensorBoard; what it has of later steps is passed over.
+
+    Args:
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        Observer.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    return _Board(SummaryWriter(str(run.tensorboard), purge_step=step + 1))
