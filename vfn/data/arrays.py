@@ -1,5 +1,6 @@
 """Pictures in one ``.npy`` or ``.npz`` file."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def array_source(path: Path, test_share: float) -> Source:
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), test_share, labels)
     return Source(str(path), names, partial(nth_picture, images), labels, class_names, splits)
+
+
+def npz_labels(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays beside ``arr_0`` that say what pictures show, as `array_source` reads them back.
+
+    Args:
+        labels: classes [N], 1..K, or 0/1 tags [N, K].
+        class_names: K texts.
+
+    Returns:
+        ``arr_1``, classes 0..K-1 as everybody's files have them (-1 for none) or the tags, and
+        ``class_names``.
+
+    >>> npz_labels(np.array([2, 1]), ("cat", "dog"))
+    {'arr_1': array([1, 0]), 'class_names': array(['cat', 'dog'], dtype='<U3')}
+    """
+    return {
+        "arr_1": labels - 1 if labels.ndim == 1 else labels,
+        "class_names": np.array(class_names, dtype=np.str_),
+    }
 
 
 def _named(
