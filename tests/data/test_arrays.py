@@ -1,5 +1,8 @@
 """Array files: npy and npz, grey and RGB, classes and tags."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -163,3 +166,39 @@ def test_a_truncated_file_ends_in_a_clean_error(tmp_path_factory, cut, suffix):
     path.write_bytes(content[: int(len(content) * cut)])
     with pytest.raises(ValueError, match="is not an array file of pictures"):
         array_source(path, 0.0)
+
+
+HEADERS = st.fixed_dictionaries({
+    "descr": st.sampled_from(["|u1", "<f8", "|O", "<M8[s]", ">i4", "|S3", "<U9", "|V0", "|S0"])
+    | st.text(max_size=4) | st.lists(st.tuples(st.text(max_size=3), st.just("<f4")), max_size=2),
+    "fortran_order": st.booleans() | st.integers(0, 3),
+    "shape": st.lists(st.integers(-2, 6) | st.sampled_from([2**31, 2**62, 10**25]), max_size=5)
+    .map(tuple) | st.integers(),
+})  # fmt: skip
+
+
+@given(HEADERS, st.sampled_from(["arr_0", "arr_1", "class_names", None]), st.binary(max_size=96))
+def test_any_header_is_read_or_refused(tmp_path_factory, header, place, content):
+    """``place``: in which array of an npz, or in an npy; nothing is reserved by its promise."""
+    text = repr(header).encode("utf-8", "backslashreplace") + b"\n"
+    array = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text + content
+    folder, fault = tmp_path_factory.getbasetemp(), ""
+    path = folder / ("fuzzed.npz" if place else "fuzzed.npy")
+    if place is None:
+        path.write_bytes(array)
+    else:
+        np.savez(path, **{"arr_0": noise(3, 2, 2), "arr_1": [1, 1, 2]} | {place: 0})
+        with zipfile.ZipFile(path) as archive:
+            others = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, other in (others | {f"{place}.npy": array}).items():
+                archive.writestr(name, other)
+    try:
+        source = array_source(path, 0.1)
+    except ValueError as error:
+        fault = str(error)
+    assert fault.isprintable()
+    assert len(fault) < 700
+    if not fault:
+        for number in range(len(source.names)):
+            source.read(number)

@@ -196,7 +196,7 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
         if kind == "tags" and text and "" in map(str.strip, text.split(TAG_SEPARATOR)):
             raise ValueError(
                 f"expected tags joined by {TAG_SEPARATOR} for {shortened(name)} in {where}, got "
-                f"{shortened(text)!r}; a tag has no {TAG_SEPARATOR} in its name"
+                f"'{shortened(text)}'; a tag has no {TAG_SEPARATOR} in its name"
             )
     return kind, {name: text for name, text in rows if text or kind == "tags"}
 

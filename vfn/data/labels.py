@@ -251,7 +251,7 @@ def _tag_row(text: str, numbers: dict[str, int], count: int) -> list[int]:
 def _number(name: str, numbers: dict[str, int]) -> int:
     if name not in numbers:
         raise ValueError(
-            f"unknown label {shortened(name)!r}, expected names among {_listed(numbers)}, "
+            f"unknown label '{shortened(name)}', expected names among {_listed(numbers)}, "
             "separated by commas, or all"
         )
     return numbers[name]

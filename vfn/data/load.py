@@ -268,4 +268,4 @@ def _resolved(name: str) -> Path:
     try:
         return Path(name).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{shortened(name)!r} is no path ({printable(str(error))})") from None
+        raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None

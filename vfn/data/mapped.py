@@ -8,12 +8,15 @@ is done with the pictures the size of the file is looked at.
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vfn.files import printable
 
 
 class _File(NamedTuple):
@@ -32,7 +35,7 @@ class _File(NamedTuple):
         found = os.fstat(self.descriptor.number).st_size
         if found < self.size:
             raise ValueError(
-                f"{self.path} was cut short while it was in use, from {self.size} to {found} "
+                f"{printable(str(self.path))} was cut short while it was in use, from {self.size} to {found} "
                 "bytes; remove its directory, so that the data are prepared anew"
             )
 
@@ -108,21 +111,36 @@ class MappedPictures(Tensor):
             content = os.pread(self._file.descriptor.number, width, begin + number % count * width)
             if len(content) < width:
                 self._file.check()
-                raise ValueError(f"{self._file.path} cannot be read whole")
+                raise ValueError(f"{printable(str(self._file.path))} cannot be read whole")
             into[i * width : (i + 1) * width] = np.frombuffer(content, np.uint8)
         return rows
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Another process gets an ordinary tensor."""
-        self._file.check()
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(Tensor).__reduce_ex__(protocol)
+        """What is pickled is an ordinary tensor."""
+        return self.clone().__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         """A copy in memory."""
-        self._file.check()
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(Tensor).clone()
+        del memo
+        return self.clone()
+
+
+def _sent(pictures: MappedPictures) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    """For another process, which maps the file itself; torch cannot share a mapped one."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if pictures.is_inference() or pictures._version:  # written to, in memory
+            return torch.from_numpy, (pictures.numpy().copy(),)
+        place = tuple(pictures.shape), pictures.stride(), pictures.storage_offset()
+    return _received, (pictures._file.path, pictures._file.size, *place)
+
+
+def _received(
+    path: Path, size: int, shape: tuple[int, ...], stride: tuple[int, ...], offset: int
+) -> Tensor:
+    return map_pictures(path, [size]).as_strided(shape, stride, offset)
+
+
+ForkingPickler.register(MappedPictures, _sent)
 
 
 def map_pictures(path: Path, shape: Sequence[int]) -> Tensor:
