@@ -35,8 +35,8 @@ class _File(NamedTuple):
         found = os.fstat(self.descriptor.number).st_size
         if found < self.size:
             raise ValueError(
-                f"{printable(str(self.path))} was cut short while it was in use, from {self.size} to {found} "
-                "bytes; remove its directory, so that the data are prepared anew"
+                f"{printable(str(self.path))} was cut short while it was in use, from "
+                f"{self.size} to {found} bytes; remove its directory, so that the data are prepared anew"
             )
 
 

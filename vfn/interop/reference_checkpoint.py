@@ -129,8 +129,8 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError:
         raise ValueError(
             f"checkpoint {printable(str(path))} holds code or objects other than tensors and plain "
-            "values, or is damaged; it was not loaded, as that could run anything: save its 'model' "
-            "and 'ema' anew with torch.save"
+            "values, or is damaged; it was not loaded, as that could run anything: save its "
+            "'model' and 'ema' anew with torch.save"
         ) from None
     except Exception:  # bytes of any kind can make the reader fail in any way
         raise ValueError(
