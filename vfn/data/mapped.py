@@ -36,7 +36,8 @@ class _File(NamedTuple):
         if found < self.size:
             raise ValueError(
                 f"{printable(str(self.path))} was cut short while it was in use, from "
-                f"{self.size} to {found} bytes; remove its directory, so that the data are prepared anew"
+                f"{self.size} to {found} bytes; remove its directory, so that the "
+                "data are prepared anew"
             )
 
 
