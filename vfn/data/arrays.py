@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vfn.data.dataset import own_splits
-from vfn.data.labels import check_names
+from vfn.data.labels import MOST_NAMES, check_names
 from vfn.data.source import Source, checked_labels, nth_picture
 from vfn.files import printable, shortened
 
@@ -98,8 +98,8 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
 
 def _texts(names: np.ndarray) -> tuple[str, ...]:
     """Names as texts; bytes are UTF-8."""
-    if names.ndim != 1 or names.dtype.kind not in "USiu":
+    if names.ndim != 1 or names.dtype.kind not in "USiu" or len(names) > MOST_NAMES:
         raise ValueError(
-            f"expected class_names to be K texts, got {names.dtype} {list(names.shape)}"
+            f"expected class_names to be K texts, {MOST_NAMES} at most, got {names.dtype} {list(names.shape)}"
         )
     return tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())
