@@ -100,6 +100,7 @@ def _texts(names: np.ndarray) -> tuple[str, ...]:
     """Names as texts; bytes are UTF-8."""
     if names.ndim != 1 or names.dtype.kind not in "USiu" or len(names) > MOST_NAMES:
         raise ValueError(
-            f"expected class_names to be K texts, {MOST_NAMES} at most, got {names.dtype} {list(names.shape)}"
+            f"expected class_names to be K texts, {MOST_NAMES} at most, got "
+            f"{names.dtype} {list(names.shape)}"
         )
     return tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())
