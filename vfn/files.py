@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,13 +35,8 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    if not durable:
-        return
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if durable:
+        sync_directory(path.parent)
 
 
 def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
@@ -96,6 +92,92 @@ def printable(text: str) -> str:
     ('a name', 'two\\nlines')
     """
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Text of somebody else as a part of a message: printable, and cut where it is long.
+
+    Args:
+        text: any text.
+        most: letters that are kept.
+
+    Returns:
+        one line of a few more letters at most.
+
+    >>> shortened("a" * 10, most=4)
+    'aaaa...'
+    """
+    line = printable(text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
+def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
+    """The first of some texts, for a message that does not grow with their number.
+
+    Args:
+        texts: of anybody; each is shown as `shortened` shows it.
+        most: how many are named.
+        longest: letters that are kept of each.
+
+    Returns:
+        one line.
+
+    >>> few(["cat", "dog", "fox"], most=2)
+    'cat, dog and 1 more'
+    """
+    all_texts = list(texts)
+    more = f" and {len(all_texts) - most} more" if len(all_texts) > most else ""
+    return ", ".join(shortened(text, longest) for text in all_texts[:most]) + more
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock, and hold it; a process that dies gives it back.
+
+    Args:
+        path: a file for this purpose alone; it is made if missing, and stays.
+
+    Raises:
+        OSError: if the file system knows no locks.
+    """
+    with path.open("a") as file:
+        _hold(file.fileno())
+        yield  # closing the file gives the lock back
+
+
+def _hold(file: int) -> None:
+    """Lock an open file by what the system offers: POSIX has fcntl, Windows msvcrt."""
+    try:
+        import fcntl
+    except ImportError:
+        _hold_by_msvcrt(file)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _hold_by_msvcrt(file: int) -> None:
+    """Lock the first byte; Windows has no call that waits for it without an end."""
+    import msvcrt
+
+    while True:
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except PermissionError:  # somebody else holds it
+            time.sleep(0.1)
+        else:
+            return
+
+
+def sync_directory(path: Path) -> None:
+    """Force the entries of a directory to the disk; Windows does that by itself, and cannot."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

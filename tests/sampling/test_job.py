@@ -150,16 +150,17 @@ def test_formats_hold_the_same_pictures(trained, tmp_path):
         write_samples(draws, tmp_path / kind, kind)
     with np.load(tmp_path / "npz" / "samples.npz") as file:
         array, labels = file["arr_0"], file["arr_1"]
+        assert file["class_names"].tolist() == list("0123456789")
     assert array.shape == (12, 8, 8, 1)
     assert array.dtype == np.uint8
     assert np.array_equal(array, draws.all().images.movedim(1, -1).numpy())
-    assert labels.tolist() == [4, 10] * 6
+    assert labels.tolist() == [3, 9] * 6  # from 0, as everybody's files
     for i in range(12):
         with Image.open(tmp_path / "png" / "images" / f"{i:06d}.png") as picture:
             assert np.array_equal(np.asarray(picture), array[i, ..., 0])
     tensors = load_file(tmp_path / "safetensors" / "samples.safetensors")
     assert np.array_equal(tensors["images"], array.transpose(0, 3, 1, 2))
-    assert np.array_equal(tensors["labels"], labels)
+    assert np.array_equal(tensors["labels"], labels + 1)
     grids = {(tmp_path / kind / "grid.png").read_bytes() for kind in ("png", "npz", "safetensors")}
     assert len(grids) == 1
 
@@ -328,6 +329,7 @@ def test_tags_and_combinations_of_tags(tmp_path):
     write_samples(network.draws(4, asked), tmp_path / "b", "npz", animate=False)
     with np.load(tmp_path / "b" / "samples.npz") as file:
         assert file["arr_1"].tolist() == [[1, 1, 0], [1, 0, 1]] * 2
+        assert file["class_names"].tolist() == ["Bald", "Male", "Wavy"]
 
 
 def test_an_unconditional_network(tmp_path):

@@ -3,9 +3,11 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from vfn.data import read_pictures
 from vfn.sampling import OUTPUTS
 from vfn.sampling.output import PARTS, PngFolder, begin_folder, check_record, open_output
 
@@ -56,14 +58,35 @@ def test_labels_stand_in_a_table(tmp_path, tags):
 
 def test_pictures_in_a_folder_can_be_trained_on(tmp_path):
     """What `vfn sample` writes is a data set."""
-    from vfn.data import read_pictures
-
     output = PngFolder(tmp_path, 6)
     output.write(torch.arange(6), IMAGES)
     output.finish(LABELS, NAMES, False)
     found = read_pictures(str(tmp_path / "images"))
     assert found.legend.names == ("cat", "dog")
     assert sorted(found.labels.tolist()) == sorted(LABELS.tolist())
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (LABELS, ["cat", "dog", "fox"], [0, 1] * 3),
+        (torch.eye(6, 3, dtype=torch.int64), ["Bald", "Male", "Wavy"], np.eye(6, 3).tolist()),
+    ],
+)
+def test_an_array_file_counts_as_others_do_and_is_read_back(tmp_path, labels, names, expected):
+    """ADM's and torch-fidelity's classes count from 0."""
+    output = open_output("npz", tmp_path, 6)
+    output.write(torch.arange(6), IMAGES)
+    tags = labels.ndim == 2
+    output.finish(labels, ["some"] * 6, tags, names)
+    with np.load(tmp_path / "samples.npz") as file:
+        assert sorted(file) == ["arr_0", "arr_1", "class_names"]
+        assert file["arr_1"].tolist() == expected
+        assert file["class_names"].tolist() == names
+    found = read_pictures(str(tmp_path / "samples.npz"))
+    assert (found.legend.names, found.legend.tags) == (tuple(names), tags)
+    assert torch.equal(found.images, IMAGES)
+    assert torch.equal(found.labels.long(), labels)
 
 
 def test_a_record_is_kept(tmp_path):

@@ -5,9 +5,11 @@ from .dataset import as_dataset as as_dataset
 from .dataset import hold_out as hold_out
 from .dataset import to_uint8 as to_uint8
 from .dataset import to_unit as to_unit
+from .digest import data_digest as data_digest
 from .labels import Labels as Labels
 from .labels import in_turn as in_turn
 from .load import data_home as data_home
+from .load import data_name as data_name
 from .load import datasets as datasets
 from .load import find_prepared as find_prepared
 from .load import load_dataset as load_dataset
@@ -26,7 +28,9 @@ __all__ = [
     "Prepared",
     "Source",
     "as_dataset",
+    "data_digest",
     "data_home",
+    "data_name",
     "datasets",
     "find_prepared",
     "hold_out",

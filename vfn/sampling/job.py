@@ -239,8 +239,9 @@ def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) 
     for folder, one in zip(folders, written, strict=True):
         draws = folder.draws
         every = torch.arange(draws.num)
-        tags = draws.trained.shape.legend.tags
-        folder.output.finish(draws.asked.of(every), draws.asked.texts(every), tags)
+        legend = draws.trained.shape.legend
+        labels, texts = draws.asked.of(every), draws.asked.texts(every)
+        folder.output.finish(labels, texts, legend.tags, legend.names)
         if grid:
             shown = panel(draws)
             save_png(one.shown, shown.draw(folder.output.read(shown.indices)))

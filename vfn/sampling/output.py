@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from vfn.data.arrays import npz_labels
 from vfn.files import make_directory, open_atomic, remove_leftovers, write_atomic, write_json
 from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
@@ -37,8 +38,14 @@ class Output(Protocol):
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures, uint8 [B, C, H, W]; only once all of them are there and finished."""
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
-        """All pictures are there: write what belongs to all, ``names`` is empty without labels."""
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
+        """All pictures are there: write what belongs to all.
+
+        ``names`` say what each picture shows, empty without labels; ``class_names`` are those of
+        all classes or tags that the network knows.
+        """
 
     def clear(self) -> None:
         """Remove the pictures."""
@@ -73,9 +80,11 @@ class PngFolder:
                 arrays.append(np.array(picture).reshape(picture.height, picture.width, -1))
         return torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
         """Write labels.csv."""
-        del labels
+        del labels, class_names
         if names:
             text = io.StringIO()
             rows = [(f"{i:06d}.png", name) for i, name in enumerate(names)]
@@ -102,7 +111,13 @@ class _Packed(ABC):
         """The file."""
 
     @abstractmethod
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
+    def _save(
+        self,
+        file: BinaryIO,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
         """Write pictures [N, H, W, C] and labels [N] or [N, K] to the file."""
 
     @abstractmethod
@@ -129,13 +144,15 @@ class _Packed(ABC):
         with open_atomic(self.place / f"{int(indices[0]):09d}.npy") as file:
             np.save(file, images.movedim(1, -1).numpy())
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
         """Make the file of its parts."""
         del tags
         if not self.file.exists():
             images = self._merge(self.place / "merged")
             with open_atomic(self.file) as file:
-                self._save(file, images, labels.numpy() if names else None)
+                self._save(file, images, labels.numpy() if names else None, class_names)
         shutil.rmtree(self.place, ignore_errors=True)
 
     def _merge(self, path: Path) -> np.ndarray:
@@ -154,15 +171,21 @@ class _Packed(ABC):
 
 
 class NpzFile(_Packed):
-    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], and labels as ``arr_1``."""
+    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], labels ``arr_1``, ``class_names``."""
 
     @property
     def file(self) -> Path:
         """The file."""
         return self.folder / "samples.npz"
 
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
-        arrays: dict[str, Any] = {} if labels is None else {"arr_1": labels}
+    def _save(
+        self,
+        file: BinaryIO,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        arrays: dict[str, Any] = {} if labels is None else npz_labels(labels, class_names)
         np.savez(file, arr_0=images, **arrays)
 
     def read(self, indices: Tensor) -> Tensor:
@@ -179,7 +202,14 @@ class SafetensorsFile(_Packed):
         """The file."""
         return self.folder / "samples.safetensors"
 
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
+    def _save(
+        self,
+        file: BinaryIO,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        del class_names
         tensors = {"images": np.ascontiguousarray(np.moveaxis(images, -1, 1))}
         file.write(save(tensors | ({} if labels is None else {"labels": labels})))
 
