@@ -281,3 +281,9 @@ if __name__ == "__main__":
     together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
     if together is not None:
         together.write(Path(sys.argv[2]))
+
+
+def test_pictures_that_are_not_finite_are_not_judged(trained):
+    params = {name: value * float("nan") for name, value in trained.params.items()}
+    with pytest.raises(ValueError, match="finite pictures to judge, but 20 of 20 that the network"):
+        judge("dataset:digits", replace(trained, params=params), ["fd"], num=20, device="cpu")

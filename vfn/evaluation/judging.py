@@ -252,6 +252,11 @@ def _present(content: Content, world: World) -> Dataset | Statistics:
     if not isinstance(content, Draws):
         return content
     drawn, legend = content.by_all(world), content.trained.shape.legend
+    if drawn.not_finite:
+        raise ValueError(
+            f"expected finite pictures to judge, but {drawn.not_finite} of {content.num} that the "
+            "network drew are not; use another checkpoint, or less guidance"
+        )
     return Dataset(drawn.images, drawn.classes if legend.names else None, legend)
 
 
