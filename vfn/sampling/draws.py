@@ -34,8 +34,8 @@ class Drawn(NamedTuple):
 
     images: uint8 [N, C, H, W] on the CPU. labels: what was asked of each, as text; none for an
     unconditional network. classes: the same as the network takes it, [N] or [N, K]. nfe: number of
-    evaluations of the network for a picture, the most of all batches. finite: which of them [N] were
-    finite before they were rounded, all if None; others are black or white somewhere.
+    evaluations of the network for a picture, the most of all batches. finite: which of them [N]
+    were finite before they were rounded, all if None; others are black or white somewhere.
     """
 
     images: Tensor
