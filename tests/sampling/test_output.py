@@ -112,7 +112,7 @@ def test_pictures_without_a_record_are_left_alone(tmp_path, spoil):
     output = PngFolder(tmp_path, 6)
     output.write(torch.arange(6), IMAGES)
     spoil(tmp_path / "settings.json")
-    with pytest.raises(ValueError, match="of unknown settings|is no record of vfn sample: "):
+    with pytest.raises(ValueError, match="of unknown settings|is no record of vfn sample: |is not JSON"):
         check_record(output, tmp_path, {"seed": 0})
 
 
@@ -232,7 +232,7 @@ def test_any_record_is_read_or_refused(tmp_path_factory, changes, text):
     except ValueError as error:
         message = str(error)
     if found is None:
-        assert "is no record of vfn sample" in message
+        assert "is no record of vfn sample" in message or "is not JSON" in message
         assert "\n" not in message
     else:
-        assert found == {**RECORD, **changes} or "step" in changes  # NaN is not itself
+        assert found == {**RECORD, **changes}

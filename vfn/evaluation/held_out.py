@@ -188,4 +188,4 @@ def preview_figures(
     with silence():
         fake = Dataset(drawn.images, drawn.classes, legend)
         real = dataset._replace(images=some_of(dataset.images, num), labels=None)
-        return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world)
+        return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world, references=False)

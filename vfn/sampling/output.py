@@ -23,7 +23,7 @@ from torch import Tensor
 from vfn.files import (
     make_directory,
     open_atomic,
-    printable,
+    read_json,
     remove_leftovers,
     write_atomic,
     write_json,
@@ -305,9 +305,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(_refusal(path, f"it cannot be read ({printable(str(error))})")) from None
+        found = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or use another --out") from None
     whole = isinstance(found, dict) and all(
         type(found.get(name)) is int and 0 <= found[name] < 2**63 for name in ("seed", "num")
     )
