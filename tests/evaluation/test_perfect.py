@@ -35,11 +35,11 @@ def test_the_reference_is_that_of_sets_that_are_drawn(reals, fakes, monkeypatch)
     mean, cov = generator.standard_normal(10), root @ root.T
     real = Statistics(reals, fit_gaussian(torch.randn(20, 10)), None, None, {})
     real = real._replace(gaussian=real.gaussian._replace(cov=torch.from_numpy(cov)))
-    expected = drawn_distances(mean, cov, reals, fakes, 1000)
+    expected = drawn_distances(mean, cov, reals, fakes, 300)
     found = perfect_frechet(real, fakes)
-    assert found.value == pytest.approx(expected.mean(), rel=0.08)
+    assert found.value == pytest.approx(expected.mean(), rel=0.1)
     half = (found.interval.high - found.interval.low) / 2
-    assert half == pytest.approx(1.96 * expected.std(), rel=0.15)
+    assert half == pytest.approx(1.96 * expected.std(), rel=0.25)
 
 
 @pytest.mark.parametrize(

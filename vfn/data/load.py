@@ -199,8 +199,31 @@ def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     known = split in get_args(Split) or name in DATASETS or Path(name).exists()
     if not name or (is_object_name(whole) and not known):
         name, split = whole, "train"
-    base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
+    base = (
+        like if same_data(like.dataset, name) else DataConfig(dataset=name, data_dir=like.data_dir)
+    )
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two names stand for one data set, however its path is written.
+
+    Args:
+        one: a name of the table, a path, or ``package.module:Name``.
+        other: the same.
+
+    Returns:
+        whether they do.
+
+    >>> same_data("pictures/", "./pictures"), same_data("digits", "mnist")
+    (True, False)
+    """
+    if one == other:
+        return True
+    if any(name in DATASETS or is_object_name(name) for name in (one, other)):
+        return False
+    first, second = (Path(name).expanduser().resolve() for name in (one, other))
+    return first == second
 
 
 def _find(settings: DataConfig) -> _Origin:

@@ -15,6 +15,7 @@ from vfn.data import (
     load_dataset,
     load_held_out,
     read_pictures,
+    same_data,
     spec_settings,
 )
 from vfn.evaluation.extractors import Extractor
@@ -114,7 +115,7 @@ def open_held_out(real: Given, held_out: Given | None, data: DataConfig) -> Data
         return None
     asked = spec_settings(real, data)
     # `data` has the split that the run was trained on.
-    if asked.dataset == data.dataset and load_held_out(data) is None:
+    if same_data(asked.dataset, data.dataset) and load_held_out(data) is None:
         return None
     return load_held_out(asked)
 
