@@ -82,6 +82,8 @@ class Evaluation:
         for baseline in dict.fromkeys(f.baseline for f in compared):
             titles = ", ".join(f.title for f in compared if f.baseline == baseline)
             lines.append(f"reference: {baseline} ({titles})")
+        if self.settings.get("labels") == "in turn":
+            lines.append("labels: every class as often (--labels as-data: as in the data)")
         lines += [f"{f.title}: {f.warning}" for f in self.figures if f.warning]
         return "\n".join(lines)
 
