@@ -167,7 +167,7 @@ def undrawable(trained, num=20):
             "needs held-out pictures; name them with --held",
         ),
         ("images", {"metrics": "agreement", "held_out": REAL}, "the real pictures have none"),
-        ("other classes", {}, "label '1' is not among the real pictures' 0, a"),
+        ("other classes", {"metrics": "agreement", "held_out": REAL}, "label '1' is not among the real pictures' 0, a"),
         (REAL, {"bootstrap": 1}, "at least 2 resampled sets"),
         (REAL, {"features": "x"}, "unknown features 'x', expected one of pixels, inception"),
         ("dataset:x", {}, "unknown data set 'x'"),
