@@ -196,7 +196,7 @@ def _metric_lines() -> str:
 
 @app.group("eval", invoke_without_command=True)
 @click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
-@click.option("--fake", help="pictures to judge: run:DIR, folder, .npz or statistics")
+@click.option("--fake", help="pictures to judge: a run, folder, .npz or statistics")
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
@@ -205,7 +205,8 @@ def _metric_lines() -> str:
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
-    "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
+    "--labels",
+    help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
@@ -259,7 +260,9 @@ def _compare(context: click.Context, options: dict[str, Any]) -> None:
 def _judge(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --real --fake`."""
     names = [p.name for p in context.command.params if p.name in vars(configs.SampleConfig())]
-    drawn = options["fake"].startswith("run:")
+    from vfn.runs.directory import run_of
+
+    drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
         refuse_given(context, ("num", "labels", "bpd", *names), why)
@@ -286,20 +289,24 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     )
     if result is None:
         return
-    click.echo(result.table())
-    if json_path:
+    if json_path:  # first: standard output may be closed
         replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
         say(f"figures are in {json_path}")
+    click.echo(result.table())
 
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
     from vfn.evaluation import usual_labels
+    from vfn.runs.directory import run_of
     from vfn.sampling import load
 
-    trained = load(options["fake"].removeprefix("run:"), options["device"])
-    num, seed = options["num"], options["seed"]
-    labels = options["labels"] or usual_labels(trained, num, seed, options["data_dir"])
+    run = run_of(options["fake"])
+    assert run is not None
+    trained = load(run, options["device"])
+    num, seed, labels = options["num"], options["seed"], options["labels"]
+    if labels is None or labels == "as-data":
+        labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
     return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 

@@ -1,9 +1,11 @@
 """The processes of a job: who we are among them, their devices, and what all of them agree on."""
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -117,6 +119,33 @@ def largest(value: int, world: World) -> int:
     shared = torch.tensor(value)
     dist.all_reduce(shared, dist.ReduceOp.MAX, group=world.control)
     return int(shared)
+
+
+def check_alike(job: Mapping[str, Any], world: World) -> None:
+    """Refuse to begin a job that is another one on some process.
+
+    Args:
+        job: what is to be done, as JSON can hold it; all processes have to call this.
+        world: the processes.
+
+    Raises:
+        ValueError: on every process, with the name of the first part that differs.
+
+    >>> check_alike({"seed": 0}, ALONE)
+    """
+    if world.size == 1:
+        return
+    hashes = {
+        name: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()[:7]
+        for name, value in {"names": [*job], **job}.items()
+    }
+    for name, value in hashes.items():
+        number = int.from_bytes(value, "big")
+        if largest(number, world) != -largest(-number, world):
+            raise ValueError(
+                f"the processes of this job were started with different arguments: {name} differs; "
+                "start all of them with the same command"
+            )
 
 
 def total(value: Tensor, world: World) -> Tensor:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -183,3 +184,53 @@ def sync_directory(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that may be damaged or edited.
+
+    Args:
+        path: the file.
+
+    Returns:
+        texts, finite numbers that a float can hold, truth values, None, lists and dictionaries.
+
+    Raises:
+        ValueError: if it cannot be read or is anything else; one line that names the file.
+    """
+    try:
+        value = json.loads(
+            path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_number
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # no half characters
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {short(str(error))}") from None
+    return value
+
+
+def short(value: Any, most: int = 60) -> str:
+    """A value from a file as part of a message: one line that does not grow with the value.
+
+    Args:
+        value: any value.
+        most: characters.
+
+    Returns:
+        its beginning.
+
+    >>> short("a" * 100, most=10)
+    'aaaaaaa...'
+    """
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {short(text, 20)} is not finite")
+    return int(text) if text.lstrip("-").isdigit() else value

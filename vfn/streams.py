@@ -19,5 +19,6 @@ class Stream(IntEnum):
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow
     BOOTSTRAP = 30  # resampled pictures of an evaluation
+    PERFECT = 31  # what a perfect sampler would get
     BITS_NOISE = 100  # BITS_NOISE + k is draw k of a bound, below 900
     SAMPLE = 1000  # SAMPLE is the start noise, SAMPLE + 1 + i the noise of step i

@@ -16,6 +16,7 @@ from .load import load_dataset as load_dataset
 from .load import load_held_out as load_held_out
 from .load import prepare as prepare
 from .load import read_pictures as read_pictures
+from .load import same_data as same_data
 from .load import spec_settings as spec_settings
 from .source import Source as Source
 from .standard import DATASETS as DATASETS
@@ -39,6 +40,7 @@ __all__ = [
     "load_held_out",
     "prepare",
     "read_pictures",
+    "same_data",
     "spec_settings",
     "to_uint8",
     "to_unit",

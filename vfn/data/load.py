@@ -222,9 +222,25 @@ def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     known = split in get_args(Split) or name in DATASETS or Path(name).exists()
     if not name or (is_object_name(whole) and not known):
         name, split = whole, "train"
-    own = data_name(like.dataset) == data_name(name)
+    own = same_data(like.dataset, name)
     base = like if own else DataConfig(dataset=name, data_dir=like.data_dir)
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two names stand for one data set, however its path is written.
+
+    Args:
+        one: a name of the table, a path, or ``package.module:Name``.
+        other: the same.
+
+    Returns:
+        whether they do.
+
+    >>> same_data("pictures/", "./pictures"), same_data("digits", "mnist")
+    (True, False)
+    """
+    return data_name(one) == data_name(other)
 
 
 def _find(settings: DataConfig) -> _Origin:

@@ -117,3 +117,25 @@ class RunFiles:
     def stage(self, student_steps: int) -> "RunFiles":
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
+
+
+def run_of(spec: object) -> Path | None:
+    """The run or checkpoint that a text or path stands for, with or without ``run:`` before it.
+
+    Args:
+        spec: as a person gives it.
+
+    Returns:
+        its path; None if it is something else, such as a folder of pictures.
+
+    >>> run_of("run:runs/a"), run_of("pictures/")
+    (PosixPath('runs/a'), None)
+    """
+    if isinstance(spec, str) and spec.startswith("run:"):
+        return Path(spec.removeprefix("run:"))
+    if not isinstance(spec, str | Path):
+        return None
+    path = Path(spec)
+    if RunFiles(path).config.is_file() and RunFiles(path).checkpoints.is_dir():
+        return path
+    return path if path.suffix == ".safetensors" and path.is_file() else None
