@@ -118,7 +118,7 @@ def open_run(
     dataset, held_out = _pictures(config, given.dataset)
     shape = shape_of(dataset)
     # Now, not at the first sample grid.
-    check_sampling(config.sample, config.diffusion, shape, config.model.guidance_range)
+    check_sampling(config.sample, config, shape, config.model.guidance_range)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
     torch.manual_seed(config.train.seed)
