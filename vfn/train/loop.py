@@ -289,7 +289,7 @@ def _batches(run: Run) -> Generator[Batch]:
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """This process's part of the global batch of the current step, each with its key of dropout."""
+    """This process's part of the global batch of a step; networks may draw from torch's generator."""
     settings, world = run.config.train, run.world
     for part, batch in enumerate(islice(batches, settings.accumulate)):
         key = (run.state.step * world.size + world.rank) * settings.accumulate + part

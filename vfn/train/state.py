@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
 from vfn.model import DataShape, autocast
-from vfn.nn import Network
+from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
 from vfn.ops import ema_decay, ema_update_
 from vfn.runs import Checkpoint, check_fits
@@ -195,7 +195,8 @@ def train_step(
     for i, batch in enumerate(micro_batches):
         more = i < settings.accumulate - 1
         wait = isinstance(network, DistributedDataParallel) and more
-        with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
+        held: Any = network.no_sync() if wait else nullcontext()  # type: ignore[attr-defined]
+        with held, keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
             loss = _counted(each, batch.weight).mean() / settings.accumulate
