@@ -234,7 +234,9 @@ class TrainConfig(Section):
     log_every: int = option(50, "steps between log lines", 1)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1)
-    preview_every: int = option(1000, "steps between sample grids and held-out losses", 1)
+    preview_every: int = option(
+        1000, "steps between sample grids and held-out losses; 0 is none", 0
+    )
     eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
     eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
     max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)

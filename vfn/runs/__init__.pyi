@@ -1,4 +1,5 @@
 from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import DataMark as DataMark
 from .checkpoint import check_fits as check_fits
 from .checkpoint import check_usable as check_usable
 from .checkpoint import digest as digest
@@ -9,11 +10,13 @@ from .checkpoint import newest_checkpoint as newest_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .directory import RunFiles as RunFiles
+from .lock import locked as locked
 from .log import read_log as read_log
 from .log import seconds_until as seconds_until
 
 __all__ = [
     "Checkpoint",
+    "DataMark",
     "RunFiles",
     "check_fits",
     "check_usable",
@@ -21,6 +24,7 @@ __all__ = [
     "export_model",
     "find_checkpoint",
     "load_checkpoint",
+    "locked",
     "newest_checkpoint",
     "read_log",
     "save_checkpoint",

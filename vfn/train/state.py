@@ -15,7 +15,7 @@ from vfn.model import DataShape, autocast
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
 from vfn.ops import ema_decay, ema_update_
-from vfn.runs import Checkpoint, check_fits
+from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
@@ -217,13 +217,16 @@ def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
     return losses if weight is None else losses * weight.to(losses.dtype)
 
 
-def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkpoint:
+def checkpoint_of(
+    state: TrainState, config: Config, shape: DataShape, data: DataMark | None = None
+) -> Checkpoint:
     """What is saved of a state; tensors are those of the state, the moments zeros before any step.
 
     Args:
         state: it is not changed.
         config: the resolved configuration of the run.
         shape: of the data.
+        data: what the run remembers of its pictures.
 
     Returns:
         Checkpoint.
@@ -233,7 +236,9 @@ def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkp
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
-    return Checkpoint(state.step, config, shape, state.params, state.ema, moments, state.counters)
+    return Checkpoint(
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data
+    )
 
 
 @torch.no_grad()
