@@ -11,7 +11,9 @@ from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .directory import RunFiles as RunFiles
 from .lock import locked as locked
+from .log import log_lines as log_lines
 from .log import read_log as read_log
+from .log import read_stages as read_stages
 from .log import seconds_until as seconds_until
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "locked",
+    "log_lines",
     "newest_checkpoint",
     "read_log",
+    "read_stages",
     "save_checkpoint",
     "seconds_until",
     "write_checkpoint",
