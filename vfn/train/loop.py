@@ -209,12 +209,16 @@ def _due(run: Run) -> tuple[bool, bool]:
     return preview_due, eval_due
 
 
+def _logged(run: Run) -> set[str]:
+    """What the log knows of the step that the run has come to."""
+    here = [entry for entry in read_log(run.files.log) if entry["step"] == run.state.step]
+    return set().union(*here)
+
+
 def _is_shown(run: Run) -> bool:
     """Whether all that was due at the step of a resumed run is there; all processes agree."""
     step, (preview_due, eval_due) = run.state.step, _due(run)
-    logged: set[str] = set()
-    for entry in read_log(run.files.log) if run.world.rank == 0 else ():
-        logged |= entry.keys() if entry["step"] == step else set()
+    logged = _logged(run) if run.world.rank == 0 else set()
     missing = (preview_due and not run.files.preview(step).is_file()) or (
         eval_due and BEST not in logged
     )
@@ -243,7 +247,7 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
         return stop.agreed()
     finally:
         window.leave_out(time.perf_counter() - started)
-    if values and run.world.rank == 0:
+    if run.world.rank == 0 and not values.keys() <= (_logged(run) if resumed else set()):
         _keep_the_best(run, values, audience)
         audience.logged(step, {"step": step, **values})
     return 0
