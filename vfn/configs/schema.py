@@ -251,7 +251,7 @@ class TrainConfig(Section):
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
     preview_every: int = option(
-        1000, "steps between sample grids and held-out losses; 0 is none", 0
+        1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT
     )
     eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0, COUNT)
     eval_num: int = option(1000, "pictures on either side of an evaluation", 10, 10**7)
