@@ -238,7 +238,7 @@ class TrainConfig(Section):
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
-    lr: float = option(2e-4, "learning rate", 0, 1e6)
+    lr: float = option(2e-4, "learning rate", 0)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
     beta1: float = option(0.9, "AdamW beta1", 0, 1)
@@ -600,6 +600,7 @@ def _range(name: str, value: float, metadata: Any) -> list[str]:
     low, high = metadata.get("low"), metadata.get("high")
     inside = (low is None or value >= low) and (high is None or value <= high)
     if not math.isfinite(value) or not inside:
-        bounds = f"at least {low}" if high is None else f"in {low}..{high}"
+        below = isinstance(value, int) and low is not None and value < low  # of a size
+        bounds = f"at least {low}" if high is None or below else f"in {low}..{high}"
         return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
     return []
