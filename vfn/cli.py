@@ -52,6 +52,8 @@ def app() -> None:
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--init-from", type=PATH,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
+@click.option("--fresh", is_flag=True,
+              help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "sample", names={"guidance_range": None})
@@ -60,6 +62,7 @@ def train_command(
     out: Path,
     resume: bool,
     init_from: Path | None,
+    fresh: bool,
     dry_run: bool,
     device: str,
     **options: Any,
@@ -82,7 +85,7 @@ def train_command(
         return
     from vfn.train import train
 
-    outcome = train(config, out, resume=resume, init_from=init_from, device=device)
+    outcome = train(config, out, resume=resume, init_from=init_from, fresh=fresh, device=device)
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "

@@ -107,6 +107,29 @@ def _fresh_store() -> dist.Store:
     return _stores[-1]
 
 
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """What one process refuses all refuse, so that no one waits for it.
+
+    Args:
+        world: the processes, all of which come here.
+
+    Raises:
+        ValueError: its own, or on those that have none where another process refused.
+        OSError: its own.
+
+    >>> with together(ALONE):
+    ...     pass
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        largest(1, world)
+        raise
+    if largest(0, world):
+        raise ValueError("another process of this job refused what was asked; its message says why")
+
+
 def wait_for_all(world: World) -> None:
     """Wait until every process is here."""
     largest(0, world)

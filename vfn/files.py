@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if durable:
+        _remove_half_written(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -54,6 +57,27 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
     """
     with open_atomic(path, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove what processes of this machine that are dead began to write in a file's place."""
+    start, end = f".{path.name}.{platform.node()}.", ".tmp"
+    with os.scandir(path.parent) as entries:
+        found = [e.name for e in entries if e.name.startswith(start) and e.name.endswith(end)]
+    for name in found:
+        pid = name[len(start) : -len(end)]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -181,11 +205,6 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
-
-
 def read_json(path: Path) -> Any:
     """The value of a JSON file that may be damaged or edited.
 
@@ -234,3 +253,32 @@ def _number(text: str) -> int | float:
     if not math.isfinite(value):
         raise ValueError(f"the number {short(text, 20)} is not finite")
     return int(text) if text.lstrip("-").isdigit() else value
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON of the standard, which has no NaN and no infinities: they become null.
+
+    Args:
+        value: of dictionaries, lists, texts and numbers.
+        indent: blanks a level; all in one line if None.
+
+    Returns:
+        the text.
+
+    >>> json_text({"loss": float("nan"), "steps": [1, float("inf")]})
+    '{"loss": null, "steps": [1, null]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically; what is not finite becomes null."""
+    write_atomic(path, json_text(value, indent=2) + "\n")

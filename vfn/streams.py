@@ -15,6 +15,7 @@ class Stream(IntEnum):
     FLIP = 6
     GUIDANCE = 7  # of a network that takes it as an input
     HELD_OUT_GUIDANCE = 8
+    DROPOUT = 9  # keys of pictures
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow

@@ -22,6 +22,16 @@ class RunFiles:
         return self.path / CONFIG
 
     @property
+    def lock(self) -> Path:
+        """Names the process that works on the run."""
+        return self.path / "run.lock"
+
+    @property
+    def begun(self) -> Path:
+        """Is there from the start of a run to its first checkpoint."""
+        return self.path / ".no-checkpoint-yet"
+
+    @property
     def log(self) -> Path:
         """A line of JSON for each entry of the log."""
         return self.path / "log.jsonl"
