@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfn.data import read_pictures
+from vfn.data.arrays import npz_labels
 from vfn.sampling import OUTPUTS
 from vfn.sampling.output import (
     PARTS,
@@ -175,7 +176,8 @@ def test_the_files_are_those_of_numpy_and_safetensors(tmp_path, kind, labelled):
     pictures = np.ascontiguousarray(IMAGES.movedim(1, -1).numpy())
     if kind == "npz":
         expected = io.BytesIO()
-        np.savez(expected, arr_0=pictures, **({"arr_1": LABELS.numpy()} if labelled else {}))
+        labels = npz_labels(LABELS.numpy(), ()) if labelled else {}
+        np.savez(expected, arr_0=pictures, **labels)
         assert output.file.read_bytes() == expected.getvalue()
     else:
         tensors = {"images": IMAGES.numpy(), **({"labels": LABELS.numpy()} if labelled else {})}

@@ -258,8 +258,7 @@ def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: S
     config = run.config
     ranged = config.model.guidance_range is not None
     weight = config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0
-    steps = own.sample.sample_timesteps
-    sample = replace(config.sample, sample_timesteps=steps, guidance=weight)
+    sample = replace(own.sample, guidance=weight, sample_batch=config.sample.sample_batch)
     params = dict(network.named_parameters())
     shown = replace(own, sample=sample)
     trained = Trained(network, params, shown, run.shape, run.world.device)
