@@ -366,7 +366,9 @@ def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, messa
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "a.npy", noise(10, 8, 8))
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "settings.json").write_text('{"seed": 0, "num": 1, "labels": []}')
+    (tmp_path / "taken" / "settings.json").write_text(
+        '{"seed": 0, "num": 1, "labels": [], "format": "png", "sha256": ""}'
+    )
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
               "empty": tmp_path / "empty", "run": trained, "taken": tmp_path / "taken",
               "npy": tmp_path / "a.npy",

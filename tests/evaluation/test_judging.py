@@ -97,7 +97,7 @@ def test_settings_say_what_the_figures_depend_on(trained, run):
     settings = judge(REAL, f"run:{run}", num=20, seed=4, bootstrap=2, device="cpu").settings
     some = {
         "real": REAL, "fake": f"run:{run}", "seed": 4, "num": 20, "labels": "in turn", "step": 7,
-        "train_seconds": 2.5, "ema_sha256": trained.digest, "sampler": "abm2",
+        "train_seconds": 2.5, "ema_sha256": trained.digest, "sampler": "ddim",
         "sample_timesteps": 2, "real_num": 1437, "bootstrap": 2, "extractor": "pixels",
     }  # fmt: skip
     assert {name: settings[name] for name in some} == some
