@@ -80,7 +80,8 @@ def test_a_picture_does_not_depend_on_number_and_batch(vfn, trained, tmp_path):
     vfn(f"sample --checkpoint {trained} --out {tmp_path / 'b'} --num 10 --format npz")
     a, b = (read_npz(tmp_path / n / "samples.npz") for n in "ab")
     assert a["arr_0"].shape == (20, 8, 8, 1)
-    assert a["arr_1"].tolist() == [*range(1, 11), *range(1, 11)]
+    assert a["arr_1"].tolist() == [*range(10), *range(10)]
+    assert a["class_names"].tolist() == list("0123456789")
     # Another batch size may take another kernel: a grey level may round the other way.
     assert np.abs(a["arr_0"][:10].astype(int) - b["arr_0"]).max() <= 1
 
@@ -98,7 +99,7 @@ def test_a_picture_does_not_depend_on_number_and_batch(vfn, trained, tmp_path):
 def test_samplers(vfn, trained, tmp_path, options):
     """Each of its own, and its picture the same in every batch."""
     line = f"sample --checkpoint {trained} --num 3 --steps 5 --format npz"
-    for name, more in (("a", options), ("b", f"{options} --batch 1"), ("ddim", "")):
+    for name, more in (("a", options), ("b", f"{options} --batch 1"), ("ddim", "--sampler ddim")):
         assert vfn(f"{line} --out {tmp_path / name} {more}")[0] == 0
     a, b, ddim = (read_npz(tmp_path / n / "samples.npz")["arr_0"] for n in ("a", "b", "ddim"))
     assert np.abs(a.astype(int) - b).max() <= 1
@@ -330,7 +331,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --sampler euler", "one of ddim, ancestral"),
         ("sample --checkpoint {run} --out {out} --grid even", "'time', 'logsnr', 'karras'"),
         ("sample --checkpoint {run} --out {out} --sampler unipc --eta 1", "takes no eta"),
-        ("sample --checkpoint {run} --out {out} --churn 0.1", "solver ddim takes no churn"),
+        ("sample --checkpoint {run} --out {out} --churn 0.1", "takes no churn"),
         ("sample --checkpoint {run} --out {out} --tolerance 1", "takes no tolerance"),
         (
             "sample --checkpoint {run} --out {out} --sampler adaptive --tolerance 0",
@@ -365,7 +366,9 @@ def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, messa
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "a.npy", noise(10, 8, 8))
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "settings.json").write_text('{"num": 1}')
+    (tmp_path / "taken" / "settings.json").write_text(
+        '{"seed": 0, "num": 1, "labels": [], "format": "png", "sha256": ""}'
+    )
     places = {"new": tmp_path / "new", "out": tmp_path / "out", "file": tmp_path / "file",
               "empty": tmp_path / "empty", "run": trained, "taken": tmp_path / "taken",
               "npy": tmp_path / "a.npy",

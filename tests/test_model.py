@@ -1,13 +1,21 @@
 """What a configuration describes, as live objects; networks of somebody else among them."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
-from vfn.configs import Config, DiffusionConfig, ModelConfig, SampleConfig, override
+from vfn.configs import (
+    Config,
+    DiffusionConfig,
+    DistillConfig,
+    ModelConfig,
+    SampleConfig,
+    override,
+)
 from vfn.data import Labels
 from vfn.model import (
     DataShape,
@@ -19,6 +27,9 @@ from vfn.model import (
     strength_of,
 )
 from vfn.nn import UNet
+from vfn.sampling.trained import untrained
+
+SMALL_NET = ModelConfig(hid_channels=32, ch_multipliers=(1,), apply_attn=(False,), num_res_blocks=1)
 
 MODULE = """
 from torch import nn
@@ -182,7 +193,7 @@ def test_guidance_as_settings_ask_for_it():
 def test_settings_that_a_network_cannot_follow(settings, legend, known, message):
     shape = SHAPE._replace(legend=legend)
     with pytest.raises(ValueError, match=message):
-        check_sampling(SampleConfig(**settings), DiffusionConfig(), shape, known)
+        check_sampling(SampleConfig(**settings), Config(), shape, known)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +202,33 @@ def test_settings_that_a_network_cannot_follow(settings, legend, known, message)
 def test_precision_of_products(precision, dtype):
     with autocast(precision, torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(diffusion=DiffusionConfig(p_uncond=0)), "never saw a picture without one"),
+        (Config(diffusion=DiffusionConfig(p_uncond=1)), "never saw a picture with one"),
+        (Config(distill=DistillConfig(teacher_steps=4)), "has its guidance in it"),
+    ],
+)
+def test_guidance_of_a_network_that_never_learned_both_branches(config, message):
+    shape = SHAPE._replace(legend=Labels(("a",)))
+    check_sampling(SampleConfig(guidance=0), config, shape)
+    with pytest.raises(ValueError, match=message):
+        check_sampling(SampleConfig(guidance=0.5), config, shape)
+    trained = untrained(replace(config, model=SMALL_NET), shape)
+    trained.denoiser(torch.tensor([1]))
+    for strength in (0.5, torch.tensor([0.5]), lambda _logsnr: 0.5):
+        with pytest.raises(ValueError, match=message):
+            trained.denoiser(torch.tensor([1]), strength)
+    with pytest.raises(ValueError, match=message):
+        trained.settings(guidance=0.5)
+
+
+def test_classes_counted_from_0_are_refused_where_there_is_guidance():
+    shape = SHAPE._replace(legend=Labels(("a", "b")))
+    trained = untrained(Config(model=SMALL_NET), shape)
+    with pytest.raises(ValueError, match=r"labels in 1..2 with guidance, got 0 at 1"):
+        trained.denoiser(torch.tensor([1, 0]), 0.5)
+    trained.denoiser(torch.tensor([1, 0]))  # some with, some without

@@ -52,6 +52,8 @@ def app() -> None:
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--init-from", type=PATH,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
+@click.option("--fresh", is_flag=True,
+              help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "sample", names={"guidance_range": None})
@@ -60,6 +62,7 @@ def train_command(
     out: Path,
     resume: bool,
     init_from: Path | None,
+    fresh: bool,
     dry_run: bool,
     device: str,
     **options: Any,
@@ -82,7 +85,7 @@ def train_command(
         return
     from vfn.train import train
 
-    outcome = train(config, out, resume=resume, init_from=init_from, device=device)
+    outcome = train(config, out, resume=resume, init_from=init_from, fresh=fresh, device=device)
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
@@ -196,7 +199,7 @@ def _metric_lines() -> str:
 
 @app.group("eval", invoke_without_command=True)
 @click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
-@click.option("--fake", help="pictures to judge: run:DIR, folder, .npz or statistics")
+@click.option("--fake", help="pictures to judge: a run, folder, .npz or statistics")
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
@@ -205,7 +208,8 @@ def _metric_lines() -> str:
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
-    "--labels", help="classes or tags asked of a run  [classes in turn, tags as in its data]"
+    "--labels",
+    help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
@@ -259,7 +263,9 @@ def _compare(context: click.Context, options: dict[str, Any]) -> None:
 def _judge(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --real --fake`."""
     names = [p.name for p in context.command.params if p.name in vars(configs.SampleConfig())]
-    drawn = options["fake"].startswith("run:")
+    from vfn.runs.directory import run_of
+
+    drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
         refuse_given(context, ("num", "labels", "bpd", *names), why)
@@ -286,20 +292,24 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     )
     if result is None:
         return
-    click.echo(result.table())
-    if json_path:
+    if json_path:  # first: standard output may be closed
         replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
         say(f"figures are in {json_path}")
+    click.echo(result.table())
 
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
     from vfn.evaluation import usual_labels
+    from vfn.runs.directory import run_of
     from vfn.sampling import load
 
-    trained = load(options["fake"].removeprefix("run:"), options["device"])
-    num, seed = options["num"], options["seed"]
-    labels = options["labels"] or usual_labels(trained, num, seed, options["data_dir"])
+    run = run_of(options["fake"])
+    assert run is not None
+    trained = load(run, options["device"])
+    num, seed, labels = options["num"], options["seed"], options["labels"]
+    if labels is None or labels == "as-data":
+        labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
     return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 

@@ -1,9 +1,11 @@
 """The processes of a job: who we are among them, their devices, and what all of them agree on."""
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -105,6 +107,29 @@ def _fresh_store() -> dist.Store:
     return _stores[-1]
 
 
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """What one process refuses all refuse, so that no one waits for it.
+
+    Args:
+        world: the processes, all of which come here.
+
+    Raises:
+        ValueError: its own, or on those that have none where another process refused.
+        OSError: its own.
+
+    >>> with together(ALONE):
+    ...     pass
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        largest(1, world)
+        raise
+    if largest(0, world):
+        raise ValueError("another process of this job refused what was asked; its message says why")
+
+
 def wait_for_all(world: World) -> None:
     """Wait until every process is here."""
     largest(0, world)
@@ -117,6 +142,33 @@ def largest(value: int, world: World) -> int:
     shared = torch.tensor(value)
     dist.all_reduce(shared, dist.ReduceOp.MAX, group=world.control)
     return int(shared)
+
+
+def check_alike(job: Mapping[str, Any], world: World) -> None:
+    """Refuse to begin a job that is another one on some process.
+
+    Args:
+        job: what is to be done, as JSON can hold it; all processes have to call this.
+        world: the processes.
+
+    Raises:
+        ValueError: on every process, with the name of the first part that differs.
+
+    >>> check_alike({"seed": 0}, ALONE)
+    """
+    if world.size == 1:
+        return
+    hashes = {
+        name: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()[:7]
+        for name, value in {"names": [*job], **job}.items()
+    }
+    for name, value in hashes.items():
+        number = int.from_bytes(value, "big")
+        if largest(number, world) != -largest(-number, world):
+            raise ValueError(
+                f"the processes of this job were started with different arguments: {name} differs; "
+                "start all of them with the same command"
+            )
 
 
 def total(value: Tensor, world: World) -> Tensor:

@@ -1,8 +1,11 @@
 """Files that are there whole or not at all."""
 
 import json
+import math
 import os
-from collections.abc import Iterator
+import platform
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +27,9 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if durable:
+        _remove_half_written(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -34,13 +39,8 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    if not durable:
-        return
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if durable:
+        sync_directory(path.parent)
 
 
 def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
@@ -57,6 +57,27 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
     """
     with open_atomic(path, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _remove_half_written(path: Path) -> None:
+    """Remove what processes of this machine that are dead began to write in a file's place."""
+    start, end = f".{path.name}.{platform.node()}.", ".tmp"
+    with os.scandir(path.parent) as entries:
+        found = [e.name for e in entries if e.name.startswith(start) and e.name.endswith(end)]
+    for name in found:
+        pid = name[len(start) : -len(end)]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -98,6 +119,166 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Text of somebody else as a part of a message: printable, and cut where it is long.
+
+    Args:
+        text: any text.
+        most: letters that are kept.
+
+    Returns:
+        one line of a few more letters at most.
+
+    >>> shortened("a" * 10, most=4)
+    'aaaa...'
+    """
+    line = printable(text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
+def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
+    """The first of some texts, for a message that does not grow with their number.
+
+    Args:
+        texts: of anybody; each is shown as `shortened` shows it.
+        most: how many are named.
+        longest: letters that are kept of each.
+
+    Returns:
+        one line.
+
+    >>> few(["cat", "dog", "fox"], most=2)
+    'cat, dog and 1 more'
+    """
+    all_texts = list(texts)
+    more = f" and {len(all_texts) - most} more" if len(all_texts) > most else ""
+    return ", ".join(shortened(text, longest) for text in all_texts[:most]) + more
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock, and hold it; a process that dies gives it back.
+
+    Args:
+        path: a file for this purpose alone; it is made if missing, and stays.
+
+    Raises:
+        OSError: if the file system knows no locks.
+    """
+    with path.open("a") as file:
+        _hold(file.fileno())
+        yield  # closing the file gives the lock back
+
+
+def _hold(file: int) -> None:
+    """Lock an open file by what the system offers: POSIX has fcntl, Windows msvcrt."""
+    try:
+        import fcntl
+    except ImportError:
+        _hold_by_msvcrt(file)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _hold_by_msvcrt(file: int) -> None:
+    """Lock the first byte; Windows has no call that waits for it without an end."""
+    import msvcrt
+
+    while True:
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except PermissionError:  # somebody else holds it
+            time.sleep(0.1)
+        else:
+            return
+
+
+def sync_directory(path: Path) -> None:
+    """Force the entries of a directory to the disk; Windows does that by itself, and cannot."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that may be damaged or edited.
+
+    Args:
+        path: the file.
+
+    Returns:
+        texts, finite numbers that a float can hold, truth values, None, lists and dictionaries.
+
+    Raises:
+        ValueError: if it cannot be read or is anything else; one line that names the file.
+    """
+    try:
+        value = json.loads(
+            path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_number
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # no half characters
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {short(str(error))}") from None
+    return value
+
+
+def short(value: Any, most: int = 60) -> str:
+    """A value from a file as part of a message: one line that does not grow with the value.
+
+    Args:
+        value: any value.
+        most: characters.
+
+    Returns:
+        its beginning.
+
+    >>> short("a" * 100, most=10)
+    'aaaaaaa...'
+    """
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {short(text, 20)} is not finite")
+    return int(text) if text.lstrip("-").isdigit() else value
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON of the standard, which has no NaN and no infinities: they become null.
+
+    Args:
+        value: of dictionaries, lists, texts and numbers.
+        indent: blanks a level; all in one line if None.
+
+    Returns:
+        the text.
+
+    >>> json_text({"loss": float("nan"), "steps": [1, float("inf")]})
+    '{"loss": null, "steps": [1, null]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
+    """Write a value as indented JSON, atomically; what is not finite becomes null."""
+    write_atomic(path, json_text(value, indent=2) + "\n")

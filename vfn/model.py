@@ -120,18 +120,23 @@ def strength_of(settings: SampleConfig) -> Strength:
 
 
 def check_guidance(
-    settings: SampleConfig, shape: DataShape, known: Sequence[float] | None = None
+    settings: SampleConfig,
+    config: Config,
+    shape: DataShape,
+    known: Sequence[float] | None = None,
 ) -> None:
     """Refuse guidance that a network cannot give.
 
     Args:
         settings: what is asked for.
+        config: what the network was trained with.
         shape: what the network knows of its data.
         known: lowest and highest w of a network that takes it as an input.
 
     Raises:
-        ValueError: if guidance is asked of an unconditional network, or of one that takes it as an
-            input out of its range.
+        ValueError: if guidance is asked of a network that is unconditional, never saw a picture
+            without its label or one with it, or has one weight distilled into it; or of one that
+            takes guidance as an input out of its range.
     """
     if settings.guidance and not shape.legend.names:
         raise ValueError(
@@ -140,11 +145,30 @@ def check_guidance(
         )
     if known is not None:
         check_guidance_input(strength_of(settings), known, settings.guidance_rescale)
+    elif settings.guidance:
+        _check_two_branches(settings.guidance, config)
+
+
+def _check_two_branches(guidance: float, config: Config) -> None:
+    """Refuse guidance where one of its two branches was never trained."""
+    if config.distill.teacher_steps:
+        raise ValueError(
+            f"guidance {guidance:g} was asked of a distilled model, which has its guidance in it; "
+            "use --guidance 0, or distill with --guidance-range for many weights"
+        )
+    p = config.diffusion.p_uncond
+    if p in (0, 1):
+        never = "without" if p == 0 else "with"
+        raise ValueError(
+            f"guidance {guidance:g} needs a model trained with and without labels, and with "
+            f"p_uncond {p:g} this one never saw a picture {never} one; use --guidance 0, or train "
+            "with --p-uncond 0.1"
+        )
 
 
 def check_sampling(
     settings: SampleConfig,
-    diffusion: DiffusionConfig,
+    config: Config,
     shape: DataShape,
     known: Sequence[float] | None = None,
 ) -> None:
@@ -152,15 +176,15 @@ def check_sampling(
 
     Args:
         settings: what is asked for.
-        diffusion: what the network was trained for.
+        config: what the network was trained with.
         shape: what the network knows of its data.
         known: lowest and highest w of a network that takes guidance as an input.
 
     Raises:
         ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
     """
-    check_guidance(settings, shape, known)
-    if settings.uses_variance and not diffusion.learned_variance:
+    check_guidance(settings, config, shape, known)
+    if settings.uses_variance and not config.diffusion.learned_variance:
         raise ValueError(
             "var_type learned needs a model trained with learned_variance, and this one was not; "
             "use fixed_small or fixed_large"

@@ -33,7 +33,8 @@ class Batch(NamedTuple):
     """What a network is trained on at a time: x0 and noise [B, C, H, W], t [B], labels or None.
 
     guidance: weights [B] for a network that takes them as an input. weight: what losses are
-    multiplied by where times are drawn more often than they are meant to count [B].
+    multiplied by where times are drawn more often than they are meant to count [B]. dropout: keys
+    of the pictures' masks, int32 [B, 2], see `keyed_dropout`.
     """
 
     x0: Tensor
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     noise: Tensor
     guidance: Tensor | None = None
     weight: Tensor | None = None
+    dropout: Tensor | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:

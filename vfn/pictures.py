@@ -19,6 +19,7 @@ _PAD = 8  # around text and between the blocks of a sheet
 _TILE = 48  # small pictures are enlarged to at least this many pixels
 _LABEL_SIZES = range(16, 9, -1)  # the largest that fits the tiles
 _TITLE_SIZE = 18
+_WEBP_SIDE = 16383  # most pixels of a side
 
 
 class _Layout(NamedTuple):
@@ -165,7 +166,8 @@ def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hol
         hold_ms: how long the last frame is shown, milliseconds.
 
     Raises:
-        ValueError: without frames, for frames of several sizes, or for a time below 1.
+        ValueError: without frames, for frames of several sizes or larger than WebP knows, or for a
+            time below 1.
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
@@ -175,6 +177,7 @@ def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hol
         )
     _check_positive("frame_ms", frame_ms)
     _check_positive("hold_ms", hold_ms)
+    check_animation(frames[0].size)
     buffer = BytesIO()
     frames[0].save(
         buffer,
@@ -186,6 +189,26 @@ def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hol
         lossless=True,
     )
     write_atomic(path, buffer.getvalue())
+
+
+def check_animation(size: tuple[int, int]) -> None:
+    """Refuse frames that are larger than WebP knows.
+
+    Args:
+        size: width and height of a frame, pixels.
+
+    Raises:
+        ValueError: if one of them is above 16383.
+
+    >>> check_animation((20518, 60))
+    Traceback (most recent call last):
+    ValueError: an animation of 20518 x 60 pixels exceeds WebP's 16383; leave it out (--no-animate)
+    """
+    if max(size) > _WEBP_SIDE:
+        raise ValueError(
+            f"an animation of {size[0]} x {size[1]} pixels exceeds WebP's {_WEBP_SIDE}; "
+            "leave it out (--no-animate)"
+        )
 
 
 def save_images(directory: Path, images: Tensor, names: Sequence[str]) -> None:

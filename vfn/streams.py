@@ -15,9 +15,11 @@ class Stream(IntEnum):
     FLIP = 6
     GUIDANCE = 7  # of a network that takes it as an input
     HELD_OUT_GUIDANCE = 8
+    DROPOUT = 9  # keys of pictures
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow
     BOOTSTRAP = 30  # resampled pictures of an evaluation
+    PERFECT = 31  # what a perfect sampler would get
     BITS_NOISE = 100  # BITS_NOISE + k is draw k of a bound, below 900
     SAMPLE = 1000  # SAMPLE is the start noise, SAMPLE + 1 + i the noise of step i

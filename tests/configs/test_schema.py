@@ -1,11 +1,12 @@
 """Configurations: presets, round trips, and every fault named."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
 from vfn.configs import Config, dumps, flat_fields, load, loads, override, presets
-from vfn.configs.schema import SECTIONS
+from vfn.configs.schema import SECTIONS, plain_hint
 
 
 def test_there_are_presets():
@@ -332,3 +333,24 @@ def test_wrong_words_of_earlier_versions_are_still_wrong():
         loads("[distill]\nguidance_range = 3\n")
     with pytest.raises(ValueError, match=r"unknown key guidance_span in \[distill\], expected"):
         loads("[distill]\nguidance_span = 3\n")
+
+
+def test_every_whole_number_has_an_end():
+    """So that no size is built that nothing can hold; the seed alone fills its bits."""
+    for name, (field, hint) in flat_fields(*SECTIONS).items():
+        hint, _ = plain_hint(hint)
+        if hint is not int and int not in get_args(hint):
+            continue
+        if name in ("seed", "channels"):  # any bits; 1 or 3
+            continue
+        assert field.metadata["high"] is not None, name
+        for size in (10**10, 10**18):
+            value = size if hint is int else (size,)
+            with pytest.raises(ValueError, match=f"expected {name} .*in "):
+                override(Config(), {name: value})
+
+
+def test_levels_of_the_unet_have_an_end():
+    many = {"ch_multipliers": (1,) * 100, "apply_attn": (False,) * 100}
+    with pytest.raises(ValueError, match="at most 12 levels in ch_multipliers, got 100"):
+        override(Config(), many)

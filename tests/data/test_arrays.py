@@ -1,5 +1,8 @@
 """Array files: npy and npz, grey and RGB, classes and tags."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +26,7 @@ def test_pictures_come_out_as_they_are(tmp_path, shape, suffix):
 
 def test_labels_and_names(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, arr_0=noise(3, 2, 2, 3), arr_1=[2, 1, 2], class_names=["cat", "dog"])
+    np.savez(path, arr_0=noise(3, 2, 2, 3), arr_1=[1, 0, 1], class_names=["cat", "dog"])
     found = read_pictures(str(path))
     assert (found.labels.tolist(), found.legend.names) == ([2, 1, 2], ("cat", "dog"))
 
@@ -51,7 +54,38 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
             {"arr_0": noise(2, 2, 2), "arr_1": [1]},
             r"classes 1..K \[2\].* got int64 \[1\] with 1..1",
         ),
-        ({"arr_0": noise(2, 2, 2), "arr_1": [0, 1]}, "with 0..1"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [-1, 1]}, "with -1..1"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [0, 10**9]}, "K at most 100000, got .*0..1000000000"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1, 10**9]}, "K at most 100000, got .*1..1000000000"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": np.array([1, 2**64 - 1], np.uint64)}, "K at most"),
+        ({"arr_0": noise(1, 2, 2), "arr_1": np.zeros((1, 100_001), bool)}, r"\[1, 100001\]"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": np.ones((2, 0), int)}, r"got int64 \[2, 0\]"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": np.int64(0)}, r"got int64 \[\]"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [b"a", b"b"]}, r"got \|S1 \[2\]"),
+        ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, float("inf")]}, "got float64"),
+        (
+            {"arr_0": noise(2, 2, 2), "arr_1": np.array([1, 2], "datetime64[s]")},
+            r"got datetime64\[s\] \[2\]",
+        ),
+        (
+            {"arr_0": noise(2, 2, 2), "arr_1": np.zeros(2, [("\x1b[31m\n", "f4")] * 1)},
+            r"got \[.*\] \[2\] with",
+        ),
+        (
+            {"arr_0": noise(2, 2, 2), "arr_1": [1, 2], "class_names": ["a", "b"]},
+            "classes 0..1 .* with 1..2, 2 class_names; with class_names, or with a 0 among them, "
+            "classes count from 0$",
+        ),
+        (
+            {"arr_0": noise(1, 2, 2), "arr_1": [0], "class_names": [1.5]},
+            "class_names to be K texts",
+        ),
+        ({"arr_0": noise(1, 2, 2), "arr_1": [0], "class_names": "a"}, "class_names to be K texts"),
+        ({"arr_0": noise(1, 2, 2), "arr_1": [0], "class_names": [b"\xff"]}, "codec can't decode"),
+        (
+            {"arr_0": noise(1, 2, 2), "arr_1": [0], "class_names": ["a", "a"]},
+            "class_names in .*a.npz has the class 'a', 2 times; rename it",
+        ),
         ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, 2.0]}, "got float64"),
         ({"arr_0": noise(2, 2, 2), "arr_1": [[0, 2], [1, 0]]}, "with 0..2"),
         ({"arr_0": noise(2, 2, 2), "arr_1": [1, 3], "class_names": ["a", "b"]}, "2 class_names"),
@@ -63,8 +97,41 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
 )
 def test_other_contents_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         read_pictures(str(tmp_path / "a.npz"))
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("arrays", "labels", "names"),
+    [
+        # As ADM writes samples of classes, and torch-fidelity's readers expect them.
+        ({"arr_1": [3, 0, 1]}, [4, 1, 2], ("0", "1", "2", "3")),
+        ({"arr_1": [1, 1, 2], "class_names": ["a", "b", "c"]}, [2, 2, 3], ("a", "b", "c")),
+        ({"arr_1": [0, 1, 0], "class_names": [b"caf\xc3\xa9", b"dog"]}, [1, 2, 1], ("café", "dog")),
+        ({"arr_1": [3, 1, 1]}, [3, 1, 1], ("1", "2", "3")),
+        ({"arr_1": np.array([3, 1, 0], np.uint8)}, [4, 2, 1], ("0", "1", "2", "3")),
+    ],
+)
+def test_names_or_a_zero_make_classes_count_from_zero(tmp_path, arrays, labels, names):
+    np.savez(tmp_path / "a.npz", arr_0=noise(3, 2, 2), **arrays)
+    found = read_pictures(str(tmp_path / "a.npz"))
+    assert (found.labels.tolist(), found.legend.names) == (labels, names)
+
+
+def test_the_only_picture_of_a_class_is_never_held_out(tmp_path):
+    """The others are split as pictures without labels are."""
+    images = noise(100, 2, 2)
+    np.savez(tmp_path / "a.npz", arr_0=images)
+    plain = array_source(tmp_path / "a.npz", 0.1).splits
+    labels = np.ones(100, int)
+    labels[[plain["test"][3], plain["train"][5]]] = 2, 3
+    np.savez(tmp_path / "b.npz", arr_0=images, arr_1=labels)
+    found = array_source(tmp_path / "b.npz", 0.1).splits
+    assert set(plain["test"]) - set(found["test"]) == {plain["test"][3]}
+    assert set(found["train"]) - set(plain["train"]) == {plain["test"][3]}
+    assert set(labels[found["train"]]) == {1, 2, 3}
 
 
 @given(content=st.binary(max_size=60), suffix=st.sampled_from(["npy", "npz"]))
@@ -99,3 +166,39 @@ def test_a_truncated_file_ends_in_a_clean_error(tmp_path_factory, cut, suffix):
     path.write_bytes(content[: int(len(content) * cut)])
     with pytest.raises(ValueError, match="is not an array file of pictures"):
         array_source(path, 0.0)
+
+
+HEADERS = st.fixed_dictionaries({
+    "descr": st.sampled_from(["|u1", "<f8", "|O", "<M8[s]", ">i4", "|S3", "<U9", "|V0", "|S0"])
+    | st.text(max_size=4) | st.lists(st.tuples(st.text(max_size=3), st.just("<f4")), max_size=2),
+    "fortran_order": st.booleans() | st.integers(0, 3),
+    "shape": st.lists(st.integers(-2, 6) | st.sampled_from([2**31, 2**62, 10**25]), max_size=5)
+    .map(tuple) | st.integers(),
+})  # fmt: skip
+
+
+@given(HEADERS, st.sampled_from(["arr_0", "arr_1", "class_names", None]), st.binary(max_size=96))
+def test_any_header_is_read_or_refused(tmp_path_factory, header, place, content):
+    """``place``: in which array of an npz, or in an npy; nothing is reserved by its promise."""
+    text = repr(header).encode("utf-8", "backslashreplace") + b"\n"
+    array = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text + content
+    folder, fault = tmp_path_factory.getbasetemp(), ""
+    path = folder / ("fuzzed.npz" if place else "fuzzed.npy")
+    if place is None:
+        path.write_bytes(array)
+    else:
+        np.savez(path, **{"arr_0": noise(3, 2, 2), "arr_1": [1, 1, 2]} | {place: 0})
+        with zipfile.ZipFile(path) as archive:
+            others = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, other in (others | {f"{place}.npy": array}).items():
+                archive.writestr(name, other)
+    try:
+        source = array_source(path, 0.1)
+    except ValueError as error:
+        fault = str(error)
+    assert fault.isprintable()
+    assert len(fault) < 700
+    if not fault:
+        for number in range(len(source.names)):
+            source.read(number)

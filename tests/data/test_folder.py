@@ -1,12 +1,15 @@
 """Folders: classes by subfolder or by labels.csv, tags, or nothing; what is odd is named."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.helpers.formats import noise, save_pictures
 from vfn.configs import DataConfig
-from vfn.data import load_dataset, read_pictures
+from vfn.data import load_dataset, prepare, read_pictures
+from vfn.data.folder import picture_files
 
 PICTURES = {f"{name}.png": noise(4, 6, 3, seed=i) for i, name in enumerate("abcde")}
 
@@ -40,6 +43,113 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "cat").symlink_to(tmp_path / "far")
     assert len(read_pictures(str(tmp_path / "here")).images) == 5
+
+
+def test_a_link_to_a_parent_multiplies_nothing(tmp_path):
+    save_pictures(tmp_path, {f"{c}/{i}.png": noise(4, 4) for c in ("cat", "dog") for i in range(5)})
+    (tmp_path / "cat" / "all").symlink_to(tmp_path)
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    (tmp_path / "ant").symlink_to(tmp_path / "dog")  # the folder itself counts, not its link
+    (tmp_path / "eel").symlink_to(tmp_path / "eel")
+    found = read_pictures(str(tmp_path))
+    assert (found.legend.names, found.labels.tolist()) == (("cat", "dog"), [1] * 5 + [2] * 5)
+
+
+def test_of_two_links_to_one_folder_the_first_counts(tmp_path):
+    save_pictures(tmp_path / "far", PICTURES)
+    (tmp_path / "here").mkdir()
+    for name in ("b", "a", "c"):
+        (tmp_path / "here" / name).symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "loop").symlink_to(tmp_path / "here")
+    assert picture_files(tmp_path / "here") == [f"a/{name}" for name in PICTURES]
+
+
+def test_links_to_nothing_and_pipes_are_bad_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    save_pictures(folder, PICTURES)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    data = DataConfig(dataset=str(folder), on_bad="skip", data_dir=str(tmp_path / "home"))
+    bad = dict(prepare(data).bad)
+    assert list(bad) == ["gone.png", "pipe.png", "zero.png"]
+    assert "No such file" in bad["gone.png"]
+    assert bad["pipe.png"] == bad["zero.png"] == "is no regular file"
+    Image.new("RGB", (6, 4)).save(tmp_path / "nowhere.png")
+    assert len(prepare(data).bad) == 2  # and the change is seen
+
+
+def test_a_pipe_in_the_place_of_the_table(tmp_path):
+    save_pictures(tmp_path, PICTURES)
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(ValueError, match="labels.csv to be a regular file"):
+        read_pictures(str(tmp_path))
+
+
+def test_a_table_reads_nothing_beside_the_folder_s_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    names = ("a.png", "b.png", "c.png", "d.png", "t.tif", ".hidden.png", "../outside.png")
+    save_pictures(folder, {name: noise(4, 4) for name in names})
+    lines = "".join(f"{name},x\n" for name in ("./a.png", *names[1:]))
+    table(folder, "file,label\n" + lines)
+    data = DataConfig(dataset=str(folder), on_bad="skip", data_dir=str(tmp_path / "home"))
+    found = prepare(data)
+    assert len(found.images) == 4
+    assert dict(found.bad) == {
+        "t.tif": "labels.csv names a file that is none of .bmp, .jpeg, .jpg, .png, .webp",
+        ".hidden.png": "labels.csv names a hidden file",
+        "../outside.png": "labels.csv names a file outside the folder",
+    }
+    table(folder, "file,label\na.png,x\n./a.png,y\n")
+    with pytest.raises(ValueError, match="names a.png 2 times"):
+        prepare(data)
+
+
+def test_blanks_at_the_ends_of_labels_do_not_count(tmp_path):
+    save_pictures(tmp_path, {f"{name}.png": PICTURES[f"{name}.png"] for name in "abc"})
+    table(tmp_path, "file,label\na.png, x\nb.png,x\nc.png,x \n")
+    assert read_pictures(str(tmp_path)).legend.names == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b" cat", r"by the names of the folders, has the class ' cat', with a blank at an end"),
+        (b"cat\xff", r"has the class 'cat\\udcff', which is no UTF-8; rename it"),
+        (b"\x1b[31mred", r"has the class '\\x1b\[31mred', with control characters"),
+        (b"two\nlines", r"has the class 'two\\nlines', with control characters"),
+    ],
+)
+def test_classes_that_nobody_could_name_are_refused(tmp_path, name, message):
+    save_pictures(tmp_path, {f"{os.fsdecode(name)}/a.png": noise(2, 2)})
+    with pytest.raises(ValueError, match=message) as raised:
+        read_pictures(str(tmp_path))
+    assert str(raised.value).isprintable()
+
+
+def test_names_that_need_quotes_are_read(tmp_path):
+    names = ("all", 'big "old" dog', "salt, pepper", "zz")
+    save_pictures(tmp_path, {f"{name}/a.png": noise(2, 2) for name in names})
+    legend = read_pictures(str(tmp_path)).legend
+    assert legend.names == names
+    assert legend.parse('"salt, pepper", zz').tolist() == [3, 4]
+
+
+def test_a_tag_with_a_plus_names_table_and_picture(tmp_path):
+    save_pictures(tmp_path, {"a.png": noise(2, 2)})
+    table(tmp_path, "file,tags\na.png,C++\n")
+    with pytest.raises(ValueError, match=r"for a.png in .*labels.csv, got 'C\+\+'; a tag has no"):
+        read_pictures(str(tmp_path))
+
+
+def test_names_of_files_reach_no_terminal(tmp_path):
+    folder = tmp_path / "\x1b[2J"
+    save_pictures(folder, {"a\x1b[31m\n.png": noise(2, 2), "b.png": noise(3, 3)})
+    for change in (lambda: None, lambda: table(folder, "x\x1b\n")):
+        change()
+        with pytest.raises(ValueError, match=r"x1b") as raised:
+            read_pictures(str(folder))
+        assert str(raised.value).isprintable()
 
 
 def test_labels_in_a_table_with_subfolders_and_a_byte_order_mark(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from tests.helpers.formats import fake_mnist, noise, save_pictures
 from vfn.configs import DataConfig
-from vfn.data import data_home, load_dataset, read_pictures
+from vfn.data import data_home, data_name, load_dataset, read_pictures, spec_settings
 
 
 def test_folder_and_npz_hold_the_same(tmp_path):
@@ -40,6 +40,24 @@ def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
     save_pictures(tmp_path / "digits", {"a.png": noise(3, 3), "b.png": noise(3, 3)})
     assert len(load_dataset("digits", "all").images) == 1797
     assert len(load_dataset("./digits", "all").images) == 2
+
+
+def test_one_path_is_one_data_set_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    for name in ("d", "d/", "./d", "d/../d", str(tmp_path / "d"), "link", "~/d"):
+        assert data_name(name) == str(tmp_path / "d")
+        run = DataConfig(dataset=name, image_size=(16,))
+        assert spec_settings("dataset:d:test", run).image_size == (16,)
+        assert spec_settings(f"dataset:{name}", DataConfig(dataset="d", flip=True)).flip
+    for name in ("digits", "mnist", "mine.data:Cats"):
+        assert data_name(name) == name
+        assert spec_settings(f"dataset:{name}", DataConfig(dataset=name, flip=True)).flip
+    assert not spec_settings("dataset:e", DataConfig(dataset="d", flip=True)).flip
+    with pytest.raises(ValueError, match=r"'d\\x00' is no path"):
+        data_name("d\0")
 
 
 def test_data_directory(tmp_path, monkeypatch):

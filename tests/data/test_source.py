@@ -1,5 +1,8 @@
 """Pictures become rows as torchvision's transforms would make them; bad ones are named."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from torchvision.transforms import v2
 
 from tests.helpers.formats import noise
 from vfn.configs import DataConfig
+from vfn.data import read_pictures
 from vfn.data.source import Source, read_rows, to_row
 
 
@@ -95,6 +99,40 @@ def test_a_turned_photograph_is_set_upright(tmp_path):
 def test_more_than_8_bits_are_refused(mode):
     with pytest.raises(ValueError, match=f"mode {mode}, expected 8 bits a channel"):
         to_row(Image.new(mode, (2, 2)), DataConfig())
+
+
+def png16(array, colour):
+    """A PNG with 16 bits a channel, written by hand: Pillow cannot write all kinds."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, colour, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_files_with_16_bits_of_every_kind_are_refused(tmp_path, colour, channels):
+    """Pillow opens colour ones as if they had 8."""
+    array = np.random.default_rng(0).integers(0, 65536, (4, 4, channels))
+    (tmp_path / "a.png").write_bytes(png16(array, colour))
+    with pytest.raises(ValueError, match=r"a.png \(mode \S*;16B?, expected 8 bits a channel\)"):
+        read_pictures(str(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize("kind", ["png", "webp", "bmp", "jpg"])
+def test_files_with_8_bits_of_every_kind_are_read(tmp_path, mode, kind):
+    image = picture(4, 4).convert(mode)
+    try:
+        image.save(tmp_path / f"a.{kind}")
+    except OSError:
+        pytest.skip(f"{kind} has no {mode}")
+    assert len(read_pictures(str(tmp_path)).images) == 1
 
 
 @pytest.mark.parametrize("crop", [(2, 0, 2, 4), (0, 2, 3, 3)])

@@ -27,6 +27,12 @@ def test_bits_are_the_same_in_any_batches(trained, held_out, monkeypatch):
 
 
 @pytest.mark.usefixtures("coarse")
-def test_only_the_first_pictures_are_taken(trained, held_out):
+def test_some_pictures_are_evenly_spread(trained, held_out):
+    """Each has the noise that it has among all."""
     four = held_out._replace(images=held_out.images[:4], labels=held_out.labels[:4])
-    assert bits_per_dim(trained, four) == bits_per_dim(trained, held_out, 4)
+    rows = [0, 0, 2, 0]  # two of four are the first and the third
+    same = four._replace(images=four.images[rows], labels=four.labels[rows])
+    assert bits_per_dim(trained, four, 2) == bits_per_dim(trained, same, 2)
+    rows = [0, 1, 1, 3]
+    other = four._replace(images=four.images[rows], labels=four.labels[rows])
+    assert bits_per_dim(trained, four, 2) != bits_per_dim(trained, other, 2)

@@ -83,7 +83,7 @@ def test_noise_is_far_away(real):
     noise = Dataset(torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8))
     (figure,) = evaluate(Sides(real, noise), ["fd"])
     assert figure.value > 5
-    assert figure.reference < 0.1
+    assert 0.15 < figure.reference < 0.22  # of 200 pictures
 
 
 @pytest.mark.parametrize(("count", "singular"), [(64, True), (65, False)])

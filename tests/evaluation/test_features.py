@@ -67,5 +67,26 @@ def test_features_that_are_not_finite_are_refused():
         compute_statistics(images(), broken)
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"provenance": "[]"}, {"provenance": "5"}, {"provenance": "null"}, {"provenance": "NaN"},
+        {"provenance": "[" * 10**5}, {"provenance": '{"a": "\\ud800"}'}, {"count": "x"},
+        {"count": 1.5}, {"count": 0}, {"count": -3}, {"count": [1, 2]}, {"mu": ["a"]},
+        {"mu": 5.0}, {"sigma": [1.0]}, {"sigma": np.eye(3)}, {"mu": [np.inf, 0]}, {"mu": []},
+        {"features": [[1j, 0]]}, {"features": [1.0]}, {"features": np.zeros((0, 2))},
+        {"features": np.array([["a", "b"]])}, {"features": np.array(["2020"], "datetime64")},
+        {"features": np.zeros((2, 2)), "logits": np.zeros((3, 2))}, {"logits": [True]},
+    ],
+)  # fmt: skip
+def test_damaged_statistics_are_named_in_one_line(tmp_path, arrays):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"mu": np.zeros(2), "sigma": np.eye(2), **arrays})
+    with pytest.raises(ValueError, match="a.npz") as refused:
+        read_statistics(path, PIXELS)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < 400
+
+
 if __name__ == "__main__":
     _worker(int(sys.argv[1]), Path(sys.argv[2]))

@@ -26,9 +26,20 @@ def first(pictures, count):
 
 
 def test_some_are_evenly_spread():
-    assert some_of(torch.arange(1437), 1000).tolist() == [*range(1000)]
-    assert some_of(torch.arange(1437), 512).tolist() == [*range(0, 1024, 2)]
     assert len(some_of(torch.arange(5), 9)) == 5
+    assert some_of(torch.arange(1437), 1437).tolist() == [*range(1437)]
+    for count in (1, 2, 512, 719, 1000, 1436):
+        chosen = some_of(torch.arange(1437), count).tolist()
+        exact = [i * 1437 / count for i in range(count)]
+        assert len({*chosen}) == count
+        assert all(0 <= e - i < 1 for i, e in zip(chosen, exact, strict=True))
+
+
+@pytest.mark.parametrize("count", [500, 501, 700, 900, 999])
+def test_some_of_a_sorted_data_set_have_every_class(count):
+    classes = torch.arange(10).repeat_interleave(100)
+    found = some_of(classes, count).bincount(minlength=10)
+    assert (found - count / 10).abs().max() <= 1
 
 
 def test_loss_by_logsnr_is_the_same_in_any_batches(trained, held_out, monkeypatch):
@@ -134,11 +145,12 @@ def test_training_sees_distance_precision_and_recall(trained, real):
     assert preview_figures(trained, real, 70, seed=2) != found
 
 
-def test_tags_are_asked_as_the_first_pictures_have_them(real):
+def test_tags_are_asked_as_the_pictures_have_them(real):
     tags = (torch.arange(len(real.images))[:, None] % torch.tensor([2, 3, 5]) == 0).byte()
     dataset = Dataset(real.images, tags, Labels(("a", "b", "c"), tags=True))
     network, asked = small_network(dataset.legend), []
     hook = network.model.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
     preview_figures(network, dataset, 20)
     hook.remove()
-    assert torch.equal(asked[0][:20].long(), tags[:20].long())  # then come 20 without
+    # Then come 20 without.
+    assert torch.equal(asked[0][:20].long(), some_of(tags, 20).long())

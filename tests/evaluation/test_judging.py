@@ -167,7 +167,11 @@ def undrawable(trained, num=20):
             "needs held-out pictures; name them with --held",
         ),
         ("images", {"metrics": "agreement", "held_out": REAL}, "the real pictures have none"),
-        ("other classes", {}, "label '1' is not among the real pictures' 0, a"),
+        (
+            "other classes",
+            {"metrics": "agreement", "held_out": REAL},
+            "label '1' is not among the real pictures' 0, a",
+        ),
         (REAL, {"bootstrap": 1}, "at least 2 resampled sets"),
         (REAL, {"features": "x"}, "unknown features 'x', expected one of pixels, inception"),
         ("dataset:x", {}, "unknown data set 'x'"),
@@ -281,3 +285,35 @@ if __name__ == "__main__":
     together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
     if together is not None:
         together.write(Path(sys.argv[2]))
+
+
+def test_pictures_that_are_not_finite_are_not_judged(trained):
+    params = {name: value * float("nan") for name, value in trained.params.items()}
+    with pytest.raises(ValueError, match="finite pictures to judge, but 20 of 20 that the network"):
+        judge("dataset:digits", replace(trained, params=params), ["fd"], num=20, device="cpu")
+
+
+def test_a_folder_of_samples_is_understood(tmp_path, trained):
+    from vfn.sampling import write_samples
+
+    write_samples(trained.draws(20), tmp_path / "png", animate=False)
+    write_samples(trained.draws(20), tmp_path / "npz", "npz", animate=False)
+    found = [judge(REAL, str(tmp_path / kind), ["fd"], device="cpu") for kind in ("png", "npz")]
+    assert values(found[0]) == values(found[1])
+
+
+def test_names_of_classes_matter_only_where_they_are_used(real, held_out):
+    other = held_out._replace(legend=Labels(tuple("abcdefghij")))
+    assert judge(real, other, ["fd"], device="cpu").figures
+    with pytest.raises(ValueError, match="label 'a' is not among the real pictures' 0, 1"):
+        judge(real, other, ["agreement"], held_out=held_out, device="cpu")
+
+
+def test_labels_as_the_data_have_them(trained, real):
+    asked = usual_labels(trained, 1437, seed=3, as_data=True)
+    assert torch.equal(asked.labels.bincount(), real.labels.bincount())
+    draws = trained.draws(30, usual_labels(trained, 30, 0, as_data=True))
+    assert judge(REAL, draws, ["fd"], device="cpu").settings["labels"] == "as in the data"
+    found = judge(REAL, trained, ["fd"], num=20, device="cpu")
+    assert found.settings["labels"] == "in turn"
+    assert "labels: every class as often (--labels as-data" in found.table()

@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from vfn.evaluation.record import Evaluation, compare, read_evaluation
+from vfn.evaluation.record import Evaluation, compare, is_number, read_evaluation
 from vfn.evaluation.sides import HALVES, Figure
 from vfn.ops import Interval
 
 FIGURES = [
     Figure("frechet_distance", "Fréchet distance (pixels)", 0.5, 0.25, "lower", "of means", HALVES,
-           Interval(0.375, 0.625), None, "too few"),
+           Interval(0.375, 0.625), None, "too few", Interval(0.2, 0.3)),
     Figure("kernel_distance", "Kernel distance (pixels)", 0.125, None, "lower", "over all", HALVES,
            error=0.0625),
     Figure("Brightness", "Brightness", 2.0),
@@ -23,11 +25,12 @@ EVALUATION = Evaluation(
     command="vfn eval",
 )
 TABLE = """\
-                           pictures    real
-Fréchet distance (pixels)    0.5000  0.2500  lower is better, 95 % 0.3750 .. 0.6250
-Kernel distance (pixels)     0.1250          lower is better, ± 0.0625
+                           pictures  reference
+Fréchet distance (pixels)    0.5000     0.2500  lower is better, 95 % 0.3750 .. 0.6250, \
+reference 95 % 0.2000 .. 0.3000
+Kernel distance (pixels)     0.1250             lower is better, ± 0.0625
 Brightness                   2.0000
-real: two halves of the real pictures against each other (Fréchet distance (pixels))
+reference: two halves of the real pictures against each other (Fréchet distance (pixels))
 Fréchet distance (pixels): too few
 
            logsnr  held-out loss
@@ -100,15 +103,21 @@ def test_files_of_earlier_versions_get_todays_keys(tmp_path):
         '{"metrics": [{"name": 1, "value": 1}]}', '{"metrics": [{"name": "a", "value": true}]}',
         '{"metrics": [{"name": "a", "value": 1, "interval": [1]}]}',
         '{"metrics": [{"name": "a", "value": 1, "error": "x"}]}',
+        '{"metrics": [{"name": "a", "value": NaN}]}', '{"settings": {"a": 1e999}}',
+        '{"metrics": [{"name": "a", "value": 1' + 400 * "0" + "}]}", '{"title": "\\ud800"}',
+        '{"metrics": [{"name": "a", "value": 1, "reference_interval": 5}]}', '"' + 9999 * "a" + '"',
         '{"loss_by_logsnr": [{"low": 1}]}', '{"bits_per_dim": [5]}', "[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_malformed_file_is_named_in_one_line(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="x.json holds no evaluation: expected") as refusal:
+    with pytest.raises(
+        ValueError, match="x.json (holds no evaluation: exp|is not JSON)"
+    ) as refusal:
         read_evaluation(path)
     assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(refusal.value)) < 600
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -130,3 +139,46 @@ def test_a_comparison_is_in_the_order_of_a_setting():
     assert compare([*some.values()]).splitlines()[0].split() == ["guidance", "FID", "Recall"]
     with pytest.raises(ValueError, match="1.5.json has no number 'step' among its settings"):
         compare(some, "step")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text()
+    | st.just(10**400) | st.characters(categories=["Cs"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+ROWS = st.lists(
+    st.dictionaries(
+        st.sampled_from([
+            "key", "name", "value", "reference", "better", "note", "baseline", "interval", "error",
+            "warning", "reference_interval", "low", "high", "loss", "count",
+        ]),
+        st.sampled_from(["a", 0.5, [0, 1]]) | VALUES,
+    ) | VALUES,
+    max_size=3,
+)  # fmt: skip
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries({}, optional={
+    "title": VALUES, "settings": st.dictionaries(st.sampled_from(["guidance", "step"]), VALUES) |
+    VALUES, "metrics": ROWS | VALUES, "loss_by_logsnr": ROWS | VALUES, "bits_per_dim": ROWS,
+    "command": VALUES,
+}) | VALUES)  # fmt: skip
+def test_any_file_is_read_and_shown_or_refused(tmp_path, value):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(value))
+    message, found = "", None
+    try:
+        found = read_evaluation(path)
+    except ValueError as error:
+        message = str(error)
+    if found is None:
+        assert str(path) in message
+        assert len(message.splitlines()) == 1
+        return
+    found.table().encode()
+    if is_number(found.settings.get("guidance")):
+        compare([found])
+    found.write(path)
+    assert read_evaluation(path).figures == found.figures

@@ -53,3 +53,23 @@ def test_mistakes_leave_nothing_behind(held_out, tmp_path, out, options, message
 def test_one_picture_has_no_covariance(held_out, tmp_path):
     with pytest.raises(ValueError, match="a covariance needs at least 2 pictures, got 1"):
         store_reference(held_out.images[:1], tmp_path / "r.npz", device="cpu")
+
+
+def test_statistics_of_another_shape_are_refused(held_out, tmp_path):
+    """Even where they have as many values."""
+    flat = held_out._replace(images=held_out.images.reshape(-1, 1, 4, 16))
+    store_reference(flat, tmp_path / "r.npz", device="cpu")
+    with pytest.raises(ValueError, match=r"of one shape, got \[\(1, 4, 16\), \(1, 8, 8\)\]"):
+        judge(tmp_path / "r.npz", "dataset:digits:test", "fid", device="cpu")
+
+
+def test_a_data_set_is_known_however_its_path_is_written(tmp_path, monkeypatch):
+    from vfn.configs import DataConfig
+    from vfn.data import spec_settings
+
+    (tmp_path / "d").mkdir()
+    monkeypatch.chdir(tmp_path)
+    like = DataConfig(dataset="d", image_size=(16,), test_share=0.5)
+    for name in ("d", "d/", "./d", str(tmp_path / "d"), "../" + tmp_path.name + "/d"):
+        assert spec_settings(f"dataset:{name}", like).image_size == (16,)
+    assert spec_settings("dataset:other", like).image_size is None

@@ -1,6 +1,7 @@
 """Checkpoints of the reference implementation: the same function, or one clear line."""
 
 import json
+import math
 import pickle
 
 import numpy as np
@@ -217,3 +218,94 @@ def test_files_of_something_else(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(ValueError, match="does not exist; expected a file of torch.save"):
         read_reference(tmp_path / "ckpt.pt")
+
+
+ODD = {
+    "sparse": (lambda v: v.to_sparse(), "a sparse one"),
+    "sparse rows": (lambda v: v.flatten(1).to_sparse_csr(), "a sparse one"),
+    "nested": (lambda v: torch.nested.nested_tensor([v, v]), "a nested one"),
+    "meta": (lambda v: v.to("meta"), r"one without values \(meta\)"),
+    "complex": (lambda v: v + 0j, "one of complex64"),
+    "integer": (lambda v: v.long(), "one of int64"),
+    "truth": (lambda v: v > 0, "one of bool"),
+    "expanded": (
+        lambda v: torch.zeros(1).expand(10**6, 10**6),
+        r"an expanded one of \[1000000, 1000000\]",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about kinds in the making
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("part", ["model", "ema"])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_tensors_of_other_kinds(net, tmp_path, kind, part, from_file):
+    change, message = ODD[kind]
+    odd = {**net.state, "in_conv.weight": change(net.state["in_conv.weight"])}
+    content = {"model": net.state, "ema": {"shadow": net.state}}
+    content[part] = odd if part == "model" else {"shadow": odd}
+    if from_file:
+        torch.save(content, tmp_path / "ckpt.pt")
+        content = tmp_path / "ckpt.pt"
+    with pytest.raises(ValueError, match=message) as caught:
+        import_reference(content, CONFIG)
+    assert "\n" not in str(caught.value)
+    assert "in_conv.weight" in str(caught.value) or "damaged" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_tensors(net):
+    odd = torch.quantize_per_tensor(net.state["in_conv.weight"], 0.1, 0, torch.qint8)
+    with pytest.raises(ValueError, match="a quantised one"):
+        import_reference({"model": {**net.state, "in_conv.weight": odd}}, CONFIG)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_values_that_are_no_finite_numbers(net, value, part):
+    spoiled = net.state["out_conv.2.weight"].double()
+    spoiled[0, 0, 0, 0] = value
+    odd = {**net.state, "out_conv.2.weight": spoiled}
+    content = {"model": net.state, "ema": {"shadow": net.state}}
+    content[part] = odd if part == "model" else {"shadow": odd}
+    with pytest.raises(ValueError, match=r"expected finite parameters, .* in out_conv.2.weight;"):
+        import_reference(content, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({3: torch.zeros(1)}, "texts as names in 'model' of checkpoint, got 3"),
+        ({("a",): torch.zeros(1)}, "texts as names"),
+        ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "expected a once .* also with module."),
+        ({"\x1b[31m\n": torch.zeros(1)}, "is missing"),
+        (
+            {"class_embed.1.weight": torch.zeros(1, 100_001)},
+            r"1 to 100000 classes or tags, got \[1",
+        ),
+        ({"class_embed.weight": torch.zeros(4, 0)}, r"got \[4, 0\]"),
+    ],
+)
+def test_names_and_labels_of_no_network(state, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        import_reference({"model": state}, CONFIG)
+    assert str(caught.value).isprintable()
+
+
+def test_messages_do_not_grow_with_what_is_in_the_file(net):
+    for content in (
+        {f"\x1b{k}" + "x" * 10**4: k for k in range(10**4)},
+        {"model": {**net.state, **{f"\x1b{k}" + "x" * 10**4: torch.zeros(1) for k in range(99)}}},
+    ):
+        with pytest.raises(ValueError, match="expected") as caught:
+            import_reference(content, CONFIG)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "change", [{"hid_channels": 32 * 10**6}, {"num_res_blocks": 10**9}, {"embedding_dim": 10**12}]
+)
+def test_a_configuration_of_a_giant_takes_no_memory(net, change):
+    with pytest.raises(ValueError, match=r"expected|cannot be built"):
+        import_reference({"model": net.state}, config_with(**change))

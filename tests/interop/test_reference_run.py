@@ -252,3 +252,69 @@ def test_a_run_is_not_overwritten(run):
     with pytest.raises(ValueError, match="already holds a run; choose another --out"):
         run()
     assert sorted((p.name, p.stat().st_mtime_ns) for p in out.rglob("*")) == before
+
+
+def spoiled_slots(content, kind, value):
+    """The optimizer's state with another value for one parameter."""
+    slots = {i: dict(slot) for i, slot in content["optimizer"]["state"].items()}
+    like = slots[3][kind]
+    slots[3][kind] = value(like) if callable(value) else value
+    return {"optimizer": {"state": slots, "param_groups": []}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("exp_avg", 0.5, r"in exp_avg of the optimizer to be an ordinary tensor .* got float$"),
+        ("exp_avg", None, "got NoneType$"),
+        ("exp_avg_sq", lambda v: v * float("nan"), "exp_avg_sq of the optimizer: expected finite"),
+        ("exp_avg", lambda v: v + float("inf"), "exp_avg of the optimizer: expected finite"),
+        ("exp_avg_sq", lambda v: v - 10, "expected squares in exp_avg_sq .* below 0"),
+        ("exp_avg", lambda v: v.long(), "got one of int64"),
+        ("exp_avg", lambda v: v.to_sparse(), "got a sparse one"),
+        ("exp_avg", lambda v: v.to("meta"), "got one without values"),
+        ("exp_avg", lambda v: v[None], "exp_avg of the optimizer: expected a checkpoint of the"),
+        ("exp_avg", lambda v: torch.zeros(1).expand(10**6, 10**6), "an expanded one"),
+    ],
+)
+def test_moments_that_are_none(run, content, tmp_path, kind, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        run(**spoiled_slots(content, kind, value))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "count",
+    [-1, float("nan"), float("inf"), 10**400, "12", "1" * 10**5, "\x1b[31m\n", [1], True, 1e13,
+     torch.tensor([1, 2]), torch.tensor(float("inf")), torch.tensor(-1.0), torch.tensor(1j),
+     torch.zeros(1, device="meta"), {}, b"3"],
+    ids=lambda count: f"{type(count).__name__} {str(count)[:12]!r}",
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["epoch", "num_updates", "step"])
+def test_counts_of_any_kind(run, content, tmp_path, place, count):
+    changes = {"optimizer": None, "ema": None, "epoch": count}
+    if place == "num_updates":
+        changes = {"optimizer": None, "ema": {**content["ema"], "num_updates": count}}
+    if place == "step":
+        slots = {i: {**slot, "step": count} for i, slot in content["optimizer"]["state"].items()}
+        changes = {"optimizer": {"state": slots, "param_groups": []}}
+    what = "epochs" if place == "epoch" else "steps"
+    with pytest.raises(
+        ValueError, match=f"expected the checkpoint's number of {what}, got "
+    ) as got:
+        run(**changes)
+    assert str(got.value).isprintable()
+    assert len(str(got.value)) < 200
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_a_run_that_failed_is_not_imported(run, content, tmp_path, part, value):
+    spoiled = {name: values.clone() for name, values in content["model"].items()}
+    spoiled["in_conv.weight"][0] = value
+    changed = spoiled if part == "model" else {**content["ema"], "shadow": spoiled}
+    with pytest.raises(ValueError, match="expected finite parameters"):
+        run(**{part: changed})
+    assert not (tmp_path / "run").exists()

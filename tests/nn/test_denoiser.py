@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vfn.interop.reference_parameters import params_from_reference
-from vfn.nn import UNet, denoiser
+from vfn.nn import UNet, denoiser, with_params
 from vfn.ops import interval_strength, logsnr_grid, logsnr_schedule, predict, sample
 
 SCHEDULE = logsnr_schedule("cosine")
@@ -220,3 +220,70 @@ def test_sampling_keeps_no_graph_of_the_parameters():
     kept = denoiser(net, params, SCHEDULE, "v", gradient=True)
     assert sample(kept, z, grid).x0.requires_grad
     torch.testing.assert_close(sample(kept, z, grid).x0, sample(made, z, grid).x0, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "got 0 with weight, bias missing and none unknown"),
+        ({"weight": torch.ones(1, 1)}, "with bias missing"),
+        (
+            {"weight": torch.ones(1, 1), "bias": torch.ones(1), "wieght": torch.ones(1)},
+            "wieght unk",
+        ),
+        ({"module.weight": torch.ones(1, 1), "module.bias": torch.ones(1)}, "weight, bias missing"),
+    ],
+)
+def test_parameters_that_are_not_the_networks_are_refused(params, message):
+    """They would run with weights of the module's own."""
+    for make in (with_params, lambda net, p: denoiser(net, p, SCHEDULE, "v")):
+        with pytest.raises(ValueError, match=message):
+            make(nn.Linear(1, 1), params)
+
+
+class Tied(nn.Module):
+    """One parameter under two names, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(1, 1, bias=False)
+        self.second = self.first
+        self.register_buffer("shift", torch.zeros(1))
+
+    def forward(self, x):
+        return self.second(self.first(x)) + self.shift
+
+
+@pytest.mark.parametrize(
+    ("params", "value"),
+    [
+        ({"first.weight": 2.0}, 4.0),
+        ({"second.weight": 2.0}, 4.0),
+        ({"first.weight": 2.0, "shift": 1.0}, 5.0),
+        (None, 9.0),
+    ],
+)
+def test_tied_parameters_and_buffers_have_their_names(params, value):
+    net = Tied()
+    nn.init.constant_(net.first.weight, 3.0)
+    given = params and {
+        k: torch.full((1, 1), v) if k != "shift" else torch.full((1,), v) for k, v in params.items()
+    }
+    assert with_params(net, given)(torch.ones(1, 1)).item() == value
+
+
+def test_a_module_without_parameters_takes_none():
+    assert with_params(nn.Identity(), {})(torch.ones(1)).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([1, 4], "labels in 0..3, 0 for unconditional, got 4 at 1"), ([-1, 0], "got -1 at 0")],
+)
+def test_labels_that_the_network_does_not_know_are_refused(labels, message):
+    net = UNet(1, 1, 32, (1,), 1, num_classes=3)
+    with pytest.raises(ValueError, match=message):
+        denoiser(net, None, SCHEDULE, "v", torch.tensor(labels))
+    plain = UNet(1, 1, 32, (1,), 1)
+    with pytest.raises(ValueError, match="expected no labels for an unconditional network"):
+        denoiser(plain, None, SCHEDULE, "v", torch.tensor([1]))

@@ -1,6 +1,7 @@
 """Pictures from a network: the same in any layout, and labels are looked at before any step."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ import torch
 from tests.helpers.small import SHAPE, small_config
 from vfn.data import Labels
 from vfn.distributed import ALONE
+from vfn.ops.solver_table import SOLVERS
+from vfn.progress import Progress
 from vfn.sampling import of_each, untrained
+from vfn.sampling.draws import evaluations
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
@@ -108,3 +112,52 @@ def test_colour_pictures_of_an_unconditional_network():
     assert drawn.labels == []
     assert drawn.images.shape == (2, 3, 4, 8)
     assert [(picture.mode, picture.size) for picture in drawn.pil()] == [("RGB", (8, 4))] * 2
+
+
+def test_pictures_that_are_not_finite_are_told_once(trained, capsys):
+    params = dict(trained.params)
+    name = next(iter(params))
+    params[name] = params[name] * float("nan")
+    broken = replace(trained, params=params)
+    drawn = broken.sample(6, steps=2, batch=2)
+    assert drawn.not_finite == 6
+    assert not drawn.finite.any()
+    assert capsys.readouterr().err.count("6 of 6 pictures are not finite") == 1
+    assert sum(part.not_finite for part in broken.sample_batches(6, steps=2, batch=2)) == 6
+    assert capsys.readouterr().err.count("6 of 6 pictures are not finite") == 1
+    assert broken.draws(6, steps=2).by_all(ALONE).not_finite == 6
+    fine = trained.sample(6, steps=2)
+    assert (fine.not_finite, fine.fault) == (0, "")
+    assert fine.finite.tolist() == [True] * 6
+
+
+def test_only_pictures_that_are_not_finite_are_counted(trained, capsys, monkeypatch):
+    """Before rounding: infinite values would be white, others black."""
+    real = trained.draws(5, steps=2)
+    whole = real._sampler
+
+    def spoiled(*args, **options):
+        found = whole(*args, **options)
+        x0 = found.x0.clone()
+        x0[1, 0, 2, 3], x0[3, 0, 0, 0] = float("inf"), float("nan")
+        return found._replace(x0=x0)
+
+    monkeypatch.setitem(real.__dict__, "_sampler", spoiled)
+    drawn = real.all()
+    assert drawn.finite.tolist() == [True, False, True, False, True]
+    assert "2 of 5 pictures are not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sampler", [*SOLVERS])
+def test_evaluations_are_known_before(trained, sampler):
+    for steps in (1, 2, 3, 7):
+        draws = trained.draws(2, sampler=sampler, steps=steps, guidance=0.0)
+        found = draws.all().nfe
+        assert evaluations(draws.settings)[0] == (0 if sampler == "adaptive" else found)
+
+
+def test_the_bar_moves_with_every_evaluation(trained, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "show", lambda self, done: shown.append((done, self._total)))
+    trained.draws(5, sampler="heun", steps=5, batch=3).all()
+    assert shown == [(n, 16) for n in (0, 2, 4, 6, 8, 8, 8, 10, 12, 14, 16, 16)]

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from safetensors.numpy import load_file
 
 import vfn
@@ -150,16 +151,17 @@ def test_formats_hold_the_same_pictures(trained, tmp_path):
         write_samples(draws, tmp_path / kind, kind)
     with np.load(tmp_path / "npz" / "samples.npz") as file:
         array, labels = file["arr_0"], file["arr_1"]
+        assert file["class_names"].tolist() == list("0123456789")
     assert array.shape == (12, 8, 8, 1)
     assert array.dtype == np.uint8
     assert np.array_equal(array, draws.all().images.movedim(1, -1).numpy())
-    assert labels.tolist() == [4, 10] * 6
+    assert labels.tolist() == [3, 9] * 6  # from 0, as everybody's files
     for i in range(12):
         with Image.open(tmp_path / "png" / "images" / f"{i:06d}.png") as picture:
             assert np.array_equal(np.asarray(picture), array[i, ..., 0])
     tensors = load_file(tmp_path / "safetensors" / "samples.safetensors")
     assert np.array_equal(tensors["images"], array.transpose(0, 3, 1, 2))
-    assert np.array_equal(tensors["labels"], labels)
+    assert np.array_equal(tensors["labels"], labels + 1)
     grids = {(tmp_path / kind / "grid.png").read_bytes() for kind in ("png", "npz", "safetensors")}
     assert len(grids) == 1
 
@@ -263,7 +265,6 @@ def test_any_setting_can_be_compared(trained, tmp_path):
         (lambda t: [t.draws(2), t.draws(2, "7", steps=4)], "expected draws of one network, number"),
         (lambda t: [t.draws(2), t.draws(2, seed=1, steps=4)], "expected draws of one network"),
         (lambda t: [t.draws(2), t.draws(2, batch=1)], "whose settings differ, got some that are"),
-        (lambda t: [t.draws(2, guidance=w) for w in (0.1, 0.1 + 1e-9)], "whose settings differ"),
     ],
 )
 def test_draws_that_cannot_be_compared(trained, tmp_path, others, message):
@@ -328,6 +329,7 @@ def test_tags_and_combinations_of_tags(tmp_path):
     write_samples(network.draws(4, asked), tmp_path / "b", "npz", animate=False)
     with np.load(tmp_path / "b" / "samples.npz") as file:
         assert file["arr_1"].tolist() == [[1, 1, 0], [1, 0, 1]] * 2
+        assert file["class_names"].tolist() == ["Bald", "Male", "Wavy"]
 
 
 def test_an_unconditional_network(tmp_path):
@@ -351,3 +353,84 @@ def test_places_that_cannot_be_written(trained, tmp_path):
 
 def test_a_path_may_be_given_as_text(trained, tmp_path):
     assert write_samples(trained.draws(2), str(tmp_path))[0].folder == Path(tmp_path)
+
+
+def test_fresh_removes_nothing_that_no_record_names(trained, tmp_path):
+    theirs = tmp_path / "images" / "holiday.png"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="is there, and no settings.json of vfn sample"):
+            write_samples(trained.draws(2), tmp_path, fresh=fresh)
+    (tmp_path / "images" / "holiday.png").unlink()
+    write_samples(trained.draws(20), tmp_path)
+    theirs.write_bytes(b"theirs")
+    write_samples(trained.draws(3, seed=1), tmp_path, "npz", fresh=True)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["holiday.png"]
+    assert (tmp_path / "samples.npz").is_file()
+
+
+def test_a_comparison_of_somebody_else_is_not_written_over(trained, tmp_path):
+    (tmp_path / "sweep.png").write_bytes(b"theirs")
+    several = variants(trained, {"steps": [1, 2]}, num=2)
+    with pytest.raises(ValueError, match=r"sweep\.png is there, and no pictures of vfn sample"):
+        write_samples(several, tmp_path)
+    (tmp_path / "sweep.png").unlink()
+    write_samples(several, tmp_path)
+    write_samples(variants(trained, {"steps": [3, 4]}, num=2), tmp_path)
+
+
+def test_strengths_that_differ_little_have_folders_of_their_own(trained, tmp_path):
+    weights = [0.1, 0.1 + 1e-9, 0.1234567, 0.12345674]
+    several = variants(trained, {"guidance": weights}, num=1)
+    written = write_samples(several, tmp_path, animate=False)
+    assert [float(one.folder.name.removeprefix("w")) for one in written] == weights
+
+
+def test_the_animation_comes_from_the_same_pass(trained, tmp_path, drawn):
+    write_samples(trained.draws(100, steps=4, batch=30), tmp_path / "a")
+    assert drawn == [30, 30, 30, 10]
+    write_samples(trained.draws(100, steps=4, batch=30), tmp_path / "b", animate=False)
+    for path in (tmp_path / "b").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "a" / path.relative_to(tmp_path / "b")).read_bytes()
+    del drawn[:]
+    write_samples(trained.draws(100, steps=4, batch=30), tmp_path / "b")  # all is there
+    assert drawn == [30, 20]
+    first, second = (
+        np.stack([np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(movie)])
+        for movie in (Image.open(tmp_path / name / "denoising.webp") for name in "ab")
+    )
+    assert len(first) == 5
+    assert np.abs(first.astype(int) - second).max() <= 1
+
+
+def test_a_large_animation_is_refused_before_drawing(tmp_path, drawn):
+    wide = SHAPE._replace(width=1024, legend=Labels(tuple("abcdefghijklmnopqrst")))
+    draws = untrained(small_config(), wide).draws(20, steps=1)
+    with pytest.raises(ValueError, match="of 205.. x .* pixels exceeds WebP's 16383; leave it out"):
+        write_samples(draws, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert drawn == []
+
+
+def test_a_job_tells_of_pictures_that_are_not_finite(trained, tmp_path, capsys):
+    params = {name: value * float("nan") for name, value in trained.params.items()}
+    write_samples(replace(trained, params=params).draws(6, batch=2), tmp_path)
+    assert capsys.readouterr().err.count("6 of 6 pictures are not finite") == 1
+
+
+def test_processes_that_were_asked_for_something_else(run, tmp_path):
+    """Each process gets another seed: all of them refuse, and nothing is written."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, vfn\n"
+        "from pathlib import Path\n"
+        "from vfn.sampling import write_samples\n"
+        "draws = vfn.load(sys.argv[1], 'cpu').draws(4, steps=2, seed=int(os.environ['RANK']))\n"
+        "write_samples(draws, Path(sys.argv[2]))\n"
+    )
+    words = [str(script), str(run), str(tmp_path / "out")]
+    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "started with different arguments: seed differs" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -24,6 +24,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
 OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
+# Far beyond what is of use, and below what nobody could wait for, hold or count.
+SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
+LEVELS = 12  # of the UNet: 2^11 pixels become one
 
 
 def option(
@@ -68,10 +71,16 @@ class DataConfig(Section):
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
     image_size: tuple[int, ...] | None = option(
-        None, "resize and cut to height, width (one number: square); the data set's own if unset", 1
+        None,
+        "resize and cut to height, width (one number: square); the data set's own if unset",
+        1,
+        SIDE,
     )
     crop: tuple[int, ...] | None = option(
-        None, "cut out top, left, height, width before resizing; the data set's own if unset", 0
+        None,
+        "cut out top, left, height, width before resizing; the data set's own if unset",
+        0,
+        SIDE,
     )
     channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
     flip: bool = option(False, "mirror half of the pictures, at random")
@@ -80,7 +89,7 @@ class DataConfig(Section):
     data_dir: str | None = option(
         None, "where downloads and prepared data are; $VFN_DATA or ~/.cache/vfn if unset"
     )
-    num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1)
+    num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1, 1024)
 
     def conflicts(self) -> list[str]:
         """Sizes, crops and channels that no picture can have."""
@@ -107,13 +116,15 @@ class ModelConfig(Section):
     guidance_range: tuple[float, ...] | None = option(
         None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0
     )
-    hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32)
-    ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1)
-    num_res_blocks: int = option(2, "residual blocks a level", 1)
+    hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32, WIDTH)
+    ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1, 256)
+    num_res_blocks: int = option(2, "residual blocks a level", 1, 256)
     apply_attn: tuple[bool, ...] = option((False, True, True), "attention, for each level")
-    embedding_dim: int | None = option(None, "conditioning width; 4 x hid-channels if unset", 1)
-    num_heads: int | None = option(None, "attention heads", 1)
-    head_dim: int | None = option(None, "width of an attention head", 1)
+    embedding_dim: int | None = option(
+        None, "conditioning width; 4 x hid-channels if unset", 1, 4 * WIDTH
+    )
+    num_heads: int | None = option(None, "attention heads", 1, WIDTH)
+    head_dim: int | None = option(None, "width of an attention head", 1, WIDTH)
     dropout: float = option(0.0, "dropout in the residual blocks", 0, 0.99)
     resample_with_res: bool = option(True, "resample in residual blocks; false: plain convolutions")
     checkpoint_activations: bool = option(
@@ -142,6 +153,11 @@ class ModelConfig(Section):
                 faults.append(
                     f"expected no [model.options] for network {self.network}, whose options are "
                     f"the fields of [model], got {', '.join(self.options)}"
+                )
+            if len(self.ch_multipliers) > LEVELS:
+                faults.append(
+                    f"expected at most {LEVELS} levels in ch_multipliers, got "
+                    f"{len(self.ch_multipliers)}"
                 )
             return faults + unet_faults(
                 self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
@@ -173,7 +189,7 @@ class DiffusionConfig(Section):
     time_options: dict[str, Any] = option({}, "parameters of the time density")
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
-    train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0)
+    train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0, COUNT)
     p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
 
     @property
@@ -216,28 +232,32 @@ class DiffusionConfig(Section):
 class TrainConfig(Section):
     """The section [train]: the optimizer, and what is kept and shown on the way."""
 
-    steps: int = option(100_000, "optimizer steps", 1)
-    batch_size: int = option(128, "images a step, over all processes", 1)
-    accumulate: int = option(1, "micro-batches a step on each process", 1)
+    steps: int = option(100_000, "optimizer steps", 1, COUNT)
+    batch_size: int = option(128, "images a step, over all processes", 1, BATCH)
+    accumulate: int = option(1, "micro-batches a step on each process", 1, BATCH)
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
     lr: float = option(2e-4, "learning rate", 0)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
-    warmup: int = option(1000, "steps of linear warm-up", 0)
+    warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
     beta1: float = option(0.9, "AdamW beta1", 0, 1)
     beta2: float = option(0.999, "AdamW beta2", 0, 1)
     weight_decay: float = option(0.0, "AdamW weight decay", 0)
     grad_norm: float = option(1.0, "clip gradients to this global norm", 0)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
     seed: int = option(0, "seed of everything random", 0)
-    log_every: int = option(50, "steps between log lines", 1)
-    checkpoint_every: int = option(1000, "steps between checkpoints", 1)
-    max_checkpoints: int = option(3, "checkpoints that are kept", 1)
-    preview_every: int = option(1000, "steps between sample grids and held-out losses", 1)
-    eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0)
-    eval_num: int = option(1000, "pictures on either side of an evaluation", 10)
-    max_bad_steps: int = option(10, "stop after so many steps in a row that are not finite", 1)
+    log_every: int = option(50, "steps between log lines", 1, COUNT)
+    checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
+    max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
+    preview_every: int = option(
+        1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT
+    )
+    eval_every: int = option(0, "steps between evaluations, the best is kept; 0 is none", 0, COUNT)
+    eval_num: int = option(1000, "pictures on either side of an evaluation", 10, 10**7)
+    max_bad_steps: int = option(
+        10, "stop after so many steps in a row that are not finite", 1, COUNT
+    )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
 
 
@@ -246,7 +266,9 @@ class SampleConfig(Section):
     """The section [sample]: solver, steps and guidance."""
 
     sampler: str = option("ddim", "solver", table=SOLVERS)
-    sample_timesteps: int = option(64, "sampling steps; adaptive: the first is 1/N of the way", 1)
+    sample_timesteps: int = option(
+        64, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
+    )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
     guidance_interval: tuple[float, ...] | None = option(
@@ -258,7 +280,7 @@ class SampleConfig(Section):
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
     churn: float = option(0.0, "growth of the noise before a step of heun", 0, 0.41)
     tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6)
-    sample_batch: int = option(250, "images sampled at a time", 1)
+    sample_batch: int = option(250, "images sampled at a time", 1, BATCH)
 
     @property
     def uses_variance(self) -> bool:
@@ -295,16 +317,22 @@ class DistillConfig(Section):
     """The section [distill]: teacher, students and their steps."""
 
     method: str = option("progressive", "how students are taught")
-    teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0)
-    student_steps: int = option(1, "DDIM steps of the last student", 1)
+    teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
+    student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0
     )
     first_steps: int | None = option(
-        None, "optimizer steps of the first halving, which learns guidance; as others if unset", 1
+        None,
+        "optimizer steps of the first halving, which learns guidance; as others if unset",
+        1,
+        COUNT,
     )
     last_steps: int | None = option(
-        None, "optimizer steps of the halvings to 2 and 1 steps; as for the others if unset", 1
+        None,
+        "optimizer steps of the halvings to 2 and 1 steps; as for the others if unset",
+        1,
+        COUNT,
     )
 
     def conflicts(self) -> list[str]:
@@ -572,6 +600,7 @@ def _range(name: str, value: float, metadata: Any) -> list[str]:
     low, high = metadata.get("low"), metadata.get("high")
     inside = (low is None or value >= low) and (high is None or value <= high)
     if not math.isfinite(value) or not inside:
-        bounds = f"at least {low}" if high is None else f"in {low}..{high}"
+        below = isinstance(value, int) and low is not None and value < low  # of a size
+        bounds = f"at least {low}" if high is None or below else f"in {low}..{high}"
         return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
     return []

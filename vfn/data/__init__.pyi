@@ -5,15 +5,18 @@ from .dataset import as_dataset as as_dataset
 from .dataset import hold_out as hold_out
 from .dataset import to_uint8 as to_uint8
 from .dataset import to_unit as to_unit
+from .digest import data_digest as data_digest
 from .labels import Labels as Labels
 from .labels import in_turn as in_turn
 from .load import data_home as data_home
+from .load import data_name as data_name
 from .load import datasets as datasets
 from .load import find_prepared as find_prepared
 from .load import load_dataset as load_dataset
 from .load import load_held_out as load_held_out
 from .load import prepare as prepare
 from .load import read_pictures as read_pictures
+from .load import same_data as same_data
 from .load import spec_settings as spec_settings
 from .source import Source as Source
 from .standard import DATASETS as DATASETS
@@ -26,7 +29,9 @@ __all__ = [
     "Prepared",
     "Source",
     "as_dataset",
+    "data_digest",
     "data_home",
+    "data_name",
     "datasets",
     "find_prepared",
     "hold_out",
@@ -35,6 +40,7 @@ __all__ = [
     "load_held_out",
     "prepare",
     "read_pictures",
+    "same_data",
     "spec_settings",
     "to_uint8",
     "to_unit",

@@ -1,19 +1,17 @@
 """Data sets prepared once: a directory with all pictures as one memory-mapped uint8 array.
 
 ``images.bin`` holds uint8 [N, C, H, W], split after split; ``labels.npy`` the labels; ``info.json``
-shape, names and splits. The directory's name has a hash of the content and of all settings that
-change a pixel or a row. It is written beside its place and renamed, so it is there whole or not at
-all.
+shape, names, splits and the SHA-256 of each split's pictures. The directory's name has a hash of
+the content and of all settings that change a pixel or a row. It is written beside its place and
+renamed, so it is there whole or not at all.
 """
 
-import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,23 +21,26 @@ import torch
 from torch import Tensor
 
 from vfn.configs import DataConfig, Split
+from vfn.data.cache_info import Info, read_info, read_labels
 from vfn.data.dataset import Dataset
+from vfn.data.digest import data_digest, images_digest, remember_digest
 from vfn.data.labels import Labels
-from vfn.data.source import Bad, Rows, Source, read_rows
-from vfn.files import make_directory
+from vfn.data.mapped import map_pictures
+from vfn.data.source import Bad, Rows, Source, bad_line, read_rows
+from vfn.files import few, locked, make_directory, printable, shortened, sync_directory
 from vfn.progress import Progress, say
 
 FORMAT = 1
+IMAGES, LABELS, INFO = "images.bin", "labels.npy", "info.json"
 # Settings that change a pixel or a row; the others only say what is done with the rows.
 _KEYED = ("image_size", "crop", "channels", "test_share", "on_bad")
-_NAMED = 10  # labels and bad pictures in a summary
 
 
 class Prepared(NamedTuple):
     """A data set ready for use.
 
     images: uint8 [N, C, H, W], split after split; memory-mapped if there is a ``path``. splits:
-    pictures of each. bad: pictures that were left out.
+    pictures of each. bad: pictures that were left out. known: SHA-256 of each split's pictures.
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class Prepared(NamedTuple):
     splits: dict[str, int]
     bad: list[Bad]
     path: Path | None
+    known: Mapping[str, str] = {}
 
     def dataset(self, split: Split, conditional: bool = True) -> Dataset:
         """The rows of a split, sharing memory.
@@ -70,9 +72,12 @@ class Prepared(NamedTuple):
         start, end = bounds[split]
         if start == end:
             raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
+        images = self.images[start:end]
+        if split in self.known:
+            remember_digest(images, self.known[split])
         if self.labels is None or not conditional:
-            return Dataset(self.images[start:end])
-        return Dataset(self.images[start:end], self.labels[start:end], self.legend)
+            return Dataset(images)
+        return Dataset(images, self.labels[start:end], self.legend)
 
     def summary(self) -> str:
         """Lines of text for a terminal."""
@@ -84,13 +89,20 @@ class Prepared(NamedTuple):
                 self.labels.sum(0) if tags else self.labels.bincount(minlength=len(names) + 1)[1:]
             )
             named = [f"{n} ({c})" for n, c in zip(names, counts.tolist(), strict=True)]
-            lines.append(f"labels    {self.legend.describe()}: {_few(named)}")
+            lines.append(f"labels    {self.legend.describe()}: {few(named)}")
         if self.bad:
-            named = [f"{name} ({reason})" for name, reason in self.bad]
-            lines.append(f"left out  {len(named)}: {_few(named)}")
+            named = [bad_line(bad) for bad in self.bad]
+            lines.append(f"left out  {len(named)}: {few(named, longest=300)}")
         if self.path:
-            lines.append(f"prepared  {self.path}, {self.images.numel() / 1e6:.1f} MB")
+            lines.append(
+                f"prepared  {printable(str(self.path))}, {self.images.numel() / 1e6:.1f} MB"
+            )
         return "\n".join(lines)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all pictures, labels and names: `data_digest` of the split ``all``."""
+        return data_digest(self.dataset("all"))
 
     @property
     def legend(self) -> Labels:
@@ -171,9 +183,9 @@ def prepare_cache(
         with _lock(path.parent / ".lock"):
             if fresh or not path.is_dir():
                 source = read()
-                say(f"preparing {title}: {len(source.names)} pictures")
+                say(f"preparing {printable(title)}: {len(source.names)} pictures")
                 _write(path, title, source, settings)
-                say(f"prepared {title} in {path}")
+                say(f"prepared {printable(title)} in {printable(str(path))}")
     return open_cache(path)
 
 
@@ -190,25 +202,23 @@ def open_cache(path: Path) -> Prepared:
         ValueError: if it is damaged.
     """
     try:
-        info = json.loads((path / "info.json").read_text())
-        size = math.prod(info["shape"])
-        if (path / "images.bin").stat().st_size != size:
-            raise ValueError(f"images.bin does not have {size} bytes")
-        # Not shared: a write would go to a private copy, never to the file.
-        flat = torch.from_file(str(path / "images.bin"), shared=False, size=size, dtype=torch.uint8)
-        labels = np.load(path / "labels.npy") if info["labels"] else None
-        return Prepared(
-            flat.view(info["shape"]),
-            _tensor(labels),
-            tuple(info["class_names"]),
-            info["splits"],
-            [Bad(*pair) for pair in info["bad"]],
-            path,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        info = read_info(path / INFO)
+        images = map_pictures(path / IMAGES, info.shape)
+        labels = read_labels(path / LABELS, info) if info.labels else None
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"the prepared data in {path} is damaged ({error}); remove that directory"
+            f"the prepared data in {printable(str(path))} is damaged "
+            f"({shortened(str(error), 200)}); remove that directory"
         ) from None
+    return Prepared(
+        images,
+        _tensor(labels),
+        info.class_names,
+        info.splits,
+        [Bad(*pair) for pair in info.bad],
+        path,
+        info.sha256,
+    )
 
 
 def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None:
@@ -217,26 +227,27 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
     temporary, old = (path.with_name(f".{path.name}.{kind}.tmp") for kind in ("new", "old"))
     temporary.mkdir()
     try:
-        found = _write_images(temporary / "images.bin", title, source, settings)
+        found = _write_images(temporary / IMAGES, title, source, settings)
         if found.labels is not None:
-            np.save(temporary / "labels.npy", found.labels)
-        info = {
-            "format": FORMAT,
-            "shape": [sum(found.splits.values()), *found.shape],
-            "labels": found.labels is not None,
-            "class_names": source.class_names,
-            "splits": found.splits,
-            "bad": found.bad,
-            "origin": source.origin,
-            "settings": _keyed(settings),
-        }
-        (temporary / "info.json").write_text(json.dumps(info, indent=1))
-        for file in (*temporary.iterdir(), temporary):
+            np.save(temporary / LABELS, found.labels)
+        shape = [sum(found.splits.values()), *found.shape]
+        info = Info(
+            shape,
+            found.labels is not None,
+            source.class_names,
+            found.splits,
+            found.bad,
+            _digests(temporary / IMAGES, shape, found.splits),
+        )
+        more = {"format": FORMAT, "origin": source.origin, "settings": _keyed(settings)}
+        (temporary / INFO).write_text(json.dumps(info._asdict() | more, indent=1))
+        for file in temporary.iterdir():
             _sync(file)
+        sync_directory(temporary)
         if path.is_dir():
             path.rename(old)  # a run that has it mapped keeps its pictures
         temporary.rename(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
     finally:
         for directory in (temporary, old):
             shutil.rmtree(directory, ignore_errors=True)
@@ -248,6 +259,13 @@ def _write_images(path: Path, title: str, source: Source, settings: DataConfig) 
         return read_rows(source, settings, lambda row: file.write(row.tobytes()), progress.advance)
 
 
+def _digests(path: Path, shape: list[int], splits: Mapping[str, int]) -> dict[str, str]:
+    """SHA-256 of the pictures of each split, and of all."""
+    prepared = Prepared(map_pictures(path, shape), None, (), dict(splits), [], None)
+    named = [split for split, count in splits.items() if count] + ["all"]
+    return {split: images_digest(prepared.dataset(split).images) for split in named}  # type: ignore[arg-type]
+
+
 def _keyed(settings: DataConfig) -> dict[str, Any]:
     keyed = {name: getattr(settings, name) for name in _KEYED}
     if settings.image_size is not None:  # one number is a square
@@ -257,27 +275,19 @@ def _keyed(settings: DataConfig) -> dict[str, Any]:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock; it is given back even by one that dies."""
-    with path.open("w") as file:
+    """Wait until no other process holds the lock."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locked(path))
         except OSError as error:  # some network file systems cannot
             raise OSError(f"{path} cannot be locked ({error}); name another --data-dir") from None
         yield
 
 
 def _sync(path: Path) -> None:
-    """Force a file or directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _few(texts: list[str]) -> str:
-    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
+    """Force a file to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _tensor(labels: np.ndarray | None) -> Tensor | None:

@@ -1,14 +1,15 @@
 """What a data set is: pictures as uint8 [N, C, H, W], labels, and the names of the labels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vfn.configs import Split
-from vfn.data.labels import Labels
+from vfn.data.labels import MOST_NAMES, Labels, check_names
 from vfn.ops import epoch_permutation
 
 HELD_OUT = 0.2
@@ -71,6 +72,8 @@ def as_dataset(
         )
     tags, low, high = labels.ndim == 2, int(labels.min()), int(labels.max())
     count = labels.shape[1] if tags else len(names) if names is not None else high
+    if count > MOST_NAMES:
+        raise ValueError(f"expected {MOST_NAMES} classes or tags at most, got {count}")
     if low < (0 if tags else 1) or high > (1 if tags else count):
         raise ValueError(
             f"expected {'0 and 1 as tags' if tags else f'classes in 1..{count}'}, got {low}..{high}"
@@ -78,8 +81,7 @@ def as_dataset(
     texts = [str(k) for k in range(1, count + 1)] if names is None else list(names)
     if len(texts) != count:
         raise ValueError(f"expected {count} names of tags, got {len(texts)}")
-    if len(set(texts)) != count:
-        raise ValueError(f"expected {count} different names, got {', '.join(texts)}")
+    check_names(texts, tags, "names")
     kept = labels.to(torch.uint8 if tags else torch.int64)
     return Dataset(images, kept, Labels(tuple(texts), tags))
 
@@ -134,18 +136,36 @@ def hold_out(count: int, split: Split, share: float = HELD_OUT) -> Tensor:
     return chosen.sort().values
 
 
-def own_splits(count: int, share: float = HELD_OUT) -> dict[str, list[int]]:
+def own_splits(
+    count: int, share: float = HELD_OUT, labels: np.ndarray | None = None
+) -> dict[str, list[int]]:
     """Indices of the splits train and test of pictures that come without.
 
     Args:
         count: pictures N of the data set.
         share: of the pictures that are held out for ``test``, in [0, 1].
+        labels: classes [N], 1..K, or 0/1 tags [N, K]. A class or tag that would have no picture to
+            train on gets back one of those that are held out.
 
     Returns:
-        for each split numbers in 0..N-1, rising, as `hold_out` gives them.
+        for each split numbers in 0..N-1, rising, as `hold_out` gives them but for those given back.
 
     >>> own_splits(4, 0.25)
     {'train': [0, 1, 3], 'test': [2]}
+    >>> own_splits(4, 0.25, np.array([1, 1, 2, 1]))
+    {'train': [0, 1, 2, 3], 'test': []}
     """
-    splits: tuple[Split, Split] = ("train", "test")
-    return {split: hold_out(count, split, share).tolist() for split in splits}
+    train, test = (hold_out(count, split, share).tolist() for split in ("train", "test"))
+    back = set(_given_back(train, test, labels)) if labels is not None and share < 1 else set()
+    return {"train": sorted({*train, *back}), "test": [i for i in test if i not in back]}
+
+
+def _given_back(train: list[int], test: list[int], labels: np.ndarray) -> Iterator[int]:
+    """The first held-out picture of each class or tag that no picture to train on has."""
+    trained: set[int] = set()
+    for numbers, kept in ((train, False), (test, True)):
+        for number, row in zip(numbers, labels[numbers], strict=True):
+            shown = {int(row)} - {0} if labels.ndim == 1 else set(row.nonzero()[0].tolist())
+            if kept and shown - trained:
+                yield number
+            trained |= shown

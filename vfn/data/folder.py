@@ -2,7 +2,11 @@
 
 import csv
 import os
-from collections import Counter
+import posixpath
+import stat
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,12 @@ import numpy as np
 from PIL import Image
 
 from vfn.data.dataset import own_splits
-from vfn.data.labels import TAG_SEPARATOR, tag_row
+from vfn.data.labels import TAG_SEPARATOR, check_names, tag_row
 from vfn.data.source import Source
+from vfn.files import printable, shortened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # by content, whatever the name says
 TABLE = "labels.csv"
 
 
@@ -29,54 +35,129 @@ def folder_source(path: Path, test_share: float) -> Source:
         Source.
 
     Raises:
-        ValueError: if there are no pictures, or ``labels.csv`` is not such a table.
+        ValueError: if there are no pictures, ``labels.csv`` is not such a table, or a class or tag
+            cannot be called by its name.
     """
     found = picture_files(path)
-    table = path / TABLE
     kind: str | None
-    if table.is_file():
-        kind, texts = read_table(table)
+    if has_table(path):
+        kind, texts = read_table(path / TABLE)
         names = sorted({*found, *texts})  # a row without its picture is a bad picture
+        reasons = dict.fromkeys(set(names) - set(texts), f"no label in {TABLE}")
+        reasons |= {name: _reason_unfound(path, name) for name in texts.keys() - set(found)}
     else:
         kind = "label" if any("/" in name for name in found) else None
         names, texts = found, {name: name.partition("/")[0] for name in found if "/" in name}
+        beside = set(names) - set(texts) if kind else set()
+        reasons = dict.fromkeys(beside, "lies beside the folders of classes")
     if not names:
-        raise ValueError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(
+            f"{printable(str(path))} holds no pictures ({', '.join(sorted(SUFFIXES))})"
+        )
     labels, class_names = _labels(names, texts, kind)
+    where = TABLE if has_table(path) else "the names of the folders"
+    check_names(class_names, kind == "tags", f"{printable(str(path))}, by {where},")
+    splits = own_splits(len(names), test_share, labels)
+    return Source(
+        str(path), names, partial(_read, path, names, reasons), labels, class_names, splits
+    )
 
-    def read(number: int) -> Image.Image:
-        if kind and names[number] not in texts:
-            raise ValueError(
-                f"no label in {TABLE}" if table.is_file() else "lies beside the folders of classes"
-            )
-        return Image.open(path / names[number])
 
-    return Source(str(path), names, read, labels, class_names, own_splits(len(names), test_share))
+def _read(path: Path, names: Sequence[str], reasons: Mapping[str, str], number: int) -> Image.Image:
+    name = names[number]
+    if name in reasons:
+        raise ValueError(reasons[name])
+    if not stat.S_ISREG((path / name).stat().st_mode):  # a pipe would block for ever
+        raise ValueError("is no regular file")
+    return Image.open(path / name, formats=FORMATS)
+
+
+def _reason_unfound(path: Path, name: str) -> str:
+    """Why a file that ``labels.csv`` names is none of the folder's pictures."""
+    if name.startswith(("/", "../")) or name == "..":
+        return f"{TABLE} names a file outside the folder"
+    if any(part.startswith(".") for part in name.split("/")):
+        return f"{TABLE} names a hidden file"
+    if Path(name).suffix.lower() not in SUFFIXES:
+        return f"{TABLE} names a file that is none of {', '.join(sorted(SUFFIXES))}"
+    if not os.path.exists(path / name):  # noqa: PTH110
+        return f"{TABLE} names it: No such file"
+    return f"{TABLE} names it by another path than the one where it is found"
+
+
+def has_table(path: Path) -> bool:
+    """Whether a folder has a table of labels.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        whether ``labels.csv`` is in it.
+
+    Raises:
+        ValueError: if something of that name is no regular file.
+    """
+    table = path / TABLE
+    if os.path.lexists(table) and not table.is_file():
+        raise ValueError(f"expected {printable(str(table))} to be a regular file with a table")
+    return table.is_file()
 
 
 def folder_state(path: Path) -> list[list[Any]]:
     """Name, size and time of change of every file that `folder_source` would read."""
-    names = [*picture_files(path), *([TABLE] if (path / TABLE).is_file() else [])]
+    names = [*picture_files(path), *([TABLE] if has_table(path) else [])]
     return [[name, *file_state(path / name)] for name in names]
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Size and time of change."""
-    status = path.stat()
+    """Size and time of change; of a link to nothing -1 and 0."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, 0
     return status.st_size, status.st_mtime_ns
 
 
 def picture_files(path: Path) -> list[str]:
-    """Pictures in a folder and in the folders below, as sorted relative paths."""
-    found = []
-    for root, folders, files in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(root).relative_to(path)
-        found += [
-            (below / name).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
+    """Pictures in a folder and below, each folder once, however many links lead to it.
+
+    A folder is found where it stands rather than through a link; of several links through the first
+    one by name.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        relative paths, sorted; what only has the name of a picture is among them.
+
+    Raises:
+        ValueError: if a folder cannot be read.
+    """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [path], deque[Path]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.popleft()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise ValueError(
+                f"folder {printable(str(folder))} cannot be read ({error.strerror})"
+            ) from None
+        for entry in entries:
+            place = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            link = entry.is_symlink()
+            if place.is_dir() if link else entry.is_dir():
+                (links if link else waiting).append(place)
+            elif place.suffix.lower() in SUFFIXES:
+                found.append(place.relative_to(path).as_posix())
     return sorted(found)
 
 
@@ -87,27 +168,37 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
         path: the file.
 
     Returns:
-        ``label`` or ``tags``, and the text of each file that has one.
+        ``label`` or ``tags``, and the text, without blanks at its ends, of each file that has one;
+        ``./a.png`` is ``a.png``.
 
     Raises:
         ValueError: if it is not such a table, or names a file twice.
     """
+    where = printable(str(path))
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head, *rows = [row for row in csv.reader(file) if row] or [[""]]
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error})") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{where} cannot be read as a table ({shortened(str(error), 200)})"
+        ) from None
     kind = head[1] if len(head) == 2 else ""
     if head[0] != "file" or kind not in ("label", "tags") or any(len(row) != 2 for row in rows):
         raise ValueError(
-            f"expected {path} to have the columns file,label or file,tags, and no others, "
-            f"got {','.join(head)}"
+            f"expected {where} to have the columns file,label or file,tags, and no others, "
+            f"got {shortened(','.join(head), 200)}"
         )
-    texts = {name: text for name, text in rows if text or kind == "tags"}
+    rows = [[posixpath.normpath(name), text.strip()] for name, text in rows]
     for name, times in Counter(name for name, _ in rows).most_common(1):
         if times > 1:
-            raise ValueError(f"{path} names {name} {times} times; leave one line")
-    return kind, texts
+            raise ValueError(f"{where} names {shortened(name)} {times} times; leave one line")
+    for name, text in rows:
+        if kind == "tags" and text and "" in map(str.strip, text.split(TAG_SEPARATOR)):
+            raise ValueError(
+                f"expected tags joined by {TAG_SEPARATOR} for {shortened(name)} in {where}, got "
+                f"'{shortened(text)}'; a tag has no {TAG_SEPARATOR} in its name"
+            )
+    return kind, {name: text for name, text in rows if text or kind == "tags"}
 
 
 def _labels(

@@ -3,13 +3,19 @@
 The table of data sets has them, so this module does not import torch before it is needed.
 """
 
-from collections.abc import Sequence
+import csv
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from vfn.files import few, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TAG_SEPARATOR = "+"
+MOST_NAMES = 100_000  # classes or tags; more would be a mistake in the labels
 
 
 class Labels(NamedTuple):
@@ -31,9 +37,11 @@ class Labels(NamedTuple):
         """Labels by their names, as a network takes them.
 
         Args:
-            asked: names in a list, or separated by commas, such as ``"3,7"``, or for tags
-                ``"Smiling+Blond_Hair,Male"``; the text ``"all"`` is every class, or every tag
-                alone, once.
+            asked: names in a list, each as it is; or one text of them, separated by commas, such as
+                ``"3,7"``, or for tags ``"Smiling+Blond_Hair,Male"``. In a text a name stands in
+                double quotes if it has a comma or quotes of its own, which are doubled, as in CSV:
+                ``'"salt, pepper",cat'``. The text ``"all"`` is every class, or every tag alone,
+                once; a class of that name is ``'"all"'``.
 
         Returns:
             classes [N] or rows of tags [N, K], int64, in the order given.
@@ -44,20 +52,38 @@ class Labels(NamedTuple):
         >>> Labels(("a", "b", "c"), tags=True).parse("c+a,b")
         tensor([[1, 0, 1],
                 [0, 1, 0]])
+        >>> Labels(("cat", "salt, pepper")).parse('"salt, pepper",cat').tolist()
+        [2, 1]
         """
         import torch
 
         parts = list(self.names) if asked == "all" else asked
         if isinstance(parts, str):
-            parts = [part.strip() for part in parts.split(",")]
+            split = split_names(parts)
+            # A single name with commas needs no quotes where nothing else can be meant.
+            whole = parts in self.names and not set(split) <= set(self.names)
+            parts = [parts] if whole else split
         if not parts:
-            raise ValueError(f"expected names among {', '.join(self.names)}, got an empty list")
+            raise ValueError(f"expected names among {self.listed()}, got an empty list")
+        numbers = _numbers(self.names)
         if self.tags:
-            return torch.tensor([tag_row(part, self.names) for part in parts])
-        return torch.tensor([_number(part, self.names) + 1 for part in parts])
+            count = len(self.names)
+            return torch.tensor([_tag_row(part, numbers, count) for part in parts])
+        return torch.tensor([_number(part, numbers) + 1 for part in parts])
+
+    def listed(self) -> str:
+        """The first names, as `parse` takes them, for a message.
+
+        Returns:
+            one line that does not grow with their number.
+
+        >>> Labels(("cat", "salt, pepper")).listed()
+        'cat, "salt, pepper"'
+        """
+        return _listed(self.names)
 
     def texts(self, labels: "Tensor") -> list[str]:
-        """The texts that `parse` reads back: names of classes, or tags joined by ``+``.
+        """Names of classes, or tags joined by ``+``; as a list `parse` reads them back.
 
         Args:
             labels: classes [N] in 0..K, or tags [N, K].
@@ -105,6 +131,89 @@ def in_turn(labels: "Tensor", indices: "Tensor") -> "Tensor":
     return labels[indices % len(labels)]
 
 
+def split_names(text: str) -> list[str]:
+    """Names of one text, separated by commas; those with commas or quotes stand in double quotes.
+
+    Args:
+        text: as a person writes it.
+
+    Returns:
+        the names, without blanks at their ends.
+
+    Raises:
+        ValueError: if a quote is not closed.
+
+    >>> split_names('cat, "salt, pepper",')
+    ['cat', 'salt, pepper', '']
+    """
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ValueError(
+            f"expected names separated by commas, and in double quotes those with commas, such as "
+            f'"salt, pepper",cat, got {shortened(text)} ({error})'
+        ) from None
+    return [name.strip() for row in rows for name in row] or [""]
+
+
+def joined_names(names: Iterable[str]) -> str:
+    """The text that `split_names` takes apart again.
+
+    Args:
+        names: as `check_names` lets them pass.
+
+    Returns:
+        one text, with quotes where they are needed.
+
+    >>> joined_names(["cat", "salt, pepper"]), joined_names(["all"])
+    ('cat,"salt, pepper"', '"all"')
+    """
+    return ",".join(map(_quoted, names))
+
+
+def check_names(names: Sequence[str], tags: bool, origin: str) -> None:
+    """Refuse names of classes or tags that nobody could ask for, or tell from another.
+
+    Commas and quotes are allowed: people write such names in quotes.
+
+    Args:
+        names: of all classes or tags.
+        tags: whether they are tags, which are joined by ``+``.
+        origin: where they come from, for the message.
+
+    Raises:
+        ValueError: for an empty name, blanks at its ends, control characters, text that is no
+            UTF-8, a tag with ``+``, a name twice, or more than 100,000.
+
+    >>> check_names(["cat", " dog"], False, "labels.csv")
+    Traceback (most recent call last):
+    ValueError: labels.csv has the class ' dog', with a blank at an end; rename it
+    """
+    kind = "tag" if tags else "class"
+    if len(names) > MOST_NAMES:
+        raise ValueError(f"{origin} has {len(names)} names, expected {MOST_NAMES} at most")
+    for name, times in Counter(names).items():
+        fault = f"{times} times" if times > 1 else _fault(name, tags)
+        if fault:
+            text = shortened(name).replace("'", "\\'")
+            raise ValueError(f"{origin} has the {kind} '{text}', {fault}; rename it")
+
+
+def _fault(name: str, tags: bool) -> str:
+    """What is wrong with a name, or nothing."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "which is no UTF-8"
+    if not name.strip():
+        return "which is empty"
+    if name != name.strip():
+        return "with a blank at an end"
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        return "with control characters"
+    return f"with a {TAG_SEPARATOR}, which joins tags" if tags and TAG_SEPARATOR in name else ""
+
+
 def tag_row(text: str, names: Sequence[str]) -> list[int]:
     """Tags joined by ``+`` as a row of zeros and ones; an empty text is no tag.
 
@@ -121,15 +230,39 @@ def tag_row(text: str, names: Sequence[str]) -> list[int]:
     >>> tag_row("b", ("a", "b"))
     [0, 1]
     """
+    return _tag_row(text, _numbers(names), len(names))
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    for k, name in enumerate(names):
+        numbers.setdefault(name, k)
+    return numbers
+
+
+def _tag_row(text: str, numbers: dict[str, int], count: int) -> list[int]:
     parts = [name.strip() for name in text.split(TAG_SEPARATOR)] if text.strip() else []
-    numbers = {_number(name, names) for name in parts}
-    return [int(k in numbers) for k in range(len(names))]
+    row = [0] * count
+    for name in parts:
+        row[_number(name, numbers)] = 1
+    return row
 
 
-def _number(name: str, names: Sequence[str]) -> int:
-    if name not in names:
+def _number(name: str, numbers: dict[str, int]) -> int:
+    if name not in numbers:
         raise ValueError(
-            f"unknown label {name!r}, expected names among {', '.join(names)}, "
+            f"unknown label '{shortened(name)}', expected names among {_listed(numbers)}, "
             "separated by commas, or all"
         )
-    return names.index(name)
+    return numbers[name]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return few(map(_quoted, names))
+
+
+def _quoted(name: str) -> str:
+    if name == "all" or any(letter in name for letter in ',"') or name != name.strip():
+        doubled = name.replace('"', '""')
+        return f'"{doubled}"'
+    return name

@@ -14,9 +14,12 @@ from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS
+from vfn.files import printable, shortened
 from vfn.tables import is_object_name
 
 DATA_VARIABLE = "VFN_DATA"
+# Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
+_RULES = 2
 
 
 class _Origin(NamedTuple):
@@ -64,6 +67,26 @@ def data_home(settings: DataConfig) -> Path:
     """
     named = settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn"
     return Path(named).expanduser()
+
+
+def data_name(name: str) -> str:
+    """What a data set is called wherever one is compared with another, or found again.
+
+    Args:
+        name: a word of the table, ``package.module:Name``, or the path of a folder or array file.
+
+    Returns:
+        the word or name as it is; the path absolute, without links.
+
+    >>> data_name("digits"), data_name("mine.data:Cats")
+    ('digits', 'mine.data:Cats')
+    >>> data_name("d/") == data_name("./d") == str(Path("d").resolve())
+    True
+    """
+    if name in DATASETS:
+        return name
+    path = _resolved(name)
+    return name if is_object_name(name) and not path.exists() else str(path)
 
 
 def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
@@ -199,8 +222,25 @@ def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     known = split in get_args(Split) or name in DATASETS or Path(name).exists()
     if not name or (is_object_name(whole) and not known):
         name, split = whole, "train"
-    base = like if like.dataset == name else DataConfig(dataset=name, data_dir=like.data_dir)
+    own = same_data(like.dataset, name)
+    base = like if own else DataConfig(dataset=name, data_dir=like.data_dir)
     return replace(base, split=split, conditional=True)  # type: ignore[arg-type]
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two names stand for one data set, however its path is written.
+
+    Args:
+        one: a name of the table, a path, or ``package.module:Name``.
+        other: the same.
+
+    Returns:
+        whether they do.
+
+    >>> same_data("pictures/", "./pictures"), same_data("digits", "mnist")
+    (True, False)
+    """
+    return data_name(one) == data_name(other)
 
 
 def _find(settings: DataConfig) -> _Origin:
@@ -221,19 +261,27 @@ def _find(settings: DataConfig) -> _Origin:
 
 def _find_files(settings: DataConfig) -> _Origin | None:
     """The folder or array file that settings name."""
-    path = Path(settings.dataset).expanduser().resolve()
+    path = _resolved(settings.dataset)
     if path.is_dir():
         return _Origin(
             path.name,
-            lambda: [str(path), folder_state(path)],
+            lambda: [_RULES, str(path), folder_state(path)],
             lambda: folder_source(path, settings.test_share),
             settings,
         )
     if path.suffix in arrays.SUFFIXES and path.is_file():
         return _Origin(
             path.name,
-            lambda: [str(path), file_state(path)],
+            lambda: [_RULES, str(path), file_state(path)],
             lambda: array_source(path, settings.test_share),
             settings,
         )
     return None
+
+
+def _resolved(name: str) -> Path:
+    """The path that a name is, absolute and without links."""
+    try:
+        return Path(name).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None

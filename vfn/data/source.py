@@ -1,6 +1,7 @@
 """From pictures as they lie about to rows of one uint8 array; what cannot be used is named."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -9,12 +10,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vfn.configs import DataConfig
+from vfn.data.labels import MOST_NAMES
+from vfn.files import few, printable, shortened
 
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
 _GREY = {"1", "L", "LA"}
 _COLOUR = {"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+# Layouts of more than 8 bits a channel in a file; the mode hides them, as Pillow cuts to 8.
+_DEEP = re.compile(r";(1[0-6]|32)[A-Z]")
 _BLOCK = 32  # pictures on their way for each thread
 _NAMED = 3  # bad pictures that a message names
+_LONGEST = 300  # letters of a bad picture and of what is wrong with it
 
 
 class Source(NamedTuple):
@@ -83,7 +89,7 @@ def read_rows(
             if isinstance(row, np.ndarray):
                 first = first or (name, row.shape)
                 if row.shape != first[1]:
-                    row = f"{_kind(row.shape)}, not {_kind(first[1])} like {first[0]}"
+                    row = f"{_kind(row.shape)}, not {_kind(first[1])} like {shortened(first[0])}"
             if isinstance(row, str):
                 bad.append(Bad(name, row))
             else:
@@ -136,8 +142,13 @@ def to_picture(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
+def nth_picture(images: np.ndarray, number: int) -> Image.Image:
+    """One of [N, H, W, C] as a picture."""
+    return to_picture(images[number])
+
+
 def checked_labels(
-    labels: np.ndarray, count: int, class_names: Sequence[str], what: str
+    labels: np.ndarray, count: int, class_names: Sequence[str], what: str, first: int = 1
 ) -> np.ndarray:
     """Labels that somebody else made, as `Source` wants them.
 
@@ -146,12 +157,13 @@ def checked_labels(
         count: pictures.
         class_names: K of them, or none.
         what: what they are called in the message.
+        first: the number of the first class, 1 or 0.
 
     Returns:
-        int64 [N] or uint8 [N, K].
+        int64 [N], 1..K, or uint8 [N, K].
 
     Raises:
-        ValueError: for another shape, or values that are no labels; 0 is kept for "none".
+        ValueError: for another shape, or values that are no labels, or too many.
 
     >>> checked_labels(np.array([2, 1], dtype=np.uint8), 2, ("cat", "dog"), "labels")
     array([2, 1])
@@ -161,13 +173,17 @@ def checked_labels(
     low, high = (int(labels.min()), int(labels.max())) if numbers else (0, 0)
     names = len(class_names)
     if whole and labels.ndim == 2 and low >= 0 and high <= 1 and names in (0, labels.shape[1]):
-        return labels.astype(np.uint8)
-    if whole and labels.ndim == 1 and low >= 1 and high <= (names or high):
-        return labels.astype(np.int64)
+        if 0 < labels.shape[1] <= MOST_NAMES:
+            return labels.astype(np.uint8)
+    elif whole and labels.ndim == 1 and low >= first and high < first + (names or MOST_NAMES):
+        return labels.astype(np.int64) + (1 - first)
     told = f", {names} class_names" if names else ""
+    classes = "classes 1..K" if first else f"classes 0..{names - 1 if names else 'K-1'}"
+    most = "" if names else f" with K at most {MOST_NAMES}"
+    why = "" if first else "; with class_names, or with a 0 among them, classes count from 0"
     raise ValueError(
-        f"expected {what} to be classes 1..K [{count}] or 0/1 tags [{count}, K], "
-        f"got {labels.dtype} {list(labels.shape)} with {low}..{high}{told}"
+        f"expected {what} to be {classes} [{count}] or 0/1 tags [{count}, K]{most}, "
+        f"got {shortened(str(labels.dtype))} {list(labels.shape)} with {low}..{high}{told}{why}"
     )
 
 
@@ -200,22 +216,34 @@ def _rows(
 
 
 def _mode(picture: Image.Image, channels: int | None) -> str:
-    if picture.mode not in _GREY | _COLOUR:
-        raise ValueError(f"mode {picture.mode}, expected 8 bits a channel")
+    for layout in _layouts(picture):
+        if picture.mode not in _GREY | _COLOUR or _DEEP.search(layout):
+            raise ValueError(f"mode {layout}, expected 8 bits a channel")
     grey = picture.mode in _GREY if channels is None else channels == 1
     return "L" if grey else "RGB"
+
+
+def _layouts(picture: Image.Image) -> list[str]:
+    """The mode of a picture, and those of its file as long as it is not decoded."""
+    tiles = getattr(picture, "tile", [])
+    found = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in tiles]
+    return [picture.mode, *(part for parts in found for part in parts if isinstance(part, str))]
 
 
 def _kind(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
+def bad_line(bad: Bad) -> str:
+    """A picture that cannot be used, for a message."""
+    return f"{shortened(bad.name)} ({shortened(bad.reason, 200)})"
+
+
 def _refusal(source: Source, bad: list[Bad], good: int) -> str:
-    named = ", ".join(f"{name} ({reason})" for name, reason in bad[:_NAMED])
-    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    named = few((bad_line(fault) for fault in bad), _NAMED, _LONGEST)
     skip = ", or leave them out with --on-bad skip" if good >= len(bad) else ""
     return (
-        f"{len(bad)} of {len(bad) + good} pictures in {source.origin} cannot be used: "
-        f"{named}{more}; mend or remove them; vfn train and vfn data also make them alike with "
+        f"{len(bad)} of {len(bad) + good} pictures in {printable(source.origin)} cannot be "
+        f"used: {named}; mend or remove them; vfn train and vfn data also make them alike with "
         f"--image-size and --channels{skip}"
     )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vfn.data.labels import Labels
-from vfn.data.source import Source, checked_labels, to_picture
+from vfn.data.labels import Labels, check_names
+from vfn.data.source import Source, checked_labels, nth_picture
+from vfn.files import shortened
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _digits(_root: Path) -> Source:
     labels = source.target.astype(np.int64) + 1
     names = [f"digits[{i}]" for i in range(len(images))]
     splits = own_splits(len(images))
-    return Source("digits", names, lambda i: to_picture(images[i]), labels, DIGITS, splits)
+    return Source("digits", names, partial(nth_picture, images), labels, DIGITS, splits)
 
 
 def _mnist(root: Path) -> Source:
@@ -192,6 +193,7 @@ def _outside(name: str, root: Path) -> Source:
     labels = checked_labels(
         np.asarray(found.labels), len(found.names), found.class_names, f"labels of {name}"
     )
+    check_names(found.class_names, labels.ndim == 2, name)
     return found._replace(labels=labels)
 
 
@@ -210,10 +212,8 @@ def source_of(dataset: "Dataset", origin: str) -> Source:
     images = dataset.images.permute(0, 2, 3, 1).numpy()
     labels = None if dataset.labels is None else dataset.labels.numpy()
     names = [f"{origin}[{i}]" for i in range(len(images))]
-    splits = own_splits(len(images), OUTSIDE_TEST_SHARE)
-    return Source(
-        origin, names, lambda i: to_picture(images[i]), labels, dataset.legend.names, splits
-    )
+    splits = own_splits(len(images), OUTSIDE_TEST_SHARE, labels)
+    return Source(origin, names, partial(nth_picture, images), labels, dataset.legend.names, splits)
 
 
 def _fetch(
@@ -223,7 +223,7 @@ def _fetch(
     try:
         return make()
     except Exception as error:  # the network, the server and the archive fail in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise ValueError(
             f"{name} is not in {folder} and cannot be downloaded; put {', '.join(files)} there "
             f"({reason})"
@@ -256,4 +256,9 @@ def _joined(
     bounds = accumulate((len(part) for part in parts.values()), initial=0)
     splits = {split: range(*pair) for split, pair in zip(parts, pairwise(bounds), strict=True)}
     names = files or [f"{name}[{i}]" for i in range(len(whole))]
-    return Source(name, names, lambda i: whole[i][0], labels, class_names, splits)
+    return Source(name, names, partial(_first, whole), labels, class_names, splits)
+
+
+def _first(whole: Any, number: int) -> Any:
+    """The picture of a pair of picture and label."""
+    return whole[number][0]

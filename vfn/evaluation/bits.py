@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vfn.configs import DiffusionConfig
 from vfn.data import Dataset, to_unit
+from vfn.evaluation.held_out import some_of
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure, Judged
 from vfn.model import schedule_of
@@ -53,7 +54,7 @@ def bits_per_dim(
     Args:
         trained: the network, in evaluation mode.
         held_out: pictures that training has not seen, with the labels it is conditioned on.
-        num: how many of them, the first; all if None.
+        num: how many of them, evenly spread; all if None.
         seed: of all noise; picture i has the same in every batch.
         guidance: w of a network that takes it as an input.
 
@@ -64,7 +65,7 @@ def bits_per_dim(
     count = len(held_out.images) if num is None else min(num, len(held_out.images))
     counted = []
     with Progress(count, "picture", "bits per dimension") as progress:
-        for keys in torch.arange(count).split(BATCH):
+        for keys in some_of(torch.arange(len(held_out.images)), count).split(BATCH):
             labels = None if held_out.labels is None else held_out.labels[keys]
             denoise = partial(trained.denoiser, labels, guidance or 0.0)
             x0 = to_unit(held_out.images[keys].to(device))

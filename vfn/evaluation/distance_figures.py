@@ -1,9 +1,12 @@
 """Distances between the sides: of Gaussians and of kernels."""
 
+from typing import Any
+
 from torch import Tensor
 
 from vfn.evaluation.features import Statistics
-from vfn.evaluation.sides import Figure, Judged, features_of, halves
+from vfn.evaluation.perfect import perfect_frechet
+from vfn.evaluation.sides import UNBIASED, Figure, Judged, features_of
 from vfn.ops import (
     Gaussian,
     fit_gaussian,
@@ -25,14 +28,12 @@ def frechet_figures(judged: Judged) -> list[Figure]:
             len(features),
             lambda rows: _frechet(real, _features_alone(fake, features[rows])),
         )
-    best = None
-    if real.features is not None and len(real.features) >= 4:
-        best = frechet_distance_of_features(*halves(real.features, judged.seed))
     scale = ", values scaled to [0, 1]" if judged.extractor == "pixels" else ""
     note, warning = f"of means and covariances{scale}", _rank_warning(judged, _width(real))
+    beside = _beside(judged, fake.num)
     return [
         judged.figure(
-            "frechet_distance", value, best, note, interval=interval, warning=warning
+            "frechet_distance", value, note=note, interval=interval, warning=warning, **beside
         )
     ]  # fmt: skip
 
@@ -48,16 +49,32 @@ def frechet_infinity_figures(judged: Judged) -> list[Figure]:
         )
     found = frechet_infinity(*_gaussian(judged.real), fake, least, seed=judged.seed)
     note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the error of the fit"
-    return [judged.figure("frechet_distance_infinite", found.value, None, note, error=found.error)]
+    beside = _beside(judged, None)
+    return [
+        judged.figure(
+            "frechet_distance_infinite", found.value, note=note, error=found.error, **beside
+        )
+    ]  # fmt: skip
 
 
 def kernel_figures(judged: Judged) -> list[Figure]:
     """Kernel distance; of Inception's features it is the KID."""
     real, fake = features_of(judged.real), features_of(judged.fake)
     value, error = kernel_distance(real, fake)
-    best = kernel_distance(*halves(real, judged.seed)).value if len(real) >= 4 else None
     note = "unbiased, over all pairs, kernel (x y / D + 1)^3; ± is the standard error"
-    return [judged.figure("kernel_distance", value, best, note, error=error)]
+    return [judged.figure("kernel_distance", value, 0.0, note, baseline=UNBIASED, error=error)]
+
+
+def _beside(judged: Judged, fakes: int | None) -> dict[str, Any]:
+    """What a perfect sampler would get: the distance of so many pictures is not 0."""
+    if not judged.references or (judged.real.num or 2) < 2 or (fakes or 2) < 2:
+        return {"reference": None}
+    found = perfect_frechet(judged.real, fakes, judged.seed)
+    return {
+        "reference": found.value,
+        "reference_interval": found.interval,
+        "baseline": found.text,
+    }
 
 
 def _frechet(real: Statistics, fake: Statistics) -> float:

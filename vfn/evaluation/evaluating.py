@@ -23,6 +23,7 @@ def evaluate(
     extractor: Extractor = PIXELS,
     bootstrap: int = 0,
     world: World = ALONE,
+    references: bool = True,
 ) -> list[Figure]:
     """Compute some metrics.
 
@@ -34,6 +35,7 @@ def evaluate(
         extractor: gives the features.
         bootstrap: resampled sets for the intervals; 0 for none.
         world: all processes extract features and have to call this; the first computes the rest.
+        references: whether to compute what stands beside the figures.
 
     Returns:
         the figures, in order; on other processes than the first an empty list.
@@ -51,7 +53,7 @@ def evaluate(
     judged = extracted(sides, metrics, extractor, world)
     if world.rank:
         return []
-    judged = judged._replace(seed=seed, bootstrap=bootstrap)
+    judged = judged._replace(seed=seed, bootstrap=bootstrap, references=references)
     return [figure for word in metrics for figure in computed(word, metrics[word], judged)]
 
 

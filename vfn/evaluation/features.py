@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vfn.distributed import ALONE, World, gather, share
 from vfn.evaluation.extractors import Extractor, Outputs
-from vfn.files import write_atomic
+from vfn.files import short, write_atomic
 from vfn.ops import Gaussian, Moments, gaussian, merge_moments, moments
 from vfn.progress import Progress
 
@@ -154,17 +154,19 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            found = {name: file[name] for name in file.files if name in _STORED}
         provenance = json.loads(str(found.get("provenance", "{}")))
+        json.dumps(provenance, allow_nan=False, ensure_ascii=False).encode()
     except Exception as error:  # zip and npy readers raise nearly anything
-        raise ValueError(f"{path} is no file of statistics: {error}") from None
+        raise ValueError(f"{path} is no file of statistics: {short(str(error))}") from None
+    _check_stored(path, found, provenance)
     for name in ("mu", "sigma", "features", "logits"):
         if name in found and not np.isfinite(found[name]).all():
             raise ValueError(f"{name} in {path} is not finite; compute it again")
     for name in _IDENTITY:
         if name in provenance and provenance[name] != extractor.provenance.get(name):
             raise ValueError(
-                f"{path} has features with {name} {provenance[name]}, and this evaluation "
+                f"{path} has features with {name} {short(provenance[name])}, and this evaluation "
                 f"{extractor.provenance.get(name)}; compute both with the same"
             )
     features, logits = (
@@ -179,6 +181,32 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     count = int(found["count"]) if "count" in found else None
     count = len(features) if features is not None else count
     return Statistics(count, fitted, features, logits, provenance or {"file": path.name})
+
+
+# What a file of statistics may hold, and of how many dimensions.
+_STORED = {"mu": 1, "sigma": 2, "features": 2, "logits": 2, "count": 0, "provenance": 0}
+
+
+def _check_stored(path: Path, found: dict[str, np.ndarray], provenance: Any) -> None:
+    """Refuse parts of a file that are not what their names say."""
+    if not isinstance(provenance, dict):
+        raise ValueError(f"expected provenance in {path} to be an object, got {short(provenance)}")
+    for name, array in found.items():
+        if name == "provenance":
+            continue
+        kinds = "iu" if name == "count" else "fiu"
+        if array.dtype.kind not in kinds or array.ndim != _STORED[name] or not array.size:
+            raise ValueError(
+                f"expected {name} in {path} to be numbers of {_STORED[name]} dimensions, got "
+                f"{array.dtype} {list(array.shape)}"
+            )
+    if not {"mu", "features"} & found.keys() or ("mu" in found and "sigma" not in found):
+        raise ValueError(f"expected mu and sigma, or features, in {path}, got {', '.join(found)}")
+    if "count" in found and not 1 <= int(found["count"]) < 2**53:
+        raise ValueError(f"expected count in {path} to be at least 1, got {found['count']}")
+    rows = {name: len(found[name]) for name in ("features", "logits") if name in found}
+    if len({*rows.values()}) > 1:
+        raise ValueError(f"expected as many logits as features in {path}, got {rows}")
 
 
 def _read_gaussian(found: dict[str, np.ndarray], path: Path) -> Gaussian:

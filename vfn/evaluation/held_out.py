@@ -25,7 +25,7 @@ from vfn.objective import (
     logsnr_edges,
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
-from vfn.progress import silence
+from vfn.progress import say, silence
 from vfn.sampling import Draws, Trained, Watch, ask, of_each
 from vfn.streams import Stream
 
@@ -35,7 +35,9 @@ ON_THE_WAY = ("fd", "pr")  # metrics that training computes
 
 
 def some_of(values: Tensor, count: int) -> Tensor:
-    """Some of the values, evenly spread.
+    """Some of the values, evenly spread from the first to the last.
+
+    Number i of k is ``values[i N // k]``, so a sorted data set gives of every class its share.
 
     Args:
         values: [N, ...].
@@ -44,10 +46,11 @@ def some_of(values: Tensor, count: int) -> Tensor:
     Returns:
         [min(count, N), ...], in order.
 
-    >>> some_of(torch.arange(6), 3).tolist()
-    [0, 2, 4]
+    >>> some_of(torch.arange(6), 3).tolist(), some_of(torch.arange(6), 4).tolist()
+    ([0, 2, 4], [0, 1, 3, 4])
     """
-    return values[:: max(1, len(values) // count)][:count]
+    count = min(count, len(values))
+    return values if count == len(values) else values[torch.arange(count) * len(values) // count]
 
 
 def loss_by_logsnr(
@@ -166,7 +169,7 @@ def preview_figures(
         trained: the network as it is, in evaluation mode.
         dataset: what it is trained on.
         num: pictures on either side. The network is asked for every class in turn, or for tags as
-            the first pictures of the data set have them.
+            these pictures have them.
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
         watch: called as ``watch(i, z, x0)`` before each step of sampling.
@@ -177,9 +180,12 @@ def preview_figures(
     legend = trained.shape.legend
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:
-        asked = of_each(dataset.labels[:num], legend)
+        asked = of_each(some_of(dataset.labels, num), legend)
     with silence():
         drawn = Draws(trained, trained.config.sample, asked, num, seed).by_all(world, watch)
+    if drawn.fault:
+        say(f"evaluation at step {trained.step}: {drawn.fault}")
+    with silence():
         fake = Dataset(drawn.images, drawn.classes, legend)
         real = dataset._replace(images=some_of(dataset.images, num), labels=None)
-        return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world)
+        return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world, references=False)

@@ -74,8 +74,8 @@ class Plan:
         planned = Planned(self.real.content, self.fake.content, self.held_out, self.extractor)
         check_needs(self.metrics, planned, self.bootstrap)
         real, fake = (legend_of(side.content) for side in (self.real, self.fake))
-        if real is None or fake is None:
-            return
+        if real is None or fake is None or "labels" not in needed(self.metrics.values()):
+            return  # nobody asks for their names
         check_legend(fake, real)
         if self.held_out is not None:
             check_legend(self.held_out.legend, real)
@@ -161,7 +161,8 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
     """
     real, fake = (_present(side.content, world) for side in (plan.real, plan.fake))
     held_out = plan.held_out
-    if isinstance(real, Dataset) and isinstance(fake, Dataset):
+    named = "labels" in needed(plan.metrics.values())
+    if named and isinstance(real, Dataset) and isinstance(fake, Dataset):
         fake = relabelled(fake, real.legend)
         held_out = relabelled(held_out, real.legend) if held_out else None
     sides = Sides(real, fake, held_out)
@@ -217,8 +218,9 @@ def _labels_text(draws: Draws, plan: Plan) -> str:
     legend, labels = draws.trained.shape.legend, draws.asked.labels
     if not legend.tags and torch.equal(labels, ask(legend).labels):
         return "in turn"
-    if legend.tags and len(labels) == draws.num:
-        usual = usual_labels(draws.trained, draws.num, draws.seed, plan.data.data_dir)
+    if legend.names and len(labels) == draws.num:
+        where = plan.data.data_dir
+        usual = usual_labels(draws.trained, draws.num, draws.seed, where, as_data=True)
         if torch.equal(labels, usual.labels):
             return "as in the data"
     names = draws.asked.names
@@ -252,6 +254,11 @@ def _present(content: Content, world: World) -> Dataset | Statistics:
     if not isinstance(content, Draws):
         return content
     drawn, legend = content.by_all(world), content.trained.shape.legend
+    if drawn.not_finite:
+        raise ValueError(
+            f"expected finite pictures to judge, but {drawn.not_finite} of {content.num} that the "
+            "network drew are not; use another checkpoint, or less guidance"
+        )
     return Dataset(drawn.images, drawn.classes if legend.names else None, legend)
 
 

@@ -94,7 +94,10 @@ def check_model(metrics: dict[str, Metric], drawn: bool) -> None:
 
 
 def shape_of_side(side: Content | None) -> tuple[int, ...] | None:
-    """[C, H, W] of pictures; None for statistics."""
+    """[C, H, W] of pictures, or of those that statistics are of; None where they do not say."""
+    if isinstance(side, Statistics):
+        shape = side.provenance.get("shape")
+        return tuple(shape[1:]) if isinstance(shape, list) and len(shape) == 4 else None
     if isinstance(side, Draws):
         return side.trained.shape.size
     return tuple(side.images.shape[1:]) if isinstance(side, Dataset) else None

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from vfn.evaluation.metrics import DENSITY_NEIGHBOURS, NEIGHBOURS
-from vfn.evaluation.sides import Figure, Judged, features_of, halves, share_of
+from vfn.evaluation.sides import HALVES, Figure, Judged, features_of, halves, share_of
 from vfn.ops import Neighbourhood, neighbourhood
 
 
@@ -11,7 +11,7 @@ def precision_recall_figures(judged: Judged) -> list[Figure]:
     """Improved precision and recall."""
     real, fake = features_of(judged.real), features_of(judged.fake)
     ours = neighbourhood(real, fake, NEIGHBOURS)
-    best = _among_halves(real, judged.seed, NEIGHBOURS)
+    best = _among_halves(judged, real, NEIGHBOURS)
     return [
         _mean_figure(
             judged,
@@ -34,7 +34,7 @@ def density_coverage_figures(judged: Judged) -> list[Figure]:
     """Density and coverage."""
     real, fake = features_of(judged.real), features_of(judged.fake)
     ours = neighbourhood(real, fake, DENSITY_NEIGHBOURS)
-    best = _among_halves(real, judged.seed, DENSITY_NEIGHBOURS)
+    best = _among_halves(judged, real, DENSITY_NEIGHBOURS)
     return [
         _mean_figure(
             judged,
@@ -53,9 +53,11 @@ def density_coverage_figures(judged: Judged) -> list[Figure]:
     ]
 
 
-def _among_halves(real: Tensor, seed: int, k: int) -> Neighbourhood | None:
-    """What a perfect model would get; None where half of the pictures are too few."""
-    a, b = halves(real, seed)
+def _among_halves(judged: Judged, real: Tensor, k: int) -> Neighbourhood | None:
+    """What real pictures get, fewer than on the sides; None where half of them are too few."""
+    if not judged.references:
+        return None
+    a, b = halves(real, judged.seed)
     return neighbourhood(a, b, k) if len(b) > k else None
 
 
@@ -65,4 +67,6 @@ def _mean_figure(judged: Judged, key: str, ours: Tensor, best: Tensor | None, no
     value = values.mean().item()
     interval = judged.interval(value, len(values), lambda rows: values[rows].mean().item())
     reference = None if best is None else share_of(best)
-    return judged.figure(key, value, reference, note, interval=interval)
+    real, fake = len(features_of(judged.real)), len(features_of(judged.fake))
+    baseline = f"{HALVES}, {real // 2} in place of {fake} against {real - real // 2} of {real}"
+    return judged.figure(key, value, reference, note, baseline=baseline, interval=interval)

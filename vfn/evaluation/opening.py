@@ -15,13 +15,16 @@ from vfn.data import (
     load_dataset,
     load_held_out,
     read_pictures,
+    same_data,
     spec_settings,
 )
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Statistics, holds_statistics, read_statistics
 from vfn.evaluation.needs import Content
 from vfn.ops import epoch_permutation
+from vfn.runs.directory import run_of
 from vfn.sampling import Asked, Draws, Trained, ask, load, of_each
+from vfn.sampling.output import RECORD
 
 # What stands for a side: a spec of the command line, pictures, statistics, or a network.
 Given = str | Path | Tensor | Dataset | Statistics | Trained | Draws
@@ -37,12 +40,19 @@ class Opened(NamedTuple):
 
 def open_network(given: Given, device: str) -> Trained | Draws | None:
     """The network that a side stands for, loaded if need be; None for pictures and statistics."""
-    if isinstance(given, str) and given.startswith(RUN):
-        return load(given.removeprefix(RUN), device)
+    run = run_of(given)
+    if run is not None:
+        return load(run, device)
     return given if isinstance(given, Trained | Draws) else None
 
 
-def usual_labels(trained: Trained, num: int, seed: int = 0, data_dir: str | None = None) -> Asked:
+def usual_labels(
+    trained: Trained,
+    num: int,
+    seed: int = 0,
+    data_dir: str | None = None,
+    as_data: bool = False,
+) -> Asked:
     """What a network is asked for where nobody says what: every class in turn.
 
     Of a network of tags: tags as its training pictures have them, in an order of the seed. Each
@@ -53,12 +63,13 @@ def usual_labels(trained: Trained, num: int, seed: int = 0, data_dir: str | None
         num: how many pictures.
         seed: of the order.
         data_dir: where the data are; as the run says if None.
+        as_data: classes too as the training pictures have them, as often as there.
 
     Returns:
         Asked.
     """
     legend, data = trained.shape.legend, trained.config.data
-    if not legend.tags:
+    if not legend.names or not (legend.tags or as_data):
         return ask(legend)
     known = load_dataset(replace(data, data_dir=data_dir or data.data_dir)).labels
     assert known is not None  # those that the network was trained with
@@ -93,7 +104,7 @@ def open_side(given: Given, data: DataConfig, extractor: Extractor, lean: bool) 
 def open_pictures(given: Given, data: DataConfig) -> Opened:
     """Pictures that no network draws, named by a path or spec, or in memory."""
     if isinstance(given, str | Path):
-        return Opened(str(given), read_pictures(str(given), data))
+        return Opened(str(given), read_pictures(str(pictures_of(given)), data))
     if isinstance(given, Tensor):
         given = as_dataset(given)
     if not isinstance(given, Dataset):
@@ -102,6 +113,23 @@ def open_pictures(given: Given, data: DataConfig) -> Opened:
             f"got {type(given).__name__}"
         )
     return Opened("pictures in memory", given)
+
+
+def pictures_of(given: str | Path) -> str | Path:
+    """Where the pictures are: in a folder that `vfn sample` wrote beside their settings.
+
+    Args:
+        given: a folder, a file or a spec.
+
+    Returns:
+        the folder or file of pictures; ``given`` itself if it is no such folder.
+    """
+    folder = Path(given)
+    if not (folder / RECORD).is_file():
+        return given
+    images, packed = folder / "images", folder / "samples.npz"
+    found = [path for path in (images, packed) if path.exists()]
+    return found[0] if len(found) == 1 else given
 
 
 def open_held_out(real: Given, held_out: Given | None, data: DataConfig) -> Dataset | None:
@@ -114,7 +142,7 @@ def open_held_out(real: Given, held_out: Given | None, data: DataConfig) -> Data
         return None
     asked = spec_settings(real, data)
     # `data` has the split that the run was trained on.
-    if asked.dataset == data.dataset and load_held_out(data) is None:
+    if same_data(asked.dataset, data.dataset) and load_held_out(data) is None:
         return None
     return load_held_out(asked)
 

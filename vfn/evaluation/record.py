@@ -1,6 +1,6 @@
 """An evaluation as a value: printed, written, read, compared."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure
-from vfn.files import printable, write_json
+from vfn.files import read_json, short, write_json
 from vfn.ops import Interval
 from vfn.progress import text_table
 
@@ -24,8 +24,8 @@ class Evaluation:
     from the settings if empty. command: the command line that made it.
 
     >>> print(Evaluation([Figure("recall", "Recall", 0.5, better="higher")]).table())
-            pictures  real
-    Recall    0.5000        higher is better
+            pictures  reference
+    Recall    0.5000             higher is better
     """
 
     figures: Sequence[Figure] = ()
@@ -72,7 +72,7 @@ class Evaluation:
         return "\n\n".join(parts)
 
     def _figure_lines(self) -> str:
-        rows = [["", "pictures", "real", ""]]
+        rows = [["", "pictures", "reference", ""]]
         rows += [
             [f.title, f"{f.value:.4f}", number_text(f.reference), f"{_direction(f)}{_spread(f)}"]
             for f in self.figures
@@ -81,7 +81,9 @@ class Evaluation:
         compared = [f for f in self.figures if f.reference is not None]
         for baseline in dict.fromkeys(f.baseline for f in compared):
             titles = ", ".join(f.title for f in compared if f.baseline == baseline)
-            lines.append(f"real: {baseline} ({titles})")
+            lines.append(f"reference: {baseline} ({titles})")
+        if self.settings.get("labels") == "in turn":
+            lines.append("labels: every class as often (--labels as-data: as in the data)")
         lines += [f"{f.title}: {f.warning}" for f in self.figures if f.warning]
         return "\n".join(lines)
 
@@ -121,14 +123,10 @@ def read_evaluation(path: str | Path) -> Evaluation:
         ValueError: if it cannot be read or holds no evaluation; one line that names it.
     """
     path = Path(path)
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(_refusal(path, f"JSON, got {printable(str(error))}")) from None
+    value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("settings", {}), dict):
-        raise ValueError(_refusal(path, f'an object with an object "settings", got {value!r}'))
+        fault = f'an object with an object "settings", got {short(value)}'
+        raise ValueError(_refusal(path, fault))
     settings = value.get("settings", {})
     extractor = settings.get("extractor")
     metrics = _rows(path, value, "metrics", {"name": str, "value": _NUMBER})
@@ -187,18 +185,20 @@ def compare(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a setting is a number.
+    """Whether a value of a setting is a finite number.
 
     Args:
         value: any value.
 
     Returns:
-        True for integers and floats, False for truth values.
+        True for integers and floats, False for truth values, NaN and what exceeds a float.
 
-    >>> is_number(1.5), is_number(True)
-    (True, False)
+    >>> is_number(1.5), is_number(True), is_number(10**400)
+    (True, False, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 10**308 if isinstance(value, int) else math.isfinite(value)
 
 
 def number_text(value: float | None) -> str:
@@ -215,6 +215,9 @@ def _spread(figure: Figure) -> str:
     text = _error(figure, ", ± ")
     if figure.interval:
         text += f", 95 % {figure.interval.low:.4f} .. {figure.interval.high:.4f}"
+    if figure.reference_interval:
+        low, high = figure.reference_interval
+        text += f", reference 95 % {low:.4f} .. {high:.4f}"
     return text
 
 
@@ -238,11 +241,7 @@ def _figure_record(figure: Figure) -> dict[str, Any]:
 
 def _figure_read(path: Path, row: Mapping[str, Any], extractor: Any) -> Figure:
     """A figure of a file; a key that earlier versions did not write is found by the title."""
-    title, interval, better = row["name"], row.get("interval"), row.get("better")
-    if interval is not None and (
-        not isinstance(interval, list) or len(interval) != 2 or not all(map(is_number, interval))
-    ):
-        raise ValueError(_refusal(path, f"two numbers as interval of {title}, got {interval!r}"))
+    title, better = row["name"], row.get("better")
     figure = Figure(
         str(row.get("key") or _key_of(title, str(extractor))),
         title,
@@ -251,9 +250,10 @@ def _figure_read(path: Path, row: Mapping[str, Any], extractor: Any) -> Figure:
         better if better in ("lower", "higher") else "",
         str(row.get("note") or ""),
         str(row.get("baseline") or ""),
-        None if interval is None else Interval(*interval),
+        _interval(path, row, "interval"),
         _optional(path, row, "error"),
         str(row.get("warning") or ""),
+        _interval(path, row, "reference_interval"),
     )
     bare = figure._replace(note="").about  # what `about` has added
     return figure._replace(note=figure.note.removesuffix(bare)) if bare else figure
@@ -262,8 +262,19 @@ def _figure_read(path: Path, row: Mapping[str, Any], extractor: Any) -> Figure:
 def _optional(path: Path, row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     if value is not None and not is_number(value):
-        raise ValueError(_refusal(path, f"a number as {name} of {row['name']}, got {value!r}"))
+        fault = f"a number as {name} of {short(row['name'])}, got {short(value)}"
+        raise ValueError(_refusal(path, fault))
     return value
+
+
+def _interval(path: Path, row: Mapping[str, Any], name: str) -> Interval | None:
+    ends = row.get(name)
+    if ends is None:
+        return None
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
+        fault = f"two numbers as {name} of {short(row['name'])}, got {short(ends)}"
+        raise ValueError(_refusal(path, fault))
+    return Interval(*ends)
 
 
 def _key_of(title: str, extractor: str) -> str:
@@ -288,7 +299,7 @@ def _rows(
     ):
         fields = ", ".join(types)
         raise ValueError(
-            _refusal(path, f'"{key}" as a list of objects with {fields}, got {rows!r}')
+            _refusal(path, f'"{key}" as a list of objects with {fields}, got {short(rows)}')
         )
     return rows
 

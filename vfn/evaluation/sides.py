@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # What stands beside a figure.
 HALVES = "two halves of the real pictures against each other"
+UNBIASED = "the expectation of a perfect sampler: the estimate has no bias"
 HELD_OUT = "held-out pictures"
 REAL = "the real pictures themselves"
 
@@ -25,9 +26,10 @@ class Figure(NamedTuple):
     """A figure beside that of real pictures.
 
     key: its name in logs and files. title: its name for people. reference: the figure of real
-    pictures; None where it is not known. better: the direction. note: how it was computed.
-    baseline: what the reference is of. interval: of the bootstrap, 95 %. error: standard error, or
-    standard deviation as the note says. warning: why it says little, if it does.
+    pictures, or what a perfect sampler would get; None where it is not known. better: the
+    direction. note: how it was computed. baseline: what the reference is of. interval: of the
+    bootstrap, 95 %. error: standard error, or standard deviation as the note says. warning: why it
+    says little, if it does. reference_interval: where 95 % of perfect samplers lie.
 
     >>> Figure("colours", "Colours", 3.0).reference
     """
@@ -42,6 +44,7 @@ class Figure(NamedTuple):
     interval: Interval | None = None
     error: float | None = None
     warning: str = ""
+    reference_interval: Interval | None = None
 
     @property
     def about(self) -> str:
@@ -78,7 +81,8 @@ class Judged(NamedTuple):
 
     real, fake, held_out: statistics of the sides, with what the metric's needs name. extractor:
     name of the features. seed: of everything random. bootstrap: how many resampled sets are wanted.
-    subject: the network, if one drew the fakes.
+    subject: the network, if one drew the fakes. references: whether to compute what stands beside
+    the figures.
     """
 
     sides: Sides
@@ -89,6 +93,7 @@ class Judged(NamedTuple):
     seed: int = 0
     bootstrap: int = 0
     subject: Subject | None = None
+    references: bool = True
 
     def figure(
         self, key: str, value: float, reference: float | None, note: str, **more: Any
@@ -132,7 +137,7 @@ class Judged(NamedTuple):
 
 
 def halves(features: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Two random halves of the real features: what a perfect model would get.
+    """Two random halves of the real features.
 
     Args:
         features: [N, D].

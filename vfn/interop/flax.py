@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vfn.files import shortened
 from vfn.interop.matching import Place, Recipe, fit, places
 from vfn.nn.layers import ConvResample, SelfAttention
 from vfn.nn.unet import UNet
@@ -57,11 +58,30 @@ def params_from_flax(tree: Mapping[Any, Any], model: UNet) -> dict[str, Tensor]:
 
 def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for key, value in tree.items():
-        name = prefix + (SEPARATOR.join(key) if isinstance(key, tuple) else key)
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"expected texts as names of parameters, got {shortened(repr(key))}")
+        name = prefix + SEPARATOR.join(parts)
         if isinstance(value, Mapping):
             yield from _flat(value, name + SEPARATOR)
         else:
-            yield name, torch.tensor(np.asarray(value, dtype=np.float32))
+            yield name, _tensor(name, value)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """An array, perhaps of JAX and of its bfloat16, as float32."""
+    array = np.asarray(value)
+    expanded = any(n > 1 and step == 0 for n, step in zip(array.shape, array.strides, strict=True))
+    if array.dtype.kind in "fV" and array.dtype.names is None and not expanded:
+        try:
+            return torch.tensor(array.astype(np.float32))
+        except (TypeError, ValueError):
+            pass
+    raise ValueError(
+        f"expected {shortened(name)} to be an ordinary array of floating-point numbers, got "
+        f"{'an expanded one of ' if expanded else ''}{shortened(str(array.dtype))} "
+        f"{list(array.shape)}"
+    )
 
 
 def _layers(model: UNet) -> Layers:

@@ -1,11 +1,12 @@
 """Other implementations' parameters: where each of ours comes from, and what does not fit."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vfn.files import shortened
 from vfn.nn.layers import ConvResample
 from vfn.nn.unet import Block, UNet
 
@@ -61,6 +62,52 @@ def places(model: UNet) -> list[Place]:
     return found
 
 
+def plain_tensors(state: Mapping[Any, Any], what: str = "the checkpoint") -> dict[str, Tensor]:
+    """Tensors of somebody else's file, if each is one that parameters can be made of.
+
+    Args:
+        state: tensors by name.
+        what: what they belong to, for the message.
+
+    Returns:
+        the same.
+
+    Raises:
+        ValueError: for names that are no texts; tensors that are sparse, quantised, nested, without
+            values, or of anything but real floating-point numbers; and expanded ones, which would
+            be far larger in memory than in their file.
+    """
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"expected texts as names in {what}, got {shortened(repr(name))}")
+        fault = _fault(value)
+        if fault:
+            raise ValueError(
+                f"expected {shortened(name)} in {what} to be an ordinary tensor of floating-point "
+                f"numbers, got {fault}"
+            )
+    return dict(state)
+
+
+def _fault(value: Any) -> str:
+    """What keeps a value from being an ordinary tensor of floating-point numbers, or nothing."""
+    if not isinstance(value, Tensor):
+        return f"{shortened(type(value).__name__)}"
+    if value.is_nested:
+        return "a nested one"
+    if value.is_quantized:
+        return "a quantised one"
+    if value.layout is not torch.strided:
+        return "a sparse one"
+    if value.is_meta:
+        return "one without values (meta)"
+    if not value.is_floating_point():
+        return f"one of {str(value.dtype).removeprefix('torch.')}"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"an expanded one of {list(value.shape)}, whose file holds fewer numbers"
+    return ""
+
+
 @torch.no_grad()
 def fit(
     model: UNet, recipes: Mapping[str, Recipe], state: Mapping[str, Tensor]
@@ -76,9 +123,11 @@ def fit(
         parameters by the model's names, float32, in its memory format.
 
     Raises:
-        ValueError: for missing keys, keys left over and other shapes; the first ones are listed.
+        ValueError: for missing keys, keys left over and other shapes, the first ones are listed;
+            for a value that is NaN or infinite in float32; or a tensor of another kind.
     """
-    params, faults = {}, []
+    state = plain_tensors(state)
+    params, faults, infinite = {}, [], ""
     for name, like in model.named_parameters():
         keys, build = recipes[name]
         missing = [key for key in keys if key not in state]
@@ -88,16 +137,22 @@ def fit(
         value, shapes = _built(build, [state[key].float() for key in keys])
         if value is not None and value.shape == like.shape:
             params[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            infinite = infinite or ("" if value.isfinite().all() else keys[0])
         else:
             where = keys[0] + (f" with {len(keys) - 1} more" if len(keys) > 1 else "")
             faults.append(f"{where} gives {shapes}, expected {tuple(like.shape)}")
     known = {key for recipe in recipes.values() for key in recipe.keys}
-    faults += [f"{key} is left over" for key in sorted(state.keys() - known)]
+    faults += [f"{shortened(key)} is left over" for key in sorted(state.keys() - known)]
     if faults:
         more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise ValueError(
             "expected a checkpoint of the network that the configuration describes: "
             f"{'; '.join(faults[:SHOWN])}{more}"
+        )
+    if infinite:
+        raise ValueError(
+            f"expected finite parameters, got NaN, an infinite value or one beyond float32 in "
+            f"{infinite}; the checkpoint is of a run that failed, or damaged"
         )
     return params
 

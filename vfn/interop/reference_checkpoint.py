@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfn.interop.reference_parameters import PREFIX, params_from_reference
+from vfn.data.labels import MOST_NAMES
+from vfn.files import few, printable, shortened
+from vfn.interop.matching import plain_tensors
+from vfn.interop.reference_parameters import params_from_reference, without_prefix
 from vfn.interop.reference_settings import Json, Settings, reference_settings, unet_options
 from vfn.nn.unet import UNet
 
@@ -23,6 +26,7 @@ NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")),
 ]
+MOST_BLOCKS = 10_000
 
 
 class ReferenceImport(NamedTuple):
@@ -68,7 +72,7 @@ def import_reference(
     settings = reference_settings(source)
     found = read_reference(checkpoint)
     state = found["model"]
-    model = UNet(**unet_options(settings), **_label_options(state, settings))
+    model = _network({**unet_options(settings), **_label_options(state, settings)}, state)
     average = found.get("ema", {}).get("shadow")
     return ReferenceImport(
         model,
@@ -91,12 +95,13 @@ def read_reference(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> dict[
     Raises:
         ValueError: if it cannot be read without running code, or is no such checkpoint.
     """
-    where = "checkpoint" if isinstance(checkpoint, Mapping) else f"checkpoint {checkpoint}"
+    path = "" if isinstance(checkpoint, Mapping) else printable(f" {checkpoint}")
+    where = f"checkpoint{path}"
     found = checkpoint if isinstance(checkpoint, Mapping) else _load(Path(checkpoint))
     if isinstance(found, Mapping) and found and _is_state(found):
         found = {"model": found}
     if not isinstance(found, Mapping) or not _is_state(found.get("model")):
-        names = ", ".join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found)
+        names = few(map(str, found), 5) if isinstance(found, Mapping) else type(found)
         raise ValueError(
             f"{where} is not one of the reference implementation: expected tensors under 'model', "
             f"got {names or 'nothing'}"
@@ -106,35 +111,70 @@ def read_reference(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> dict[
         isinstance(average, Mapping) and _is_state(average.get("shadow"))
     ):
         raise ValueError(f"expected the average under 'ema', 'shadow' in {where}")
+    plain_tensors(found["model"], f"'model' of {where}")
+    if average is not None:
+        plain_tensors(average["shadow"], f"'ema' of {where}")
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist; expected a file of torch.save")
+        raise ValueError(
+            f"checkpoint {printable(str(path))} does not exist; expected a file of torch.save"
+        )
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of what is refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"checkpoint {path} holds code or objects other than tensors and plain values, or is "
-            "damaged; it was not loaded, as that could run anything: save its 'model' and 'ema' "
-            "anew with torch.save"
+            f"checkpoint {printable(str(path))} holds code or objects other than tensors and plain "
+            "values, or is damaged; it was not loaded, as that could run anything: save its "
+            "'model' and 'ema' anew with torch.save"
         ) from None
     except Exception:  # bytes of any kind can make the reader fail in any way
-        raise ValueError(f"checkpoint {path} is damaged, or no file of torch.save") from None
+        raise ValueError(
+            f"checkpoint {printable(str(path))} is damaged, or no file of torch.save"
+        ) from None
 
 
 def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
 
 
+def _network(options: dict[str, Any], state: Mapping[str, Tensor]) -> UNet:
+    """The network, if the checkpoint fits it; before that it takes no memory."""
+    blocks = options["num_res_blocks"] * len(options["ch_multipliers"])
+    if blocks > MOST_BLOCKS:
+        raise ValueError(
+            f"expected a network of {MOST_BLOCKS} blocks at most, the configuration has {blocks}"
+        )
+    try:
+        with torch.device("meta"):
+            sketch = UNet(**options)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"the configuration's network cannot be built ({shortened(str(error))})"
+        ) from None
+    if sum(param.numel() for param in sketch.parameters()) > _numbers(state):
+        params_from_reference(state, sketch)  # says what differs
+    return UNet(**options)
+
+
+def _numbers(state: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in state.values())
+
+
 def _label_options(state: Mapping[str, Tensor], settings: Settings) -> dict[str, Any]:
     """Number and kind of labels, from the layer that embeds them."""
-    named = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    named = without_prefix(state)
     for key, multitags in (("class_embed.1.weight", False), ("class_embed.weight", True)):
         if key in named and named[key].ndim:
+            if not 0 < named[key].shape[-1] <= MOST_NAMES:
+                raise ValueError(
+                    f"expected {key} to embed 1 to {MOST_NAMES} classes or tags, got "
+                    f"{list(named[key].shape)}"
+                )
             return {"num_classes": named[key].shape[-1], "multitags": multitags}
     if settings["conditional"]["use_cfg"]:
         raise ValueError(

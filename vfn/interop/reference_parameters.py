@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from vfn.interop.matching import Place, Recipe, fit, places
+from vfn.files import shortened
+from vfn.interop.matching import Place, Recipe, fit, places, plain_tensors
 from vfn.nn.layers import ConvResample
 from vfn.nn.unet import UNet
 
@@ -27,9 +28,10 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
         parameters under this library's names, float32, in the shapes of ``model``.
 
     Raises:
-        ValueError: if names or shapes do not fit the model; the first that differ are listed.
+        ValueError: if names or shapes do not fit the model, the first that differ are listed; or
+            values that are no finite numbers.
     """
-    state = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    state = without_prefix(plain_tensors(state))
     layers = dict(_layers(model, linear=any(".to_q." in name for name in state)))
     recipes = {}
     for name, like in model.named_parameters():
@@ -37,6 +39,27 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
         keys = tuple(f"{theirs}.{kind}" for theirs in layers[layer])
         recipes[name] = Recipe(keys, _rows if like.ndim == 2 else _stack)
     return fit(model, recipes, state)
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters by their names without ``module.`` in front.
+
+    Args:
+        state: by name.
+
+    Returns:
+        the same tensors.
+
+    Raises:
+        ValueError: if one is there with it and without.
+    """
+    short = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    if len(short) < len(state):
+        twice = next(name for name in short if name in state and PREFIX + name in state)
+        raise ValueError(
+            f"expected {shortened(twice)} once in the checkpoint, got it also with {PREFIX}"
+        )
+    return short
 
 
 def _stack(*values: Tensor) -> Tensor:

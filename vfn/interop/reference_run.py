@@ -5,12 +5,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vfn.configs import dumps, override
 from vfn.data import Labels
-from vfn.files import make_directory, write_atomic
+from vfn.files import make_directory, printable, shortened, write_atomic
+from vfn.interop.matching import plain_tensors
 from vfn.interop.reference_checkpoint import import_reference, read_reference
 from vfn.interop.reference_config import import_config, reference_data, steps_per_epoch
 from vfn.interop.reference_parameters import params_from_reference
@@ -20,6 +22,8 @@ from vfn.nn import UNet
 from vfn.progress import say
 from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
 from vfn.runs.checkpoint import MOMENTS
+
+MOST_STEPS = 10**12  # more is no count of anybody's
 
 
 def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
@@ -54,11 +58,11 @@ def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
 
 
 def _check_free(out: Path) -> None:
-    run = RunFiles(out)
+    run, name = RunFiles(out), printable(str(out))
     if run.config.exists() or run.checkpoints.exists():
-        raise ValueError(f"{out} already holds a run; choose another --out")
+        raise ValueError(f"{name} already holds a run; choose another --out")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a run directory at {out}, but there is a file; choose another")
+        raise ValueError(f"expected a run directory at {name}, but there is a file; choose another")
 
 
 def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
@@ -124,16 +128,20 @@ def _shape(model: UNet, settings: Settings) -> DataShape:
 def _moments(found: Mapping[str, Any], model: UNet) -> dict[str, dict[str, Tensor]] | None:
     """Adam's moments by our names; the optimizer numbers parameters in the model's order."""
     names, slots = list(found["model"]), _slots(found)
-    if len(slots) != len(names) or not all(
-        isinstance(slot.get(kind), Tensor) for slot in slots for kind in MOMENTS
-    ):
-        return None
-    return {
-        kind: params_from_reference(
-            {name: slot[kind] for name, slot in zip(names, slots, strict=True)}, model
-        )
-        for kind in MOMENTS
-    }
+    if len(slots) != len(names) or not any(kind in slot for slot in slots for kind in MOMENTS):
+        return None  # an optimizer of another kind
+    moments = {}
+    for kind in MOMENTS:
+        given = {name: slot.get(kind) for name, slot in zip(names, slots, strict=True)}
+        plain = plain_tensors(given, f"{kind} of the optimizer")
+        try:
+            moments[kind] = params_from_reference(plain, model)
+        except ValueError as error:
+            raise ValueError(f"{kind} of the optimizer: {error}") from None
+    for name, value in moments["exp_avg_sq"].items():
+        if value.numel() and value.min() < 0:
+            raise ValueError(f"expected squares in exp_avg_sq of the optimizer, got {name} below 0")
+    return moments
 
 
 def _slots(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -151,12 +159,25 @@ def _table(value: Any) -> Mapping[Any, Any]:
 def _step(found: Mapping[str, Any], settings: Settings) -> int:
     """Optimizer steps: as the optimizer or the average counted them, or from the epoch."""
     counted = [slot["step"] for slot in _slots(found)[:1] if "step" in slot]
-    counted += [value for value in [_table(found.get("ema")).get("num_updates")] if value]
+    updates = _table(found.get("ema")).get("num_updates")
+    counted += [] if updates is None or _count(updates) == 0 else [updates]
     name, value = ("steps", counted[0]) if counted else ("epochs", found.get("epoch", 0))
-    try:
-        step = int(value if counted else value * steps_per_epoch(settings))
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        step = -1
-    if step < 0:
-        raise ValueError(f"expected the checkpoint's number of {name}, got {value!r}")
-    return step
+    number = _count(value)
+    if number is None:
+        text = shortened(" ".join(repr(value).split()))
+        raise ValueError(f"expected the checkpoint's number of {name}, got {text}")
+    return int(number if counted else number * steps_per_epoch(settings))
+
+
+def _count(value: Any) -> float | None:
+    """A number of steps or epochs, from a number or a tensor of one; None if it is no such."""
+    if isinstance(value, Tensor):
+        odd = value.is_nested or value.layout is not torch.strided or value.is_quantized
+        if odd or value.is_meta or value.numel() != 1 or value.is_complex():
+            return None
+        value = value.item()
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= MOST_STEPS else None

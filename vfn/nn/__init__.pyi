@@ -3,6 +3,8 @@ from .denoiser import check_guidance_input as check_guidance_input
 from .denoiser import denoiser as denoiser
 from .denoiser import guidance_range as guidance_range
 from .denoiser import with_params as with_params
+from .dropout import dropout as dropout
+from .dropout import keyed_dropout as keyed_dropout
 from .network import NETWORKS as NETWORKS
 from .network import Network as Network
 from .unet import UNet as UNet
@@ -14,6 +16,8 @@ __all__ = [
     "check_guidance_input",
     "check_labels",
     "denoiser",
+    "dropout",
     "guidance_range",
+    "keyed_dropout",
     "with_params",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vfn.nn.conditions import check_labels
 from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
@@ -21,27 +22,57 @@ from vfn.ops import (
 )
 
 
-def with_params(model: nn.Module, params: Mapping[str, Tensor]) -> Network:
+def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Network:
     """The network as a function of its inputs, with ``params`` in place of its own.
 
     Args:
         model: any module; it is not changed.
-        params: parameters by name: raw, EMA, or a teacher's.
+        params: all of its parameters by name: raw, EMA, or a teacher's; buffers may be among them.
+            None is the module as it is.
 
     Returns:
         ``network(z, t, labels)``.
+
+    Raises:
+        ValueError: for a parameter that is missing, or a name that the module does not have: it
+            would run with weights of its own there.
 
     >>> double = with_params(nn.Linear(1, 1, bias=False), {"weight": torch.full((1, 1), 2.0)})
     >>> double(torch.ones(1))
     tensor([2.])
     """
+    if params is None:
+        return model
     named = dict(params)
+    _check_names(model, named)
     return lambda *inputs: functional_call(model, named, inputs)
+
+
+def _check_names(model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that are not those of a module; nothing is read of the tensors."""
+    names: dict[int, list[str]] = {}  # of each parameter: those that are tied have several
+    for name, param in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(param), []).append(name)
+    buffers = (name for name, _ in model.named_buffers(remove_duplicate=False))
+    known = {name for several in names.values() for name in several} | set(buffers)
+    missing = [several[0] for several in names.values() if given.keys().isdisjoint(several)]
+    unknown = [name for name in given if name not in known]
+    if missing or unknown:
+        raise ValueError(
+            f"expected all parameters of {type(model).__name__} by their names, got {len(given)} "
+            f"with {_listed(missing)} missing and {_listed(unknown)} unknown; None stands for the "
+            "module's own"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "none") + more
 
 
 def denoiser(
     model: nn.Module,
-    params: Mapping[str, Tensor],
+    params: Mapping[str, Tensor] | None,
     schedule: LogSNRSchedule,
     out_type: OutType,
     labels: Tensor | None = None,
@@ -59,10 +90,11 @@ def denoiser(
 
     Args:
         model: a `UNet`, or any module called as ``model(z, t, y)``.
-        params: its parameters by name: raw, EMA, or a teacher's.
+        params: all of its parameters by name: raw, EMA, or a teacher's; None for its own.
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
-        labels: [B] or [B, K] as the network takes them; None is unconditional.
+        labels: [B] or [B, K] as the network takes them: classes count from 1, and 0 is none; None
+            is unconditional. Values are looked at where they are on the CPU, and only there.
         guidance: w >= 0, [B] of them, or a function of logsnr such as `interval_strength`; needs
             labels if it is not 0. Of a network that takes it, within its range.
         clip: clamp x0 to [-1, 1].
@@ -77,7 +109,8 @@ def denoiser(
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or not what the network
-            takes, or the schedule ends at zero signal and the network predicts eps.
+            takes, the parameters are not the network's, it does not know the labels, or the
+            schedule ends at zero signal and the network predicts eps.
 
     Source: Ho & Salimans 2021 (2207.12598), eq. 6.
 
@@ -101,11 +134,14 @@ def denoiser(
             f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
             "got None; give labels, or leave guidance at 0"
         )
+    if labels is not None:
+        _check_known(model, labels)
     if labels is not None and doubled:
         labels = torch.cat([labels, torch.zeros_like(labels)])
 
     if not gradient:
-        params = {name: value.detach() for name, value in params.items()}
+        own = dict(model.named_parameters()) if params is None else params
+        params = {name: value.detach() for name, value in own.items()}
     network = with_params(model, params)
 
     def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
@@ -131,6 +167,17 @@ def denoiser(
         return torch.cat([x0, frac], dim=1)
 
     return denoise
+
+
+def _check_known(model: nn.Module, labels: Tensor) -> None:
+    """Refuse labels on the host that a network does not know."""
+    if labels.device.type != "cpu":
+        return  # looking would wait for the device
+    count = getattr(model, "num_classes", None)
+    if count == 0:
+        raise ValueError("expected no labels for an unconditional network, got some; pass None")
+    if count is not None:
+        check_labels(labels, count, bool(getattr(model, "multitags", False)))
 
 
 def guidance_range(model: nn.Module) -> Sequence[float] | None:

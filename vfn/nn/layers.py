@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vfn.nn.dropout import dropout
 from vfn.nn.network import GROUPS
 
 NORM_EPS = 1e-6
@@ -163,12 +164,24 @@ class ResidualBlock(nn.Module):
         self.resample = resample or nn.Identity()
         self.dropout = dropout
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W']."""
+    def forward(
+        self, x: Tensor, modulation: Tensor, keys: Tensor | None = None, layer: int = 0
+    ) -> Tensor:
+        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W'].
+
+        Args:
+            x: features.
+            modulation: shift, then scale.
+            keys: of the pictures, for the masks of `dropout`, or None.
+            layer: number of this block, likewise.
+
+        Returns:
+            features.
+        """
         shift, scale = rearrange(modulation, "b (two c) -> two b c 1 1", two=2)
         h = self.conv1(self.resample(silu(self.norm1(x))))
         h = silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
-        h = self.conv2(F.dropout(h, self.dropout, self.training))
+        h = self.conv2(dropout(h, self.dropout, self.training, keys, layer))
         return h.add_(self.skip(self.resample(x)))
 
 
@@ -185,6 +198,6 @@ class ConvResample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=int(up))
         _init(self.conv, zero=False)
 
-    def forward(self, x: Tensor, _modulation: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _modulation: Tensor, *_dropout: object) -> Tensor:
         """Change the resolution: [B, C, H, W] -> [B, C, H', W']; the modulation [B, 0] is empty."""
         return self.conv(self.resize(x))

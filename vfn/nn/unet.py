@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from vfn.nn.dropout import current_keys
 from vfn.nn.layers import (
     ConvResample,
     ResidualBlock,
@@ -35,9 +36,21 @@ class Block(nn.Module):
         self.residual = residual
         self.attention = attention
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W']."""
-        h = self.residual(x, modulation)
+    def forward(
+        self, x: Tensor, modulation: Tensor, keys: Tensor | None = None, layer: int = 0
+    ) -> Tensor:
+        """Transform x [B, C, H, W] under a modulation [B, 2 C'] -> [B, C', H', W'].
+
+        Args:
+            x: features.
+            modulation: shift, then scale.
+            keys: of the pictures, for the masks of `dropout`, or None.
+            layer: number of this block, likewise.
+
+        Returns:
+            features.
+        """
+        h = self.residual(x, modulation, keys, layer)
         return h if self.attention is None else self.attention(h)
 
 
@@ -53,7 +66,8 @@ class UNet(nn.Module):
         num_res_blocks: residual blocks a level on the way down (one more on the way up).
         apply_attn: whether a level has attention; one value for all levels or one for each.
         embedding_dim: width E of the conditioning; ``4 hid_channels`` if None.
-        dropout: probability in the residual blocks, in [0, 1).
+        dropout: probability in the residual blocks, in [0, 1); under `keyed_dropout` each picture
+            has masks of its own, whatever batch it is in.
         num_heads: attention heads; 1 if neither this nor ``head_dim`` is given.
         head_dim: width of a head; C / num_heads if None.
         num_classes: K labels; 0 for an unconditional network.
@@ -101,7 +115,7 @@ class UNet(nn.Module):
             raise ValueError("; ".join(faults))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
-        self.num_res_blocks = num_res_blocks
+        self.num_res_blocks, self.dropout = num_res_blocks, dropout
         self.checkpoint_activations = checkpoint_activations
         self.num_classes, self.multitags = num_classes, multitags
         self.guidance_range = guidance_range
@@ -165,9 +179,11 @@ class UNet(nn.Module):
     def _blocks(self) -> list[Block | ConvResample]:
         return [*self.down, *self.middle, *self.up]
 
-    def _run(self, block: nn.Module, h: Tensor, modulation: Tensor) -> Tensor:
+    def _run(
+        self, block: nn.Module, h: Tensor, modulation: Tensor, keys: Tensor | None, layer: int
+    ) -> Tensor:
         if not (self.checkpoint_activations and torch.is_grad_enabled()):
-            return block(h, modulation)
+            return block(h, modulation, keys, layer)
         # When backward computes the block again, functional_call has put the module's own
         # parameters back: keep those of now.
         params: dict[str, Tensor] = dict(block.named_parameters())
@@ -175,6 +191,8 @@ class UNet(nn.Module):
             lambda *inputs: functional_call(block, params, inputs),
             h,
             modulation,
+            keys,
+            layer,
             use_reentrant=False,
         )
 
@@ -234,18 +252,24 @@ class UNet(nn.Module):
         _check_weights(w, self.guidance_range, len(z))
         with full_precision(z.device):  # 8 bits would blur neighbouring times
             embedding = F.silu(self.embed(t, y, w))
-        modulation = iter(self.modulation(embedding).split(self.modulation_widths, dim=-1))
+        keys = current_keys(len(z)) if self.training and self.dropout else None
+        layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
+
+        def run(block: nn.Module, h: Tensor) -> Tensor:
+            layer, modulation = next(layers)
+            return self._run(block, h, modulation, keys, layer)
+
         h = self.in_conv(z.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
-            h = self._run(block, h, next(modulation))
+            h = run(block, h)
             skips.append(h)
         for block in self.middle:
-            h = self._run(block, h, next(modulation))
+            h = run(block, h)
         for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
             if takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = self._run(block, h, next(modulation))
+            h = run(block, h)
         return self.out_conv(silu(self.out_norm(h))).to(z.dtype)
 
 

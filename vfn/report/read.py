@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vfn import configs
 from vfn.configs import Config
 from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
-from vfn.runs import RunFiles, read_log
+from vfn.runs import RunFiles, read_log, read_stages
 
 Curve = dict[int, float]
 
@@ -63,7 +63,7 @@ def read_run(run: str | Path) -> RunContents:
             "give the directory that a training wrote"
         )
     config_text = configs.read(str(files.config))
-    log = _read_entries(files.log)
+    log = read_log(files.log)
     evaluations = [read_evaluation(path) for path in files.evaluations()]
     return RunContents(
         files=files,
@@ -90,27 +90,6 @@ def figure_kinds() -> dict[str, FigureKind]:
     """
     compared = [metric for metric in METRICS.values() if metric.part == "figures"]
     return {kind.key: kind for metric in compared for kind in metric.figures}
-
-
-def _read_entries(path: Path) -> list[dict[str, Any]]:
-    """Entries of the log, each with a whole step and numbers where numbers are expected."""
-    try:
-        entries = read_log(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from None
-    for number, entry in enumerate(entries, 1):
-        for key in ("loss", "held_out_loss", "seconds"):
-            _check_entry(entry, key, f"{path} line {number}")
-    return entries
-
-
-def _check_entry(entry: Any, key: str, place: str) -> None:
-    whole = isinstance(entry, dict) and isinstance(entry.get("step"), int)
-    if not whole or not is_number(entry.get(key, 0.0)):
-        raise ValueError(
-            f'{place}: expected an object with a whole "step" and a numeric "{key}" if any, '
-            f"got {entry!r}; mend or remove the line"
-        )
 
 
 def _curve(log: list[dict[str, Any]], key: str) -> Curve:
@@ -142,18 +121,7 @@ def _read_json(path: Path) -> Any:
 def _read_stages(path: Path) -> list[Stage] | None:
     if not path.is_file():
         return None
-    rows = _read_json(path)
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict)
-        and isinstance(row.get("student_steps"), int)
-        and all(map(is_number, row.values()))
-        for row in rows
-    ):
-        raise ValueError(
-            f'{path}: expected a list of objects of numbers with a whole "student_steps", '
-            f"got {rows!r}; vfn distill --resume writes it again"
-        )
-    return [Stage(row.pop("student_steps"), row) for row in rows]
+    return [Stage(row.pop("student_steps"), row) for row in read_stages(path)]
 
 
 def _read_commands(path: Path, evaluations: list[Evaluation]) -> list[str]:

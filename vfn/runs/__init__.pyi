@@ -1,4 +1,5 @@
 from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import DataMark as DataMark
 from .checkpoint import check_fits as check_fits
 from .checkpoint import check_usable as check_usable
 from .checkpoint import digest as digest
@@ -9,11 +10,15 @@ from .checkpoint import newest_checkpoint as newest_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .directory import RunFiles as RunFiles
+from .lock import locked as locked
+from .log import log_lines as log_lines
 from .log import read_log as read_log
+from .log import read_stages as read_stages
 from .log import seconds_until as seconds_until
 
 __all__ = [
     "Checkpoint",
+    "DataMark",
     "RunFiles",
     "check_fits",
     "check_usable",
@@ -21,8 +26,11 @@ __all__ = [
     "export_model",
     "find_checkpoint",
     "load_checkpoint",
+    "locked",
+    "log_lines",
     "newest_checkpoint",
     "read_log",
+    "read_stages",
     "save_checkpoint",
     "seconds_until",
     "write_checkpoint",

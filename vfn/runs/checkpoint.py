@@ -27,10 +27,18 @@ FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+class DataMark(NamedTuple):
+    """What a run remembers of its pictures: their number, and a digest of them and their labels."""
+
+    pictures: int
+    digest: str
+
+
 class Checkpoint(NamedTuple):
     """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
 
-    Of an exported model ``params`` are its averaged parameters, and ``moments`` empty.
+    Of an exported model ``params`` are its averaged parameters, and ``moments`` empty. ``data`` is
+    None in files of versions that did not note it.
     """
 
     step: int
@@ -40,6 +48,7 @@ class Checkpoint(NamedTuple):
     ema: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
     counters: dict[str, Tensor]
+    data: DataMark | None = None
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -102,6 +111,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> bytes:
     channels, height, width, legend = checkpoint.shape
+    data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
         "channels": channels,
         "height": height,
@@ -116,6 +126,7 @@ def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint
         "step": str(checkpoint.step),
         "config": dumps(checkpoint.config),
         "shape": json.dumps(shape),
+        **data,
     }
     return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
@@ -129,9 +140,27 @@ def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
             `vfn sample` and ``--init-from`` take it like a checkpoint.
 
     Raises:
+        ValueError: if a checkpoint that a run goes on from is in its place.
         OSError: if it cannot be written.
     """
-    write_atomic(Path(path), _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+    path = Path(path)
+    if _is_of_a_run(path):
+        raise ValueError(
+            f"{path} is a checkpoint that a run goes on from, and an exported model has less in "
+            "it; choose another --out"
+        )
+    write_atomic(path, _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file is a checkpoint with moments, or stands where such a one does."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return path.parent.name == "checkpoints"
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -196,6 +225,7 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
         groups["ema"],
         {kind: {} if exported else groups[kind] for kind in MOMENTS},
         {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
+        _parse_data(metadata.get("data")),
     )
     for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
         check_fits(part, checkpoint.params, "one part", "another")
@@ -217,6 +247,15 @@ def _parse_shape(text: str) -> DataShape:
     ):
         raise ValueError(f"expected the shape of pictures with class names, got {text}")
     return DataShape(*sizes, Labels(names, tags))
+
+
+def _parse_data(text: str | None) -> DataMark | None:
+    if text is None:
+        return None
+    mark = DataMark(**json.loads(text))
+    if type(mark.pictures) is not int or mark.pictures < 1 or not isinstance(mark.digest, str):
+        raise ValueError(f"expected a number of pictures and their digest, got {text}")
+    return mark
 
 
 def newest_checkpoint(

@@ -22,6 +22,16 @@ class RunFiles:
         return self.path / CONFIG
 
     @property
+    def lock(self) -> Path:
+        """Names the process that works on the run."""
+        return self.path / "run.lock"
+
+    @property
+    def begun(self) -> Path:
+        """Is there from the start of a run to its first checkpoint."""
+        return self.path / ".no-checkpoint-yet"
+
+    @property
     def log(self) -> Path:
         """A line of JSON for each entry of the log."""
         return self.path / "log.jsonl"
@@ -117,3 +127,25 @@ class RunFiles:
     def stage(self, student_steps: int) -> "RunFiles":
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
+
+
+def run_of(spec: object) -> Path | None:
+    """The run or checkpoint that a text or path stands for, with or without ``run:`` before it.
+
+    Args:
+        spec: as a person gives it.
+
+    Returns:
+        its path; None if it is something else, such as a folder of pictures.
+
+    >>> run_of("run:runs/a"), run_of("pictures/")
+    (PosixPath('runs/a'), None)
+    """
+    if isinstance(spec, str) and spec.startswith("run:"):
+        return Path(spec.removeprefix("run:"))
+    if not isinstance(spec, str | Path):
+        return None
+    path = Path(spec)
+    if RunFiles(path).config.is_file() and RunFiles(path).checkpoints.is_dir():
+        return path
+    return path if path.suffix == ".safetensors" and path.is_file() else None

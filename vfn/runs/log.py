@@ -1,8 +1,15 @@
-"""The log of a run: one JSON object a line."""
+"""What a run, or a distillation, has noted about itself: each file has one reader, which checks it.
+
+``log.jsonl`` is one JSON object a line, each with a whole "step" and otherwise numbers; null stands
+for a number that was not finite. ``stages.json`` is a list of such objects, one for each stage.
+"""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+from vfn.files import printable
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -12,22 +19,53 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         path: ``log.jsonl``; it may be missing.
 
     Returns:
-        the entries in order.
+        the entries in order, without the values that are null.
 
     Raises:
-        ValueError: if a line that was written whole is not JSON.
+        ValueError: if a line that was written whole is not what a run writes.
+    """
+    return [entry for entry, _ in log_lines(path)]
+
+
+def log_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Entries of a log as `read_log` gives them, each with its line as it stands there.
+
+    Args:
+        path: ``log.jsonl``; it may be missing.
+
+    Returns:
+        entries and lines in order.
+
+    Raises:
+        ValueError: if a line that was written whole is not what a run writes.
     """
     if not path.is_file():
         return []
-    entries = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is not JSON: {error}") from None
-    return entries
+    lines = path.read_bytes().split(b"\n")[:-1]
+    found = []
+    for number, line in enumerate(lines, 1):
+        place = f"{path} line {number}"
+        found.append((_entry(_parsed(line, place), "step", place), line.decode() + "\n"))
+    return found
+
+
+def read_stages(path: Path) -> list[dict[str, Any]]:
+    """What the stages of a distillation came to.
+
+    Args:
+        path: ``stages.json``.
+
+    Returns:
+        for each stage its "student_steps" and figures, without those that are null.
+
+    Raises:
+        ValueError: if it is not what a distillation writes.
+        OSError: if it cannot be read.
+    """
+    rows = _parsed(path.read_bytes(), str(path))
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a list of objects, got {_short(rows)}")
+    return [_entry(row, "student_steps", str(path)) for row in rows]
 
 
 def seconds_until(path: Path, step: int) -> float | None:
@@ -45,3 +83,51 @@ def seconds_until(path: Path, step: int) -> float | None:
     """
     passed = [e["seconds"] for e in read_log(path) if "seconds" in e and e["step"] <= step]
     return max(passed, default=None)
+
+
+def _parsed(text: bytes, place: str) -> Any:
+    try:
+        return json.loads(text.decode(), parse_constant=lambda _name: None)
+    except (ValueError, RecursionError) as error:  # also nesting and numbers without end
+        reason = printable(" ".join(str(error).split()))
+        raise ValueError(f"{place} is not JSON: {reason}; mend or remove it") from None
+
+
+def _entry(value: Any, whole: str, place: str) -> dict[str, Any]:
+    """An object of numbers, one of them whole and at least 0, without its nulls."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: expected an object, got {_short(value)}; mend or remove it")
+    entry = {name: _number(item) for name, item in value.items() if item is not None}
+    number = value.get(whole)
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError(
+            f'{place}: expected a whole "{whole}" of at least 0, got {_short(number)}; mend or '
+            "remove it"
+        )
+    for name, item in entry.items():
+        items = item if isinstance(item, list) else [item]
+        if not all(each is None or type(each) in (int, float) for each in items):
+            raise ValueError(
+                f'{place}: expected "{printable(name)[:40]}" to be a number or a list of them, '
+                f"got {_short(item)}; mend or remove it"
+            )
+    return {name: item for name, item in entry.items() if item is not None}
+
+
+def _number(value: Any) -> Any:
+    """What is not finite, or no float can hold, as None; anything else as it is."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    if type(value) is int and value.bit_length() > 1023:
+        return None
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value: Any) -> str:
+    """A value in a message of bounded length."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 63:
+        return "a number of more than 63 bits"
+    text = printable(repr(value))
+    return text if len(text) < 60 else f"{text[:57]}..."

@@ -57,9 +57,7 @@ def ask(
     if not legend.names:
         return Asked(torch.zeros(1, dtype=torch.long), [])
     if tags and not legend.tags:
-        raise ValueError(
-            f"this model has classes, not tags; use --labels, among {', '.join(legend.names)}"
-        )
+        raise ValueError(f"this model has classes, not tags; use --labels, among {legend.listed()}")
     if (tags and names is not None) or len(tags) > 2:
         raise ValueError("expected --labels, or --tags once or twice; leave out the others")
     if len(tags) == 2:
@@ -88,5 +86,5 @@ def of_each(labels: Tensor, legend: Labels) -> Asked:
 def _combined(first: str, second: str, legend: Labels) -> Asked:
     """Every combination of two lists of tags."""
     rows, columns = (legend.texts(legend.parse(text)) for text in (first, second))
-    labels = legend.parse(",".join(f"{a}{TAG_SEPARATOR}{b}" for a in rows for b in columns))
+    labels = legend.parse([f"{a}{TAG_SEPARATOR}{b}" for a in rows for b in columns])
     return Asked(labels, legend.texts(labels), rows, columns)

@@ -1,10 +1,10 @@
 """Pictures that are asked of a network: picture i of a seed depends on nothing but (seed, i)."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from vfn.data import to_uint8
 from vfn.distributed import World, gather, largest, share
 from vfn.model import autocast, sampler_of, schedule_of, strength_of
 from vfn.ops import keyed_normal, sampling_grid
-from vfn.progress import Progress
+from vfn.ops.solver_table import SOLVERS
+from vfn.progress import Progress, say
 from vfn.sampling.asked import Asked
 from vfn.streams import Stream
 
@@ -33,13 +34,33 @@ class Drawn(NamedTuple):
 
     images: uint8 [N, C, H, W] on the CPU. labels: what was asked of each, as text; none for an
     unconditional network. classes: the same as the network takes it, [N] or [N, K]. nfe: number of
-    evaluations of the network for a picture, the most of all batches.
+    evaluations of the network for a picture, the most of all batches. finite: which of them [N]
+    were finite before they were rounded, all if None; others are black or white somewhere.
     """
 
     images: Tensor
     labels: list[str]
     classes: Tensor
     nfe: int
+    finite: Tensor | None = None
+
+    @property
+    def not_finite(self) -> int:
+        """How many of the pictures were not finite before they were rounded."""
+        return 0 if self.finite is None else int((~self.finite).sum())
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the pictures that are not finite.
+
+        Returns:
+            a line for people, empty if all are finite.
+
+        >>> black = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> Drawn(black, [], torch.zeros(2), 4, torch.tensor([True, False])).fault[:33]
+        '1 of 2 pictures are not finite: t'
+        """
+        return fault_of(self.not_finite, len(self.images))
 
     def pil(self) -> list[Image.Image]:
         """The pictures as PIL has them, grey or RGB."""
@@ -99,7 +120,8 @@ class Draws:
             start = keyed_normal(self.seed, Stream.SAMPLE, keys, size)
             drawn = self._sampler(denoise, start, self._grid, noise=noise, callback=watch)
             images = to_uint8(drawn.x0).cpu()
-        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe)
+            finite = drawn.x0.flatten(1).isfinite().all(1).cpu()
+        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite)
 
     def batches(self, indices: Tensor | None = None, watch: Watch | None = None) -> Iterator[Drawn]:
         """The pictures, ``settings.sample_batch`` at a time.
@@ -112,8 +134,12 @@ class Draws:
             Drawn.
         """
         every = torch.arange(self.num) if indices is None else indices
+        faults = 0
         for some in every.split(self.settings.sample_batch):
-            yield self.batch(some, watch)
+            part = self.batch(some, watch)
+            faults += part.not_finite
+            yield part
+        say_fault(faults, len(every))
 
     def all(self, indices: Tensor | None = None, watch: Watch | None = None) -> Drawn:
         """The pictures together, with a bar while they are drawn.
@@ -125,13 +151,14 @@ class Draws:
         Returns:
             Drawn.
         """
-        parts: list[Drawn] = []
-        total = self.num if indices is None else len(indices)
-        with Progress(total, "picture") as progress:
-            for part in self.batches(indices, watch):
-                parts.append(part)
-                progress.advance(len(part.images))
-        return joined(parts)
+        drawn = self._together(torch.arange(self.num) if indices is None else indices, watch)
+        say_fault(drawn.not_finite, len(drawn.images))
+        return drawn
+
+    def _together(self, indices: Tensor, watch: Watch | None, shares: int = 1) -> Drawn:
+        batches = indices.split(self.settings.sample_batch)
+        with DrawingBar(self, batches * shares, shares) as bar:
+            return joined([bar.drawn(batch, watch) for batch in batches])
 
     def by_all(self, world: World, watch: Watch | None = None) -> Drawn:
         """The pictures, drawn by all processes together; every one of them has to call this.
@@ -143,11 +170,14 @@ class Draws:
         Returns:
             Drawn, the same on every process.
         """
-        mine = self.all(share(self.num, world), watch)
+        mine = self._together(share(self.num, world), watch, world.size)
         every = torch.arange(self.num)
         images = gather(mine.images, self.num, world)
         nfe = largest(mine.nfe, world)
-        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe)
+        fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
+        finite = gather(fine.byte(), self.num, world).bool()
+        say_fault(int((~finite).sum()), self.num)
+        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite)
 
     def record(self) -> dict[str, Any]:
         """All that the pictures depend on, as JSON can hold it; the batch is not among it."""
@@ -190,7 +220,122 @@ def joined(parts: list[Drawn]) -> Drawn:
     >>> joined([part, part]).labels
     ['7', '7']
     """
-    images, labels, classes, nfe = zip(*parts, strict=True)
-    return Drawn(
-        torch.cat(images), [text for some in labels for text in some], torch.cat(classes), max(nfe)
+    images, labels, classes, nfe, _ = zip(*parts, strict=True)
+    finite = [torch.ones(len(p.images)).bool() if p.finite is None else p.finite for p in parts]
+    texts = [text for some in labels for text in some]
+    return Drawn(torch.cat(images), texts, torch.cat(classes), max(nfe), torch.cat(finite))
+
+
+def fault_of(count: int, total: int) -> str:
+    """What is to be said of pictures that were not finite; nothing if there are none.
+
+    Args:
+        count: how many of them.
+        total: pictures in all.
+
+    Returns:
+        a line for people, or an empty text.
+
+    >>> fault_of(0, 9)
+    ''
+    """
+    if not count:
+        return ""
+    return (
+        f"{count} of {total} pictures are not finite: the network gave no numbers (damaged or "
+        "diverged parameters, or guidance too strong), and these pictures are black or white there"
     )
+
+
+def say_fault(count: int, total: int) -> None:
+    """Say `fault_of`, if there is anything to say."""
+    if count:
+        say(fault_of(count, total))
+
+
+class DrawingBar:
+    """A bar over the network's evaluations while batches of pictures are drawn.
+
+    Where a solver chooses the number of its evaluations itself, it counts pictures.
+
+    Args:
+        draws: what is drawn.
+        batches: numbers of pictures, for each batch of all processes.
+        shares: how many processes draw as many as this one.
+        title: what is being drawn, or nothing.
+
+    >>> from vfn.sampling import untrained
+    >>> draws = untrained("digits").draws(5, steps=2)
+    >>> batch = torch.arange(5)
+    >>> with DrawingBar(draws, [batch]) as bar:
+    ...     len(bar.drawn(batch).images)
+    5
+    """
+
+    def __init__(
+        self, draws: Draws, batches: Sequence[Tensor], shares: int = 1, title: str = ""
+    ) -> None:
+        self._draws, self._shares, self._done = draws, shares, 0
+        self._whole, self._each = evaluations(draws.settings)
+        self._total = len(batches) * self._whole or sum(map(len, batches))
+        unit = "evaluation" if self._whole else "picture"
+        self._progress = Progress(self._total, unit, title)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+
+    def drawn(self, indices: Tensor, watch: Watch | None = None) -> Drawn:
+        """One more batch.
+
+        Args:
+            indices: numbers of its pictures.
+            watch: called as ``watch(i, z, x0)`` before each step.
+
+        Returns:
+            Drawn.
+        """
+
+        def moving(i: int, z: Tensor, x0: Tensor) -> None:
+            if self._whole:
+                self._show(self._done + i * self._each)
+            if watch is not None:
+                watch(i, z, x0)
+
+        part = self._draws.batch(indices, moving)
+        self._done += self._whole or len(indices)
+        self._show(self._done)
+        return part
+
+    def _show(self, done: int) -> None:
+        self._progress.show(min(self._total, done * self._shares))
+
+
+def evaluations(settings: SampleConfig) -> tuple[int, int]:
+    """How many evaluations of the network a solver needs.
+
+    Args:
+        settings: of sampling.
+
+    Returns:
+        those of all steps, and those of one in the midst of them; zeros where the solver chooses
+        them itself.
+
+    >>> evaluations(SampleConfig(sampler="heun", sample_timesteps=9))
+    (16, 2)
+    >>> evaluations(SampleConfig(sampler="adaptive"))
+    (0, 0)
+    """
+    if settings.sampler not in SOLVERS or settings.sampler == "adaptive":
+        return 0, 0
+    if settings.uses_variance:  # one for each step of a posterior
+        return settings.sample_timesteps, 1
+    state, draw = torch.zeros(1, 1, dtype=torch.float64), sampler_of(settings)
+    fewest = min(settings.sample_timesteps, 4)  # more steps only repeat those in the midst
+    some, more = (
+        draw(lambda z, _: z, state, torch.linspace(-9, 9, n + 1), noise=lambda _: state).nfe
+        for n in (fewest, fewest + 1)
+    )
+    return some + (settings.sample_timesteps - fewest) * (more - some), more - some

@@ -8,16 +8,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL.Image import Image
 
 from vfn.configs import SampleConfig
-from vfn.distributed import World, largest, processes, wait_for_all
+from vfn.distributed import World, check_alike, gather, largest, processes, wait_for_all
 from vfn.nn import guidance_range
-from vfn.pictures import save_animation, save_png, sheet, titled_frames
-from vfn.progress import Progress, say
+from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
+from vfn.progress import say
 from vfn.sampling.asked import Asked
-from vfn.sampling.draws import Draws
-from vfn.sampling.output import RECORD, Output, begin_folder, check_record, open_output
-from vfn.sampling.sheets import comparison, denoising_frames, folder_name, panel, varied
+from vfn.sampling.draws import DrawingBar, Draws, say_fault
+from vfn.sampling.output import (
+    RECORD,
+    Output,
+    begin_folder,
+    check_own,
+    check_record,
+    clear_recorded,
+    open_output,
+    read_record,
+)
+from vfn.sampling.sheets import (
+    COMPARED_ROWS,
+    Film,
+    Panel,
+    animated_panel,
+    comparison,
+    denoising_frames,
+    folder_name,
+    panel,
+    varied,
+)
 from vfn.sampling.trained import Trained
 
 GRID, SWEEP = "grid.png", "sweep.png"
@@ -97,13 +117,15 @@ def write_samples(
         kind: a word of `OUTPUTS`: png, npz or safetensors.
         grid: write grid.png, and of several draws sweep.png beside their folders.
         animate: write denoising.webp; of several strengths of guidance guidance.webp instead.
-        fresh: draw anew what is there.
+        fresh: draw anew what is there; only files that a record of ours names are removed.
 
     Returns:
         Written for each of the draws, the same on every process.
 
     Raises:
-        ValueError: for draws that cannot be compared, or pictures of other settings in ``out``.
+        ValueError: for draws that cannot be compared, pictures of other settings or files of
+            somebody else in ``out``, an animation larger than WebP knows, or, under torchrun,
+            processes that were asked for something else.
         OSError: if ``out`` cannot be written.
 
     >>> import tempfile
@@ -118,20 +140,33 @@ def write_samples(
     """
     several = [draws] if isinstance(draws, Draws) else list(draws)
     folders = _folders(several, Path(out), kind)
+    if animate:
+        _check_animation(folders, grid)
     with processes(str(several[0].trained.device)) as world:
-        if not fresh:
-            for folder in folders:
+        check_alike(_job(folders, grid=grid, animate=animate, fresh=fresh), world)
+        for folder in folders:
+            if not fresh:
                 check_record(folder.output, folder.path, folder.record)
+            check_own(folder.path)
+        if len(folders) > 1:
+            _check_sheets(folders, Path(out))
         wait_for_all(world)  # all have looked before the first of them writes
         if world.rank == 0:
             for folder in folders:
                 _begin(folder, fresh)
         wait_for_all(world)
-        written = [_fill(folder, world, grid) for folder in folders]
+        film = None
+        if animate and len(folders) == 1 and not (Path(out) / DENOISING).exists():
+            film = Film(folders[0].draws)
+        written = [_fill(folder, world, grid, film) for folder in folders]
         wait_for_all(world)
         if world.rank == 0:
             _finish(folders, written, grid)
-            _compare(folders, Path(out), grid, animate)
+            if film is not None:
+                frames = film.frames() or denoising_frames(folders[0].draws)
+                save_animation(Path(out) / DENOISING, frames, FRAME_MS, HOLD_MS)
+            elif grid and len(folders) > 1:
+                _compare(folders, Path(out), animate)
         wait_for_all(world)  # whoever comes back finds all files
     return written
 
@@ -178,17 +213,56 @@ def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
     return [_Folder(draws, path, kind) for draws, path in zip(several, paths, strict=True)]
 
 
+def _job(folders: Sequence[_Folder], **how: bool) -> dict[str, Any]:
+    """All that is asked, by the names that people know; processes have to agree on it."""
+    parts: dict[str, Any] = {"out": [str(folder.path.resolve()) for folder in folders]}
+    for folder in folders:
+        for name, value in folder.record.items():
+            parts.setdefault(name, []).append(value)
+    batches = [folder.draws.settings.sample_batch for folder in folders]
+    return parts | {"sample_batch": batches} | how
+
+
+def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:
+    """Refuse an animation that is too large before any picture is drawn."""
+    first = folders[0].draws
+    if len(folders) == 1:
+        check_animation(_blank(animated_panel(first), first).size)
+    elif grid and varied([folder.draws.settings for folder in folders]) == ["guidance"]:
+        shown = _blank(panel(first, COMPARED_ROWS), first)
+        check_animation(titled_frames([("w", shown)])[0].size)
+
+
+def _blank(shown: Panel, draws: Draws) -> Image:
+    """A grid of pictures that are all black."""
+    size = (len(shown.indices), *draws.trained.shape.size)
+    return shown.draw(torch.zeros((), dtype=torch.uint8).expand(size))
+
+
+def _check_sheets(folders: Sequence[_Folder], out: Path) -> None:
+    """Refuse to write a comparison over a file that is none of ours: no folder there is."""
+    if any((folder.path / RECORD).exists() for folder in folders):
+        return
+    if any((path / RECORD).is_file() for path in out.glob("*/")):
+        return
+    for name in (SWEEP, GUIDANCE):
+        if (out / name).exists():
+            raise ValueError(
+                f"{out / name} is there, and no pictures of vfn sample beside it; use another --out"
+            )
+
+
 def _begin(folder: _Folder, fresh: bool) -> None:
-    """Make the folder ready; ``fresh`` empties it first."""
-    if fresh:
-        folder.output.clear()
+    """Make the folder ready; ``fresh`` removes what its record names."""
+    if fresh and (found := read_record(folder.path)):
+        clear_recorded(folder.path, found)
         for name in (RECORD, DENOISING):
             (folder.path / name).unlink(missing_ok=True)
     begin_folder(folder.path, folder.record)
 
 
-def _fill(folder: _Folder, world: World, grid: bool) -> Written:
-    """Draw this process's share of the batches that are not there."""
+def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -> Written:
+    """Draw this process's share of the batches that are not there; ``film`` keeps the first."""
     # A batch that is there in part is drawn again whole, so that the same command gives the same
     # bytes whether it was killed or not.
     draws, output = folder.draws, folder.output
@@ -196,15 +270,17 @@ def _fill(folder: _Folder, world: World, grid: bool) -> Written:
     wait_for_all(world)  # all have looked before the first of them writes
     batches = torch.arange(draws.num).split(draws.settings.sample_batch)
     missing = [batch for batch in batches if not present.issuperset(batch.tolist())]
-    total, done, nfe = sum(map(len, missing)), 0, 0
-    with Progress(total, "picture") as progress:
+    total, faults, nfe = sum(map(len, missing)), 0, 0
+    with DrawingBar(draws, missing, world.size) as bar:
         for batch in missing[world.rank :: world.size]:
-            drawn = draws.batch(batch)
+            drawn = bar.drawn(batch, film.watch(batch) if film else None)
             output.write(batch, drawn.images)
+            if film:
+                film.keep(batch, drawn.images)
+            faults += drawn.not_finite
             nfe = max(nfe, drawn.nfe)
-            done += len(batch)
-            progress.show(min(total, done * world.size))
     nfe = largest(nfe, world)
+    say_fault(int(gather(torch.tensor([faults]), world.size, world).sum()), total)
     if total:
         say(_cost(total, draws.settings, nfe, guidance_range(draws.trained.model) is None))
     there = draws.num - total
@@ -239,23 +315,17 @@ def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) 
     for folder, one in zip(folders, written, strict=True):
         draws = folder.draws
         every = torch.arange(draws.num)
-        tags = draws.trained.shape.legend.tags
-        folder.output.finish(draws.asked.of(every), draws.asked.texts(every), tags)
+        legend = draws.trained.shape.legend
+        labels, texts = draws.asked.of(every), draws.asked.texts(every)
+        folder.output.finish(labels, texts, legend.tags, legend.names)
         if grid:
             shown = panel(draws)
             save_png(one.shown, shown.draw(folder.output.read(shown.indices)))
-        say(f"{draws.num} pictures at guidance {draws.settings.guidance:g}: {one.shown}")
+        say(f"{draws.num} pictures at guidance {draws.settings.guidance:.7g}: {one.shown}")
 
 
-def _compare(folders: Sequence[_Folder], out: Path, grid: bool, animate: bool) -> None:
-    """Write what compares the folders, or shows how the pictures of a single one come about."""
-    if len(folders) == 1:
-        if animate and not (out / DENOISING).exists():
-            frames = denoising_frames(folders[0].draws)
-            save_animation(out / DENOISING, frames, FRAME_MS, HOLD_MS)
-        return
-    if not grid:
-        return
+def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
+    """Write what compares the folders."""
     several = [folder.draws for folder in folders]
     blocks = comparison(several, [folder.output.read for folder in folders])
     save_png(out / SWEEP, sheet(blocks))

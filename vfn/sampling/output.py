@@ -1,12 +1,16 @@
 """Where sampled pictures go: written batch by batch, so that a killed job goes on with the rest."""
 
 import csv
+import errno
 import io
 import json
-import shutil
+import math
+import os
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -14,15 +18,24 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
-from vfn.files import make_directory, open_atomic, remove_leftovers, write_atomic, write_json
+from vfn.data.arrays import npz_labels
+from vfn.files import (
+    make_directory,
+    open_atomic,
+    read_json,
+    remove_leftovers,
+    write_atomic,
+    write_json,
+)
 from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
 PARTS = ".parts"
+# What is written beside the pictures; in a folder without a record it would be somebody else's.
+_OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
 
 
 class Output(Protocol):
@@ -37,8 +50,14 @@ class Output(Protocol):
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures, uint8 [B, C, H, W]; only once all of them are there and finished."""
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
-        """All pictures are there: write what belongs to all, ``names`` is empty without labels."""
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
+        """All pictures are there: write what belongs to all.
+
+        ``names`` say what each picture shows, empty without labels; ``class_names`` are those of
+        all classes or tags that the network knows.
+        """
 
     def clear(self) -> None:
         """Remove the pictures."""
@@ -50,6 +69,7 @@ class PngFolder:
 
     folder: Path
     num: int
+    labelled: bool = True  # whether labels.csv is ours
 
     @property
     def place(self) -> Path:
@@ -58,35 +78,42 @@ class PngFolder:
 
     def present(self) -> set[int]:
         """Which pictures are there; a file of no bytes is what a power cut may leave."""
-        found = (path for path in self.place.glob("*.png") if path.stat().st_size)
-        return {int(path.stem) for path in found if path.stem.isdecimal()}
+        if not self.place.is_dir():
+            return set()
+        with os.scandir(self.place) as found:
+            sizes = {file.name: file.stat().st_size for file in found if file.name[0] != "."}
+        return {i for i in range(self.num) if (size := sizes.get(_png(i))) and size > 0}
 
     def write(self, indices: Tensor, images: Tensor) -> None:
         """Add pictures."""
-        save_images(self.place, images, [f"{i:06d}" for i in indices.tolist()])
+        save_images(self.place, images, [_png(i).removesuffix(".png") for i in indices.tolist()])
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
         arrays = []
         for i in indices.tolist():
-            with Image.open(self.place / f"{i:06d}.png") as picture:
+            with Image.open(self.place / _png(i)) as picture:
                 arrays.append(np.array(picture).reshape(picture.height, picture.width, -1))
         return torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
         """Write labels.csv."""
-        del labels
+        del labels, class_names
         if names:
             text = io.StringIO()
-            rows = [(f"{i:06d}.png", name) for i, name in enumerate(names)]
+            rows = [(_png(i), name) for i, name in enumerate(names)]
             head = ("file", "tags" if tags else "label")
             csv.writer(text, lineterminator="\n").writerows([head, *rows])
             write_atomic(self.place / "labels.csv", text.getvalue())
 
     def clear(self) -> None:
-        """Remove the pictures."""
-        for path in (*self.place.glob("*.png"), self.place / "labels.csv"):
-            path.unlink(missing_ok=True)
+        """Remove the pictures; files of other names are left alone."""
+        for i in range(self.num):
+            (self.place / _png(i)).unlink(missing_ok=True)
+        if self.labelled:
+            (self.place / "labels.csv").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -102,8 +129,14 @@ class _Packed(ABC):
         """The file."""
 
     @abstractmethod
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Write pictures [N, H, W, C] and labels [N] or [N, K] to the file."""
+    def _save(
+        self,
+        file: BinaryIO,
+        size: tuple[int, ...],
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        """Write pictures of this size [H, W, C], one after the other, and labels to the file."""
 
     @abstractmethod
     def read(self, indices: Tensor) -> Tensor:
@@ -126,44 +159,70 @@ class _Packed(ABC):
 
     def write(self, indices: Tensor, images: Tensor) -> None:
         """Add pictures as a part."""
-        with open_atomic(self.place / f"{int(indices[0]):09d}.npy") as file:
-            np.save(file, images.movedim(1, -1).numpy())
+        buffer = io.BytesIO()
+        np.save(buffer, images.movedim(1, -1).numpy())
+        with _telling(self.place), open_atomic(self.place / f"{int(indices[0]):09d}.npy") as file:
+            file.write(buffer.getbuffer())
 
-    def finish(self, labels: Tensor, names: Sequence[str], tags: bool) -> None:
+    def finish(
+        self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
+    ) -> None:
         """Make the file of its parts."""
         del tags
         if not self.file.exists():
-            images = self._merge(self.place / "merged")
-            with open_atomic(self.file) as file:
-                self._save(file, images, labels.numpy() if names else None)
-        shutil.rmtree(self.place, ignore_errors=True)
+            size = np.load(self._parts()[0][1], mmap_mode="r").shape[1:]
+            with _telling(self.place), open_atomic(self.file) as file:
+                self._save(file, size, labels.numpy() if names else None, class_names)
+        self._clear_parts()
 
-    def _merge(self, path: Path) -> np.ndarray:
-        """All parts in one array, which stays on the disk so that it may exceed the memory."""
-        shape = (self.num, *np.load(self._parts()[0][1], mmap_mode="r").shape[1:])
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    def _pictures(self) -> Iterator[np.ndarray]:
+        """All pictures in order, [B, H, W, C], part by part; parts of other batches may overlap."""
+        done = 0
         for start, part in self._parts():
-            array = np.load(part, mmap_mode="r")
-            images[start : start + len(array)] = array
-        return images
+            array = np.load(part)
+            if done < start + len(array):
+                yield array[done - start :]
+                done = start + len(array)
+
+    def _clear_parts(self) -> None:
+        for _, path in self._parts():
+            path.unlink(missing_ok=True)
+        if self.place.is_dir():
+            remove_leftovers(self.place)
+            with suppress(OSError):  # others' files are in it
+                self.place.rmdir()
 
     def clear(self) -> None:
         """Remove the file and its parts."""
         self.file.unlink(missing_ok=True)
-        shutil.rmtree(self.place, ignore_errors=True)
+        self._clear_parts()
 
 
 class NpzFile(_Packed):
-    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], and labels as ``arr_1``."""
+    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], labels ``arr_1``, ``class_names``."""
 
     @property
     def file(self) -> Path:
         """The file."""
         return self.folder / "samples.npz"
 
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
-        arrays: dict[str, Any] = {} if labels is None else {"arr_1": labels}
-        np.savez(file, arr_0=images, **arrays)
+    def _save(
+        self,
+        file: BinaryIO,
+        size: tuple[int, ...],
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        layout = {"descr": "|u1", "fortran_order": False, "shape": (self.num, *size)}
+        arrays = {} if labels is None else npz_labels(labels, class_names)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, layout)
+                for array in self._pictures():
+                    member.write(array.tobytes())
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
@@ -179,9 +238,28 @@ class SafetensorsFile(_Packed):
         """The file."""
         return self.folder / "samples.safetensors"
 
-    def _save(self, file: BinaryIO, images: np.ndarray, labels: np.ndarray | None) -> None:
-        tensors = {"images": np.ascontiguousarray(np.moveaxis(images, -1, 1))}
-        file.write(save(tensors | ({} if labels is None else {"labels": labels})))
+    def _save(
+        self,
+        file: BinaryIO,
+        size: tuple[int, ...],
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        del class_names
+        # The wider type comes first, as safetensors writes it: then all values are aligned.
+        height, width, channels = size
+        values = b"" if labels is None else labels.astype("<i8").tobytes()
+        end = len(values) + self.num * math.prod(size)
+        head: dict[str, Any] = {}
+        if labels is not None:
+            head["labels"] = _entry("I64", labels.shape, (0, len(values)))
+        shape = (self.num, channels, height, width)
+        head["images"] = _entry("U8", shape, (len(values), end))
+        text = json.dumps(head, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        file.write(len(text).to_bytes(8, "little") + text + values)
+        for array in self._pictures():
+            file.write(np.moveaxis(array, -1, 1).tobytes())
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
@@ -227,22 +305,86 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
     Raises:
         ValueError: if there are pictures of other settings; the first that differs is named.
     """
-    path = folder / RECORD
-    advice = "use another --out, or --fresh to draw them anew"
-    if not path.exists():
+    found = read_record(folder)
+    if found is None:
         if output.present():
-            raise ValueError(f"{folder} holds pictures of unknown settings; {advice}")
+            raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
-    try:
-        found = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} cannot be read; {advice}") from None
+    advice = "use another --out, or --fresh to draw them anew"
     for name in sorted(record.keys() | found.keys()):
         if found.get(name) != record.get(name):
             raise ValueError(
                 f"{folder} holds pictures of other settings: {name} {_short(found.get(name))}, "
                 f"now {_short(record.get(name))}; {advice}"
             )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What the pictures of a folder depend on.
+
+    Args:
+        folder: where `begin_folder` was.
+
+    Returns:
+        the record, at least with ``seed``, ``num``, ``labels`` and ``format``; None if there is
+        none.
+
+    Raises:
+        ValueError: if there is a file of that name which is no such record.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or use another --out") from None
+    whole = isinstance(found, dict) and all(
+        type(found.get(name)) is int and 0 <= found[name] < 2**63 for name in ("seed", "num")
+    )
+    if not whole or not isinstance(found["num"], int) or found["num"] < 1:
+        raise ValueError(_refusal(path, 'it has no whole "seed" and "num"'))
+    labels = found.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(text, str) for text in labels):
+        raise ValueError(_refusal(path, 'its "labels" are no list of texts'))
+    if not isinstance(found.get("format"), str) or not isinstance(found.get("sha256"), str):
+        raise ValueError(_refusal(path, 'it has no texts "format" and "sha256"'))
+    return found
+
+
+def check_own(folder: Path) -> None:
+    """Refuse a folder without a record of ours, in which files are that would be written over.
+
+    Args:
+        folder: where pictures are to go.
+
+    Raises:
+        ValueError: for such a file, or a record that cannot be read.
+    """
+    if read_record(folder) is not None:
+        return
+    images = folder / "images"
+    ours = [folder / name for name in _OURS]
+    strange = [path for path in ours if path.exists()]
+    if images.is_dir():
+        strange += [path for path in images.iterdir() if not path.name.startswith(".")]
+    if strange:
+        raise ValueError(
+            f"{strange[0]} is there, and no {RECORD} of vfn sample beside it; use another --out"
+        )
+
+
+def clear_recorded(folder: Path, record: Mapping[str, Any]) -> None:
+    """Remove the pictures that a record names, and nothing else.
+
+    Args:
+        folder: where they are.
+        record: as `read_record` gives it.
+    """
+    output = open_output(record["format"], folder, record["num"])
+    if isinstance(output, PngFolder):
+        output = replace(output, labelled=bool(record["labels"]))
+    output.clear()
 
 
 def begin_folder(folder: Path, record: dict[str, Any]) -> None:
@@ -262,6 +404,31 @@ def begin_folder(folder: Path, record: dict[str, Any]) -> None:
         remove_leftovers(place)
     if not (folder / RECORD).exists():
         write_json(folder / RECORD, record)
+
+
+@contextmanager
+def _telling(parts: Path) -> Iterator[None]:
+    """Say of a full disk what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = f"; pictures drawn so far are kept in {parts}: make room, and give the same command"
+        raise OSError(error.errno, f"{error.strerror or error}{kept}") from None
+
+
+def _png(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _entry(kind: str, shape: Sequence[int], offsets: tuple[int, int]) -> dict[str, Any]:
+    """A tensor in the head of a safetensors file."""
+    return {"dtype": kind, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def _refusal(path: Path, fault: str) -> str:
+    return f"{path} is no record of vfn sample: {fault}; use another --out"
 
 
 def _short(value: Any) -> str:

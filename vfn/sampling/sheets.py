@@ -1,6 +1,6 @@
 """What shows the pictures of a job: grids, sheets that compare, frames of an animation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
 from vfn.pictures import grid
-from vfn.sampling.draws import Draws
+from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
 
 STEPS = "sample_timesteps"
 GRID_COLUMNS, GRID_ROWS = 20, 10  # most columns of labels, and most rows, of a grid
@@ -94,26 +94,106 @@ def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
     ]
 
 
+class Film:
+    """The first pictures of a job on their way out of the noise, kept while they are drawn.
+
+    Args:
+        draws: what is asked.
+
+    >>> from vfn.sampling import untrained
+    >>> draws = untrained("digits").draws(2, steps=3)
+    >>> film = Film(draws)
+    >>> everything = torch.arange(2)
+    >>> film.keep(everything, draws.batch(everything, film.watch(everything)).images)
+    >>> len(film.frames())
+    4
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.shown = animated_panel(draws)
+        steps = draws.settings.sample_timesteps
+        self._wanted = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
+        self._states: dict[int, list[Tensor]] = {int(i): [] for i in self.shown.indices}
+
+    def watch(self, indices: Tensor) -> Watch | None:
+        """What to call before each step of a batch; None if it has none of these pictures.
+
+        Args:
+            indices: numbers of the batch's pictures.
+
+        Returns:
+            a function of step, state and prediction, or None.
+        """
+        places = self._places(indices)
+        if not places:
+            return None
+        for number in places:
+            self._states[number] = []
+        rows = torch.tensor([*places.values()])
+
+        def watch(i: int, z: Tensor, _x0: Tensor) -> None:
+            if i in self._wanted:
+                self._add(places, to_uint8(z[rows.to(z.device)]).cpu())
+
+        return watch
+
+    def keep(self, indices: Tensor, images: Tensor) -> None:
+        """Take the finished pictures of a batch, uint8 [B, C, H, W], as the last frame."""
+        places = self._places(indices)
+        if places:
+            self._add(places, images[[*places.values()]])
+
+    def frames(self) -> list[Image.Image]:
+        """Grids of the states and the pictures.
+
+        Returns:
+            at most `FRAMES` grids of states, and one of the pictures; none if some pictures were
+            not drawn, or in batches of other numbers of steps.
+        """
+        lengths = {len(states) for states in self._states.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            return []
+        each = zip(*(self._states[int(i)] for i in self.shown.indices), strict=True)
+        return [self.shown.draw(torch.stack(states)) for states in each]
+
+    def _places(self, indices: Tensor) -> dict[int, int]:
+        """Which of the pictures are in a batch, and where."""
+        return {n: i for i, n in enumerate(indices.tolist()) if n in self._states}
+
+    def _add(self, places: Mapping[int, int], images: Tensor) -> None:
+        for number, image in zip(places, images, strict=True):
+            self._states[number].append(image)
+
+
 def denoising_frames(draws: Draws) -> list[Image.Image]:
-    """The first pictures on their way out of the noise, drawn again.
+    """The first pictures on their way out of the noise, drawn again, with a bar.
 
     Args:
         draws: what is asked.
 
     Returns:
-        at most `FRAMES` grids of states before steps, and the pictures.
+        `Film.frames`.
     """
-    shown = panel(draws, max(1, ANIMATED // panel(draws, 1).columns))
-    steps = draws.settings.sample_timesteps
-    wanted = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
-    states: list[Tensor] = []
+    film = Film(draws)
+    # A solver that chooses its steps by itself takes others in every batch.
+    size = draws.settings.sample_batch if evaluations(draws.settings)[0] else draws.num
+    batches = film.shown.indices.split(size)
+    with DrawingBar(draws, batches, title="animation") as bar:
+        for batch in batches:
+            film.keep(batch, bar.drawn(batch, film.watch(batch)).images)
+    return film.frames()
 
-    def watch(i: int, z: Tensor, _x0: Tensor) -> None:
-        if i in wanted:
-            states.append(to_uint8(z).cpu())
 
-    final = draws.batch(shown.indices, watch).images
-    return [shown.draw(state) for state in [*states, final]]
+def animated_panel(draws: Draws) -> Panel:
+    """Which pictures an animation shows.
+
+    Args:
+        draws: what is asked.
+
+    Returns:
+        Panel.
+    """
+    return panel(draws, max(1, ANIMATED // panel(draws, 1).columns))
 
 
 def varied(settings: Sequence[SampleConfig]) -> list[str]:
@@ -149,7 +229,7 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
     short = {
         "sampler": settings.sampler.replace(":", "."),
         STEPS: f"steps{settings.sample_timesteps}",
-        "guidance": f"w{settings.guidance:g}",
+        "guidance": f"w{_text(settings.guidance)}",
     }
     return "-".join(short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names)
 
@@ -167,14 +247,17 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     >>> title(SampleConfig(), ["guidance"]), title(SampleConfig(), ["eta"])
     ('w = 0', 'eta = 0')
     """
-    parts = {"sampler": settings.sampler, "guidance": f"w = {settings.guidance:g}"}
+    parts = {"sampler": settings.sampler, "guidance": f"w = {_text(settings.guidance)}"}
     others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
     told = [text for name, text in (others | parts).items() if name in names]
     return ", ".join(told or parts.values())
 
 
 def _text(value: Any) -> str:
-    """A value as a part of a title or file name."""
+    """A value as a part of a title or file name; values that differ give texts that do."""
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

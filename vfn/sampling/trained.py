@@ -14,7 +14,7 @@ from vfn.configs import load as load_config
 from vfn.data import Labels
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
-from vfn.model import DataShape, build_model, check_sampling, schedule_of
+from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
 from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
@@ -84,10 +84,25 @@ class Trained:
             labels = ask(legend, labels).labels
         if labels is not None:
             check_labels(labels, len(legend.names), legend.tags)
+            self._check_guided(labels, guidance)
             labels = labels.to(self.device)
         schedule = schedule_of(self.config.diffusion)
         out_type = self.config.diffusion.model_out_type
         return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
+
+    def _check_guided(self, labels: Tensor, guidance: Strength) -> None:
+        """Refuse guidance that the training has not prepared, or towards no label."""
+        if isinstance(guidance, int | float) and guidance <= 0:
+            return  # of a tensor or a function the values are not looked at
+        if guidance_range(self.model) is None:
+            number = float(guidance) if isinstance(guidance, int | float) else 1.0
+            check_guidance(SampleConfig(guidance=number), self.config, self.shape)
+        if not self.shape.legend.tags and not labels.all():
+            raise ValueError(
+                f"expected labels in 1..{len(self.shape.legend.names)} with guidance, got 0 at "
+                f"{int((labels == 0).nonzero()[0])}, which stands for no label; classes count "
+                "from 1"
+            )
 
     def draws(
         self,
@@ -213,7 +228,7 @@ class Trained:
         _check_taken(named.get("sampler", base.sampler), named)
         chosen = replace(base, **named)
         known = guidance_range(self.model)
-        check_sampling(chosen, self.config.diffusion, self.shape, known)
+        check_sampling(chosen, self.config, self.shape, known)
         return chosen
 
     @cached_property

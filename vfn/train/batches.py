@@ -11,6 +11,7 @@ from torch import Tensor
 from vfn.configs import Config
 from vfn.data import Dataset, to_unit
 from vfn.model import schedule_of
+from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
 from vfn.ops import (
     TIME_DENSITIES,
@@ -90,7 +91,30 @@ def make_batch(
         labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
     weight = 1 / times.density if TIME_DENSITIES.find(diffusion.time_density).undone else None
-    return Batch(x0, labels, times.t, noise, guidance, weight)
+    dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
+    return Batch(x0, labels, times.t, noise, guidance, weight, dropout)
+
+
+def uses_dropout(config: Config) -> bool:
+    """Whether the network may have dropout; of one that is not of [model] nobody knows."""
+    return config.model.dropout > 0 or not NETWORKS.find(config.model.network).sectioned
+
+
+def dropout_keys(seed: int, draws: Tensor) -> Tensor:
+    """Keys of the masks of dropout for some draws of the run.
+
+    Args:
+        seed: the run's seed.
+        draws: ``step * batch_size + position``, int64 [B].
+
+    Returns:
+        int32 [B, 2], for `vfn.nn.keyed_dropout`.
+
+    >>> dropout_keys(0, torch.arange(3)).shape
+    torch.Size([3, 2])
+    """
+    uniform = keyed_uniform(seed, Stream.DROPOUT, draws, (2,), torch.float64)
+    return (uniform * 2**32 - 2**31).floor().int()
 
 
 def training_times(config: Config, draws: Tensor) -> WeightedTime:

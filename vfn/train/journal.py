@@ -1,13 +1,12 @@
 """What every run tells: lines of ``log.jsonl``, and a bar or plain lines to the person."""
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from vfn.files import write_atomic
+from vfn.files import json_text, write_atomic
 from vfn.progress import Progress, say
-from vfn.runs import read_log
+from vfn.runs import log_lines
 from vfn.train.observers import Observer, Outcome, RunInfo
 
 SHOWN = ("loss", "held_out_loss", "frechet_distance", "images_per_s")  # what people watch
@@ -25,8 +24,8 @@ class Journal(Observer):
     def begun(self, run: RunInfo, /) -> None:
         """Open the log, and the bar."""
         path = run.files.log
-        kept = [entry for entry in read_log(path) if entry["step"] <= run.step]
-        write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        kept = [line for entry, line in log_lines(path) if entry["step"] <= run.step]
+        write_atomic(path, "".join(kept))
         self._file = path.open("a", buffering=1)
         # Where there is no terminal, each line of the log is shown instead.
         self._progress = Progress(run.config.train.steps, "step", done=run.step, lines=False)
@@ -37,7 +36,7 @@ class Journal(Observer):
 
     def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         """Append a line; show the numbers that people watch."""
-        self._file.write(json.dumps(values) + "\n")
+        self._file.write(json_text(values) + "\n")
         shown = {name: f"{values[name]:.4g}" for name in SHOWN if name in values}
         if sys.stderr.isatty():
             self._progress.note(shown)

@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset
-from vfn.distributed import World, processes, total
+from vfn.distributed import World, largest, processes, together, total
 from vfn.files import write_json
 from vfn.nn import guidance_range
 from vfn.objective import Batch, Objective
 from vfn.runs import (
     Checkpoint,
     RunFiles,
+    locked,
     read_log,
     save_checkpoint,
     seconds_until,
@@ -39,6 +40,7 @@ from vfn.train.session import (
     as_checkpoint,
     micro_batch_size,
     open_run,
+    restarted,
 )
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import StepResult, checkpoint_of, learning_rate
@@ -58,12 +60,13 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
     init_from: str | Path | Trained | Checkpoint | None = None,
+    fresh: bool = False,
     device: str = "auto",
 ) -> Outcome:
     """Train, or go on training, in a run directory.
 
     What can be written as text is in the configuration. The keyword arguments are what cannot:
-    three objects in place of what it names, those who listen, and four answers that differ from
+    three objects in place of what it names, those who listen, and five answers that differ from
     one start of the same run to the next. Objects are not saved: whoever resumes the run gives
     them again.
 
@@ -80,14 +83,17 @@ def train(
         callbacks: observers, or functions of each line of the log; on the first process only.
         resume: go on from the newest intact checkpoint in ``out``.
         init_from: a run, checkpoint or opened model whose average a new run starts from.
+        fresh: begin anew in a directory with a configuration or log but no checkpoint that can be
+            read; they are replaced.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
 
     Returns:
         Outcome(step, signum). Signals stop the run only where it was started in the main thread.
 
     Raises:
-        ValueError: if ``out`` holds a run and ``resume`` is not asked for, anything does not fit,
-            or gradients stay without finite values.
+        ValueError: if ``out`` holds a run and ``resume`` is not asked for, or one that has lost its
+            checkpoints, another process works on it, anything does not fit, or gradients stay
+            without finite values.
         OSError: if ``out`` cannot be written.
 
     >>> import tempfile
@@ -107,11 +113,32 @@ def train(
         raise ValueError("this configuration describes a distillation; use vfn distill")
     observers = as_observers(callbacks)
     begin = None if init_from is None else as_checkpoint(init_from)
-    with processes(device) as world:
+    files = RunFiles(Path(out))
+    with processes(device) as world, held(files, world):
         given = Given(model, dataset, objective)
-        run = open_run(config, RunFiles(Path(out)), world, resume, begin, given)
+        run = open_run(config, files, world, resume, begin, given, fresh)
         with stop_signals(world) as stop:
             return carry_out(run, stop, observers)
+
+
+@contextmanager
+def held(files: RunFiles, world: World) -> Iterator[None]:
+    """Hold a run directory for all processes of this job: the first one locks it.
+
+    Args:
+        files: of the run.
+        world: the processes.
+
+    Raises:
+        ValueError: if another job works on it.
+        OSError: if the directory cannot be written.
+    """
+    with ExitStack() as stack:
+        with together(world):
+            if world.rank == 0:
+                # torchrun starts processes again after all of them have gone.
+                stack.enter_context(locked(files, taken_over=restarted()))
+        yield
 
 
 def carry_out(run: Run, stop: Stop, observers: Sequence[Observer] = ()) -> Outcome:
@@ -144,6 +171,9 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     settings, state = run.config.train, run.state
     network, window = _network(run), Window(run)
     signum = stop.agreed()
+    if state.step and not signum:
+        # What was due at the checkpoint may have been cut off.
+        signum = _show(run, audience, stop, window, resumed=True)
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
@@ -164,22 +194,51 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
 def _save(run: Run, audience: Observer) -> None:
     """Write a checkpoint; the first process does."""
     if run.world.rank == 0:
-        checkpoint = checkpoint_of(run.state, run.config, run.shape)
+        checkpoint = checkpoint_of(run.state, run.config, run.shape, run.data)
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
+        run.files.begun.unlink(missing_ok=True)
         audience.saved(run.state.step, path)
 
 
-def _show(run: Run, audience: Observer, stop: Stop, window: "Window") -> int:
-    """Preview and evaluation where they are due; the signal that cut them short, or 0."""
+def _due(run: Run) -> tuple[bool, bool]:
+    """Whether a preview, and an evaluation, belong to the step that the run has come to."""
     settings, step = run.config.train, run.state.step
     finished = step == settings.steps
+    every = settings.preview_every, settings.eval_every
+    preview_due, eval_due = (bool(n) and (step % n == 0 or finished) for n in every)
+    return preview_due, eval_due
+
+
+def _logged(run: Run) -> set[str]:
+    """What the log knows of the step that the run has come to."""
+    here = [entry for entry in read_log(run.files.log) if entry["step"] == run.state.step]
+    return set().union(*here)
+
+
+def _is_shown(run: Run) -> bool:
+    """Whether all that was due at the step of a resumed run is there; all processes agree."""
+    step, (preview_due, eval_due) = run.state.step, _due(run)
+    logged = _logged(run) if run.world.rank == 0 else set()
+    missing = (preview_due and not run.files.preview(step).is_file()) or (
+        eval_due and BEST not in logged
+    )
+    if preview_due and run.held_out is not None:
+        missing |= "held_out_loss" not in logged
+    return not largest(int(missing and run.world.rank == 0), run.world)
+
+
+def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: bool = False) -> int:
+    """Preview and evaluation where they are due; the signal that cut them short, or 0."""
+    step, (preview_due, eval_due) = run.state.step, _due(run)
+    if not (preview_due or eval_due) or (resumed and _is_shown(run)):
+        return 0
     values: dict[str, float] = {}
     started = time.perf_counter()
     try:
-        if step % settings.preview_every == 0 or finished:
+        if preview_due:
             audience.previewed(step, preview(run, stop.check))
             values |= held_out_loss_of(run)
-        if settings.eval_every and (step % settings.eval_every == 0 or finished):
+        if eval_due:
             figures = evaluation(run, stop.check)
             audience.evaluated(step, figures)
             values |= figures
@@ -188,7 +247,7 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window") -> int:
         return stop.agreed()
     finally:
         window.leave_out(time.perf_counter() - started)
-    if values and run.world.rank == 0:
+    if run.world.rank == 0 and not values.keys() <= (_logged(run) if resumed else set()):
         _keep_the_best(run, values, audience)
         audience.logged(step, {"step": step, **values})
     return 0
@@ -198,7 +257,8 @@ def _keep_the_best(run: Run, values: dict[str, float], audience: Observer) -> No
     """Keep a checkpoint that is better than all before it in a file of its own."""
     earlier = [entry[BEST] for entry in read_log(run.files.log) if BEST in entry]
     if BEST in values and values[BEST] < min(earlier, default=float("inf")):
-        write_checkpoint(run.files.best, checkpoint_of(run.state, run.config, run.shape))
+        checkpoint = checkpoint_of(run.state, run.config, run.shape, run.data)
+        write_checkpoint(run.files.best, checkpoint)
         audience.saved(run.state.step, run.files.best)
 
 
@@ -289,7 +349,7 @@ def _batches(run: Run) -> Generator[Batch]:
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """This process's part of the global batch of the current step, each with its key of dropout."""
+    """This process's part of a step's batch; a network may draw from torch's generator."""
     settings, world = run.config.train, run.world
     for part, batch in enumerate(islice(batches, settings.accumulate)):
         key = (run.state.step * world.size + world.rank) * settings.accumulate + part

@@ -1,5 +1,6 @@
 """A run: what its parts share, and how it is opened."""
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from vfn.configs import Config, ModelConfig, dumps
 from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
-from vfn.distributed import World, largest, total
-from vfn.files import write_atomic
+from vfn.distributed import World, largest, together, total
+from vfn.files import printable, write_atomic
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss
-from vfn.runs import Checkpoint, RunFiles, find_checkpoint, newest_checkpoint
+from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.state import TrainState, init_state, restore, start_from
@@ -53,6 +54,7 @@ class Run(NamedTuple):
     model: nn.Module
     state: TrainState
     objective: Objective
+    data: DataMark | None = None
 
 
 def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
@@ -90,6 +92,7 @@ def open_run(
     resume: bool = False,
     init_from: Checkpoint | None = None,
     given: Given = NOTHING,
+    fresh: bool = False,
 ) -> Run:
     """Build everything, and restore it from the newest checkpoint where asked.
 
@@ -101,6 +104,7 @@ def open_run(
             is done without being asked.
         init_from: whose average a new run starts from.
         given: objects in place of what the configuration names.
+        fresh: begin anew where a run has no checkpoint left, or what is there is not a run's.
 
     Returns:
         Run; its configuration names the network that was given.
@@ -118,7 +122,7 @@ def open_run(
     dataset, held_out = _pictures(config, given.dataset)
     shape = shape_of(dataset)
     # Now, not at the first sample grid.
-    check_sampling(config.sample, config.diffusion, shape, config.model.guidance_range)
+    check_sampling(config.sample, config, shape, config.model.guidance_range)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
     torch.manual_seed(config.train.seed)
@@ -127,36 +131,123 @@ def open_run(
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
-    _begin_state(state, config, files, goes_on(resume, world), init_from)
+    resume = goes_on(resume, world)
+    with together(world):
+        found = _found_checkpoint(files, state, resume, fresh)
+        data = _mark_of(dataset, world)
+        if found is not None:
+            _check_resumed(found, config, shape, data, files)
+    if found is not None:
+        restore(state, found, config)
+    elif init_from is not None:
+        start_from(state, init_from)
     if largest(state.step, world) != state.step:
         raise ValueError(
             f"process {world.rank} finds step {state.step} in {files.path}, another process a "
             "later one; all of them have to see the same directory"
         )
     if world.rank == 0:
+        if found is None:
+            write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
     objective = given.objective or batch_loss
-    return Run(config, files, world, dataset, held_out, shape, model, state, objective)
+    return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 
 
-def _begin_state(
-    state: TrainState,
-    config: Config,
-    files: RunFiles,
-    resume: bool,
-    init_from: Checkpoint | None,
-) -> None:
-    """Bring a fresh state to where the run stands."""
-    found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
+def _found_checkpoint(
+    files: RunFiles, state: TrainState, resume: bool, fresh: bool
+) -> Checkpoint | None:
+    """What a run goes on from, None where it begins; nothing that is there may come to harm."""
+    try:
+        found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
+    except ValueError:
+        if resume or not fresh:
+            raise
+        return None
     if found and not resume:
         raise ValueError(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
         )
-    if found:
-        restore(state, found, config)
-    elif init_from is not None:
-        start_from(state, init_from)
+    if found is None and not fresh and not files.begun.exists():
+        there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
+        if there:
+            raise ValueError(
+                f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
+                f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
+                "by those of a new run"
+            )
+    return found
+
+
+def _check_resumed(
+    found: Checkpoint, config: Config, shape: DataShape, data: DataMark | None, files: RunFiles
+) -> None:
+    """Refuse to go on to fewer steps, or with other pictures than those before."""
+    if found.step > config.train.steps:
+        raise ValueError(
+            f"{files.path} is at step {found.step} already, and --steps {config.train.steps} is "
+            "less; give at least as many, or delete newer checkpoints to go back"
+        )
+    faults = [
+        f"{what} {_short(now)}, before {_short(then)}"
+        for what, now, then in (
+            ("sizes", shape.size, found.shape.size),
+            ("class names", shape.legend.names, found.shape.legend.names),
+            ("tags", shape.legend.tags, found.shape.legend.tags),
+        )
+        if now != then
+    ]
+    if not faults and data is not None and found.data is not None:
+        if data.pictures != found.data.pictures:
+            faults.append(f"number of pictures {data.pictures}, before {found.data.pictures}")
+        elif data.digest != found.data.digest:
+            faults.append("pictures or labels, as many as before")
+    if faults:
+        raise ValueError(
+            f"{config.data.dataset} is not what {files.path} was begun with: other "
+            f"{'; '.join(faults)}; bring back the data set, or choose another --out (with "
+            "--init-from to start from these parameters)"
+        )
+
+
+def _short(value: object) -> str:
+    """A value in a message of bounded length."""
+    text = (
+        ", ".join(map(printable, value))
+        if isinstance(value, tuple) and value and isinstance(value[0], str)
+        else str(value)
+    )
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def _mark_of(dataset: Dataset, world: World) -> DataMark | None:
+    """What the run remembers of its pictures; on the first process, which writes checkpoints."""
+    if world.rank:
+        return None
+    return DataMark(len(dataset.images), digest_of(dataset))
+
+
+def digest_of(dataset: Dataset) -> str:
+    """SHA-256 of pictures and labels.
+
+    Args:
+        dataset: of any size; it is read a part at a time.
+
+    Returns:
+        hexadecimal.
+
+    >>> from vfn.data import load_dataset
+    >>> len(digest_of(load_dataset("digits")))
+    64
+    """
+    sha = hashlib.sha256()
+    for values in (dataset.images, dataset.labels):
+        if values is not None:
+            sha.update(f"{values.dtype} {tuple(values.shape)};".encode())
+            for part in values.split(1024):
+                sha.update(part.contiguous().numpy())
+    return sha.hexdigest()
 
 
 def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
 from vfn.model import DataShape, autocast
-from vfn.nn import Network
+from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
 from vfn.ops import ema_decay, ema_update_
-from vfn.runs import Checkpoint, check_fits
+from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
@@ -195,7 +195,8 @@ def train_step(
     for i, batch in enumerate(micro_batches):
         more = i < settings.accumulate - 1
         wait = isinstance(network, DistributedDataParallel) and more
-        with network.no_sync() if wait else nullcontext():  # type: ignore[attr-defined]
+        held: Any = network.no_sync() if wait else nullcontext()  # type: ignore[attr-defined]
+        with held, keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
             loss = _counted(each, batch.weight).mean() / settings.accumulate
@@ -216,13 +217,16 @@ def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
     return losses if weight is None else losses * weight.to(losses.dtype)
 
 
-def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkpoint:
+def checkpoint_of(
+    state: TrainState, config: Config, shape: DataShape, data: DataMark | None = None
+) -> Checkpoint:
     """What is saved of a state; tensors are those of the state, the moments zeros before any step.
 
     Args:
         state: it is not changed.
         config: the resolved configuration of the run.
         shape: of the data.
+        data: what the run remembers of its pictures.
 
     Returns:
         Checkpoint.
@@ -232,7 +236,9 @@ def checkpoint_of(state: TrainState, config: Config, shape: DataShape) -> Checkp
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
-    return Checkpoint(state.step, config, shape, state.params, state.ema, moments, state.counters)
+    return Checkpoint(
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data
+    )
 
 
 @torch.no_grad()

@@ -196,6 +196,7 @@ def test_machines_need_not_count_the_same_restarts(teacher, by_two, tmp_path):
     out = shutil.copytree(by_two, tmp_path / "run")
     shutil.rmtree(out / "steps-1")
     (out / "steps-2" / "checkpoints" / "step-00000005.safetensors").unlink()
+    (out / "steps-2" / ".no-checkpoint-yet").touch()  # as a run that dies before its first one
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     # One thread each, as torchrun gives them: sums in another order have other last bits.

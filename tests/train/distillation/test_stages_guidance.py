@@ -287,9 +287,9 @@ def test_a_denoiser_of_it_checks_the_number():
     schedule = ops.logsnr_schedule("cosine")
 
     with pytest.raises(ValueError, match=r"expected guidance in 0\.\.4"):
-        denoiser(Student(), {}, schedule, "x0", LABELS, 4.5)
+        denoiser(Student(), None, schedule, "x0", LABELS, 4.5)
     with pytest.raises(ValueError, match="expected neither guidance_interval"):
-        denoiser(Student(), {}, schedule, "x0", LABELS, ops.interval_strength(1.0, -1.0, 1.0))
+        denoiser(Student(), None, schedule, "x0", LABELS, ops.interval_strength(1.0, -1.0, 1.0))
 
 
 def outside_teacher(config, out, cls):

@@ -125,7 +125,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     if faults:
         raise ValueError(f"expected the teacher's {'; '.join(faults)}")
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
-    check_guidance(SampleConfig(guidance=wanted), teacher.shape)
+    check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config
 
 

@@ -40,7 +40,7 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
             w = guidance if batch.guidance is None else batch.guidance
-            denoise = denoiser(teacher, {}, schedule, diffusion.model_out_type, batch.labels, w)
+            denoise = denoiser(teacher, None, schedule, diffusion.model_out_type, batch.labels, w)
             target = distill_target(
                 denoise,
                 z,

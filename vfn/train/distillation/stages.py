@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vfn import configs
-from vfn.configs import Config, SampleConfig
+from vfn.configs import Config
 from vfn.data import load_dataset, to_unit
 from vfn.distributed import World, largest, processes, wait_for_all
 from vfn.files import write_atomic, write_json
@@ -32,7 +32,7 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.train.distillation.methods import method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
-from vfn.train.loop import carry_out
+from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
@@ -118,7 +118,7 @@ def distill(
     if shape != found.shape:
         raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
     files = RunFiles(Path(out))
-    with processes(device) as world:
+    with processes(device) as world, held(files, world):
         _begin(plan, found, files, world, goes_on(resume, world))
         with stop_signals(world) as stop:
             return _carry_out_stages(plan, found, files, world, stop, observers)
@@ -238,10 +238,11 @@ def _carry_out_stages(
     observers: Sequence[Observer],
 ) -> Distilled:
     for steps, stage in stages_of(plan).items():
-        run, network = _open_stage(stage, teacher, files.stage(steps), world)
-        if largest(int(files.teacher_grid.is_file()), world) == 0:
-            _show_teacher(run, network, teacher.config.sample, files.teacher_grid, stop)
-        step, signum = carry_out(run, stop, observers)
+        with held(files.stage(steps), world):
+            run, network = _open_stage(stage, teacher, files.stage(steps), world)
+            if largest(int(files.teacher_grid.is_file()), world) == 0:
+                _show_teacher(run, network, teacher.config, files.teacher_grid, stop)
+            step, signum = carry_out(run, stop, observers)
         rows = stage_figures(plan, files.path)
         if world.rank == 0:
             write_json(files.stages, rows)
@@ -252,14 +253,14 @@ def _carry_out_stages(
     return Distilled(steps, step, signum, rows)
 
 
-def _show_teacher(run: Run, network: nn.Module, own: SampleConfig, path: Path, stop: Stop) -> None:
+def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: Stop) -> None:
     """Write the first teacher's sample grid, for comparison with those of the students."""
     config = run.config
     ranged = config.model.guidance_range is not None
     weight = config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0
-    sample = replace(config.sample, sample_timesteps=own.sample_timesteps, guidance=weight)
+    sample = replace(own.sample, guidance=weight, sample_batch=config.sample.sample_batch)
     params = dict(network.named_parameters())
-    shown = replace(config, sample=sample)
+    shown = replace(own, sample=sample)
     trained = Trained(network, params, shown, run.shape, run.world.device)
     with suppress(Stopped):  # what is left out now, a resumed distillation does
         save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check)

@@ -1,0 +1,189 @@
+"""What a run finds in its directory: nothing of it comes to harm, and nothing due is left out."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.processes import checkpoints, entries, logged
+from vfn.configs import override
+from vfn.data import load_dataset
+from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
+from vfn.train import train
+
+
+def go(config, out, **options):
+    return train(config, out, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def short(config):
+    return override(config, {"steps": 2, "checkpoint_every": 1, "preview_every": 2})
+
+
+@pytest.fixture(scope="module")
+def finished(short, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    go(short, out)
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return RunFiles(tmp_path / "run")
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("lost", ["emptied", "removed", "dangling"])
+def test_a_run_that_has_lost_its_checkpoints_is_left_as_it_is(short, run, resume, lost):
+    shutil.rmtree(run.checkpoints)
+    if lost == "emptied":
+        run.checkpoints.mkdir()
+    if lost == "dangling":
+        run.checkpoints.symlink_to("no/such/disk")
+    before = contents(run.path)
+    with pytest.raises(ValueError, match=r"config.toml and log.jsonl but no checkpoint.*--fresh"):
+        go(short, run.path, resume=resume)
+    assert contents(run.path) == before
+
+
+def test_it_begins_anew_where_it_is_told(short, run):
+    shutil.rmtree(run.checkpoints)
+    assert go(short, run.path, fresh=True).step == 2
+    assert [e["step"] for e in entries(run.path, "loss")] == [1, 2]
+
+
+def test_foreign_files_are_left_as_they_are(short, tmp_path):
+    for name in ("config.toml", "log.jsonl"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("theirs")
+        for resume in (False, True):
+            with pytest.raises(ValueError, match=f"holds {name} but no checkpoint"):
+                go(short, folder, resume=resume)
+        assert [(p.name, p.read_text()) for p in folder.iterdir()] == [(name, "theirs")]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(short, run):
+    shutil.rmtree(run.checkpoints)
+    run.begun.touch()  # as such a run leaves it
+    assert go(short, run.path, resume=True).step == 2
+    assert not run.begun.exists()
+
+
+def test_fewer_steps_than_are_done_are_refused(short, run):
+    before = contents(run.path)
+    with pytest.raises(ValueError, match="is at step 2 already, and --steps 1 is less"):
+        go(override(short, {"steps": 1}), run.path, resume=True)
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("cut", ["preview", "held-out loss", "evaluation", "both"])
+def test_what_a_kill_cut_off_at_a_checkpoint_is_made(short, tmp_path, cut):
+    """At the last step, and at one on the way; equal to those of a run that was not killed."""
+    config = override(short, {"steps": 3, "eval_every": 2, "eval_num": 10})
+    whole, killed = RunFiles(tmp_path / "whole"), RunFiles(tmp_path / "killed")
+    go(config, whole.path)
+    shutil.copytree(whole.path, killed.path)
+    for path in checkpoints(killed.path):
+        if path != killed.checkpoint(2):
+            path.unlink()
+    kept = [e for e in logged(whole.path) if e["step"] <= 2]
+    if cut != "preview":
+        kept = [e for e in kept if "frechet_distance" not in e]
+    killed.log.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    killed.best.unlink()
+    if cut == "preview":
+        shutil.copy(whole.best, killed.best)
+    if cut in ("preview", "both"):
+        for path in killed.previews():
+            path.unlink()
+    go(config, killed.path, resume=True)
+    for name in ("frechet_distance", "held_out_loss", "loss"):
+        assert [(e["step"], e[name]) for e in entries(killed.path, name)][-3:] == [
+            (e["step"], e[name]) for e in entries(whole.path, name)
+        ][-3:]
+    assert [p.name for p in killed.previews()] == [p.name for p in whole.previews()]
+    for ours, theirs in zip(killed.previews(), whole.previews(), strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
+    ours, theirs = (load_file(each.best) for each in (killed, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_finished_run_makes_nothing_twice(short, run):
+    before = contents(run.path)
+    assert go(short, run.path, resume=True).step == 2
+    assert contents(run.path) == before
+
+
+def test_previews_can_be_turned_off(short, tmp_path):
+    go(override(short, {"preview_every": 0}), tmp_path)
+    assert not RunFiles(tmp_path).previews()
+    assert not entries(tmp_path, "held_out_loss")
+
+
+def test_resuming_compares_the_data(short, tmp_path):
+    whole = load_dataset(short.data)
+    go(short, tmp_path, dataset=whole)
+    more = override(short, {"steps": 3})
+    flipped = whole.images.clone()
+    flipped[0] = 255 - flipped[0]
+    names = ("0", "one", *whole.legend.names[2:])
+    labels = whole.labels.clone()
+    labels[0] = labels[0] % 10 + 1
+    others = {
+        "pictures or labels, as many as before": whole._replace(images=flipped),
+        "number of pictures 80, before 90": whole._replace(
+            images=whole.images[:80], labels=whole.labels[:80]
+        ),
+        "class names 0, one": whole._replace(legend=replace_names(whole.legend, names)),
+        "other pictures or labels": whole._replace(labels=labels),
+        "sizes": whole._replace(images=whole.images[..., :4]),
+    }
+    before = contents(tmp_path)
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=message):
+            go(more, tmp_path, dataset=other, resume=True)
+    assert contents(tmp_path) == before
+    assert go(more, tmp_path, dataset=whole, resume=True).step == 3
+
+
+def replace_names(legend, names):
+    return (
+        legend._replace(names=names)
+        if hasattr(legend, "_replace")
+        else replace(legend, names=names)
+    )
+
+
+def test_checkpoints_without_a_digest_go_on(short, run):
+    """Those of earlier versions."""
+    found = find_checkpoint(run.path)
+    assert found.data.pictures == 90
+    write_checkpoint(run.checkpoint(2), found._replace(data=None))
+    assert find_checkpoint(run.path).data is None
+    assert go(override(short, {"steps": 3}), run.path, resume=True).step == 3
+    assert find_checkpoint(run.path).data == found.data
+
+
+def test_logs_have_no_numbers_that_json_has_not(short, tmp_path):
+    def endless(_network, batch, _diffusion):
+        return torch.full((len(batch.x0),), float("nan"), requires_grad=True)
+
+    go(override(short, {"max_bad_steps": 100}), tmp_path, objective=endless)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert found[0]["loss"] is None
