@@ -235,17 +235,16 @@ def short(value: Any, most: int = 60) -> str:
     """A value from a file as part of a message: one line that does not grow with the value.
 
     Args:
-        value: any value.
-        most: characters.
+        value: any value; a text as it is, anything else as Python writes it.
+        most: letters that are kept.
 
     Returns:
         its beginning.
 
-    >>> short("a" * 100, most=10)
-    'aaaaaaa...'
+    >>> short(["a" * 100], most=10)
+    "['aaaaaaaa..."
     """
-    text = printable(value if isinstance(value, str) else repr(value))
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return shortened(value if isinstance(value, str) else repr(value), most)
 
 
 def _number(text: str) -> int | float:
