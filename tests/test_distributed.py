@@ -1,8 +1,6 @@
 """Processes: their devices, and what they agree on."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,16 +37,12 @@ open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
 """
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(forks, tmp_path):
     """They can join again, within a job or after it, and the first one alone speaks."""
     script = tmp_path / "script.py"
     script.write_text(TWO)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(" speaks") == 1
+    err = forks.run(tmp_path, script=script, processes=2)
+    assert err.count(" speaks") == 1
     for rank, mine in enumerate([[0, 1, 2], [3, 4, 4]]):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == [2, mine, [0, 10, 20, 30, 40], 3, [2.0, 1.0], 6, 8, 6, 8]

@@ -1,12 +1,7 @@
 """Whatever stands for a side is judged, and what cannot be judged is refused before any work."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,31 +255,25 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     assert found.settings["labels"] == "as in the data"
 
 
-def test_processes_judge_together(run, tmp_path):
+TOGETHER = f"""
+import sys
+from pathlib import Path
+from vfn.evaluation import judge
+together = judge({REAL!r}, f"run:{{sys.argv[1]}}", num=21, device="cpu")
+if together is not None:
+    together.write(Path(sys.argv[2]))
+"""
+
+
+def test_processes_judge_together(run, forks, tmp_path):
     """21 pictures do not divide; the last is drawn twice and must count once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(run), str(tmp_path / f"{rank}.json")],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
-    found = read_evaluation(tmp_path / "0.json")
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER)
+    forks.run(run, tmp_path / "a.json", script=script, processes=2)
+    found = read_evaluation(tmp_path / "a.json")
     alone = judge(REAL, f"run:{run}", num=21, device="cpu")
     assert values(found) == pytest.approx(values(alone), rel=1e-4)
     assert found.settings["num"] == 21
-
-
-if __name__ == "__main__":
-    together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
-    if together is not None:
-        together.write(Path(sys.argv[2]))
 
 
 def test_pictures_that_are_not_finite_are_not_judged(trained):

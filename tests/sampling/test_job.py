@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +12,13 @@ from PIL import Image, ImageSequence
 from safetensors.numpy import load_file
 
 import vfn
+from tests.helpers.processes import wait_until
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.sampling import Draws, ask, untrained, variants, write_samples
 from vfn.sampling.output import PARTS, open_output
 
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -65,28 +62,23 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_two_processes_write_what_one_does(run, trained, script, tmp_path, kind):
+def test_two_processes_write_what_one_does(run, trained, forks, script, tmp_path, kind):
     write_samples(trained.draws(30, batch=7), tmp_path / "one", kind)
-    words = map(str, (script, run, tmp_path / "two", kind, 30, 7, 2, "animate"))
-    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    words = (run, tmp_path / "two", kind, 30, 7, 2, "animate")
+    err = forks.run(*words, script=script, processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert done.stderr.count("30 pictures at guidance") == 1
+    assert err.count("30 pictures at guidance") == 1
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_a_killed_job_goes_on(run, trained, script, tmp_path, capsys, kind):
+def test_a_killed_job_goes_on(run, trained, forks, script, tmp_path, capsys, kind):
     """SIGKILL among 1,000 pictures: then the whole is there, and what was there is not touched."""
     out = tmp_path / "out"
     draws = trained.draws(1000, batch=50, steps=1)
     output = open_output(kind, out, 1000)
-    words = map(str, (script, run, out, kind, 1000, 50, 1, "still"))
-    killed = subprocess.Popen([sys.executable, *words])
-    while len(output.present()) < 200:
-        assert killed.poll() is None, "it ended before it was killed"
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    forks.start(run, out, kind, 1000, 50, 1, "still", script=script)
+    wait_until(lambda: len(output.present()) >= 200, forks.alive)
+    forks.end(-signal.SIGKILL, signal.SIGKILL)
     kept = output.present()
     assert 200 <= len(kept) < 1000
     times = {p: p.stat().st_mtime_ns for p in out.glob("images/*.png")}
@@ -419,7 +411,7 @@ def test_a_job_tells_of_pictures_that_are_not_finite(trained, tmp_path, capsys):
     assert capsys.readouterr().err.count("6 of 6 pictures are not finite") == 1
 
 
-def test_processes_that_were_asked_for_something_else(run, tmp_path):
+def test_processes_that_were_asked_for_something_else(run, forks, tmp_path):
     """Each process gets another seed: all of them refuse, and nothing is written."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -429,8 +421,6 @@ def test_processes_that_were_asked_for_something_else(run, tmp_path):
         "draws = vfn.load(sys.argv[1], 'cpu').draws(4, steps=2, seed=int(os.environ['RANK']))\n"
         "write_samples(draws, Path(sys.argv[2]))\n"
     )
-    words = [str(script), str(run), str(tmp_path / "out")]
-    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "started with different arguments: seed differs" in done.stderr
+    err = forks.run(run, tmp_path / "out", script=script, processes=2, code=1)  # uncaught there
+    assert err.count("started with different arguments: seed differs") == 2
     assert not (tmp_path / "out").exists()
