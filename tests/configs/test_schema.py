@@ -239,7 +239,7 @@ def test_the_range_of_guidance_is_given_to_any_network():
         ),
         (
             "[sample]\nchurn = 0.1",
-            "expected churn 0 with sampler ddim, got 0.1; it belongs to heun",
+            "expected churn 0 with sampler abm2, got 0.1; it belongs to heun",
         ),
         ("[model]\nguidance_range = [4, 0]", "expected guidance_range to be the lowest and the hi"),
         ("[model]\nguidance_range = [0, 4]", "expected guidance_range with teacher_steps: only a "),

@@ -106,7 +106,7 @@ def test_a_row_for_each_number_of_steps(trained):
 def test_steps_alone_are_titled_with_solver_and_strength(trained):
     several = variants(trained, {"steps": [2, 4]}, num=4, guidance=0.5)
     blocks = comparison(several, [reader(0)[0], reader(0)[0]])
-    assert [text for text, _ in blocks] == ["ddim, w = 0.5"]
+    assert [text for text, _ in blocks] == ["abm2, w = 0.5"]
 
 
 def test_pictures_come_out_of_the_noise(trained):
@@ -124,22 +124,22 @@ def test_pictures_come_out_of_the_noise(trained):
     ("given", "folders", "titles"),
     [
         ([{"guidance": 0.5}, {"guidance": 1}], ["w0.5", "w1"], ["w = 0.5", "w = 1"]),
-        ([{"sample_timesteps": 16}, {}], ["steps16", "steps64"], ["ddim, w = 0"] * 2),
-        ([{"sampler": "ab2"}, {}], ["ab2", "ddim"], ["ab2", "ddim"]),
+        ([{"sample_timesteps": 8}, {}], ["steps8", "steps16"], ["abm2, w = 0"] * 2),
+        ([{"sampler": "ab2"}, {}], ["ab2", "abm2"], ["ab2", "abm2"]),
         (
             [{"sampler": "ab2", "sample_timesteps": 8}, {}],
-            ["ab2-steps8", "ddim-steps64"],
-            ["ab2", "ddim"],
+            ["ab2-steps8", "abm2-steps16"],
+            ["ab2", "abm2"],
         ),
-        ([{"sampler": "mine.solvers:Best"}, {}], ["mine.solvers.Best", "ddim"],
-         ["mine.solvers:Best", "ddim"]),
+        ([{"sampler": "mine.solvers:Best"}, {}], ["mine.solvers.Best", "abm2"],
+         ["mine.solvers:Best", "abm2"]),
         (
             [{"guidance_interval": (-3, 5), "guidance": 2}, {"guidance": 2}],
             ["guidance_interval-3,5", "guidance_intervalNone"],
             ["guidance_interval = -3,5", "guidance_interval = None"],
         ),
         ([{"grid": "karras"}, {}], ["gridkarras", "gridtime"], ["grid = karras", "grid = time"]),
-        ([{"sample_batch": 1}, {}], ["", ""], ["ddim, w = 0"] * 2),
+        ([{"sample_batch": 1}, {}], ["", ""], ["abm2, w = 0"] * 2),
     ],
 )  # fmt: skip
 def test_names_tell_what_differs(given, folders, titles):

@@ -191,7 +191,7 @@ def test_settings_are_the_runs_unless_they_are_given(trained):
     [
         ({"step": 3}, "unknown setting of sampling 'step', expected among steps, batch, sampler"),
         ({"conflicts": 3}, "unknown setting of sampling 'conflicts'"),
-        ({"churn": 0.1}, "solver ddim takes no churn, which belongs to heun; leave it out"),
+        ({"churn": 0.1}, "solver abm2 takes no churn, which belongs to heun; name"),
         ({"sampler": "heun", "eta": 0.0}, "solver heun takes no eta, which belongs to ddim"),
         (
             {"sampler": "hoin"},

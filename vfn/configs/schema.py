@@ -265,9 +265,9 @@ class TrainConfig(Section):
 class SampleConfig(Section):
     """The section [sample]: solver, steps and guidance."""
 
-    sampler: str = option("ddim", "solver", table=SOLVERS)
+    sampler: str = option("abm2", "solver", table=SOLVERS)
     sample_timesteps: int = option(
-        64, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
+        16, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
     )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)

@@ -303,7 +303,7 @@ def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True)
         a line for people.
 
     >>> _cost(8, SampleConfig(guidance=1.0), 64)
-    '8 pictures drawn with ddim, NFE 64 of doubled batches for guidance'
+    '8 pictures drawn with abm2, NFE 64 of doubled batches for guidance'
     """
     most = "up to " if settings.sampler == "adaptive" else ""
     doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""

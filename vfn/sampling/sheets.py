@@ -224,7 +224,7 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
         a name such as ``ddim-w0.5``.
 
     >>> folder_name(SampleConfig(guidance=0.5), ["sampler", "sample_timesteps", "guidance", "eta"])
-    'ddim-steps64-w0.5-eta0'
+    'abm2-steps16-w0.5-eta0'
     """
     short = {
         "sampler": settings.sampler.replace(":", "."),

@@ -214,7 +214,7 @@ class Trained:
         >>> digits = untrained("digits")
         >>> digits.settings(sampler="ddim", churn=0.1)
         Traceback (most recent call last):
-        ValueError: solver ddim takes no churn, which belongs to heun; leave it out
+        ValueError: solver ddim takes no churn, which belongs to heun; name that solver or ...
         """
         named = {SHORT_NAMES.get(name, name): value for name, value in given.items()}
         base = self.config.sample
@@ -342,5 +342,5 @@ def _check_taken(solver: str, given: Mapping[str, Any]) -> None:
         if owners and name not in taken:
             raise ValueError(
                 f"solver {solver} takes no {name}, which belongs to {', '.join(owners)}; "
-                "leave it out"
+                "name that solver or leave it out"
             )

@@ -77,6 +77,7 @@ def stage_config(plan: Config, student_steps: int) -> Config:
         or plan.train.steps
     )
     sample = SampleConfig(
+        sampler="ddim",  # the only one whose steps a student knows
         sample_timesteps=student_steps,
         sample_batch=plan.sample.sample_batch,
         guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
