@@ -10,6 +10,20 @@ def power_of_snr(logsnr, power=0.5):
     return torch.exp(power * logsnr)
 
 
+def arch(logsnr_min, logsnr_max, bend=1.0):
+    """A schedule: logsnr is linear in a power of time."""
+    span = logsnr_max - logsnr_min
+
+    def time(logsnr):
+        return (((logsnr_max - torch.as_tensor(logsnr)) / span) ** (1 / bend)).clamp(0, 1)
+
+    return ops.LogSNRSchedule(lambda t: logsnr_max - span * torch.as_tensor(t) ** bend, time)
+
+
+def no_schedule(logsnr_min, logsnr_max):
+    """A factory that forgot to return what it made."""
+
+
 def euler():
     """A solver: DDIM again."""
     return ops.single_step(ops.ddim_step)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vfn.ops import Prediction, loss_weight, mse_loss, predict, q_sample, v_from_x0_eps
 
-OUT_TYPES = ("x0", "eps", "v", "both")
+OUT_TYPES = ("x0", "eps", "v", "u", "both")
 GOLDEN_KEYS = {
     "constant": "constant",
     "snr": "snr",
@@ -20,7 +20,7 @@ def diffused(x0, eps, logsnr):
     return q_sample(x0, logsnr, eps), Prediction(x0, eps, v_from_x0_eps(x0, eps, logsnr))
 
 
-@pytest.mark.parametrize("out_type", OUT_TYPES)
+@pytest.mark.parametrize("out_type", sorted({*OUT_TYPES} - {"u"}))
 @pytest.mark.parametrize("reweight", GOLDEN_KEYS)
 def test_loss_matches_golden(out_type, reweight, golden_math):
     """float32, a mean over 48 pixels: 2e-6 is 16 units."""
@@ -35,7 +35,7 @@ def test_loss_matches_golden(out_type, reweight, golden_math):
 @given(
     logsnr=st.floats(-12, 12),
     out_type=st.sampled_from(OUT_TYPES),
-    reweight=st.sampled_from(sorted(GOLDEN_KEYS)),
+    reweight=st.sampled_from(sorted([*GOLDEN_KEYS, "flow"])),
 )
 def test_perfect_prediction_has_no_loss(logsnr, out_type, reweight):
     """The square of 1e-16 magnified by exp(6) is below 1e-24."""
@@ -50,7 +50,7 @@ def test_perfect_prediction_has_no_loss(logsnr, out_type, reweight):
 @given(
     logsnr=st.floats(-12, 12),
     out_type=st.sampled_from(OUT_TYPES),
-    reweight=st.sampled_from(sorted(GOLDEN_KEYS)),
+    reweight=st.sampled_from(sorted([*GOLDEN_KEYS, "flow"])),
 )
 def test_loss_is_the_weighted_error_of_x0(logsnr, out_type, reweight):
     """Whatever the network predicts; an error of exactly 0.1 in x0."""
@@ -81,7 +81,13 @@ def test_truncated_loss_takes_the_larger_mean_of_each_sample():
 
 @pytest.mark.parametrize(
     ("reweight", "at_minus_log2", "at_log2"),
-    [("constant", 1, 1), ("snr", 0.5, 2), ("truncated_snr", 1, 2), ("alpha2", 1.5, 3)],
+    [
+        ("constant", 1, 1),
+        ("snr", 0.5, 2),
+        ("truncated_snr", 1, 2),
+        ("alpha2", 1.5, 3),
+        ("flow", 1.5 + 2**0.5, 3 + 8**0.5),
+    ],
 )
 def test_weight_by_hand(reweight, at_minus_log2, at_log2):
     logsnr = torch.tensor([0.5, 2.0], dtype=torch.float64).log()
@@ -93,7 +99,8 @@ def test_unknown_weighting_is_refused():
     pred = Prediction(*torch.zeros(3, 1, 1))
     for call in (lambda name: mse_loss(pred, pred, name), lambda name: loss_weight(0.0, name)):
         with pytest.raises(
-            ValueError, match="weighting 'snr_trunc', expected one of .*, p2, sigmoid, edm, or"
+            ValueError,
+            match="weighting 'snr_trunc', expected one of .*, p2, sigmoid, edm, flow, or",
         ):
             call("snr_trunc")
 

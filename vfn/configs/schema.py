@@ -13,10 +13,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from vfn.files import printable
 from vfn.nn.network import NETWORKS, unet_faults
+from vfn.ops._options import Parametric
 from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
-from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
+from vfn.ops.words import FARTHEST, Grid, LossType, OutType, VarType
 from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
@@ -174,9 +176,20 @@ class ModelConfig(Section):
 class DiffusionConfig(Section):
     """The section [diffusion]: noise levels, prediction and loss."""
 
-    logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
+    logsnr_schedule: str = option("cosine", "log-SNR schedule", table=SCHEDULES)
     logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
+    schedule_options: dict[str, Any] = option({}, "parameters of the schedule")
+    shift: float = option(
+        1.0, "k: logsnr - 2 log k, more noise for pictures k times larger", 1e-3, 1e3
+    )
+    interpolation: tuple[int, ...] | None = option(
+        None,
+        "LOW,HIGH,SIDE: for pictures of SIDE pixels, the noise of LOW pixels at t=1, of HIGH at "
+        "t=0; as the schedule has it if unset",
+        1,
+        SIDE,
+    )
     model_out_type: OutType = option("v", "what the network predicts")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: str = option(
@@ -206,25 +219,38 @@ class DiffusionConfig(Section):
                     f"expected train_timesteps above 0, such as 1000, with {name} "
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
-        low = -20.0 if self.logsnr_min is None else self.logsnr_min
-        high = 20.0 if self.logsnr_max is None else self.logsnr_max
-        if self.logsnr_schedule == "legacy":
-            if self.logsnr_min is not None or self.logsnr_max is not None:
-                faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
-        elif low >= high:
-            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        faults += self._faults_of_the_schedule()
         chosen = (
+            (self.logsnr_schedule, SCHEDULES, self.schedule_options),
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
         for word, table, options in chosen:
-            taken = table.find(word).parameters
-            unknown = [] if taken is None else [name for name in options if name not in taken]
-            if unknown:
+            faults += _option_faults(f"{table.kind} {word}", table.find(word), options)
+        return faults
+
+    def _faults_of_the_schedule(self) -> list[str]:
+        """Limits in the wrong order or where none are taken, and sides that no picture has."""
+        faults = []
+        low = -20.0 if self.logsnr_min is None else self.logsnr_min
+        high = 20.0 if self.logsnr_max is None else self.logsnr_max
+        if not SCHEDULES.find(self.logsnr_schedule).limited:
+            if self.logsnr_min is not None or self.logsnr_max is not None:
                 faults.append(
-                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
-                    f"got {', '.join(map(printable, unknown))}"
+                    f"expected no logsnr_min or logsnr_max with the {self.logsnr_schedule} schedule"
                 )
+        elif low >= high:
+            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        elif max(-low, high) > FARTHEST:
+            faults.append(
+                f"expected logsnr_min and logsnr_max within ±{FARTHEST:g}, got {low} and {high}"
+            )
+        sides = self.interpolation
+        if sides is not None and (len(sides) != 3 or list(sides) != sorted(sides)):
+            faults.append(
+                "expected interpolation to be LOW,HIGH,SIDE, sides of pictures that do not fall, "
+                f"such as 32,256,512, got {','.join(map(str, sides[:4]))}"
+            )
         return faults
 
 
@@ -390,6 +416,7 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
 # What is an option of the thing behind a word, and goes where another one takes its place.
 OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
+    "logsnr_schedule": ("schedule_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
 }
@@ -580,6 +607,18 @@ def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     except ValueError:
         return [f"expected {name} to be {table.expected()}, got {word!r}"]
     return []
+
+
+def _option_faults(owner: str, entry: Parametric, options: Mapping[str, Any]) -> list[str]:
+    """Options that an entry of a table does not take, and values that it cannot."""
+    taken = entry.taken(options)
+    unknown = [] if taken is None else [name for name in options if name not in taken]
+    if unknown:
+        return [
+            f"{owner} takes {', '.join(taken or ()) or 'no options'}, "
+            f"got {', '.join(map(printable, unknown))}"
+        ]
+    return [f"{owner}: {fault}" for fault in entry.faults(options)]
 
 
 def _dict_faults(name: str, value: Any) -> list[str]:

@@ -21,6 +21,13 @@ WITHOUT_EFFECT = {
     "args": "all but use_ddim and num_accum stand in the other sections",
 }
 
+# Of [diffusion]: what the reference knows; this library has more, and takes names of modules.
+WORDS = {
+    "logsnr_schedule": ("cosine", "linear", "sigmoid", "legacy"),
+    "model_out_type": ("x0", "eps", "v", "both"),
+    "reweight_type": ("constant", "snr", "truncated_snr", "alpha2"),
+}
+
 
 def reference_data(settings: Settings) -> Standard:
     """The data set that the reference's settings name, as the table of data sets knows it.
@@ -128,7 +135,12 @@ def _without_counterpart(settings: Settings, data: Standard) -> list[str]:
             f"a multiple of args.num_accum {accumulate}",
         ),
     }
-    return [
+    unknown = [
+        f"expected {name} to be one of {', '.join(words)}, got {diffusion[name]!r:.80}"
+        for name, words in WORDS.items()
+        if diffusion[name] not in words
+    ]
+    return unknown + [
         f"expected {name} to be {text}, got {_json(settings, name)}"
         for name, (fits, text) in wanted.items()
         if not fits

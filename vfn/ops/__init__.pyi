@@ -8,12 +8,15 @@ from .words import (
     NormalCdf as NormalCdf,
     OutType as OutType,
     PixelDecoder as PixelDecoder,
-    Schedule as Schedule,
     VarType as VarType,
 )
 from .solver_table import (
     SOLVERS as SOLVERS,
     SolverEntry as SolverEntry,
+)
+from .schedule_table import (
+    SCHEDULES as SCHEDULES,
+    ScheduleEntry as ScheduleEntry,
 )
 from .weightings import (
     WEIGHTINGS as WEIGHTINGS,
@@ -28,6 +31,8 @@ from .schedules import (
     check_zero_snr as check_zero_snr,
     cosine_logsnr as cosine_logsnr,
     cosine_time as cosine_time,
+    flow_logsnr as flow_logsnr,
+    flow_time as flow_time,
     interpolate_schedule as interpolate_schedule,
     legacy_logsnr as legacy_logsnr,
     legacy_time as legacy_time,
@@ -58,15 +63,21 @@ from .process import (
 from .predictions import (
     Prediction as Prediction,
     VarianceSplit as VarianceSplit,
+    eps_from_u as eps_from_u,
     eps_from_v as eps_from_v,
     eps_from_x0 as eps_from_x0,
     predict as predict,
     split_variance as split_variance,
+    u_from_eps as u_from_eps,
+    u_from_v as u_from_v,
+    u_from_x0 as u_from_x0,
     v_from_eps as v_from_eps,
+    v_from_u as v_from_u,
     v_from_x0 as v_from_x0,
     v_from_x0_eps as v_from_x0_eps,
     x0_from_both as x0_from_both,
     x0_from_eps as x0_from_eps,
+    x0_from_u as x0_from_u,
     x0_from_v as x0_from_v,
 )
 from .times import (
@@ -212,6 +223,7 @@ from .confidence import (
 )
 
 __all__ = [
+    "SCHEDULES",
     "SOLVERS",
     "TIME_DENSITIES",
     "WEIGHTINGS",
@@ -245,7 +257,7 @@ __all__ = [
     "PrecisionRecall",
     "Prediction",
     "Sample",
-    "Schedule",
+    "ScheduleEntry",
     "Solver",
     "SolverEntry",
     "Span",
@@ -295,10 +307,13 @@ __all__ = [
     "ema_update_",
     "encode",
     "epoch_permutation",
+    "eps_from_u",
     "eps_from_v",
     "eps_from_x0",
     "fit_gaussian",
     "flow_loglik",
+    "flow_logsnr",
+    "flow_time",
     "frechet_distance",
     "frechet_distance_of_features",
     "frechet_infinity",
@@ -363,15 +378,20 @@ __all__ = [
     "split_variance",
     "step_logsnrs",
     "stratified_time",
+    "u_from_eps",
+    "u_from_v",
+    "u_from_x0",
     "unic_step",
     "uniform_logsnr_grid",
     "unipc_solver",
     "v_from_eps",
+    "v_from_u",
     "v_from_x0",
     "v_from_x0_eps",
     "vlb_bpd",
     "with_known",
     "x0_from_both",
     "x0_from_eps",
+    "x0_from_u",
     "x0_from_v",
 ]

@@ -10,7 +10,7 @@ from vfn.ops.weightings import WEIGHTINGS
 
 
 class _Errors:
-    """Mean square errors of a prediction in its three forms, each computed when it is asked for."""
+    """Mean square errors of a prediction in its forms, each computed when it is asked for."""
 
     def __init__(self, pred: Prediction, target: Prediction) -> None:
         self.pred, self.target = pred, target
@@ -26,6 +26,10 @@ class _Errors:
     @property
     def v(self) -> Tensor:
         return _mean_square(self.pred.v, self.target.v)
+
+    @property
+    def u(self) -> Tensor:
+        return _mean_square(self.pred.u, self.target.u)
 
 
 def _mean_square(a: Tensor, b: Tensor) -> Tensor:
@@ -43,9 +47,9 @@ def mse_loss(
     """Mean square error, weighted over noise levels: ``weight(logsnr) |x0 error|^2``.
 
     Some weightings are the error of another quantity, and are computed as that: ``snr`` is the eps
-    error, ``alpha2`` the v error. The others multiply the x0 error by `loss_weight`, and need
-    ``logsnr``. `WEIGHTINGS` has the formula of each. An error is a mean of squares over all but the
-    first dimension.
+    error, ``alpha2`` the v error, ``flow`` the u error. The others multiply the x0 error by
+    `loss_weight`, and need ``logsnr``. `WEIGHTINGS` has the formula of each. An error is a mean of
+    squares over all but the first dimension.
 
     Args:
         pred: a Prediction, [B, ...] each; every prediction type goes with every weighting.
