@@ -42,6 +42,10 @@ def no_solver():
     """A factory that forgot to return what it made."""
 
 
+def no_times(_draws, _schedule):
+    """A time density that forgot to return what it drew."""
+
+
 def early(draws, _schedule, power=2.0):
     """A time density: t = u^power, whose density is to be undone."""
     t = draws.u**power

@@ -121,6 +121,8 @@ ELEMENTWISE = {
     "shift_schedule time": lambda a: SHIFTED.time(4 * a.x),
     "interpolate_schedule logsnr": lambda a: MIXED.logsnr(a.x.sigmoid()),
     "interpolate_schedule time": lambda a: MIXED.time(4 * a.x),
+    "logsnr_slope": lambda a: ops.logsnr_slope(COSINE, a.x.sigmoid()),
+    "laplace_logsnr": lambda a: ops.laplace_logsnr(a.x.sigmoid()),
     "lognormal_logsnr": lambda a: ops.lognormal_logsnr(a.x),
     "logit_normal_time": lambda a: ops.logit_normal_time(a.x),
     "stratified_time": lambda a: ops.stratified_time(a.x.sigmoid(), torch.arange(3), 5),
@@ -200,6 +202,12 @@ REDUCING |= {
     ).t.to(a.x.dtype)
     for name in ops.TIME_DENSITIES
 }
+REDUCING |= {
+    f"time_density {name}": lambda a, name=name: (
+        ops.time_density(name, (0.3 * a.t + 0.1).sigmoid(), COSINE) + 0 * a.t
+    ).to(a.x.dtype)
+    for name in ops.TIME_DENSITIES
+}
 # What is not in the suite, and why the contract is not for it.
 ELSEWHERE = {
     **dict.fromkeys(
@@ -270,6 +278,10 @@ LACKS = {
         **dict.fromkeys(
             [f"draw_times {name}" for name in ops.TIME_DENSITIES if name != "lognormal"],
             "looked up as lognormal is; the functions beneath compile on their own",
+        ),
+        **dict.fromkeys(
+            [f"time_density {name}" for name in ops.TIME_DENSITIES if name != "laplace"],
+            "looked up as laplace is, which has the slope of the schedule in it",
         ),
         **dict.fromkeys(
             ("logsnr_schedule logsnr", "logsnr_schedule time", "shift_schedule logsnr"),

@@ -200,6 +200,11 @@ class DiffusionConfig(Section):
         "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
     )
     time_options: dict[str, Any] = option({}, "parameters of the time density")
+    keep_expectation: bool | None = option(
+        None,
+        "divide the loss by the time density, so that its mean is that of uniform times; if unset "
+        "with importance, weighted and those from outside",
+    )
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0, COUNT)

@@ -297,7 +297,7 @@ def flow_logsnr(
     Source: Lipman et al. 2022 (2210.02747), section 4.1; Liu et al. 2022 (2209.03003), eq. 1.
 
     >>> flow_logsnr(torch.tensor([0.0, 0.25, 0.5, 1.0]))
-    tensor([20.0000,  2.1972,  0.0000, -20.0000])
+    tensor([ 20.0000,   2.1970,   0.0000, -20.0000])
     """
     check_range(logsnr_min, logsnr_max)
     noise_0, data_0, noise_1, data_1, span = _line_ends(logsnr_min, logsnr_max)
@@ -521,6 +521,24 @@ def logsnr_schedule(
             f"{type(made).__name__}"
         )
     return made
+
+
+def logsnr_slope(schedule: LogSNRSchedule, t: Tensor) -> Tensor:
+    """How fast logsnr falls: ``d logsnr / dt``.
+
+    Args:
+        schedule: one that autograd can follow, as all of this module can be.
+        t: times in (0, 1), any shape.
+
+    Returns:
+        slope, shape and dtype of ``t``; below 0.
+
+    >>> logsnr_slope(logsnr_schedule("sigmoid"), torch.tensor([0.1, 0.5]))
+    tensor([-40., -40.])
+    """
+    # Each time has its own logsnr, so the gradient of the sum is the slope of each.
+    slope: Tensor = torch.func.grad(lambda time: schedule.logsnr(time).sum())(as_float64(t, "t"))
+    return like(slope, t)
 
 
 def shift_schedule(schedule: LogSNRSchedule, resolution: float, base: float = 64) -> LogSNRSchedule:
