@@ -1,5 +1,7 @@
 """Held-out losses: the same in any batches, and by any number of processes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -103,7 +105,7 @@ def test_the_mean_loss_is_that_of_uniform_times_however_training_draws_its_own(t
         {"time_density": "low_discrepancy"},
         {"time_density": "importance", "time_options": {"weights": (1.0, 9.0)}},
     ):
-        other = trained._replace(config=override(trained.config, chosen))
+        other = replace(trained, config=override(trained.config, chosen))
         assert mean_held_out_loss(other, pictures) == expected
         assert loss_by_logsnr(other, pictures) == loss_by_logsnr(trained, pictures)
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.files import printable
+from vfn.files import few, printable
 from vfn.nn.network import NETWORKS, unet_faults
-from vfn.ops._options import Parametric
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
@@ -230,9 +229,7 @@ class DiffusionConfig(Section):
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
-        for word, table, options in chosen:
-            faults += _option_faults(f"{table.kind} {word}", table.find(word), options)
-        return faults
+        return faults + [fault for each in chosen for fault in _option_faults(*each)]
 
     def _faults_of_the_schedule(self) -> list[str]:
         """Limits in the wrong order or where none are taken, and sides that no picture has."""
@@ -257,6 +254,18 @@ class DiffusionConfig(Section):
                 f"such as 32,256,512, got {','.join(map(str, sides[:4]))}"
             )
         return faults
+
+
+def _option_faults(word: str, table: Table[Any], options: Mapping[str, Any]) -> list[str]:
+    """Options that the thing behind a word does not take, or not with these values."""
+    entry = table.find(word)
+    taken = entry.taken(options)
+    unknown = [] if taken is None else [name for name in options if name not in taken]
+    if not unknown:
+        return [f"{table.kind} {word}: {fault}" for fault in entry.faults(options)]
+    return [
+        f"{table.kind} {word} takes {', '.join(taken or ()) or 'no options'}, got {few(unknown)}"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -612,18 +621,6 @@ def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     except ValueError:
         return [f"expected {name} to be {table.expected()}, got {word!r}"]
     return []
-
-
-def _option_faults(owner: str, entry: Parametric, options: Mapping[str, Any]) -> list[str]:
-    """Options that an entry of a table does not take, and values that it cannot."""
-    taken = entry.taken(options)
-    unknown = [] if taken is None else [name for name in options if name not in taken]
-    if unknown:
-        return [
-            f"{owner} takes {', '.join(taken or ()) or 'no options'}, "
-            f"got {', '.join(map(printable, unknown))}"
-        ]
-    return [f"{owner}: {fault}" for fault in entry.faults(options)]
 
 
 def _dict_faults(name: str, value: Any) -> list[str]:

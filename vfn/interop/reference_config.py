@@ -6,6 +6,7 @@ from typing import Any
 from vfn.configs import load
 from vfn.configs.schema import Config, from_tables, to_tables
 from vfn.data.standard import DATASETS, Standard
+from vfn.files import shortened
 from vfn.interop.formats import FORMATS
 from vfn.interop.reference_settings import Json, Settings, read_json, reference_settings
 
@@ -136,7 +137,7 @@ def _without_counterpart(settings: Settings, data: Standard) -> list[str]:
         ),
     }
     unknown = [
-        f"expected {name} to be one of {', '.join(words)}, got {diffusion[name]!r:.80}"
+        f"expected {name} to be one of {', '.join(words)}, got {shortened(repr(diffusion[name]))}"
         for name, words in WORDS.items()
         if diffusion[name] not in words
     ]

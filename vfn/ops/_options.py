@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from vfn.files import shortened
 from vfn.tables import Table
 
 
@@ -88,22 +89,22 @@ class Parametric:
             try:
                 table.check(value if isinstance(value, str) else "")
             except ValueError:
-                return f"expected {name} to be {table.expected()}, got {value!r}"
+                return f"expected {name} to be {table.expected()}, got {shortened(repr(value))}"
             return ""
+        wanted = ""
         several = isinstance(default, tuple)
-        if not several and isinstance(value, list | tuple):
-            return f"expected {name} to be a number, got {value!r}"
         values = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(v, str | bool) for v in values) or (several and not len(values)):
-            return f"expected {name} to be {'numbers' if several else 'a number'}, got {value!r}"
         numbers = [v for v in values if isinstance(v, int | float)]
         low, high = self.within.get(name, (-math.inf, math.inf))
-        if name in self.positive and any(not v > 0 for v in numbers):
-            return f"expected {name} > 0, got {value}"
-        if any(not (math.isfinite(v) and low <= v <= high) for v in numbers):
+        if any(isinstance(v, str | bool) for v in values) or (several and not values):
+            wanted = f"to be {'numbers' if several else 'a number'}"
+        elif not several and values is value:
+            wanted = "to be a number"
+        elif name in self.positive and any(not v > 0 for v in numbers):
+            wanted = "> 0"
+        elif any(not (math.isfinite(v) and low <= v <= high) for v in numbers):
             wanted = f"in {low:g}..{high:g}" if name in self.within else "finite"
-            return f"expected {name} {wanted}, got {value}"
-        return ""
+        return wanted and f"expected {name} {wanted}, got {shortened(repr(value))}"
 
     def _chosen(self, given: Mapping[str, Any]) -> list["Parametric"]:
         """The entries of other tables that parameters choose; of wrong words none."""
