@@ -181,6 +181,7 @@ REDUCING = {
             denoise, a.x, -4.0, 4.0, torch.stack([0 * a.t + 0.2, 0 * a.t + 0.8]), lambda k: a.n
         ).total
     ),
+    "balanced_loss": lambda a: ops.balanced_loss(a.x.square().mean((-1, -2)), a.y.mean((-1, -2))),
     "flow_loglik": lambda a: ops.flow_loglik(denoise, a.x, GRID, torch.stack([a.n])).loglik[0],
     "step_logsnrs": lambda a: sum(ops.step_logsnrs(COSINE, 0.52 + 0.1 * a.t, 9)[:2]).to(a.x.dtype),
 }

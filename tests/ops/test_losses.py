@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfn.ops import Prediction, loss_weight, mse_loss, predict, q_sample, v_from_x0_eps
+from vfn.ops import (
+    Prediction,
+    balanced_loss,
+    loss_weight,
+    mse_loss,
+    predict,
+    q_sample,
+    v_from_x0_eps,
+)
 
 OUT_TYPES = ("x0", "eps", "v", "u", "both")
 GOLDEN_KEYS = {
@@ -110,3 +118,17 @@ def test_shapes_that_differ_are_refused():
     for reweight in GOLDEN_KEYS:
         with pytest.raises(ValueError, match=r"target to have the shape of prediction, \(2, 4\)"):
             mse_loss(a, b, reweight)
+
+
+def test_balanced_loss_is_least_where_the_uncertainty_is_the_log_of_the_loss():
+    """exp(-u) L + u, whose minimum is 1 + log L."""
+    loss, u = torch.tensor([0.1, 4.0]).double(), torch.linspace(-5, 5, 2001).double()
+    values = torch.stack([balanced_loss(loss, torch.full_like(loss, x)) for x in u])
+    least = values.min(0)
+    torch.testing.assert_close(u[least.indices], loss.log(), rtol=0, atol=5e-3)
+    torch.testing.assert_close(least.values, 1 + loss.log(), rtol=0, atol=1e-4)
+    assert torch.equal(balanced_loss(loss, torch.zeros_like(loss)), loss)
+    with pytest.raises(
+        ValueError, match=r"uncertainty to have the shape of loss, \(2,\), got \(1,"
+    ):
+        balanced_loss(loss, torch.zeros(1).double())

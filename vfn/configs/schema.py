@@ -195,6 +195,9 @@ class DiffusionConfig(Section):
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
     )
     reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
+    learned_weight: bool = option(
+        False, "also learn how much each noise level weighs: exp(-u) loss + u"
+    )
     time_density: str = option(
         "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
     )

@@ -95,6 +95,7 @@ from .times import (
     time_density as time_density,
 )
 from .losses import (
+    balanced_loss as balanced_loss,
     loss_weight as loss_weight,
     mse_loss as mse_loss,
 )
@@ -281,6 +282,7 @@ __all__ = [
     "am2_step",
     "ancestral_solver",
     "ancestral_step",
+    "balanced_loss",
     "bootstrap_indices",
     "bootstrap_interval",
     "categorical_loglik",

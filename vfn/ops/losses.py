@@ -84,6 +84,33 @@ def mse_loss(
     return loss_weight(logsnr, reweight, **parameters).to(x0_error.dtype) * x0_error
 
 
+def balanced_loss(loss: Tensor, uncertainty: Tensor) -> Tensor:
+    """A loss with a learned weight: ``exp(-u) loss + u``.
+
+    Where u is learned beside the network it comes to be the logarithm of the mean loss at its noise
+    level, so that all levels count alike. u is the uncertainty of EDM2 and has its sign; the
+    log-weight w of sCM, whose loss is ``exp(w) loss - w``, is -u.
+
+    Args:
+        loss: of each sample, [B], >= 0.
+        uncertainty: u at its noise level [B], such as `vfn.nn.Uncertainty` gives it.
+
+    Returns:
+        loss [B], dtype of ``loss``; least where u is log(loss), and perhaps below 0.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: Karras et al. 2023 (2312.02696), eq. 21; Lu & Song 2024 (2410.11081), eq. 8; Kendall et
+    al. 2017 (1705.07115), eq. 7.
+
+    >>> balanced_loss(torch.tensor([4.0, 4.0]), torch.tensor([0.0, 4.0]).log1p())
+    tensor([4.0000, 2.4094])
+    """
+    same_shape(loss, uncertainty, "loss", "uncertainty")
+    return (-uncertainty).exp() * loss + uncertainty
+
+
 def loss_weight(logsnr: Scalar, reweight: str, **parameters: float) -> Tensor:
     """The weight of a weighting relative to the x0 error: ``loss = weight |x0 error|^2``.
 

@@ -20,6 +20,7 @@ from vfn.objective import Objective, batch_loss
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
+from vfn.train.learned_weight import init_learned_weight
 from vfn.train.state import TrainState, init_state, restore, start_from
 from vfn.train.trackers import find_trackers
 
@@ -131,6 +132,8 @@ def open_run(
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
+    if config.diffusion.learned_weight:
+        state.weight = init_learned_weight(config.train, world.device)
     resume = goes_on(resume, world)
     with together(world):
         found = _found_checkpoint(files, state, resume, fresh)
