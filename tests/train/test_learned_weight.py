@@ -142,6 +142,7 @@ def test_any_objective_is_weighed(learned, tmp_path):
     u = logged(tmp_path)[-1]["uncertainty_by_logsnr"]  # from noise to data
     expected = [math.log(3) + 2] * 3 + [math.log(3)] * 3
     assert [*u[:3], *u[5:]] == pytest.approx(expected, abs=0.4)
+    assert logged(tmp_path)[0]["loss"] > 9  # half of 3 and 3 e^2, and nothing of 1 + u
 
 
 def test_a_step_that_is_left_out_leaves_it_as_it_was(learned):
