@@ -24,6 +24,21 @@ def no_schedule(logsnr_min, logsnr_max):
     """A factory that forgot to return what it made."""
 
 
+def falls_below_0(logsnr):
+    """A weighting that is none."""
+    return logsnr
+
+
+def breaks(logsnr):
+    """A weighting with a mistake in it."""
+    return logsnr.no_such_method()
+
+
+def beyond(draws, _schedule, density=1.0):
+    """A time density whose times are none, or whose density is none."""
+    return (2 if density == 1 else 1) * draws.u, density * torch.ones_like(draws.u)
+
+
 def euler():
     """A solver: DDIM again."""
     return ops.single_step(ops.ddim_step)

@@ -16,7 +16,7 @@ from vfn.distributed import World, largest, together, total
 from vfn.files import printable, write_atomic
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
-from vfn.objective import Objective, batch_loss
+from vfn.objective import Objective, batch_loss, check_diffusion
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
@@ -117,6 +117,7 @@ def open_run(
     """
     micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
     find_trackers(config.train.trackers or ())
+    check_diffusion(config.diffusion)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     config = _with_model(config, given.model)
