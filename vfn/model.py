@@ -16,9 +16,11 @@ from vfn.ops import (
     DrawSamples,
     LogSNRSchedule,
     Strength,
+    interpolate_schedule,
     interval_strength,
     logsnr_schedule,
     sampler,
+    shift_schedule,
 )
 
 
@@ -102,8 +104,12 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
 
 
 def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
-    """The log-SNR schedule that a configuration names."""
-    return logsnr_schedule(diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max)
+    """The log-SNR schedule that a configuration describes: by its name, mixed, then shifted."""
+    name, low, high = diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max
+    schedule = logsnr_schedule(name, low, high, **diffusion.schedule_options)
+    if diffusion.interpolation is not None:
+        schedule = interpolate_schedule(schedule, *diffusion.interpolation)
+    return schedule if diffusion.shift == 1 else shift_schedule(schedule, diffusion.shift, base=1)
 
 
 def sampler_of(settings: SampleConfig) -> DrawSamples:

@@ -20,6 +20,7 @@ TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "met
 # Fields that are tables of their own take one NAME=VALUE at a time.
 PAIRS = {
     "options": "network-option",
+    "schedule_options": "schedule-option",
     "reweight_options": "reweight-option",
     "time_options": "time-option",
 }

@@ -109,7 +109,10 @@ def test_configuration_is_frozen():
         ("[model]\nch_multipliers = []", r"ch_multipliers to be a list of int, got \(\)"),
         ("[model]\nch_multipliers = [1, 2.5]", "ch_multipliers to be a list of int"),
         ("[model]\napply_attn = [1, 0, 1]", "apply_attn to be a list of bool"),
-        ("[diffusion]\nlogsnr_schedule = 'cosin'", "cosine, linear, sigmoid, legacy, got 'cosin'"),
+        (
+            "[diffusion]\nlogsnr_schedule = 'cosin'",
+            "one of cosine, linear, sigmoid, flow, legacy, or package.module:Name, got 'cosin'",
+        ),
         ("[sample]\nsampler = 1", "expected sampler to be one of ddim, ancestral, heun, "),
         # ranges
         ("[train]\nsteps = 0", "expected steps at least 1, got 0"),
@@ -133,6 +136,46 @@ def test_configuration_is_frozen():
         (
             "[model]\napply_attn = [true]",
             "one value for each of the 3 levels of ch_multipliers, got 1",
+        ),
+        ("[diffusion]\nshift = 0", "expected shift in 0.001..1000.0, got 0.0"),
+        ("[diffusion]\ninterpolation = [0, 1, 2]", "expected interpolation at least 1, got 0"),
+        ("[diffusion]\ninterpolation = [64, 32, 512]", "to be LOW,HIGH,SIDE, .*, got 64,32,512"),
+        ("[diffusion]\ninterpolation = [32, 64]", "to be LOW,HIGH,SIDE, .*, got 32,64"),
+        ("[diffusion]\nlogsnr_max = 1e6", "logsnr_min and logsnr_max within ±700, got -20.0 and 1"),
+        # parameters of what a word stands for
+        ("[diffusion]\nschedule_options = {s = 1}", "schedule cosine takes no options, got s"),
+        (
+            "[diffusion]\nlogsnr_schedule = 'legacy'\nschedule_options = {beta_start = 0.05}",
+            "schedule legacy: expected beta_start <= beta_end, got 0.05 and 0.02",
+        ),
+        (
+            "[diffusion]\nlogsnr_schedule = 'legacy'\n"
+            "schedule_options = {beta_end = 1, beta_start = 0}",
+            "legacy: expected beta_end in 0..0.1, got 1; schedule legacy: expected beta_start > 0,",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'min_snr'\nreweight_options = {gamma = -1}",
+            "weighting min_snr: expected gamma > 0, got -1",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'p2'\nreweight_options = {gamma = 'x'}",
+            "weighting p2: expected gamma to be a number, got 'x'",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'sigmoid'\nreweight_options = {bias = nan}",
+            "weighting sigmoid: expected bias finite, got nan",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'edm'\nreweight_options = {sigma_data = [1, 2]}",
+            r"weighting edm: expected sigma_data to be a number, got \(1, 2\)",
+        ),
+        (
+            "[diffusion]\ntime_density = 'lognormal'\ntime_options = {std = -1.0}",
+            "time density lognormal: expected std > 0, got -1.0",
+        ),
+        (
+            "[diffusion]\ntime_density = 'importance'\ntime_options = {weights = [1, -1]}",
+            r"time density importance: expected weights > 0, got \(1, -1\)",
         ),
         ("[diffusion]\nlogsnr_min = 20.0", "expected logsnr_min < logsnr_max, got 20.0 and 20.0"),
         (
@@ -263,7 +306,10 @@ def test_a_table_of_options_is_merged_key_by_key():
     assert weighted.diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"lr": 1.0}).diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"reweight_type": "snr"}).diffusion.reweight_options == {}
-    with pytest.raises(ValueError, match="weighting p2 takes gamma, got gama"):
+    legacy = override(Config(), {"logsnr_schedule": "legacy", "schedule_options": {"timesteps": 9}})
+    assert override(legacy, {"lr": 1.0}).diffusion.schedule_options == {"timesteps": 9}
+    assert override(legacy, {"logsnr_schedule": "flow"}).diffusion.schedule_options == {}
+    with pytest.raises(ValueError, match="weighting p2 takes gamma, k, got gama"):
         override(Config(), {"reweight_type": "p2", "reweight_options": {"gama": 5.0}})
 
 

@@ -57,6 +57,8 @@ ELEMENTWISE = {
     "linear_time": lambda a: ops.linear_time(4 * a.x),
     "sigmoid_logsnr": lambda a: ops.sigmoid_logsnr(a.x.sigmoid()),
     "sigmoid_time": lambda a: ops.sigmoid_time(4 * a.x),
+    "flow_logsnr": lambda a: ops.flow_logsnr(a.x.sigmoid()),
+    "flow_time": lambda a: ops.flow_time(4 * a.x),
     "legacy_logsnr": lambda a: ops.legacy_logsnr(a.x.sigmoid()),
     "legacy_time": lambda a: ops.legacy_time(2 * a.x),
     "discrete_time": lambda a: ops.discrete_time(a.x.sigmoid(), 7) + 0 * a.x,
@@ -73,6 +75,13 @@ ELEMENTWISE = {
     "v_from_x0": lambda a: ops.v_from_x0(a.x, a.y, a.t),
     "v_from_eps": lambda a: ops.v_from_eps(a.x, a.y, a.t),
     "v_from_x0_eps": lambda a: ops.v_from_x0_eps(a.x, a.y, a.t),
+    "x0_from_u": lambda a: ops.x0_from_u(a.x, a.y, a.t),
+    "eps_from_u": lambda a: ops.eps_from_u(a.x, a.y, a.t),
+    "v_from_u": lambda a: ops.v_from_u(a.x, a.y, a.t),
+    "u_from_x0": lambda a: ops.u_from_x0(a.x, a.y, a.t),
+    "u_from_eps": lambda a: ops.u_from_eps(a.x, a.y, a.t),
+    "u_from_v": lambda a: ops.u_from_v(a.x, a.y, a.t),
+    "predict u": lambda a: sum(p := ops.predict(a.x, a.y, a.t, "u")) + p.u,
     "predict x0": lambda a: sum(ops.predict(a.x, a.y, a.t, "x0")),
     "predict eps": lambda a: sum(ops.predict(a.x, a.y, a.t, "eps")),
     "predict v": lambda a: sum(ops.predict(a.x, a.y, a.t, "v")),
@@ -112,6 +121,8 @@ ELEMENTWISE = {
     "shift_schedule time": lambda a: SHIFTED.time(4 * a.x),
     "interpolate_schedule logsnr": lambda a: MIXED.logsnr(a.x.sigmoid()),
     "interpolate_schedule time": lambda a: MIXED.time(4 * a.x),
+    "logsnr_slope": lambda a: ops.logsnr_slope(COSINE, a.x.sigmoid()),
+    "laplace_logsnr": lambda a: ops.laplace_logsnr(a.x.sigmoid()),
     "lognormal_logsnr": lambda a: ops.lognormal_logsnr(a.x),
     "logit_normal_time": lambda a: ops.logit_normal_time(a.x),
     "stratified_time": lambda a: ops.stratified_time(a.x.sigmoid(), torch.arange(3), 5),
@@ -170,6 +181,7 @@ REDUCING = {
             denoise, a.x, -4.0, 4.0, torch.stack([0 * a.t + 0.2, 0 * a.t + 0.8]), lambda k: a.n
         ).total
     ),
+    "balanced_loss": lambda a: ops.balanced_loss(a.x.square().mean((-1, -2)), a.y.mean((-1, -2))),
     "flow_loglik": lambda a: ops.flow_loglik(denoise, a.x, GRID, torch.stack([a.n])).loglik[0],
     "step_logsnrs": lambda a: sum(ops.step_logsnrs(COSINE, 0.52 + 0.1 * a.t, 9)[:2]).to(a.x.dtype),
 }
@@ -189,6 +201,12 @@ REDUCING |= {
     f"draw_times {name}": lambda a, name=name: ops.draw_times(
         name, batch_draws(a.t.sigmoid()), COSINE
     ).t.to(a.x.dtype)
+    for name in ops.TIME_DENSITIES
+}
+REDUCING |= {
+    f"time_density {name}": lambda a, name=name: (
+        ops.time_density(name, (0.3 * a.t + 0.1).sigmoid(), COSINE) + 0 * a.t
+    ).to(a.x.dtype)
     for name in ops.TIME_DENSITIES
 }
 # What is not in the suite, and why the contract is not for it.
@@ -261,6 +279,10 @@ LACKS = {
         **dict.fromkeys(
             [f"draw_times {name}" for name in ops.TIME_DENSITIES if name != "lognormal"],
             "looked up as lognormal is; the functions beneath compile on their own",
+        ),
+        **dict.fromkeys(
+            [f"time_density {name}" for name in ops.TIME_DENSITIES if name != "laplace"],
+            "looked up as laplace is, which has the slope of the schedule in it",
         ),
         **dict.fromkeys(
             ("logsnr_schedule logsnr", "logsnr_schedule time", "shift_schedule logsnr"),

@@ -15,7 +15,9 @@ import vfn.ops
 from vfn import ops
 
 MODULES = sorted(path.stem for path in Path(vfn.ops.__file__).parent.glob("*.py"))
-LIGHT = ["__init__", "_options", "densities", "solver_table", "weightings", "words"]
+LIGHT = [
+    "__init__", "_options", "densities", "schedule_table", "solver_table", "weightings", "words"
+]  # fmt: skip
 
 
 def loads_torch(code):
@@ -43,7 +45,7 @@ def test_names_are_sorted_and_listed():
 def test_tables_are_read_without_torch():
     lines = [
         "from vfn import ops",
-        "from vfn.ops import SOLVERS, TIME_DENSITIES, WEIGHTINGS, OutType, Schedule",
+        "from vfn.ops import SCHEDULES, SOLVERS, TIME_DENSITIES, WEIGHTINGS, OutType",
         *(f"import vfn.ops.{module}" for module in LIGHT[1:]),
         "assert SOLVERS.find('mine.module:Solver').text",
         "for table in (SOLVERS, TIME_DENSITIES, WEIGHTINGS):",

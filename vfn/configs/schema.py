@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.files import printable
+from vfn.files import few, printable
 from vfn.nn.network import NETWORKS, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
-from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
+from vfn.ops.words import FARTHEST, Grid, LossType, OutType, VarType
 from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
@@ -174,19 +175,38 @@ class ModelConfig(Section):
 class DiffusionConfig(Section):
     """The section [diffusion]: noise levels, prediction and loss."""
 
-    logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
+    logsnr_schedule: str = option("cosine", "log-SNR schedule", table=SCHEDULES)
     logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
     logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
+    schedule_options: dict[str, Any] = option({}, "parameters of the schedule")
+    shift: float = option(
+        1.0, "k: logsnr - 2 log k, more noise for pictures k times larger", 1e-3, 1e3
+    )
+    interpolation: tuple[int, ...] | None = option(
+        None,
+        "LOW,HIGH,SIDE: for pictures of SIDE pixels, the noise of LOW pixels at t=1, of HIGH at "
+        "t=0; as the schedule has it if unset",
+        1,
+        SIDE,
+    )
     model_out_type: OutType = option("v", "what the network predicts")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: str = option(
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
     )
     reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
+    learned_weight: bool = option(
+        False, "also learn how much each noise level weighs: exp(-u) loss + u"
+    )
     time_density: str = option(
         "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
     )
     time_options: dict[str, Any] = option({}, "parameters of the time density")
+    keep_expectation: bool | None = option(
+        None,
+        "divide the loss by the time density, so that its mean is that of uniform times; if unset "
+        "with importance, weighted and those from outside",
+    )
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
     bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0, COUNT)
@@ -206,26 +226,49 @@ class DiffusionConfig(Section):
                     f"expected train_timesteps above 0, such as 1000, with {name} "
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
-        low = -20.0 if self.logsnr_min is None else self.logsnr_min
-        high = 20.0 if self.logsnr_max is None else self.logsnr_max
-        if self.logsnr_schedule == "legacy":
-            if self.logsnr_min is not None or self.logsnr_max is not None:
-                faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
-        elif low >= high:
-            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        faults += self._faults_of_the_schedule()
         chosen = (
+            (self.logsnr_schedule, SCHEDULES, self.schedule_options),
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
-        for word, table, options in chosen:
-            taken = table.find(word).parameters
-            unknown = [] if taken is None else [name for name in options if name not in taken]
-            if unknown:
+        return faults + [fault for each in chosen for fault in _option_faults(*each)]
+
+    def _faults_of_the_schedule(self) -> list[str]:
+        """Limits in the wrong order or where none are taken, and sides that no picture has."""
+        faults = []
+        low = -20.0 if self.logsnr_min is None else self.logsnr_min
+        high = 20.0 if self.logsnr_max is None else self.logsnr_max
+        if not SCHEDULES.find(self.logsnr_schedule).limited:
+            if self.logsnr_min is not None or self.logsnr_max is not None:
                 faults.append(
-                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
-                    f"got {', '.join(map(printable, unknown))}"
+                    f"expected no logsnr_min or logsnr_max with the {self.logsnr_schedule} schedule"
                 )
+        elif low >= high:
+            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        elif max(-low, high) > FARTHEST:
+            faults.append(
+                f"expected logsnr_min and logsnr_max within ±{FARTHEST:g}, got {low} and {high}"
+            )
+        sides = self.interpolation
+        if sides is not None and (len(sides) != 3 or list(sides) != sorted(sides)):
+            faults.append(
+                "expected interpolation to be LOW,HIGH,SIDE, sides of pictures that do not fall, "
+                f"such as 32,256,512, got {','.join(map(str, sides[:4]))}"
+            )
         return faults
+
+
+def _option_faults(word: str, table: Table[Any], options: Mapping[str, Any]) -> list[str]:
+    """Options that the thing behind a word does not take, or not with these values."""
+    entry = table.find(word)
+    taken = entry.taken(options)
+    unknown = [] if taken is None else [name for name in options if name not in taken]
+    if not unknown:
+        return [f"{table.kind} {word}: {fault}" for fault in entry.faults(options)]
+    return [
+        f"{table.kind} {word} takes {', '.join(taken or ()) or 'no options'}, got {few(unknown)}"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,6 +433,7 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
 # What is an option of the thing behind a word, and goes where another one takes its place.
 OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
+    "logsnr_schedule": ("schedule_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
 }

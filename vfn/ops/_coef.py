@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vfn.ops.words import FARTHEST
+
 Scalar = Tensor | float
-FARTHEST = 700.0  # of finite logsnr: exp(710) is no longer a float64
 
 
 def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
@@ -170,6 +171,51 @@ def sigma_over_alpha(logsnr: Tensor) -> Tensor:
 
 def alpha_over_sigma(logsnr: Tensor) -> Tensor:
     return torch.exp(0.5 * logsnr)
+
+
+def line_scale(logsnr: Tensor) -> Tensor:
+    """``1 / (alpha + sigma)``, which takes z to the straight path ``(1-t) x0 + t eps``."""
+    return torch.rsqrt(1 + 1 / torch.cosh(0.5 * logsnr))  # (alpha + sigma)^2 = 1 + 2 alpha sigma
+
+
+def inv_line_scale(logsnr: Tensor) -> Tensor:
+    """``alpha + sigma``."""
+    return torch.sqrt(1 + 1 / torch.cosh(0.5 * logsnr))
+
+
+def line_time(logsnr: Tensor) -> Tensor:
+    """``t = sigma / (alpha + sigma)`` of the straight path."""
+    return 1 / (1 + torch.exp(0.5 * logsnr))
+
+
+def line_rest(logsnr: Tensor) -> Tensor:
+    """``1 - t = alpha / (alpha + sigma)`` of the straight path."""
+    return 1 / (1 + torch.exp(-0.5 * logsnr))
+
+
+def inv_line_time(logsnr: Tensor) -> Tensor:
+    return 1 + torch.exp(0.5 * logsnr)
+
+
+def inv_line_rest(logsnr: Tensor) -> Tensor:
+    return 1 + torch.exp(-0.5 * logsnr)
+
+
+def line_lead(logsnr: Tensor) -> Tensor:
+    """``1 - 2t = (alpha - sigma) / (alpha + sigma)`` of the straight path."""
+    return tanh(0.25 * logsnr)
+
+
+def alpha_minus_sigma(logsnr: Tensor) -> Tensor:
+    """``(alpha^2 - sigma^2) / (alpha + sigma)``, without the difference."""
+    return tanh(0.5 * logsnr) * line_scale(logsnr)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, whose value and derivative both keep their digits."""
+    # Autograd takes 1 - tanh^2 for the derivative, which is all rounding far from 0.
+    far = x.sign() * (1 - 2 / (1 + torch.exp(2 * x.abs())))
+    return torch.where(x.abs() > 0.5, far, torch.tanh(x))
 
 
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,8 @@ class Checkpoint(NamedTuple):
     """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
 
     Of an exported model ``params`` are its averaged parameters, and ``moments`` empty. ``data`` is
-    None in files of versions that did not note it.
+    None in files of versions that did not note it. ``weight``: a weight of noise levels that was
+    learned beside the network, with its moments; nothing without one.
     """
 
     step: int
@@ -49,6 +51,7 @@ class Checkpoint(NamedTuple):
     moments: dict[str, dict[str, Tensor]]
     counters: dict[str, Tensor]
     data: DataMark | None = None
+    weight: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -99,6 +102,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "params": checkpoint.params,
         "ema": checkpoint.ema,
         "counters": checkpoint.counters,
+        "weight": checkpoint.weight,
         **checkpoint.moments,
     }
     tensors = {
@@ -226,6 +230,7 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
         {kind: {} if exported else groups[kind] for kind in MOMENTS},
         {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
         _parse_data(metadata.get("data")),
+        groups.get("weight", {}),
     )
     for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
         check_fits(part, checkpoint.params, "one part", "another")

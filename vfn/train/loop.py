@@ -18,7 +18,7 @@ from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, together, total
 from vfn.files import write_json
 from vfn.nn import guidance_range
-from vfn.objective import Batch, Objective
+from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.runs import (
     Checkpoint,
     RunFiles,
@@ -31,6 +31,7 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.train.batches import image_indices, make_batch, prefetch
 from vfn.train.journal import Journal
+from vfn.train.learned_weight import Weigh
 from vfn.train.observers import Audience, Callback, Observer, Outcome, RunInfo, as_observers
 from vfn.train.previews import evaluation, held_out_loss_of, preview
 from vfn.train.session import (
@@ -167,9 +168,19 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
+def _weigh(run: Run) -> Weigh | None:
+    """What gives the uncertainty of noise levels, where it is learned."""
+    if run.state.weight is None:
+        return None
+    module = run.state.weight.module
+    if run.world.size == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
-    network, window = _network(run), Window(run)
+    network, weigh, window = _network(run), _weigh(run), Window(run)
     signum = stop.agreed()
     if state.step and not signum:
         # What was due at the checkpoint may have been cut off.
@@ -177,7 +188,7 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
-        window.add(step_of(state, network, batch, run.config, run.objective))
+        window.add(step_of(state, network, batch, run.config, run.objective, weigh))
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
@@ -303,6 +314,11 @@ class Window:
             "memory_mib": _memory(run.world),
             "seconds": self.seconds,
         }
+        if run.state.weight is not None:
+            edges = logsnr_edges(run.config.diffusion).to(run.world.device)
+            with torch.no_grad():
+                middles = run.state.weight.module(0.5 * (edges[1:] + edges[:-1]))
+            entry["uncertainty_by_logsnr"] = middles.tolist()
         self._start()
         return entry
 

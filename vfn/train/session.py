@@ -16,10 +16,11 @@ from vfn.distributed import World, largest, together, total
 from vfn.files import printable, write_atomic
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
-from vfn.objective import Objective, batch_loss
+from vfn.objective import Objective, batch_loss, check_diffusion
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
+from vfn.train.learned_weight import init_learned_weight
 from vfn.train.state import TrainState, init_state, restore, start_from
 from vfn.train.trackers import find_trackers
 
@@ -116,6 +117,7 @@ def open_run(
     """
     micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
     find_trackers(config.train.trackers or ())
+    check_diffusion(config.diffusion)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     config = _with_model(config, given.model)
@@ -131,6 +133,8 @@ def open_run(
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
+    if config.diffusion.learned_weight:
+        state.weight = init_learned_weight(config.train, world.device)
     resume = goes_on(resume, world)
     with together(world):
         found = _found_checkpoint(files, state, resume, fresh)

@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
-from vfn.model import DataShape, autocast
+from vfn.model import DataShape, autocast, schedule_of
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
-from vfn.ops import ema_decay, ema_update_
+from vfn.ops import balanced_loss, ema_decay, ema_update_
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
+from vfn.train.learned_weight import LearnedWeight, Weigh
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -24,8 +25,8 @@ FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 class StepResult(NamedTuple):
     """Of one step, on the device.
 
-    loss: mean over this process's pictures. bins: their losses by logsnr, see `binned`. grad_norm:
-    of all processes' gradient, before clipping.
+    loss: mean over this process's pictures, without a learned weight. bins: their losses by logsnr,
+    see `binned`. grad_norm: of all processes' gradient, before clipping.
     """
 
     loss: Tensor
@@ -39,7 +40,7 @@ class TrainState:
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
-    `count_step`.
+    `count_step`. weight: learned beside the network, if any.
     """
 
     params: dict[str, Tensor]
@@ -47,6 +48,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     counters: dict[str, Tensor]
     step: int = 0
+    weight: LearnedWeight | None = None
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -172,6 +174,7 @@ def train_step(
     micro_batches: Iterable[Batch],
     config: Config,
     objective: Objective = batch_loss,
+    weigh: Weigh | None = None,
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
@@ -185,6 +188,7 @@ def train_step(
             batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
         objective: loss of each picture of a micro-batch.
+        weigh: the module of ``state.weight``, or its DistributedDataParallel wrapper.
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
@@ -194,22 +198,34 @@ def train_step(
     losses, bins = [], []
     for i, batch in enumerate(micro_batches):
         more = i < settings.accumulate - 1
-        wait = isinstance(network, DistributedDataParallel) and more
-        held: Any = network.no_sync() if wait else nullcontext()  # type: ignore[attr-defined]
-        with held, keyed_dropout(batch.dropout):
+        with _held(network, more), _held(weigh, more), keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = _counted(each, batch.weight).mean() / settings.accumulate
-            (loss * scale if scaling else loss).backward()
+            loss = trained = _counted(each, batch.weight).mean() / settings.accumulate
+            if weigh is not None:
+                u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
+                balanced = _counted(balanced_loss(each, u), batch.weight)
+                trained = balanced.mean() / settings.accumulate
+            (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
     norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
+    if state.weight is not None:
+        state.weight.step(learning_rate(state.step, settings), norm.isfinite(), scale)
     state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
+
+
+def _held(module: object, more: bool) -> AbstractContextManager[None]:
+    """Keep gradients to this process while there are more micro-batches to come."""
+    if isinstance(module, DistributedDataParallel) and more:
+        held: AbstractContextManager[None] = module.no_sync()
+        return held
+    return nullcontext()
 
 
 def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
@@ -236,8 +252,9 @@ def checkpoint_of(
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
+    weight = {} if state.weight is None else state.weight.saved()
     return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters, data
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight
     )
 
 
@@ -251,7 +268,7 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
         config: of the run that goes on.
 
     Raises:
-        ValueError: if the checkpoint is one of another network.
+        ValueError: if the checkpoint is one of another network, or of another learned weight.
     """
     trained, asked = checkpoint.config.model.network, config.model.network
     if trained != asked:
@@ -268,6 +285,8 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
     for name, value in state.counters.items():
         value.copy_(checkpoint.counters.get(name, value))
+    if state.weight is not None:
+        state.weight.restore(checkpoint.weight)
     state.step = checkpoint.step
 
 

@@ -12,8 +12,9 @@ from vfn.runs import Checkpoint
 from vfn.train.distillation.methods import METHODS, method_of
 
 # What a student need not share with its teacher, or a distillation with its beginning.
-FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "p_uncond",
-        "train_timesteps", "student_steps", "first_steps", "last_steps"}  # fmt: skip
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
+        "time_density", "time_options", "keep_expectation", "p_uncond", "train_timesteps",
+        "student_steps", "first_steps", "last_steps"}  # fmt: skip
 
 
 def stages_of(plan: Config) -> dict[int, Config]:
