@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,15 +14,12 @@ from vfn import configs
 from vfn.configs import Config, DataConfig
 from vfn.data import Labels, load_dataset
 from vfn.data.standard import DATASETS
+from vfn.footprint import COPIES, FLOAT32, Footprint, example_batch
 from vfn.model import DataShape, build_model, shape_of
-from vfn.nn import guidance_range
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
 from vfn.train.distillation.plan import plan_of, stages_of
 
-FLOAT32 = 4
-# Copies of the parameters that training holds beside them.
-COPIES = {"parameters": 1, "average": 1, "Adam's moments": 2, "gradients": 1}
 OWN = "itself"  # parameters that are the network's own and in no part of it
 
 
@@ -237,25 +234,13 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
     """The counts on a device; attention is counted as plain matrix products."""
     with torch.device(device), sdpa_kernel(SDPBackend.MATH):
         model = build_model(config, shape)
-        inputs = _inputs(model, shape)
+        batch = example_batch(model, shape, pictures=1)
         with FlopCounterMode(display=False) as forward:
-            out = model(*inputs)
+            out = model(batch.x0, batch.t, *batch.conditions)
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     once = forward.get_total_flops()
     return Cost(_parameters(model), once, once + backward.get_total_flops())
-
-
-def _inputs(model: nn.Module, shape: DataShape) -> list[Tensor | None]:
-    """What a network gets for one picture."""
-    count = len(shape.legend.names)
-    labels = None
-    if count:
-        labels = torch.zeros((1, count) if shape.legend.tags else 1, dtype=torch.long)
-    inputs = [torch.zeros(1, *shape.size), torch.zeros(1), labels]
-    if guidance_range(model):
-        inputs.append(torch.zeros(1))
-    return inputs
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:

@@ -243,7 +243,9 @@ class TrainConfig(Section):
 
     steps: int = option(100_000, "optimizer steps", 1, COUNT)
     batch_size: int = option(128, "images a step, over all processes", 1, BATCH)
-    accumulate: int = option(1, "micro-batches a step on each process", 1, BATCH)
+    accumulate: int | None = option(
+        None, "micro-batches a step on each process; as few as fit into memory if unset", 1, BATCH
+    )
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
@@ -268,6 +270,11 @@ class TrainConfig(Section):
         10, "stop after so many steps in a row that are not finite", 1, COUNT
     )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches a step on each process; one where nobody has chosen."""
+        return self.accumulate or 1
 
 
 @dataclass(frozen=True, kw_only=True)

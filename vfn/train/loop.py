@@ -336,22 +336,22 @@ def _check_finite(run: Run, audience: Observer) -> None:
 def _batches(run: Run) -> Generator[Batch]:
     """This process's micro-batches from the current step to the last, one made ahead."""
     config, settings, world = run.config, run.config.train, run.world
-    size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
+    size = micro_batch_size(settings.batch_size, world.size, settings.micro_batches)
 
     def make(number: int) -> Batch:
-        step, part = divmod(number, settings.accumulate)
-        first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
+        step, part = divmod(number, settings.micro_batches)
+        first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
         return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
 
-    steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
+    steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)
     return prefetch(make, steps)
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     """This process's part of a step's batch; a network may draw from torch's generator."""
     settings, world = run.config.train, run.world
-    for part, batch in enumerate(islice(batches, settings.accumulate)):
-        key = (run.state.step * world.size + world.rank) * settings.accumulate + part
+    for part, batch in enumerate(islice(batches, settings.micro_batches)):
+        key = (run.state.step * world.size + world.rank) * settings.micro_batches + part
         torch.manual_seed(settings.seed + (key << 16))
         yield batch

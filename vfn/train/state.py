@@ -193,13 +193,13 @@ def train_step(
     scale = state.counters["loss_scale"] if scaling else 1.0
     losses, bins = [], []
     for i, batch in enumerate(micro_batches):
-        more = i < settings.accumulate - 1
+        more = i < settings.micro_batches - 1
         wait = isinstance(network, DistributedDataParallel) and more
         held: Any = network.no_sync() if wait else nullcontext()  # type: ignore[attr-defined]
         with held, keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = _counted(each, batch.weight).mean() / settings.accumulate
+            loss = _counted(each, batch.weight).mean() / settings.micro_batches
             (loss * scale if scaling else loss).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
