@@ -15,8 +15,8 @@ ROOT = Path(vfn.__file__).parent
 # Every package and module below vfn/ is a part.
 _WORDS = """
     tables files progress pictures streams memory
-    ops distributed nn configs data model objective footprint runs sampling interop evaluation train report
-    info demo options cli __main__
+    ops distributed nn configs data model objective footprint runs sampling interop evaluation
+    train report info demo options cli __main__
 """
 ORDER = _WORDS.split()
 # The functional core uses nothing else.

@@ -29,6 +29,8 @@ SLACK = {"cpu": 1.15, "cuda": 1.1}
 BATCHES = 3  # of pictures and noise: one in use, one ready, one that is being made
 STATES = 8  # of the size of the pictures: what solvers hold between evaluations
 MAPS = 4  # activations that a layer keeps at most, where it is as large as the picture
+PLANNED = 0.9  # share of the free memory that is planned with
+SMALL = 0.25  # share of the free memory below which a bound is as good as an estimate
 ENDLESS = 2**62  # more bytes than a number of 64 bits counts
 
 
@@ -179,6 +181,29 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
     finally:
         model.train(before)
+
+
+def evaluated_at_once(footprint: Footprint, pictures: int, free: int, state: bool = False) -> int:
+    """How many pictures a network can be evaluated on at once in the memory that is free.
+
+    Args:
+        footprint: of the network.
+        pictures: as many as are wanted.
+        free: bytes.
+        state: whether that is amid a training, whose state is to be counted too.
+
+    Returns:
+        a number up to ``pictures``, at least 1; ``pictures`` where nobody can tell.
+
+    >>> from vfn.configs import load
+    >>> evaluated_at_once(Footprint(load("digits"), DataShape(1, 8, 8)), 500, free=10**10)
+    500
+    """
+    most = footprint.at_most(-(-pictures // MAPS))  # nothing is kept for a backward pass
+    if most is None or most <= SMALL * free:
+        return pictures
+    fitting = most_pictures(lambda n: footprint.draw(n, state), pictures, PLANNED * free)
+    return max(1, fitting)
 
 
 def example_batch(

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 # Files of a control group by its version: the limit, what is used, and that part of it which is
 # given back when it is wanted (pages of files).
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_V1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
 _V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _SIGNS = ("allocate memory", "out of memory", "not enough memory", "alloc_failed")
 _ASKED = re.compile(r"ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)")
@@ -135,7 +139,9 @@ def shortage(error: BaseException, doing: str = "", remedy: str = "") -> str:
     asked = _ASKED.search(str(error))
     more = asked and f" ({size_text(float(asked[1]) * _UNITS[asked[2]])} more were wanted)"
     what = f" while {doing}" if doing else ""
-    return f"out of memory{what}{more or ''}; {remedy or 'work on fewer or smaller things at a time'}"
+    return (
+        f"out of memory{what}{more or ''}; {remedy or 'work on fewer or smaller things at a time'}"
+    )
 
 
 @contextmanager
@@ -147,7 +153,8 @@ def in_memory(doing: str, remedy: str) -> Iterator[None]:
         remedy: what helps.
 
     Raises:
-        ValueError: in place of torch's error, or Python's.
+        ValueError: in place of torch's error, or Python's, that memory was not enough.
+        Exception: any other as it is.
 
     >>> with in_memory("drawing 250 pictures at a time", "use --batch 125"):
     ...     raise MemoryError
@@ -156,7 +163,7 @@ def in_memory(doing: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_shortage(error):
             raise
         raise ValueError(shortage(error, doing, remedy)) from error

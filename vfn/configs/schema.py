@@ -1,7 +1,8 @@
 """The configuration of a run: frozen dataclasses that check themselves.
 
 Every field is described once, by `option`; the command line, the TOML files and the error messages
-all read that description.
+all read that description. Every number has a range: what is out of it is refused before anything is
+built.
 """
 
 import dataclasses
@@ -40,10 +41,7 @@ def option(
     high: float | None = None,
     table: Table[Any] | None = None,
 ) -> Any:
-    """A field with its help text, its inclusive range, and the table that its words are from.
-
-    Every number has a range: what is out of it is refused before anything is built.
-    """
+    """A field with its help text, its inclusive range, and the table that its words are from."""
     metadata = {"help": text, "low": low, "high": high, "table": table}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)

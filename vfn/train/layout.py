@@ -10,15 +10,20 @@ from torch import nn
 
 from vfn.configs import Config
 from vfn.distributed import World, largest, together
-from vfn.footprint import COPIES, MAPS, Footprint, most_pictures
+from vfn.footprint import (
+    COPIES,
+    PLANNED,
+    SMALL,
+    Footprint,
+    evaluated_at_once,
+    most_pictures,
+)
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape
 from vfn.objective import Objective, batch_loss
 from vfn.progress import say
 
-PLANNED = 0.9  # share of the free memory that a layout is planned for
 CLEARLY = 1.25  # estimates are right within a quarter: what is beyond is refused
-SMALL = 0.25  # share of the free memory below which a bound is as good as an estimate
 # Pictures that a network is evaluated on at once, as multiples of `sample_batch`: guidance doubles
 # it in sampling, and the held-out loss takes three.
 AT_ONCE = 3
@@ -68,7 +73,7 @@ def fitted(
     footprint = Footprint(config, shape, world.device, model, objective)
     with together(world):
         free = _free(world)
-        if free is not None and not _surely_fits(footprint, share // parts, free):
+        if free is not None:
             parts = _parts(footprint, share, parts, free, world.size)
             batch = _sample_batch(footprint, free)
     parts, batch = largest(parts, world), -largest(-batch, world)
@@ -87,13 +92,6 @@ def _free(world: World) -> int | None:
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _surely_fits(footprint: Footprint, pictures: int, free: int) -> bool:
-    """Whether all fits so well that nothing has to be run to know it; or nobody can know."""
-    evaluated = AT_ONCE * footprint.config.sample.sample_batch // MAPS  # of which nothing is kept
-    most = footprint.at_most(max(pictures, evaluated))
-    return most is None or most <= SMALL * free
-
-
 def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: int) -> int:
     """The micro-batches of a process's share of the batch, so that one fits.
 
@@ -110,6 +108,9 @@ def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: i
     Raises:
         ValueError: if a micro-batch clearly does not fit.
     """
+    most = footprint.at_most(share // parts)
+    if most is None or most <= SMALL * free:  # nobody can know more, or has to
+        return parts
     state = sum(COPIES.values()) * footprint.parameters
     if state > CLEARLY * free:
         raise ValueError(
@@ -148,16 +149,11 @@ def _told(pictures: int, need: int, free: int) -> str:
 
 def _sample_batch(footprint: Footprint, free: int) -> int:
     """Pictures that are sampled at a time amid a training, so that they fit."""
-
-    def cost(pictures: int) -> int | None:
-        return footprint.draw(pictures, state=True)
-
     wanted = footprint.config.sample.sample_batch
-    fitting = max(1, most_pictures(cost, AT_ONCE * wanted, PLANNED * free) // AT_ONCE)
+    fitting = max(1, evaluated_at_once(footprint, AT_ONCE * wanted, free, state=True) // AT_ONCE)
     if fitting < wanted:
         say(
-            f"sampling {wanted} pictures at a time takes about "
-            f"{size_text(cost(AT_ONCE * wanted) or 0)} of memory, and {size_text(free)} are free: "
-            f"{fitting} at a time (--sample-batch {fitting})"
+            f"sampling {wanted} pictures at a time might take more memory than the "
+            f"{size_text(free)} that are free: {fitting} at a time (--sample-batch {fitting})"
         )
-    return min(wanted, fitting)
+    return fitting

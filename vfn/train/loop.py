@@ -17,6 +17,7 @@ from vfn.configs import Config
 from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, together, total
 from vfn.files import write_json
+from vfn.memory import in_memory
 from vfn.nn import guidance_range
 from vfn.objective import Batch, Objective
 from vfn.runs import (
@@ -170,6 +171,7 @@ def _network(run: Run) -> Callable[..., Tensor]:
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
     network, window = _network(run), Window(run)
+    doing, remedy = _in_a_step(run)
     signum = stop.agreed()
     if state.step and not signum:
         # What was due at the checkpoint may have been cut off.
@@ -177,7 +179,8 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
-        window.add(step_of(state, network, batch, run.config, run.objective))
+        with in_memory(doing, remedy):
+            window.add(step_of(state, network, batch, run.config, run.objective))
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
@@ -189,6 +192,17 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
         if not signum:
             signum = _show(run, audience, stop, window)
     return Outcome(state.step, 0 if state.step == settings.steps else signum)
+
+
+def _in_a_step(run: Run) -> tuple[str, str]:
+    """What is said where memory is not enough for a step: what was done, and what helps."""
+    settings = run.config.train
+    pictures = micro_batch_size(settings.batch_size, run.world.size, settings.micro_batches)
+    fewer = f"use --accumulate {2 * settings.micro_batches} or more, " if pictures > 1 else "use "
+    return (
+        f"training on {pictures} pictures at once",
+        f"{fewer}--checkpoint-activations true or a smaller network",
+    )
 
 
 def _save(run: Run, audience: Observer) -> None:
