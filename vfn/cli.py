@@ -18,6 +18,7 @@ from vfn.configs.schema import override
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
+from vfn.memory import is_shortage, shortage
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
 from vfn.progress import is_shown, say
@@ -501,8 +502,7 @@ def _show(text: str) -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error is a mistake of the user's, or of the machine, and not of the program."""
-    memory = type(error).__name__ == "OutOfMemoryError"  # of torch, which may not be loaded
-    return memory or isinstance(error, ValueError | OSError)
+    return is_shortage(error) or isinstance(error, ValueError | OSError)
 
 
 def main() -> None:
@@ -528,7 +528,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("VFN_TRACEBACK") or not _is_users(error):
             raise
-        _fail(f"vfn: {' '.join(str(error).split())}")
+        _fail(f"vfn: {shortage(error) if is_shortage(error) else ' '.join(str(error).split())}")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -66,7 +66,7 @@ def test_the_network_is_trained_without_labels_too(config, tmp_path):
 
 def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
     """With a checkpoint, and with the last batch's pictures by number."""
-    hopeless = {"lr": 1e30, "warmup": 0, "steps": 40, "max_bad_steps": 3}
+    hopeless = {"lr": 1e3, "weight_decay": 1e3, "warmup": 0, "steps": 40, "max_bad_steps": 3}
     with pytest.raises(ValueError, match=r"no finite gradient in the last 3 steps up to step"):
         train(override(config, hopeless), tmp_path, device="cpu")
     (record,) = tmp_path.glob("not-finite-*.json")

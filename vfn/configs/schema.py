@@ -1,11 +1,11 @@
 """The configuration of a run: frozen dataclasses that check themselves.
 
 Every field is described once, by `option`; the command line, the TOML files and the error messages
-all read that description.
+all read that description. Every number has a range: what is out of it is refused before anything is
+built.
 """
 
 import dataclasses
-import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +27,11 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 # Far beyond what is of use, and below what nobody could wait for, hold or count.
 SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
+SEED = 2**63 - 1  # what an integer of a tensor holds
+LOGSNR = 700.0  # exp() of more is no float64
+RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
+UNCLIPPED = 1e30  # a norm that no gradient has
+FAR = 100.0  # an upper end from here on is one that nobody comes to by himself
 LEVELS = 12  # of the UNet: 2^11 pixels become one
 
 
@@ -83,7 +88,9 @@ class DataConfig(Section):
         0,
         SIDE,
     )
-    channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
+    channels: int | None = option(
+        None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1, 3
+    )
     flip: bool = option(False, "mirror half of the pictures, at random")
     test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
     on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
@@ -115,11 +122,11 @@ class ModelConfig(Section):
     network: str = option("unet", "network", table=NETWORKS)
     options: dict[str, Any] = option({}, "what another network than the unet is built with")
     guidance_range: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0
+        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0, WEIGHT
     )
     hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32, WIDTH)
     ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1, 256)
-    num_res_blocks: int = option(2, "residual blocks a level", 1, 256)
+    num_res_blocks: int = option(2, "residual blocks a level", 1, 64)
     apply_attn: tuple[bool, ...] = option((False, True, True), "attention, for each level")
     embedding_dim: int | None = option(
         None, "conditioning width; 4 x hid-channels if unset", 1, 4 * WIDTH
@@ -176,8 +183,8 @@ class DiffusionConfig(Section):
     """The section [diffusion]: noise levels, prediction and loss."""
 
     logsnr_schedule: str = option("cosine", "log-SNR schedule", table=SCHEDULES)
-    logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
-    logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
+    logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset", -LOGSNR, LOGSNR)
+    logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset", -LOGSNR, LOGSNR)
     schedule_options: dict[str, Any] = option({}, "parameters of the schedule")
     shift: float = option(
         1.0, "k: logsnr - 2 log k, more noise for pictures k times larger", 1e-3, 1e3
@@ -208,7 +215,7 @@ class DiffusionConfig(Section):
         "with importance, weighted and those from outside",
     )
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
-    bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
+    bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0, WEIGHT)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0, COUNT)
     p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
 
@@ -277,19 +284,21 @@ class TrainConfig(Section):
 
     steps: int = option(100_000, "optimizer steps", 1, COUNT)
     batch_size: int = option(128, "images a step, over all processes", 1, BATCH)
-    accumulate: int = option(1, "micro-batches a step on each process", 1, BATCH)
+    accumulate: int | None = option(
+        None, "micro-batches a step on each process; as few as fit into memory if unset", 1, BATCH
+    )
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
-    lr: float = option(2e-4, "learning rate", 0)
+    lr: float = option(2e-4, "learning rate", 0, RATE)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
     beta1: float = option(0.9, "AdamW beta1", 0, 1)
     beta2: float = option(0.999, "AdamW beta2", 0, 1)
-    weight_decay: float = option(0.0, "AdamW weight decay", 0)
-    grad_norm: float = option(1.0, "clip gradients to this global norm", 0)
+    weight_decay: float = option(0.0, "AdamW weight decay", 0, RATE)
+    grad_norm: float = option(1.0, "clip gradients to this global norm", 0, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
-    seed: int = option(0, "seed of everything random", 0)
+    seed: int = option(0, "seed of everything random", 0, SEED)
     log_every: int = option(50, "steps between log lines", 1, COUNT)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
@@ -303,6 +312,11 @@ class TrainConfig(Section):
     )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches a step on each process; one where nobody has chosen."""
+        return self.accumulate or 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
@@ -313,16 +327,16 @@ class SampleConfig(Section):
         16, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
     )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
-    guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
+    guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0, WEIGHT)
     guidance_interval: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guide at these logsnr only; at all if unset"
+        None, "LOW,HIGH: guide at these logsnr only; at all if unset", -WEIGHT, WEIGHT
     )
     guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
     churn: float = option(0.0, "growth of the noise before a step of heun", 0, 0.41)
-    tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6)
+    tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6, RATE)
     sample_batch: int = option(250, "images sampled at a time", 1, BATCH)
 
     @property
@@ -363,7 +377,7 @@ class DistillConfig(Section):
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
-        None, "guidance w distilled into the students; the teacher's own if unset", 0
+        None, "guidance w distilled into the students; the teacher's own if unset", 0, WEIGHT
     )
     first_steps: int | None = option(
         None,
@@ -610,7 +624,7 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
             return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
         numbers = value if item in (int, float) else ()
-        return [fault for number in numbers for fault in _range(name, number, metadata)]
+        return [fault for number in numbers for fault in _range(name, number, metadata)][:1]
     if table := metadata.get("table"):
         return _word_faults(name, value, table)
     if not _is_a(value, hint):
@@ -641,10 +655,8 @@ def _dict_faults(name: str, value: Any) -> list[str]:
 
 
 def _range(name: str, value: float, metadata: Any) -> list[str]:
-    low, high = metadata.get("low"), metadata.get("high")
-    inside = (low is None or value >= low) and (high is None or value <= high)
-    if not math.isfinite(value) or not inside:
-        below = isinstance(value, int) and low is not None and value < low  # of a size
-        bounds = f"at least {low}" if high is None or below else f"in {low}..{high}"
-        return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
-    return []
+    low, high = metadata["low"], metadata["high"]
+    if low <= value <= high:  # which no nan is
+        return []
+    bounds = f"at least {low}" if value < low and high >= FAR else f"in {low}..{high}"
+    return [f"expected {name} {bounds}, got {value}"]

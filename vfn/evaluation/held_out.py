@@ -23,6 +23,7 @@ from vfn.objective import (
     keyed_guidance,
     keyed_time,
     logsnr_edges,
+    parts_of,
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
 from vfn.progress import say, silence
@@ -121,6 +122,7 @@ def mean_held_out_loss(
     objective: Objective = batch_loss,
     seed: int = 0,
     world: World = ALONE,
+    batch: int = MEAN_PICTURES,
 ) -> float:
     """Mean training loss on some held-out pictures, with times and noise that are always the same.
 
@@ -130,6 +132,7 @@ def mean_held_out_loss(
         objective: the loss.
         seed: of the times and the noise.
         world: the processes; all of them have to call this, and each does its share.
+        batch: pictures at a time, bounds the memory; the value is the same.
 
     Returns:
         the loss, the same on every process.
@@ -142,14 +145,14 @@ def mean_held_out_loss(
     labels = None
     if held_out.labels is not None:
         labels = some_of(held_out.labels, MEAN_PICTURES)[mine].to(device)
-    batches = []
+    batches: list[Batch] = []
     for draw in range(MEAN_DRAWS):
         keys = mine.to(device) + draw * count
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
         span = trained.config.model.guidance_range
         guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        batches.append(Batch(x0, labels, t, noise, guidance))
+        batches += parts_of(Batch(x0, labels, t, noise, guidance), batch)
     network = with_params(trained.model, trained.params)
     summed = held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)

@@ -37,6 +37,7 @@ from vfn.evaluation.opening import (
 from vfn.evaluation.record import Evaluation
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.evaluation.sides import Sides, Subject
+from vfn.memory import in_memory
 from vfn.nn import guidance_range
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
@@ -81,6 +82,7 @@ class Plan:
             check_legend(self.held_out.legend, real)
 
 
+@in_memory("judging", "judge fewer pictures (--num), or by fewer metrics")
 def judge(
     real: Given,
     fake: Given,

@@ -15,6 +15,7 @@ from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import open_pictures
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.files import make_directory
+from vfn.memory import in_memory
 
 
 class StoredReference(NamedTuple):
@@ -38,6 +39,7 @@ class StoredReference(NamedTuple):
         return f"{self.path}: {parts} of {self.pictures} pictures"
 
 
+@in_memory("computing statistics", "take fewer pictures, or leave out the features (--no-keep)")
 def store_reference(
     real: str | Path | Tensor | Dataset,
     out: Path,

@@ -15,6 +15,7 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
 from vfn.distributed import World, gather, largest, share
+from vfn.memory import in_memory
 from vfn.model import autocast, sampler_of, schedule_of, strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
@@ -101,7 +102,8 @@ class Draws:
             Drawn.
 
         Raises:
-            ValueError: if a label is none of the network's; before the first step.
+            ValueError: if a label is none of the network's, before the first step; or if memory is
+                not enough.
         """
         trained, settings = self.trained, self.settings
         classes = self.asked.of(indices)
@@ -110,7 +112,10 @@ class Draws:
         def noise(i: int) -> Tensor:
             return keyed_normal(self.seed, Stream.SAMPLE + 1 + i, keys, size)
 
-        with torch.inference_mode(), autocast(trained.precision, trained.device):
+        doing = f"drawing {len(indices)} pictures at once"
+        remedy = "draw fewer at a time with --batch, in training with --sample-batch"
+        halved = autocast(trained.precision, trained.device)
+        with in_memory(doing, remedy), torch.inference_mode(), halved:
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),

@@ -14,10 +14,13 @@ from vfn.configs import load as load_config
 from vfn.data import Labels
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
+from vfn.footprint import Footprint, evaluated_at_once
+from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
 from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
+from vfn.progress import say
 from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint
 from vfn.sampling.asked import Asked, ask
 from vfn.sampling.draws import Drawn, Draws
@@ -120,7 +123,8 @@ class Trained:
             seed: of the noise.
             settings: fields of the section [sample], which are the run's where they are not given;
                 ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``.
-                Picture i of a seed is the same whatever ``num`` and ``batch`` are.
+                Picture i of a seed is the same whatever ``num`` and ``batch`` are; the batch is
+                smaller where so many pictures at once would not fit into memory.
 
         Returns:
             Draws.
@@ -140,7 +144,29 @@ class Trained:
             raise ValueError(f"expected num to be at least 1, got {num}")
         count = num or (PER_LABEL * len(asked.labels) if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
-        return Draws(self, chosen, asked, count, seed)
+        return Draws(self, self._fitting(chosen, count), asked, count, seed)
+
+    def _fitting(self, settings: SampleConfig, count: int) -> SampleConfig:
+        """The settings with a batch that fits into the memory that is free."""
+        free = free_memory(self.device)
+        wanted = min(settings.sample_batch, count)
+        branches = 2 if settings.guidance and guidance_range(self.model) is None else 1
+        known = (wanted, branches)
+        if free is not None and known not in self._fit:
+            footprint = Footprint(self.config, self.shape, self.device)
+            self._fit[known] = evaluated_at_once(footprint, branches * wanted, free) // branches
+            if self._fit[known] < wanted:
+                say(
+                    f"drawing {wanted} pictures at a time might take more memory than the "
+                    f"{size_text(free)} that are free: {max(1, self._fit[known])} at a time"
+                )
+        fitting = max(1, self._fit.get(known, wanted))
+        return settings if fitting >= wanted else replace(settings, sample_batch=fitting)
+
+    @cached_property
+    def _fit(self) -> dict[tuple[int, int], int]:
+        """Pictures that fit, by those that were wanted and the branches of guidance."""
+        return {}
 
     def sample(
         self,

@@ -17,6 +17,7 @@ from vfn.configs import Config
 from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, together, total
 from vfn.files import write_json
+from vfn.memory import in_memory
 from vfn.nn import guidance_range
 from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.runs import (
@@ -181,6 +182,7 @@ def _weigh(run: Run) -> Weigh | None:
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
     network, weigh, window = _network(run), _weigh(run), Window(run)
+    doing, remedy = _in_a_step(run)
     signum = stop.agreed()
     if state.step and not signum:
         # What was due at the checkpoint may have been cut off.
@@ -188,7 +190,8 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
-        window.add(step_of(state, network, batch, run.config, run.objective, weigh))
+        with in_memory(doing, remedy):
+            window.add(step_of(state, network, batch, run.config, run.objective, weigh))
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
@@ -200,6 +203,17 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
         if not signum:
             signum = _show(run, audience, stop, window)
     return Outcome(state.step, 0 if state.step == settings.steps else signum)
+
+
+def _in_a_step(run: Run) -> tuple[str, str]:
+    """What is said where memory is not enough for a step: what was done, and what helps."""
+    settings = run.config.train
+    pictures = micro_batch_size(settings.batch_size, run.world.size, settings.micro_batches)
+    fewer = f"use --accumulate {2 * settings.micro_batches} or more, " if pictures > 1 else "use "
+    return (
+        f"training on {pictures} pictures at once",
+        f"{fewer}--checkpoint-activations true or a smaller network",
+    )
 
 
 def _save(run: Run, audience: Observer) -> None:
@@ -352,22 +366,22 @@ def _check_finite(run: Run, audience: Observer) -> None:
 def _batches(run: Run) -> Generator[Batch]:
     """This process's micro-batches from the current step to the last, one made ahead."""
     config, settings, world = run.config, run.config.train, run.world
-    size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
+    size = micro_batch_size(settings.batch_size, world.size, settings.micro_batches)
 
     def make(number: int) -> Batch:
-        step, part = divmod(number, settings.accumulate)
-        first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
+        step, part = divmod(number, settings.micro_batches)
+        first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
         return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
 
-    steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
+    steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)
     return prefetch(make, steps)
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     """This process's part of a step's batch; a network may draw from torch's generator."""
     settings, world = run.config.train, run.world
-    for part, batch in enumerate(islice(batches, settings.accumulate)):
-        key = (run.state.step * world.size + world.rank) * settings.accumulate + part
+    for part, batch in enumerate(islice(batches, settings.micro_batches)):
+        key = (run.state.step * world.size + world.rank) * settings.micro_batches + part
         torch.manual_seed(settings.seed + (key << 16))
         yield batch

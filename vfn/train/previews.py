@@ -15,6 +15,7 @@ from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.pictures import grid, save_png
 from vfn.progress import silence
 from vfn.sampling import Asked, Draws, Trained, of_each
+from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
 PREVIEW_ROWS, PREVIEW_COLUMNS = 4, 10
@@ -86,7 +87,8 @@ def held_out_loss_of(run: Run) -> dict[str, float]:
     if run.held_out is None:
         return {}
     seed = run.config.train.seed
-    loss = mean_held_out_loss(trained_of(run), run.held_out, run.objective, seed, run.world)
+    batch = AT_ONCE * run.config.sample.sample_batch
+    loss = mean_held_out_loss(trained_of(run), run.held_out, run.objective, seed, run.world, batch)
     return {"held_out_loss": loss}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from vfn import configs
 from vfn.configs import Config, ModelConfig, dumps
 from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
 from vfn.distributed import World, largest, together, total
@@ -20,6 +21,7 @@ from vfn.objective import Objective, batch_loss, check_diffusion
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
+from vfn.train.layout import fitted
 from vfn.train.learned_weight import init_learned_weight
 from vfn.train.state import TrainState, init_state, restore, start_from
 from vfn.train.trackers import find_trackers
@@ -108,14 +110,14 @@ def open_run(
         fresh: begin anew where a run has no checkpoint left, or what is there is not a run's.
 
     Returns:
-        Run; its configuration names the network that was given.
+        Run; its configuration names the network that was given, and a layout that fits into memory.
 
     Raises:
         ValueError: if there is a run and ``resume`` is not asked for, or anything does not fit;
             nothing has been written then.
         OSError: if the directory cannot be written.
     """
-    micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
+    micro_batch_size(config.train.batch_size, world.size, config.train.micro_batches)
     find_trackers(config.train.trackers or ())
     check_diffusion(config.diffusion)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
@@ -127,6 +129,9 @@ def open_run(
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
+    resume, objective = goes_on(resume, world), given.objective or batch_loss
+    least = _micro_batches_before(files) if resume else 1
+    config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
     model = (given.model or build_model(config, shape)).to(world.device)
     _check_network(model, config, dataset, shape, world.device)
@@ -135,7 +140,6 @@ def open_run(
     state = init_state(model, config.train)
     if config.diffusion.learned_weight:
         state.weight = init_learned_weight(config.train, world.device)
-    resume = goes_on(resume, world)
     with together(world):
         found = _found_checkpoint(files, state, resume, fresh)
         data = _mark_of(dataset, world)
@@ -154,8 +158,15 @@ def open_run(
         if found is None:
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
-    objective = given.objective or batch_loss
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
+
+
+def _micro_batches_before(files: RunFiles) -> int:
+    """The layout that a run has had so far: in the same one it goes on with the same bits."""
+    try:
+        return configs.load(str(files.config)).train.micro_batches
+    except ValueError:  # there is none, or none that can be read; whoever needs it says so
+        return 1
 
 
 def _found_checkpoint(

@@ -197,15 +197,15 @@ def train_step(
     scale = state.counters["loss_scale"] if scaling else 1.0
     losses, bins = [], []
     for i, batch in enumerate(micro_batches):
-        more = i < settings.accumulate - 1
+        more = i < settings.micro_batches - 1
         with _held(network, more), _held(weigh, more), keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = trained = _counted(each, batch.weight).mean() / settings.accumulate
+            loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
             if weigh is not None:
                 u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
                 balanced = _counted(balanced_loss(each, u), batch.weight)
-                trained = balanced.mean() / settings.accumulate
+                trained = balanced.mean() / settings.micro_batches
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))

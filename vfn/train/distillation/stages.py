@@ -188,7 +188,7 @@ def find_teacher(
 
 def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, resume: bool) -> None:
     """Refuse what cannot be gone on with, and write what the stages share."""
-    micro_batch_size(plan.train.batch_size, world.size, plan.train.accumulate)
+    micro_batch_size(plan.train.batch_size, world.size, plan.train.micro_batches)
     if files.config.is_file() and not resume:
         raise ValueError(
             f"{files.path} already holds a run; add --resume to go on with it, "
