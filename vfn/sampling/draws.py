@@ -199,8 +199,8 @@ class Draws:
     @cached_property
     def _grid(self) -> Tensor:
         schedule = schedule_of(self.trained.config.diffusion)
-        steps = self.settings.sample_timesteps
-        return sampling_grid(self.settings.grid, schedule, steps, self.trained.device)
+        # On the host, where it can be looked at without waiting for the device.
+        return sampling_grid(self.settings.grid, schedule, self.settings.sample_timesteps)
 
     @cached_property
     def _sampler(self) -> Any:
