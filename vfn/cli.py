@@ -20,7 +20,7 @@ from vfn.evaluation.metrics import METRICS, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
-from vfn.progress import is_shown, say
+from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def train_command(
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
-            f"with: vfn train --out {shlex.quote(str(out))} --resume"
+            f"with: {as_typed('train', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     say(f"{out}: finished {outcome.step} steps")
@@ -128,7 +128,7 @@ def distill_command(
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
-            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume"
+            f"checkpoint written; go on with: {as_typed('distill', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     _show(outcome.table())
@@ -382,7 +382,7 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
         click.echo(text, nl=False)
     else:
         write_atomic(out, text)
-        say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+        say(f"use it with: {as_typed('train', '--config', out, '--out', 'runs/new')}")
 
 
 @import_group.command("checkpoint")
@@ -399,7 +399,7 @@ def import_checkpoint_command(
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
     path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
-    say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+    say(f"{path}; use it with: {as_typed('sample', '--checkpoint', out, '--out', 'samples')}")
 
 
 @app.command("info")

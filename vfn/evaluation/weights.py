@@ -16,6 +16,7 @@ from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
 from vfn.files import write_atomic
+from vfn.tables import how_to_install
 
 OFFLINE_VARIABLE = "VFN_OFFLINE"
 
@@ -111,7 +112,7 @@ def _build(name: str, entry: Features, state: dict[str, Tensor], path: Path) -> 
         return entry.load()(list(entry.layers), state)
     except ImportError:
         raise ValueError(
-            f"features {name} need {' and '.join(entry.packages)}; pip install 'vfn[eval]', or "
+            f"features {name} need {' and '.join(entry.packages)}; {how_to_install('eval')}, or "
             "use pixels"
         ) from None
     except (KeyError, RuntimeError):
