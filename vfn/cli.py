@@ -19,7 +19,7 @@ from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
+from vfn.options import Command, Listed, RunPath, Word, given, option, refuse_given, settings
 from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vfn.sampling import Draws
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-PATH = click.Path(path_type=Path)
+PATH, RUN = click.Path(path_type=Path), RunPath()
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
@@ -48,9 +48,9 @@ def app() -> None:
 
 @app.command("train")
 @config_option
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
-@click.option("--init-from", type=PATH,
+@click.option("--init-from", type=RUN,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--fresh", is_flag=True,
               help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
@@ -96,10 +96,10 @@ def train_command(
 
 
 @app.command("distill")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
-@click.option("--out", type=PATH, required=True, help="directory")
+@click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
@@ -135,7 +135,7 @@ def distill_command(
 
 
 @app.command("sample")
-@click.option("--checkpoint", type=PATH, required=True, help="run directory or checkpoint file")
+@click.option("--checkpoint", type=RUN, required=True, help="run directory or checkpoint file")
 @click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
 @click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
@@ -389,7 +389,7 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
 @click.argument("file", type=PATH)
 @click.option("--config", "source", metavar="JSON", type=PATH, required=True,
               help="the configuration of its run")  # fmt: skip
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
@@ -406,7 +406,7 @@ def import_checkpoint_command(
 @click.argument("target", metavar="RUN|CONFIG")
 @click.option("--image", type=Listed(int), help="channels,height,width  [the data set's]")
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
@@ -422,7 +422,7 @@ def info_command(
 
 
 @app.command("export")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help=".safetensors file")
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
@@ -473,7 +473,7 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 
 @app.command("report")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
     from vfn.report import report
@@ -482,7 +482,7 @@ def report_command(run: Path) -> None:
 
 
 @app.command("demo")
-@click.option("--out", type=PATH, default=Path("runs/demo"), help="run directory  [runs/demo]")
+@click.option("--out", type=RUN, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
 @click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")

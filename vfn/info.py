@@ -17,7 +17,7 @@ from vfn.data.standard import DATASETS
 from vfn.model import DataShape, build_model, shape_of
 from vfn.nn import guidance_range
 from vfn.progress import text_table
-from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
+from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
 from vfn.train.distillation.plan import plan_of, stages_of
 
 FLOAT32 = 4
@@ -164,7 +164,7 @@ def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None
     2                    400
     1                    400
     """
-    path = Path(target)
+    path = run_path(target)
     if path.is_dir() or path.suffix == ".safetensors":
         _only_for_configurations(target, shape)
         _only_for_plans(target, teacher)

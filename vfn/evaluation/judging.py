@@ -24,7 +24,6 @@ from vfn.evaluation.needs import (
     needed,
 )
 from vfn.evaluation.opening import (
-    RUN,
     Given,
     Opened,
     check_legend,
@@ -40,6 +39,7 @@ from vfn.evaluation.sides import Sides, Subject
 from vfn.nn import guidance_range
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
+from vfn.runs.directory import RUN
 from vfn.sampling import Draws, Trained, ask
 
 _MANY = 100  # labels that a record lists

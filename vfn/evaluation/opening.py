@@ -28,7 +28,6 @@ from vfn.sampling.output import RECORD
 
 # What stands for a side: a spec of the command line, pictures, statistics, or a network.
 Given = str | Path | Tensor | Dataset | Statistics | Trained | Draws
-RUN = "run:"
 
 
 class Opened(NamedTuple):

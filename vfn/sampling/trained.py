@@ -18,7 +18,7 @@ from vfn.model import DataShape, build_model, check_guidance, check_sampling, sc
 from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
-from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint
+from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint, run_path
 from vfn.sampling.asked import Asked, ask
 from vfn.sampling.draws import Drawn, Draws
 from vfn.tables import object_name
@@ -249,7 +249,8 @@ def load(
     """Load a trained network.
 
     Args:
-        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file.
+        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
+            perhaps after ``run:``.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.
@@ -270,8 +271,8 @@ def load(
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"expected precision fp32 or bf16, got {precision!r}")
-    where = choose_device(device)
-    checkpoint = find_checkpoint(Path(path))
+    where, path = choose_device(device), run_path(path)
+    checkpoint = find_checkpoint(path)
     stored = checkpoint.ema if ema else checkpoint.params
     model = _network(checkpoint, network).to(where).eval()
     check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
@@ -283,7 +284,7 @@ def load(
         model.compile()
     return Trained(
         model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
-        Path(path),
+        path,
     )  # fmt: skip
 
 
