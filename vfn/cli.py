@@ -15,8 +15,9 @@ import click
 
 from vfn import __version__, configs
 from vfn.configs.schema import override
+from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
-from vfn.evaluation.metrics import METRICS, usual_metrics
+from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import Command, Listed, RunPath, Word, given, option, refuse_given, settings
@@ -188,6 +189,9 @@ def sample_command(
 
 features_option = click.option("--features", type=Word(EXTRACTORS), default="pixels",
                                help="what pictures are compared by  [pixels]")  # fmt: skip
+size_option = click.option("--image-size", "size", type=Listed(int),
+                           help="bring pictures of other sizes to height,width, or a square, as "
+                           "torch-fidelity does")  # fmt: skip
 weights_option = click.option("--weights", type=PATH,
                               help="the features' network  [a checked download]")  # fmt: skip
 
@@ -199,7 +203,9 @@ def _metric_lines() -> str:
 
 @app.group("eval", invoke_without_command=True)
 @click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
-@click.option("--fake", help="pictures to judge: a run, folder, .npz or statistics")
+@click.option(
+    "--fake", help="pictures to judge: a run, folder (also of vfn sample), .npz or statistics"
+)
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
@@ -211,6 +217,7 @@ def _metric_lines() -> str:
     "--labels",
     help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
+@size_option
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -268,27 +275,29 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
-        refuse_given(context, ("num", "labels", "bpd", *names), why)
-    from vfn.evaluation import judge, open_extractor
-    from vfn.files import make_directory
+        drawing = () if run_of(options["real"]) else ("num",)
+        refuse_given(context, (*drawing, "labels", "bpd", *names), why)
+    from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
     if json_path:
-        make_directory(json_path.parent)  # before hours of work
-    chosen = options["metrics"] or usual_metrics(model=drawn)
-    metrics = dict.fromkeys((*chosen, *(["bpd"] if options["bpd"] else [])))
-    device, data_dir = options["device"], options["data_dir"]
+        check_place(json_path)
+    from vfn.evaluation import judge
+
+    metrics = options["metrics"] or (USUAL,)
     result = judge(
         options["real"],
         _draws(options, names) if drawn else options["fake"],
-        tuple(metrics),
+        (*metrics, "bpd") if options["bpd"] else metrics,
         held_out=options["held_out"],
-        features=open_extractor(options["features"], options["weights"], device, data_dir),
+        features=options["features"],
+        weights=options["weights"],
         num=options["num"],
         seed=options["seed"],
         bootstrap=options["bootstrap"],
-        device=device,
-        data_dir=data_dir,
+        image_size=options["size"],
+        device=options["device"],
+        data_dir=options["data_dir"],
     )
     if result is None:
         return
@@ -300,16 +309,15 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
-    from vfn.evaluation import usual_labels
     from vfn.runs.directory import run_of
-    from vfn.sampling import load
+    from vfn.sampling import load, usual_labels
 
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
-    if labels is None or labels == "as-data":
-        labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
+    if labels is None or labels == AS_DATA:
+        labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
     return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 
@@ -318,6 +326,7 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
 @click.option("--out", required=True, type=PATH, help=".npz file")
 @features_option
 @weights_option
+@size_option
 @click.option("--keep/--no-keep", default=True,
               help="keep the features, for more than fid and is  [keep]")  # fmt: skip
 @device_option
@@ -327,15 +336,18 @@ def reference_command(
     out: Path,
     features: str,
     weights: Path | None,
+    size: tuple[int, ...] | None,
     keep: bool,
     device: str,
     data_dir: str | None,
 ) -> None:
     """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
-    from vfn.evaluation import open_extractor, store_reference
+    from vfn.evaluation import store_reference
 
-    extractor = open_extractor(features, weights, device, data_dir)
-    _show(store_reference(real, out, extractor, keep, device, data_dir).line)
+    stored = store_reference(
+        real, out, features, keep, device, data_dir, weights=weights, image_size=size
+    )
+    _show(stored.line)
 
 
 def format_option(part: What) -> Callable[[Command], Command]:

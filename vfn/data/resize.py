@@ -18,8 +18,9 @@ RESIZE = "bilinear (PIL, antialiased) until it covers, then the centre, as torch
 def resize_and_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A picture scaled until it covers a size, and its centre cut out.
 
-    With a square it is what ``samples_resize_and_crop`` of torch-fidelity does, that is torchvision's
-    Resize and CenterCrop: the smaller side gets the size, the other ``int(size * long / short)``.
+    With a square it is what `samples_resize_and_crop` of torch-fidelity does, that is Resize and
+    CenterCrop of torchvision: the smaller side gets the size, the other the whole part of
+    ``size * long / short``.
 
     Args:
         picture: 8 bits a channel.
@@ -38,7 +39,7 @@ def resize_and_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         whole = max(width, int(height * picture.width / picture.height)), height
     if picture.size != whole:
         picture = picture.resize(whole, Image.Resampling.BILINEAR)
-    left, top = (int(round((have - want) / 2.0)) for have, want in zip(whole, (width, height)))
+    left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
     return picture.crop((left, top, left + width, top + height))
 
 

@@ -173,9 +173,7 @@ def outlook_of(extractor: str | Extractor, shape: tuple[int, ...] | None = None)
     return Outlook(extractor, len(entry.layers) > 1, entry.width or None)
 
 
-def check_extractor(
-    name: str, weights: "Path | None" = None, data_dir: str | None = None
-) -> None:
+def check_extractor(name: str, weights: "Path | None" = None, data_dir: str | None = None) -> None:
     """Refuse an extractor that cannot be had, before its weights are read or downloaded.
 
     Args:

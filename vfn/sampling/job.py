@@ -187,7 +187,11 @@ class _Folder:
     def record(self) -> dict[str, Any]:
         record = self.draws.record()
         first = {name: record.pop(name) for name in ("seed", "num", "labels")}
-        return {**first, "format": self.kind, **record}
+        origin, legend = self.draws.trained.origin, self.draws.trained.shape.legend
+        noted: dict[str, Any] = {"run": str(origin.resolve())} if origin else {}
+        if legend.names:
+            noted |= {"classes": [*legend.names], "tags": legend.tags}
+        return {**first, "format": self.kind, **record, **noted}
 
 
 def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:

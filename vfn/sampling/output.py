@@ -33,6 +33,7 @@ from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
+NOTED = ("run", "classes", "tags")  # in a record for those who read it; no picture depends on them
 PARTS = ".parts"
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
 _OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
@@ -311,7 +312,7 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
     advice = "use another --out, or --fresh to draw them anew"
-    for name in sorted(record.keys() | found.keys()):
+    for name in sorted((record.keys() | found.keys()) - {*NOTED}):
         if found.get(name) != record.get(name):
             raise ValueError(
                 f"{folder} holds pictures of other settings: {name} {_short(found.get(name))}, "
