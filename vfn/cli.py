@@ -139,7 +139,8 @@ def distill_command(
 @click.option("--checkpoint", type=RUN, required=True, help="run directory or checkpoint file")
 @click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
-@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
+@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas, or "
+              "as-data: as often as the training pictures have them  [all]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
@@ -177,12 +178,15 @@ def sample_command(
     a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
     sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.sampling import ask, load, variants, write_samples
+    from vfn.sampling import as_data, ask, load, variants, write_samples
 
     opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
-    asked = ask(trained.shape.legend, labels, tags)
+    if labels == AS_DATA and not tags:
+        asked = as_data(trained, num, seed)
+    else:
+        asked = ask(trained.shape.legend, labels, tags)
     draws = variants(trained, compared, num, asked, seed, **given(options))
     write_samples(draws, out, kind, grid_image, animate, fresh)
 

@@ -108,6 +108,8 @@ def make_directory(path: Path) -> None:
 def check_place(path: Path) -> None:
     """Try whether a file can be written, before the work that it is to hold; nothing stays.
 
+    Under torchrun the first process tries, which writes.
+
     Args:
         path: the file; it and its directories need not be there.
 
@@ -117,6 +119,8 @@ def check_place(path: Path) -> None:
     """
     if path.is_dir():
         raise ValueError(f"expected a file at {path}, but there is a directory; name another place")
+    if int(os.environ.get("RANK", 0)):
+        return
     missing = [each for each in path.parents if not os.path.lexists(each)]
     try:
         make_directory(path.parent)

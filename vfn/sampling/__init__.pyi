@@ -1,6 +1,7 @@
 from .asked import Asked as Asked
 from .asked import ask as ask
 from .asked import of_each as of_each
+from .balance import as_data as as_data
 from .balance import balance_text as balance_text
 from .balance import class_shares as class_shares
 from .balance import usual_labels as usual_labels
@@ -26,6 +27,7 @@ __all__ = [
     "Trained",
     "Watch",
     "Written",
+    "as_data",
     "ask",
     "balance_text",
     "class_shares",

@@ -10,7 +10,8 @@ from torch import Tensor
 from vfn.data import Labels, load_dataset
 from vfn.data.labels import AS_DATA
 from vfn.ops import epoch_permutation
-from vfn.sampling.asked import Asked, ask, of_each
+from vfn.progress import say
+from vfn.sampling.asked import PER_LABEL, Asked, ask, of_each
 
 if TYPE_CHECKING:
     from vfn.sampling.trained import Trained
@@ -57,6 +58,27 @@ def usual_labels(
         )
     order = epoch_permutation(seed, 0, len(known))
     return of_each(known[order[torch.arange(num) % len(known)]], legend)
+
+
+def as_data(trained: "Trained", num: int | None = None, seed: int = 0) -> Asked:
+    """Labels as the training pictures have them, each as often as there; a line tells how often.
+
+    Args:
+        trained: the network.
+        num: how many pictures; ten for each label if None.
+        seed: of the order.
+
+    Returns:
+        Asked, with a label for each picture.
+
+    Raises:
+        ValueError: for an unconditional network, or if its data cannot be read.
+    """
+    legend = trained.shape.legend
+    asked = usual_labels(trained, num or PER_LABEL * len(legend.names), seed, as_data=True)
+    if shares := class_shares(asked.labels, legend):
+        say(f"labels as in the data: {legend.describe()}, {balance_text(shares)}")
+    return asked
 
 
 def class_shares(labels: Tensor, legend: Labels) -> tuple[float, float] | None:

@@ -19,14 +19,13 @@ from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
 from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint, run_path
-from vfn.sampling.asked import Asked, ask
+from vfn.sampling.asked import PER_LABEL, Asked, ask
 from vfn.sampling.draws import Drawn, Draws
 from vfn.tables import object_name
 
 # Settings of sampling have shorter names here and on the command line.
 SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
-PER_LABEL = 10  # pictures, where their number is not given
-UNLABELLED = 100
+UNLABELLED = 100  # pictures, where their number is not given
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +137,8 @@ class Trained:
         asked = labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
         if num is not None and num < 1:
             raise ValueError(f"expected num to be at least 1, got {num}")
-        count = num or (PER_LABEL * len(asked.labels) if asked.names else UNLABELLED)
+        each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
+        count = num or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
         return Draws(self, chosen, asked, count, seed)
 
