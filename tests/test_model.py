@@ -215,6 +215,38 @@ def test_settings_that_a_network_cannot_follow(settings, legend, known, message)
         check_sampling(SampleConfig(**settings), Config(), shape, known)
 
 
+def breaks():
+    def solve(denoise, z, logsnrs, **_):
+        return denoise(z, logsnrs[0]).no_such_thing
+
+    return solve
+
+
+def shrinks():
+    from vfn.ops import Sample
+
+    return lambda _denoise, z, _logsnrs, **_: Sample(z[..., :1], 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": "logsnr"}, "expected finite limits"),
+        ({"sampler": "no.such:solver"}, "no.such:solver cannot be imported"),
+        ({"sampler": f"{__name__}:breaks"}, ":breaks fails: AttributeError"),
+        (
+            {"sampler": f"{__name__}:shrinks"},
+            r":shrinks to give \(1, 1, 2, 2\), got \(1, 1, 2, 1\)",
+        ),
+    ],
+)
+def test_grids_and_solvers_are_tried_before_they_are_needed(settings, message):
+    """A first preview comes after a thousand steps."""
+    config = Config(diffusion=DiffusionConfig(logsnr_schedule="legacy"))
+    with pytest.raises(ValueError, match=message):
+        check_sampling(SampleConfig(**settings), config, SHAPE)
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )

@@ -15,20 +15,21 @@ import click
 
 from vfn import __version__, configs
 from vfn.configs.schema import override
+from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
-from vfn.evaluation.metrics import METRICS, usual_metrics
+from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.memory import is_shortage, shortage
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
-from vfn.progress import is_shown, say
+from vfn.options import Command, Listed, RunPath, Word, given, option, refuse_given, settings
+from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
 if TYPE_CHECKING:
     from vfn.sampling import Draws
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-PATH = click.Path(path_type=Path)
+PATH, RUN = click.Path(path_type=Path), RunPath()
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
@@ -49,9 +50,9 @@ def app() -> None:
 
 @app.command("train")
 @config_option
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
-@click.option("--init-from", type=PATH,
+@click.option("--init-from", type=RUN,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
 @click.option("--fresh", is_flag=True,
               help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
@@ -90,17 +91,17 @@ def train_command(
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
-            f"with: vfn train --out {shlex.quote(str(out))} --resume"
+            f"with: {as_typed('train', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     say(f"{out}: finished {outcome.step} steps")
 
 
 @app.command("distill")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
-@click.option("--out", type=PATH, required=True, help="directory")
+@click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
@@ -129,17 +130,18 @@ def distill_command(
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
-            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume"
+            f"checkpoint written; go on with: {as_typed('distill', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     _show(outcome.table())
 
 
 @app.command("sample")
-@click.option("--checkpoint", type=PATH, required=True, help="run directory or checkpoint file")
+@click.option("--checkpoint", type=RUN, required=True, help="run directory or checkpoint file")
 @click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
-@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
+@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas, or "
+              "as-data: as often as the training pictures have them  [all]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
@@ -177,18 +179,24 @@ def sample_command(
     a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
     sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.sampling import ask, load, variants, write_samples
+    from vfn.sampling import as_data, ask, load, variants, write_samples
 
     opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
-    asked = ask(trained.shape.legend, labels, tags)
+    if labels == AS_DATA and not tags:
+        asked = as_data(trained, num, seed)
+    else:
+        asked = ask(trained.shape.legend, labels, tags)
     draws = variants(trained, compared, num, asked, seed, **given(options))
     write_samples(draws, out, kind, grid_image, animate, fresh)
 
 
 features_option = click.option("--features", type=Word(EXTRACTORS), default="pixels",
                                help="what pictures are compared by  [pixels]")  # fmt: skip
+size_option = click.option("--image-size", "size", type=Listed(int),
+                           help="bring pictures of other sizes to height,width, or a square, as "
+                           "torch-fidelity does")  # fmt: skip
 weights_option = click.option("--weights", type=PATH,
                               help="the features' network  [a checked download]")  # fmt: skip
 
@@ -200,7 +208,9 @@ def _metric_lines() -> str:
 
 @app.group("eval", invoke_without_command=True)
 @click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
-@click.option("--fake", help="pictures to judge: a run, folder, .npz or statistics")
+@click.option(
+    "--fake", help="pictures to judge: a run, folder (also of vfn sample), .npz or statistics"
+)
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
@@ -212,6 +222,7 @@ def _metric_lines() -> str:
     "--labels",
     help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
+@size_option
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -269,27 +280,29 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
-        refuse_given(context, ("num", "labels", "bpd", *names), why)
-    from vfn.evaluation import judge, open_extractor
-    from vfn.files import make_directory
+        drawing = () if run_of(options["real"]) else ("num",)
+        refuse_given(context, (*drawing, "labels", "bpd", *names), why)
+    from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
     if json_path:
-        make_directory(json_path.parent)  # before hours of work
-    chosen = options["metrics"] or usual_metrics(model=drawn)
-    metrics = dict.fromkeys((*chosen, *(["bpd"] if options["bpd"] else [])))
-    device, data_dir = options["device"], options["data_dir"]
+        check_place(json_path)
+    from vfn.evaluation import judge
+
+    metrics = options["metrics"] or (USUAL,)
     result = judge(
         options["real"],
         _draws(options, names) if drawn else options["fake"],
-        tuple(metrics),
+        (*metrics, "bpd") if options["bpd"] else metrics,
         held_out=options["held_out"],
-        features=open_extractor(options["features"], options["weights"], device, data_dir),
+        features=options["features"],
+        weights=options["weights"],
         num=options["num"],
         seed=options["seed"],
         bootstrap=options["bootstrap"],
-        device=device,
-        data_dir=data_dir,
+        image_size=options["size"],
+        device=options["device"],
+        data_dir=options["data_dir"],
     )
     if result is None:
         return
@@ -301,16 +314,15 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
-    from vfn.evaluation import usual_labels
     from vfn.runs.directory import run_of
-    from vfn.sampling import load
+    from vfn.sampling import load, usual_labels
 
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
-    if labels is None or labels == "as-data":
-        labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
+    if labels is None or labels == AS_DATA:
+        labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
     return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 
@@ -319,6 +331,7 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
 @click.option("--out", required=True, type=PATH, help=".npz file")
 @features_option
 @weights_option
+@size_option
 @click.option("--keep/--no-keep", default=True,
               help="keep the features, for more than fid and is  [keep]")  # fmt: skip
 @device_option
@@ -328,15 +341,18 @@ def reference_command(
     out: Path,
     features: str,
     weights: Path | None,
+    size: tuple[int, ...] | None,
     keep: bool,
     device: str,
     data_dir: str | None,
 ) -> None:
     """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
-    from vfn.evaluation import open_extractor, store_reference
+    from vfn.evaluation import store_reference
 
-    extractor = open_extractor(features, weights, device, data_dir)
-    _show(store_reference(real, out, extractor, keep, device, data_dir).line)
+    stored = store_reference(
+        real, out, features, keep, device, data_dir, weights=weights, image_size=size
+    )
+    _show(stored.line)
 
 
 def format_option(part: What) -> Callable[[Command], Command]:
@@ -383,14 +399,14 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
         click.echo(text, nl=False)
     else:
         write_atomic(out, text)
-        say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+        say(f"use it with: {as_typed('train', '--config', out, '--out', 'runs/new')}")
 
 
 @import_group.command("checkpoint")
 @click.argument("file", type=PATH)
 @click.option("--config", "source", metavar="JSON", type=PATH, required=True,
               help="the configuration of its run")  # fmt: skip
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
@@ -400,14 +416,14 @@ def import_checkpoint_command(
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
     path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
-    say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+    say(f"{path}; use it with: {as_typed('sample', '--checkpoint', out, '--out', 'samples')}")
 
 
 @app.command("info")
 @click.argument("target", metavar="RUN|CONFIG")
 @click.option("--image", type=Listed(int), help="channels,height,width  [the data set's]")
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
@@ -423,7 +439,7 @@ def info_command(
 
 
 @app.command("export")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help=".safetensors file")
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
@@ -474,7 +490,7 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 
 @app.command("report")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
     from vfn.report import report
@@ -483,7 +499,7 @@ def report_command(run: Path) -> None:
 
 
 @app.command("demo")
-@click.option("--out", type=PATH, default=Path("runs/demo"), help="run directory  [runs/demo]")
+@click.option("--out", type=RUN, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
 @click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vfn.files import write_json
-from vfn.progress import say
+from vfn.progress import as_typed, say
 from vfn.runs import RunFiles
 
 PRESET = "digits"
@@ -160,14 +160,17 @@ def _farewell(run: RunFiles) -> str:
     from vfn.sampling.job import SWEEP as SHEET
 
     strengths = ",".join(f"{w:g}" for w in SWEEP)
-    out = shlex.quote(str(run.path))
-    fast = shlex.quote(f"{run.path}-fast")
+    out, fast = str(run.path), f"{run.path}-fast"
+    more = as_typed(
+        "sample", "--checkpoint", out, "--out", "more", "--labels", "3,7", "--num", "20"
+    )
     return (
         f"\nLook at {run.report} (everything on one page),\n"
         f"  {run.sample / GRID} (ten of each digit),\n"
         f"  {run.sample / DENOISING} (how they come out of noise),\n"
         f"  {run.sweep / SHEET} (guidance {strengths}).\n"
-        f"More pictures: vfn sample --checkpoint {out} --out more --labels 3,7 --num 20\n"
-        f"Fewer steps, down to one: vfn distill --teacher {out} --out {fast}, some minutes,\n"
-        f"  then vfn report {fast}"
+        f"More pictures:\n  {more}\n"
+        "Fewer steps, down to one, in some minutes, and a page about them:\n"
+        f"  {as_typed('distill', '--teacher', out, '--out', fast)}\n"
+        f"  {as_typed('report', fast)}"
     )

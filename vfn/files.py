@@ -4,9 +4,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,6 +103,59 @@ def make_directory(path: Path) -> None:
         raise ValueError(
             f"expected a directory at {path}, but there is a file; name another place"
         ) from None
+
+
+def check_place(path: Path) -> None:
+    """Try whether a file can be written, before the work that it is to hold; nothing stays.
+
+    Under torchrun the first process tries, which writes.
+
+    Args:
+        path: the file; it and its directories need not be there.
+
+    Raises:
+        ValueError: if there is a directory at ``path``, or a file on the way to it.
+        OSError: if it cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"expected a file at {path}, but there is a directory; name another place")
+    if int(os.environ.get("RANK", 0)):
+        return
+    missing = [each for each in path.parents if not os.path.lexists(each)]
+    try:
+        make_directory(path.parent)
+        probe = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        probe.touch()
+        probe.unlink()
+    finally:
+        for each in missing:
+            with suppress(OSError):  # it was not made, or somebody else's files are in it
+                each.rmdir()
+
+
+def check_space(place: Path, size: float, what: str, advice: str) -> None:
+    """Refuse to begin what a disk has no room for.
+
+    Args:
+        place: where it will be written; the next directory above that is there counts.
+        size: bytes.
+        what: takes so much, for the message.
+        advice: what else to do than to make room.
+
+    Raises:
+        ValueError: if less is free; a file system that does not know is trusted.
+
+    >>> check_space(Path("."), 1e24, "a million videos", "draw fewer")
+    Traceback (most recent call last):
+    ValueError: a million videos take about 1e+15 GB, and where . is ... GB are free; ...
+    """
+    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
+    disk = shutil.disk_usage(there)
+    if disk.total and disk.free < size:
+        raise ValueError(
+            f"{what} take about {size / 1e9:.3g} GB, and where {place} is {disk.free / 1e9:.3g} GB "
+            f"are free; make room, or {advice}"
+        )
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from vfn.footprint import COPIES, FLOAT32, Footprint, example_batch
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
 from vfn.progress import text_table
-from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
+from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
 from vfn.train.distillation.plan import plan_of, stages_of
 
 OWN = "itself"  # parameters that are the network's own and in no part of it
@@ -222,7 +222,7 @@ def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None
     2                    400
     1                    400
     """
-    path = Path(target)
+    path = run_path(target)
     if path.is_dir() or path.suffix == ".safetensors":
         _only_for_configurations(target, shape)
         _only_for_plans(target, teacher)

@@ -20,8 +20,10 @@ from vfn.ops import (
     interval_strength,
     logsnr_schedule,
     sampler,
+    sampling_grid,
     shift_schedule,
 )
+from vfn.ops.solver_table import SOLVERS
 
 
 class DataShape(NamedTuple):
@@ -187,13 +189,36 @@ def check_sampling(
         known: lowest and highest w of a network that takes guidance as an input.
 
     Raises:
-        ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
+        ValueError: for guidance as in `check_guidance`, a variance that was not learned, a grid
+            that the schedule has no ends for, or a solver that cannot be imported or fails.
     """
     check_guidance(settings, config, shape, known)
+    sampling_grid(settings.grid, schedule_of(config.diffusion), 2)
+    _try_solver(settings)
     if settings.uses_variance and not config.diffusion.learned_variance:
         raise ValueError(
             "var_type learned needs a model trained with learned_variance, and this one was not; "
             "use fixed_small or fixed_large"
+        )
+
+
+def _try_solver(settings: SampleConfig) -> None:
+    """Refuse a solver that cannot be had, and try one of the user's on data that are all zero."""
+    try:
+        draw = sampler_of(settings)
+        if settings.sampler in SOLVERS:
+            return
+        z, levels = torch.zeros(1, 1, 2, 2), torch.linspace(-9.0, 9.0, 4)
+        found = draw(lambda z, _: 0 * z, z, levels, noise=lambda _: z)
+        shape = tuple(found.x0.shape)
+    except ValueError:
+        raise
+    except Exception as error:  # a solver of the user's can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"solver {settings.sampler} fails: {reason:.300}") from error
+    if shape != tuple(z.shape):
+        raise ValueError(
+            f"expected solver {settings.sampler} to give {tuple(z.shape)}, got {shape}"
         )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -10,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from vfn.configs.schema import flat_fields, plain_hint
 from vfn.data.standard import DATASETS
+from vfn.runs.directory import run_path
 from vfn.tables import FORM, Table
 from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
@@ -64,6 +66,24 @@ class Word(click.ParamType[str]):
             for word, entry in self.table.items()
             if word.startswith(incomplete)
         ]
+
+
+class RunPath(click.ParamType[Path]):
+    """The path of a run, with or without ``run:`` before it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        """The path; what is there is looked at when it is used."""
+        del param, ctx
+        return run_path(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Paths, which the shell knows itself."""
+        del ctx, param
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):

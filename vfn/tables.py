@@ -116,6 +116,21 @@ class Table(Mapping[str, E], Generic[E]):
         return self._outside(word)
 
 
+def how_to_install(extra: str) -> str:
+    """What brings packages that are needed for a part only, for messages.
+
+    Args:
+        extra: one of ours.
+
+    Returns:
+        a few words.
+
+    >>> how_to_install("eval")
+    "pip install '.[eval]' in the clone of vfn"
+    """
+    return f"pip install '.[{extra}]' in the clone of vfn"
+
+
 def is_object_name(text: str) -> bool:
     """Whether a text has the form ``package.module:Name``.
 

@@ -24,7 +24,8 @@ def counted(batches, weights="a", pause=0.0):
 
     def run(images):
         time.sleep(pause)
-        batches.append(images.clone())
+        if len(images) > 2:  # those of the trial that comes before the work do not count
+            batches.append(images.clone())
         rows = images.flatten(1).float()
         return Outputs(rows.sqrt(), rows[:, :5] * 2)
 

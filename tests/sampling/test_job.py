@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -404,6 +405,41 @@ def test_a_large_animation_is_refused_before_drawing(tmp_path, drawn):
         write_samples(draws, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     assert drawn == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "free", "count"),
+    [("png", 4 * 4095, 4), ("npz", 2 * 4 * 64 - 1, 4), ("safetensors", 2 * 4 * 64 - 1, 4)],
+)
+def test_a_disk_without_room_is_told_before(
+    trained, tmp_path, drawn, monkeypatch, kind, free, count
+):
+    def disk(_path):
+        return SimpleNamespace(total=10**9, used=0, free=free)
+
+    monkeypatch.setattr("shutil.disk_usage", disk)
+    with pytest.raises(ValueError, match="4 pictures take about .* GB, and where"):
+        write_samples(trained.draws(count), tmp_path / "a", kind, animate=False)
+    assert drawn == []
+    assert not (tmp_path / "a").exists()
+    free += 10
+    write_samples(trained.draws(count), tmp_path / "a", kind, animate=False)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_where_nothing_can_be_written_is_told_before(trained, tmp_path, drawn, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected a directory at .*, but there is a file"):
+        write_samples(trained.draws(4), tmp_path / place)
+    assert drawn == []
+
+
+def test_names_that_no_file_can_hold_are_told_before(tmp_path, drawn):
+    broken = SHAPE._replace(legend=Labels(("a", "\udcff")))
+    with pytest.raises(ValueError, match=r"the label '\\udcff', which is no UTF-8"):
+        write_samples(untrained(small_config(), broken).draws(2, steps=1), tmp_path / "a")
+    assert drawn == []
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_job_tells_of_pictures_that_are_not_finite(trained, tmp_path, capsys):

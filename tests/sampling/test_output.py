@@ -146,11 +146,16 @@ def test_an_empty_place_needs_no_record(tmp_path):
 
 def test_a_format_of_somebody_else(tmp_path, monkeypatch):
     (tmp_path / "their_format.py").write_text(
-        "class Lines:\n"
+        "class Half:\n"
         "    def __init__(self, folder, num):\n"
         "        self.folder, self.num = folder, num\n"
+        "    def present(self): ...\n"
+        "class Lines(Half):\n"
+        "    write = read = finish = clear = Half.present\n"
     )
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="their_format:Half to be an Output, but it has no write"):
+        open_output("their_format:Half", tmp_path, 6)
     output = open_output("their_format:Lines", tmp_path, 6)
     assert (output.folder, output.num) == (tmp_path, 6)
     monkeypatch.delitem(sys.modules, "their_format")

@@ -6,7 +6,7 @@ import torch
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import SampleConfig
 from vfn.data import Labels
-from vfn.sampling import ask, untrained, variants
+from vfn.sampling import ask, of_each, untrained, variants
 from vfn.sampling.sheets import (
     ANIMATED,
     FRAMES,
@@ -147,3 +147,22 @@ def test_names_tell_what_differs(given, folders, titles):
     names = varied(settings)
     assert [folder_name(one, names) for one in settings] == folders
     assert [title(one, names) for one in settings] == titles
+
+
+def test_a_grid_of_labels_as_the_data_have_them():
+    """A column for each class that fills the rows; a rare one would leave one row."""
+    labels = torch.tensor([2, 1, 2, 1, 1, 2, 3, 1])
+    draws = untrained("digits").draws(8, of_each(labels, untrained("digits").shape.legend))
+    shown = panel(draws)
+    assert shown.column_labels == ["0", "1"]
+    assert shown.indices.tolist() == [1, 0, 3, 2, 4, 5]
+    assert shown.columns == 2
+    assert panel(draws, 1).indices.tolist() == [1, 0, 6]
+
+
+def test_a_grid_of_tags_as_the_data_have_them_has_no_heads():
+    legend = Labels(("a", "b"), tags=True)
+    network = untrained(small_config(), SHAPE._replace(legend=legend))
+    draws = network.draws(12, of_each(torch.tensor([[0, 1], [1, 1], [0, 0]] * 4), legend))
+    assert panel(draws)[1:] == (10, (), [])
+    assert len(panel(draws).indices) == 12

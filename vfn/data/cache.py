@@ -26,7 +26,7 @@ from vfn.data.dataset import Dataset
 from vfn.data.digest import data_digest, images_digest, remember_digest
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
-from vfn.data.source import Bad, Rows, Source, bad_line, read_rows
+from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows
 from vfn.files import few, locked, make_directory, printable, shortened, sync_directory
 from vfn.progress import Progress, say
 
@@ -114,12 +114,13 @@ class Prepared(NamedTuple):
         return Labels(self.class_names or tuple(str(k) for k in range(1, count + 1)), tags)
 
 
-def in_memory(source: Source, settings: DataConfig) -> Prepared:
+def in_memory(source: Source, settings: DataConfig, fit: Fit = cover) -> Prepared:
     """Read a source into memory.
 
     Args:
         source: the pictures.
         settings: size, crop, channels, and what to do about bad pictures.
+        fit: brings a picture to the size.
 
     Returns:
         Prepared, without a path.
@@ -129,7 +130,7 @@ def in_memory(source: Source, settings: DataConfig) -> Prepared:
             bad.
     """
     rows: list[np.ndarray] = []
-    found = read_rows(source, settings, rows.append)
+    found = read_rows(source, settings, rows.append, fit=fit)
     images = torch.from_numpy(np.stack(rows))
     return Prepared(
         images, _tensor(found.labels), source.class_names, found.splits, found.bad, None

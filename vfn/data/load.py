@@ -12,6 +12,7 @@ from vfn.data.arrays import array_source
 from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
+from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS
 from vfn.files import printable, shortened
@@ -168,13 +169,20 @@ def load_held_out(settings: DataConfig) -> Dataset | None:
     return prepared.dataset("test", settings.conditional)
 
 
-def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
+def read_pictures(
+    spec: str,
+    settings: DataConfig | None = None,
+    size: tuple[int, int] | None = None,
+    labelled: bool = True,
+) -> Dataset:
     """Pictures from ``dataset:NAME[:split]``, a folder, or an array file.
 
     Args:
         spec: NAME is a data set's name or path; a folder or array file alone is read as it is, all
             of it, into memory.
         settings: how the data set of that NAME is prepared; where all data are.
+        size: height and width that all pictures are brought to by `resize_and_crop`.
+        labelled: without, the labels and their names do not matter.
 
     Returns:
         Dataset.
@@ -186,15 +194,16 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
     torch.Size([360, 1, 8, 8])
     """
     if spec.startswith("dataset:"):
-        return load_dataset(spec_settings(spec, settings or DataConfig()))
-    own = DataConfig(dataset=spec, test_share=0.0)
-    found = _find_files(own)
+        known = load_dataset(spec_settings(spec, settings or DataConfig()))
+        return known._replace(images=resized(known.images, size))
+    own = DataConfig(dataset=spec, test_share=0.0, image_size=size)
+    found = _find_files(own, labelled)
     if found is None:
         raise ValueError(
             f"expected pictures at {spec!r}: an existing folder, an .npy or .npz file, "
             "dataset:NAME[:train|test|all], or run:DIR"
         )
-    everything = in_memory(found.source(), own)
+    everything = in_memory(found.source(), own, fit=resize_and_crop)
     return Dataset(everything.images, everything.labels, everything.legend)
 
 
@@ -259,21 +268,21 @@ def _find(settings: DataConfig) -> _Origin:
     return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
 
 
-def _find_files(settings: DataConfig) -> _Origin | None:
+def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
     if path.is_dir():
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), folder_state(path)],
-            lambda: folder_source(path, settings.test_share),
+            lambda: folder_source(path, settings.test_share, labelled),
             settings,
         )
     if path.suffix in arrays.SUFFIXES and path.is_file():
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],
-            lambda: array_source(path, settings.test_share),
+            lambda: array_source(path, settings.test_share, labelled),
             settings,
         )
     return None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vfn import configs
 from vfn.configs import Config
 from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
-from vfn.runs import RunFiles, read_log, read_stages
+from vfn.runs import RunFiles, read_log, read_stages, run_path
 
 Curve = dict[int, float]
 
@@ -56,7 +56,7 @@ def read_run(run: str | Path) -> RunContents:
     Traceback (most recent call last):
     ValueError: expected a run directory with a config.toml, got runs/none; ...
     """
-    files = RunFiles(Path(run))
+    files = RunFiles(run_path(run))
     if not files.config.is_file():
         raise ValueError(
             f"expected a run directory with a {files.config.name}, got {run}; "

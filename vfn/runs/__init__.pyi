@@ -10,6 +10,7 @@ from .checkpoint import newest_checkpoint as newest_checkpoint
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .directory import RunFiles as RunFiles
+from .directory import run_path as run_path
 from .lock import locked as locked
 from .log import log_lines as log_lines
 from .log import read_log as read_log
@@ -31,6 +32,7 @@ __all__ = [
     "newest_checkpoint",
     "read_log",
     "read_stages",
+    "run_path",
     "save_checkpoint",
     "seconds_until",
     "write_checkpoint",

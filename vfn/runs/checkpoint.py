@@ -19,10 +19,10 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
 from vfn.data import Labels
-from vfn.files import printable, write_atomic
+from vfn.files import few, printable, write_atomic
 from vfn.model import DataShape
 from vfn.progress import say
-from vfn.runs.directory import RunFiles
+from vfn.runs.directory import RunFiles, run_path
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -300,7 +300,7 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:
-        path: a run directory (its newest intact checkpoint) or one file.
+        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``.
 
     Returns:
         Checkpoint.
@@ -308,10 +308,16 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: if there is none.
     """
-    path = Path(path)
+    path = run_path(path)
     if not path.is_dir():
         return load_checkpoint(path)
     found = newest_checkpoint(RunFiles(path))
+    students = RunFiles(path).students()
+    if found is None and students:
+        raise ValueError(
+            f"{path} is a distillation, and each of its students a run; name one of them: "
+            f"{few(str(student.path) for student in students)}"
+        )
     if found is None:
         raise ValueError(
             f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = "config.toml"
+RUN = "run:"  # may stand before the path of a run wherever one is named
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,30 @@ class RunFiles:
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
 
+    def students(self) -> list["RunFiles"]:
+        """The runs of stages that are there, of most steps first."""
+        found = {
+            int(path.name[6:]): path
+            for path in self.path.glob("steps-*")
+            if path.name[6:].isdecimal() and RunFiles(path).config.is_file()
+        }
+        return [RunFiles(found[steps]) for steps in sorted(found, reverse=True)]
+
+
+def run_path(given: str | Path) -> Path:
+    """The path of a run or checkpoint, with or without ``run:`` before it.
+
+    Args:
+        given: as a person gives it.
+
+    Returns:
+        its path.
+
+    >>> run_path("run:runs/a") == run_path("runs/a") == Path("runs/a")
+    True
+    """
+    return Path(str(given).removeprefix(RUN))
+
 
 def run_of(spec: object) -> Path | None:
     """The run or checkpoint that a text or path stands for, with or without ``run:`` before it.
@@ -141,11 +166,14 @@ def run_of(spec: object) -> Path | None:
     >>> run_of("run:runs/a"), run_of("pictures/")
     (PosixPath('runs/a'), None)
     """
-    if isinstance(spec, str) and spec.startswith("run:"):
-        return Path(spec.removeprefix("run:"))
     if not isinstance(spec, str | Path):
         return None
-    path = Path(spec)
-    if RunFiles(path).config.is_file() and RunFiles(path).checkpoints.is_dir():
-        return path
-    return path if path.suffix == ".safetensors" and path.is_file() else None
+    path = run_path(spec)
+    named = str(spec).startswith(RUN) or _is_run(RunFiles(path))
+    return path if named or (path.suffix == ".safetensors" and path.is_file()) else None
+
+
+def _is_run(files: RunFiles) -> bool:
+    """Whether a directory is that of a run or a distillation, with checkpoints or without."""
+    signs = (files.checkpoints, files.log, files.begun, files.teacher)
+    return files.config.is_file() and any(path.exists() for path in signs)

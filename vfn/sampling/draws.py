@@ -160,28 +160,51 @@ class Draws:
         say_fault(drawn.not_finite, len(drawn.images))
         return drawn
 
-    def _together(self, indices: Tensor, watch: Watch | None, shares: int = 1) -> Drawn:
-        batches = indices.split(self.settings.sample_batch)
-        with DrawingBar(self, batches * shares, shares) as bar:
-            return joined([bar.drawn(batch, watch) for batch in batches])
+    def _together(
+        self,
+        indices: Tensor,
+        watch: Watch | None,
+        shares: int = 1,
+        title: str = "",
+        strict: bool = False,
+    ) -> Drawn:
+        batches, parts = indices.split(self.settings.sample_batch), []
+        with DrawingBar(self, batches * shares, shares, title) as bar:
+            for batch in batches:
+                parts.append(bar.drawn(batch, watch))
+                if strict and parts[-1].not_finite:
+                    break
+        return joined(parts)
 
-    def by_all(self, world: World, watch: Watch | None = None) -> Drawn:
+    def by_all(
+        self, world: World, watch: Watch | None = None, title: str = "", strict: bool = False
+    ) -> Drawn:
         """The pictures, drawn by all processes together; every one of them has to call this.
 
         Args:
             world: the processes.
             watch: called as ``watch(i, z, x0)`` before each step of each batch.
+            title: what they are drawn for, or nothing.
+            strict: refuse pictures that are not finite, at the first batch with any.
 
         Returns:
             Drawn, the same on every process.
+
+        Raises:
+            ValueError: for pictures that are not finite, with ``strict``.
         """
-        mine = self._together(share(self.num, world), watch, world.size)
+        mine = self._together(share(self.num, world), watch, world.size, title, strict)
+        if strict and (faults := largest(mine.not_finite, world)):
+            raise ValueError(
+                f"expected finite pictures to judge, but {faults} of {len(mine.images)} "
+                "that the network drew are not; use another checkpoint, or less guidance"
+            )
         every = torch.arange(self.num)
         images = gather(mine.images, self.num, world)
         nfe = largest(mine.nfe, world)
         fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
         finite = gather(fine.byte(), self.num, world).bool()
-        say_fault(int((~finite).sum()), self.num)
+        say_fault(int((~finite).sum()), self.num, title)
         return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite)
 
     def record(self) -> dict[str, Any]:
@@ -204,8 +227,8 @@ class Draws:
     @cached_property
     def _grid(self) -> Tensor:
         schedule = schedule_of(self.trained.config.diffusion)
-        steps = self.settings.sample_timesteps
-        return sampling_grid(self.settings.grid, schedule, steps, self.trained.device)
+        # On the host, where it can be looked at without waiting for the device.
+        return sampling_grid(self.settings.grid, schedule, self.settings.sample_timesteps)
 
     @cached_property
     def _sampler(self) -> Any:
@@ -252,10 +275,10 @@ def fault_of(count: int, total: int) -> str:
     )
 
 
-def say_fault(count: int, total: int) -> None:
-    """Say `fault_of`, if there is anything to say."""
+def say_fault(count: int, total: int, title: str = "") -> None:
+    """Say `fault_of`, if there is anything to say, and what the pictures were drawn for."""
     if count:
-        say(fault_of(count, total))
+        say(f"{title}: {fault_of(count, total)}" if title else fault_of(count, total))
 
 
 class DrawingBar:

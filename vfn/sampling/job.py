@@ -1,5 +1,6 @@
 """A job that writes pictures: it goes on where it was killed, in one process or in many."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,16 @@ import torch
 from PIL.Image import Image
 
 from vfn.configs import SampleConfig
-from vfn.distributed import World, check_alike, gather, largest, processes, wait_for_all
+from vfn.distributed import (
+    World,
+    check_alike,
+    gather,
+    largest,
+    processes,
+    together,
+    wait_for_all,
+)
+from vfn.files import check_place, check_space, shortened
 from vfn.nn import guidance_range
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
 from vfn.progress import say
@@ -26,6 +36,7 @@ from vfn.sampling.output import (
     clear_recorded,
     open_output,
     read_record,
+    room_for,
 )
 from vfn.sampling.sheets import (
     COMPARED_ROWS,
@@ -139,35 +150,90 @@ def write_samples(
     (2, 2)
     """
     several = [draws] if isinstance(draws, Draws) else list(draws)
-    folders = _folders(several, Path(out), kind)
-    if animate:
-        _check_animation(folders, grid)
-    with processes(str(several[0].trained.device)) as world:
-        check_alike(_job(folders, grid=grid, animate=animate, fresh=fresh), world)
-        for folder in folders:
-            if not fresh:
+    with processes(str(several[0].trained.device) if several else "cpu") as world:
+        with together(world):
+            plan = SamplingPlan(several, Path(out), kind, grid, animate, fresh)
+            plan.check()
+        check_alike(plan.job(), world)
+        return _carried_out(plan, world)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """All that a job of sampling writes, before it draws; `write_samples` says what its parts are.
+
+    >>> from vfn.sampling import untrained
+    >>> SamplingPlan([untrained("digits").draws(2)], Path("samples"), "gif").check()
+    Traceback (most recent call last):
+    ValueError: unknown format 'gif', expected one of png, npz, ...
+    """
+
+    several: Sequence[Draws]
+    out: Path
+    kind: str = "png"
+    grid: bool = True
+    animate: bool = True
+    fresh: bool = False
+
+    @cached_property
+    def folders(self) -> "list[_Folder]":
+        """A folder for each of the draws; its name tells in what they differ."""
+        return _folders(self.several, self.out, self.kind)
+
+    @property
+    def films(self) -> bool:
+        """Whether the pictures are filmed on their way out of the noise."""
+        return self.animate and len(self.folders) == 1 and not (self.out / DENOISING).exists()
+
+    def check(self) -> None:
+        """Refuse what would fail once pictures are drawn; nothing is written.
+
+        Raises:
+            ValueError: for draws that cannot be compared, names that no file can hold, pictures of
+                other settings or files of somebody else in ``out``, an animation larger than WebP
+                knows, or a disk without room.
+            OSError: if ``out`` cannot be written.
+        """
+        _check_names(self.folders[0].draws)
+        if self.animate:
+            _check_animation(self.folders, self.grid)
+        for folder in self.folders:
+            if not self.fresh:
                 check_record(folder.output, folder.path, folder.record)
             check_own(folder.path)
-        if len(folders) > 1:
-            _check_sheets(folders, Path(out))
-        wait_for_all(world)  # all have looked before the first of them writes
-        if world.rank == 0:
-            for folder in folders:
-                _begin(folder, fresh)
-        wait_for_all(world)
-        film = None
-        if animate and len(folders) == 1 and not (Path(out) / DENOISING).exists():
-            film = Film(folders[0].draws)
-        written = [_fill(folder, world, grid, film) for folder in folders]
-        wait_for_all(world)
-        if world.rank == 0:
-            _finish(folders, written, grid)
-            if film is not None:
-                frames = film.frames() or denoising_frames(folders[0].draws)
-                save_animation(Path(out) / DENOISING, frames, FRAME_MS, HOLD_MS)
-            elif grid and len(folders) > 1:
-                _compare(folders, Path(out), animate)
-        wait_for_all(world)  # whoever comes back finds all files
+        if len(self.folders) > 1:
+            _check_sheets(self.folders, self.out)
+        check_place(self.folders[0].path / RECORD)
+        _check_room(self.folders, self.out)
+
+    def job(self) -> dict[str, Any]:
+        """All that is asked, by the names that people know; processes have to agree on it."""
+        parts: dict[str, Any] = {"out": [str(folder.path.resolve()) for folder in self.folders]}
+        for folder in self.folders:
+            for name, value in folder.record.items():
+                parts.setdefault(name, []).append(value)
+        how = {"grid": self.grid, "animate": self.animate, "fresh": self.fresh}
+        return parts | {"sample_batch": [d.settings.sample_batch for d in self.several]} | how
+
+
+def _carried_out(plan: SamplingPlan, world: World) -> list[Written]:
+    """Draw and write what a checked plan says."""
+    wait_for_all(world)  # all have looked before the first of them writes
+    if world.rank == 0:
+        for folder in plan.folders:
+            _begin(folder, plan.fresh)
+    wait_for_all(world)
+    film = Film(plan.several[0]) if plan.films else None
+    written = [_fill(folder, world, plan.grid, film) for folder in plan.folders]
+    wait_for_all(world)
+    if world.rank == 0:
+        _finish(plan.folders, written, plan.grid)
+        if film is not None:
+            frames = film.frames() or denoising_frames(plan.several[0])
+            save_animation(plan.out / DENOISING, frames, FRAME_MS, HOLD_MS)
+        elif plan.grid and len(plan.folders) > 1:
+            _compare(plan.folders, plan.out, plan.animate)
+    wait_for_all(world)  # whoever comes back finds all files
     return written
 
 
@@ -187,7 +253,11 @@ class _Folder:
     def record(self) -> dict[str, Any]:
         record = self.draws.record()
         first = {name: record.pop(name) for name in ("seed", "num", "labels")}
-        return {**first, "format": self.kind, **record}
+        origin, legend = self.draws.trained.origin, self.draws.trained.shape.legend
+        noted: dict[str, Any] = {"run": str(origin.resolve())} if origin else {}
+        if legend.names:
+            noted |= {"classes": [*legend.names], "tags": legend.tags}
+        return {**first, "format": self.kind, **record, **noted}
 
 
 def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
@@ -213,14 +283,28 @@ def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
     return [_Folder(draws, path, kind) for draws, path in zip(several, paths, strict=True)]
 
 
-def _job(folders: Sequence[_Folder], **how: bool) -> dict[str, Any]:
-    """All that is asked, by the names that people know; processes have to agree on it."""
-    parts: dict[str, Any] = {"out": [str(folder.path.resolve()) for folder in folders]}
+def _check_names(draws: Draws) -> None:
+    """Refuse names of labels that no table or grid of theirs can hold."""
+    legend = draws.trained.shape.legend
+    for name in legend.names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the network has the label '{shortened(name)}', which is no UTF-8; name its "
+                "labels anew in the data set, and train again"
+            ) from None
+
+
+def _check_room(folders: Sequence[_Folder], out: Path) -> None:
+    """Refuse pictures that the disk has no room for."""
+    count, size = 0, 0.0
     for folder in folders:
-        for name, value in folder.record.items():
-            parts.setdefault(name, []).append(value)
-    batches = [folder.draws.settings.sample_batch for folder in folders]
-    return parts | {"sample_batch": batches} | how
+        draws, output = folder.draws, folder.output
+        missing = draws.num - len(output.present())
+        count += missing
+        size += room_for(output, missing, draws.num, math.prod(draws.trained.shape.size))
+    check_space(out, size, f"{count} pictures", "name another --out, or fewer with --num")
 
 
 def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:

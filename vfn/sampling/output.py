@@ -33,7 +33,10 @@ from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
+NOTED = ("run", "classes", "tags")  # in a record for those who read it; no picture depends on them
 PARTS = ".parts"
+_METHODS = ("present", "write", "read", "finish", "clear")
+_DISK_BLOCK = 4096  # bytes that the smallest file takes
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
 _OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
 
@@ -281,7 +284,7 @@ def open_output(kind: str, folder: Path, num: int) -> Output:
         Output.
 
     Raises:
-        ValueError: if there is no such format.
+        ValueError: if there is no such format, or it lacks a method.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -291,7 +294,27 @@ def open_output(kind: str, folder: Path, num: int) -> Output:
     {0, 1}
     """
     output: Output = OUTPUTS.find(kind).load()(folder, num)
+    lacking = [name for name in _METHODS if not callable(getattr(output, name, None))]
+    if lacking:
+        raise ValueError(f"expected format {kind} to be an Output, but it has no {lacking[0]}")
     return output
+
+
+def room_for(output: Output, missing: int, num: int, size: int) -> float:
+    """Bytes that pictures still take on the disk, rather too few than too many.
+
+    Args:
+        output: where they go.
+        missing: how many are not there yet.
+        num: pictures in all.
+        size: bytes of one.
+
+    Returns:
+        bytes; 0 where it is not known.
+    """
+    if isinstance(output, _Packed):  # the parts, and the file that is made of them
+        return (missing + num) * size if missing or not output.file.exists() else 0
+    return missing * max(_DISK_BLOCK, size / 2) if isinstance(output, PngFolder) else 0
 
 
 def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
@@ -311,7 +334,7 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
     advice = "use another --out, or --fresh to draw them anew"
-    for name in sorted(record.keys() | found.keys()):
+    for name in sorted((record.keys() | found.keys()) - {*NOTED}):
         if found.get(name) != record.get(name):
             raise ValueError(
                 f"{folder} holds pictures of other settings: {name} {_short(found.get(name))}, "

@@ -55,10 +55,27 @@ def panel(draws: Draws, rows: int = GRID_ROWS) -> Panel:
         columns = min(len(indices), len(asked.columns))
         lines = -(-len(indices) // columns)
         return Panel(indices, columns, asked.rows[:lines], asked.columns[:columns])
-    turn = len(asked.labels) if asked.names else PLAIN_COLUMNS
+    if asked.each and asked.names and asked.labels.ndim == 1:
+        return _panel_by_class(draws, rows)
+    turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
-    return Panel(every[every % turn < columns], columns, (), asked.names[:columns])
+    heads = [] if asked.each else asked.names[:columns]
+    return Panel(every[every % turn < columns], columns, (), heads)
+
+
+def _panel_by_class(draws: Draws, most: int) -> Panel:
+    """A column for each class that has pictures for all rows; as many pictures as can be shown."""
+    labels, names = draws.asked.of(torch.arange(draws.num)), draws.trained.shape.legend.names
+    places = {int(k): (labels == k).nonzero()[:most, 0] for k in labels.unique()}
+    full = {
+        rows: [k for k, found in places.items() if len(found) >= rows][:GRID_COLUMNS]
+        for rows in range(1, most + 1)
+    }
+    rows = max(full, key=lambda rows: (rows * len(full[rows]), rows))
+    indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1).flatten()
+    heads = [names[k - 1] if k else "" for k in full[rows]]
+    return Panel(indices, len(heads), (), heads)
 
 
 def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:

@@ -21,15 +21,14 @@ from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import say
-from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint
-from vfn.sampling.asked import Asked, ask
+from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint, run_path
+from vfn.sampling.asked import PER_LABEL, Asked, ask
 from vfn.sampling.draws import Drawn, Draws
 from vfn.tables import object_name
 
 # Settings of sampling have shorter names here and on the command line.
 SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
-PER_LABEL = 10  # pictures, where their number is not given
-UNLABELLED = 100
+UNLABELLED = 100  # pictures, where their number is not given
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +141,8 @@ class Trained:
         asked = labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
         if num is not None and num < 1:
             raise ValueError(f"expected num to be at least 1, got {num}")
-        count = num or (PER_LABEL * len(asked.labels) if asked.names else UNLABELLED)
+        each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
+        count = num or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
         return Draws(self, self._fitting(chosen, count), asked, count, seed)
 
@@ -275,7 +275,8 @@ def load(
     """Load a trained network.
 
     Args:
-        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file.
+        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
+            perhaps after ``run:``.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.
@@ -296,8 +297,8 @@ def load(
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"expected precision fp32 or bf16, got {precision!r}")
-    where = choose_device(device)
-    checkpoint = find_checkpoint(Path(path))
+    where, path = choose_device(device), run_path(path)
+    checkpoint = find_checkpoint(path)
     stored = checkpoint.ema if ema else checkpoint.params
     model = _network(checkpoint, network).to(where).eval()
     check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
@@ -309,7 +310,7 @@ def load(
         model.compile()
     return Trained(
         model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
-        Path(path),
+        path,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from vfn.runs import (
     RunFiles,
     locked,
     read_log,
+    run_path,
     save_checkpoint,
     seconds_until,
     write_checkpoint,
@@ -115,7 +116,7 @@ def train(
         raise ValueError("this configuration describes a distillation; use vfn distill")
     observers = as_observers(callbacks)
     begin = None if init_from is None else as_checkpoint(init_from)
-    files = RunFiles(Path(out))
+    files = RunFiles(run_path(out))
     with processes(device) as world, held(files, world):
         given = Given(model, dataset, objective)
         run = open_run(config, files, world, resume, begin, given, fresh)

@@ -280,7 +280,7 @@ def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     if not isinstance(source, Trained):
-        return find_checkpoint(Path(source))
+        return find_checkpoint(source)
     params = {name: value.detach().cpu().contiguous() for name, value in source.params.items()}
     return Checkpoint(source.step, source.config, source.shape, params, params, {}, {})
 

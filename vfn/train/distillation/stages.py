@@ -28,6 +28,7 @@ from vfn.runs import (
     find_checkpoint,
     load_checkpoint,
     read_log,
+    run_path,
 )
 from vfn.sampling import Trained
 from vfn.train.distillation.methods import method_of
@@ -117,7 +118,7 @@ def distill(
     shape = shape_of(load_dataset(plan.data))
     if shape != found.shape:
         raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
-    files = RunFiles(Path(out))
+    files = RunFiles(run_path(out))
     with processes(device) as world, held(files, world):
         _begin(plan, found, files, world, goes_on(resume, world))
         with stop_signals(world) as stop:
@@ -147,7 +148,7 @@ def plan_distillation(
     Raises:
         ValueError: if there is no teacher, or the settings do not fit it.
     """
-    files, resume = RunFiles(Path(out)), resume or restarted()
+    files, resume = RunFiles(run_path(out)), resume or restarted()
     found = find_teacher(teacher, files.path, resume)
     if config is None:
         config = files.config if resume and files.config.is_file() else DEFAULT
@@ -326,7 +327,7 @@ def stage_figures(plan: Config, out: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     for steps in stages_of(plan):
-        log = read_log(RunFiles(Path(out)).stage(steps).log)
+        log = read_log(RunFiles(run_path(out)).stage(steps).log)
         if log:
             last = {name: entry[name] for entry in log for name in FIGURES if name in entry}
             rows.append({"student_steps": steps, "updates": log[-1]["step"], **last})
