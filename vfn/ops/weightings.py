@@ -78,6 +78,7 @@ def _p2(logsnr: "Tensor", gamma: float) -> "Tensor":
     """SNR (1 + SNR)^-gamma without inf / inf."""
     from vfn.ops._coef import log_sigmoid  # loads torch, which whoever holds a tensor has
 
+    logsnr = logsnr.clamp(-1e300, 1e300)
     return (logsnr + gamma * log_sigmoid(-logsnr)).exp()
 
 
