@@ -136,13 +136,14 @@ def shortened(text: str, most: int = 80) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
-def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
+def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:
     """The first of some texts, for a message that does not grow with their number.
 
     Args:
         texts: of anybody; each is shown as `shortened` shows it.
         most: how many are named.
         longest: letters that are kept of each.
+        joint: what stands between them.
 
     Returns:
         one line.
@@ -152,7 +153,23 @@ def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
     """
     all_texts = list(texts)
     more = f" and {len(all_texts) - most} more" if len(all_texts) > most else ""
-    return ", ".join(shortened(text, longest) for text in all_texts[:most]) + more
+    return joint.join(shortened(text, longest) for text in all_texts[:most]) + more
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, as part of a message: one line that does not grow with it.
+
+    Args:
+        value: any value.
+        most: letters that are kept.
+
+    Returns:
+        its beginning; a text stands in quotes.
+
+    >>> shown("a name"), shown(["a" * 100], most=10)
+    ("'a name'", "['aaaaaaaa...")
+    """
+    return shortened(repr(value), most)
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vfn.files import few
+
 
 def check_options(owner: str, given: Collection[str], taken: Collection[str]) -> None:
     """Refuse settings that are not taken, naming those that are."""
     unknown = [name for name in given if name not in taken]
     if unknown:
         expected = ("only " + ", ".join(taken)) if taken else "no settings"
-        raise ValueError(f"expected {expected} for {owner}, got {', '.join(unknown)}")
+        raise ValueError(f"expected {expected} for {owner}, got {few(unknown)}")
 
 
 @dataclass(frozen=True, kw_only=True)
