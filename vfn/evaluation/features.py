@@ -224,8 +224,12 @@ def _checked(out: Outputs, size: int, name: str) -> Outputs:
         raise ValueError(
             f"expected {name} to give features [{size}, D], got {list(out.features.shape)}"
         )
-    if not out.features.isfinite().all():
-        raise ValueError(f"{name} gives features that are not finite; are its weights damaged?")
+    for kind, values in out._asdict().items():
+        if values is not None and not values.float().isfinite().all():
+            raise ValueError(
+                f"{name} gives {kind} that are not finite numbers of float32; are its weights "
+                "damaged?"
+            )
     return out
 
 

@@ -1,6 +1,7 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, Labels, data_home, load_held_out
-from vfn.distributed import World, processes
-from vfn.evaluation.evaluating import computed, extracted
+from vfn.distributed import World, check_alike, processes, together
+from vfn.evaluation.evaluating import computed, extracted, reason_of
 from vfn.evaluation.extractors import EXTRACTORS, Extractor, open_extractor
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.metrics import Metric, Need
@@ -34,7 +35,7 @@ from vfn.evaluation.opening import (
     relabelled,
     usual_labels,
 )
-from vfn.evaluation.record import Evaluation
+from vfn.evaluation.record import Evaluation, not_finite
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.evaluation.sides import Sides, Subject
 from vfn.nn import guidance_range
@@ -52,7 +53,8 @@ class Plan:
 
     metrics: by their words. real, fake: the sides. held_out: real pictures never trained on.
     extractor: of the features. data: where data are, and how the run's are prepared. seed: of
-    everything random. bootstrap: resampled sets.
+    everything random. bootstrap: resampled sets. subject: the network that draws the fakes, for
+    metrics of itself; None if there are none, or no held-out pictures of its data.
     """
 
     metrics: dict[str, Metric]
@@ -63,6 +65,7 @@ class Plan:
     data: DataConfig
     seed: int
     bootstrap: int
+    subject: Subject | None = None
 
     def check(self) -> None:
         """Refuse what cannot be done.
@@ -127,25 +130,35 @@ def judge(
     chosen = find_metrics(metrics)
     if isinstance(features, str):
         EXTRACTORS.check(features)
-    with processes(device) as world:
+
+    def planned(where: torch.device) -> Plan:
         drawing, other = open_network(fake, device), open_network(real, device)
         check_model(chosen, drawing is not None)
         data = _data_of(drawing if drawing is not None else other, data_dir)
-        if isinstance(features, str):
-            features = open_extractor(features, None, world.device, data.data_dir)
-        lean = features.name != "pixels" and not needed(chosen.values()) & _REAL_PICTURES
+        extractor = features
+        if isinstance(extractor, str):
+            extractor = open_extractor(extractor, None, where, data.data_dir)
+        lean = extractor.name != "pixels" and not needed(chosen.values()) & _REAL_PICTURES
 
         def opened(given: Given, network: Trained | Draws | None, lean: bool) -> Opened:
             if network is None:
-                return open_side(given, data, features, lean)
+                return open_side(given, data, extractor, lean)
             return _drawn_by(network, num, seed, data_dir)
 
         reals = opened(real, other, lean)
         pictures = not isinstance(reals.content, Statistics)
         unseen = open_held_out(real, held_out, data) if pictures else None
         fakes = opened(fake, drawing, False)
-        plan = Plan(chosen, reals, fakes, unseen, features, data, seed, bootstrap)
+        subject = _subject(chosen, fakes.content, data_dir)
+        plan = Plan(chosen, reals, fakes, unseen, extractor, data, seed, bootstrap, subject)
         plan.check()
+        return plan
+
+    with processes(device) as world:
+        with together(world):
+            plan = planned(world.device)
+        if world.size > 1:
+            check_alike({"metrics": [*chosen], **settings_of(plan)}, world)
         return carried_out(plan, world)
 
 
@@ -158,7 +171,11 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
 
     Returns:
         Evaluation; None on all processes but the first.
+
+    Raises:
+        ValueError: if pictures or figures are not finite.
     """
+    settings = settings_of(plan)  # reads files, which may be damaged: before the work
     real, fake = (_present(side.content, world) for side in (plan.real, plan.fake))
     held_out = plan.held_out
     named = "labels" in needed(plan.metrics.values())
@@ -171,15 +188,16 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
         judged = extracted(sides, plan.metrics, kept, world)
     if world.rank:
         return None
-    judged = judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=_subject(plan))
+    judged = judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     for word, metric in plan.metrics.items():
         if "model" in metric.needs and judged.subject is None:
             continue  # a line has said so
-        parts[metric.part] += computed(word, metric, judged)
-    return Evaluation(
-        parts["figures"], settings_of(plan), parts["loss_by_logsnr"], parts["bits_per_dim"]
-    )
+        found = computed(word, metric, judged)
+        if fault := not_finite(found):
+            raise ValueError(f"expected finite figures, got {fault}: {reason_of(judged)}")
+        parts[metric.part] += found
+    return Evaluation(parts["figures"], settings, parts["loss_by_logsnr"], parts["bits_per_dim"])
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -220,9 +238,10 @@ def _labels_text(draws: Draws, plan: Plan) -> str:
         return "in turn"
     if legend.names and len(labels) == draws.num:
         where = plan.data.data_dir
-        usual = usual_labels(draws.trained, draws.num, draws.seed, where, as_data=True)
-        if torch.equal(labels, usual.labels):
-            return "as in the data"
+        with suppress(ValueError):  # the data may be gone, and nothing else needs them
+            usual = usual_labels(draws.trained, draws.num, draws.seed, where, as_data=True)
+            if torch.equal(labels, usual.labels):
+                return "as in the data"
     names = draws.asked.names
     return ",".join(names) if len(names) <= _MANY else f"{len(names)} of them, in turn"
 
@@ -262,15 +281,19 @@ def _present(content: Content, world: World) -> Dataset | Statistics:
     return Dataset(drawn.images, drawn.classes if legend.names else None, legend)
 
 
-def _subject(plan: Plan) -> Subject | None:
+def _subject(metrics: Mapping[str, Metric], fake: Content, data_dir: str | None) -> Subject | None:
     """The network, for metrics that are of itself; None without held-out pictures of its data."""
-    draws = plan.fake.content
-    if not isinstance(draws, Draws) or "model" not in needed(plan.metrics.values()):
+    if not isinstance(fake, Draws) or "model" not in needed(metrics.values()):
         return None
-    trained = draws.trained
-    pictures = load_held_out(_data_of(trained, plan.data.data_dir))
+    trained = fake.trained.with_data(data_dir=data_dir)
+    if faults := trained.other_pictures():
+        say(
+            f"{trained.config.data.dataset} is not what {trained.origin or 'the network'} was "
+            f"trained on any more (other {faults}): what is held out now may have been trained on"
+        )
+    pictures = load_held_out(trained.config.data)
     if not pictures:
         say("no held-out loss: the run was trained on all pictures")
         return None
-    given = draws.settings.guidance if guidance_range(trained.model) else None
-    return Subject(trained, pictures, draws.num, given)
+    given = fake.settings.guidance if guidance_range(trained.model) else None
+    return Subject(fake.trained, pictures, fake.num, given)

@@ -1,6 +1,5 @@
 """The sides of an evaluation, from whatever stands for them."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from vfn.data import (
     Dataset,
     Labels,
     as_dataset,
-    load_dataset,
     load_held_out,
     read_pictures,
     same_data,
@@ -21,7 +19,9 @@ from vfn.data import (
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Statistics, holds_statistics, read_statistics
 from vfn.evaluation.needs import Content
+from vfn.files import shortened
 from vfn.ops import epoch_permutation
+from vfn.runs import other_pictures
 from vfn.runs.directory import run_of
 from vfn.sampling import Asked, Draws, Trained, ask, load, of_each
 from vfn.sampling.output import RECORD
@@ -67,12 +67,21 @@ def usual_labels(
 
     Returns:
         Asked.
+
+    Raises:
+        ValueError: if the pictures that the network was trained on are wanted, and not there.
     """
-    legend, data = trained.shape.legend, trained.config.data
+    legend = trained.shape.legend
     if not legend.names or not (legend.tags or as_data):
         return ask(legend)
-    known = load_dataset(replace(data, data_dir=data_dir or data.data_dir)).labels
-    assert known is not None  # those that the network was trained with
+    pictures = trained.with_data(data_dir=data_dir).own_pictures()
+    known = pictures.labels
+    if known is None or pictures.legend != legend:
+        raise ValueError(
+            f"expected labels as {trained.origin or 'the network'} was trained with, got other "
+            f"{other_pictures(pictures, trained.shape, None)} in {trained.config.data.dataset}; "
+            "name them with --labels"
+        )
     order = epoch_permutation(seed, 0, len(known))
     return of_each(known[order[torch.arange(num) % len(known)]], legend)
 
@@ -153,10 +162,11 @@ def check_legend(legend: Labels, like: Labels) -> None:
     Raises:
         ValueError: it names the first.
     """
-    strange = [name for name in legend.names if name not in like.names]
+    known = set(like.names)
+    strange = [name for name in legend.names if name not in known]
     if strange and like.names and not legend.tags:
         raise ValueError(
-            f"label {strange[0]!r} is not among the real pictures' {', '.join(like.names)}"
+            f"label '{shortened(strange[0])}' is not among the real pictures' {like.listed()}"
         )
 
 
@@ -165,5 +175,6 @@ def relabelled(pictures: Dataset, like: Labels) -> Dataset:
     legend = pictures.legend
     if pictures.labels is None or legend.tags or not legend.names or not like.names:
         return pictures
-    numbers = torch.tensor([0, *(like.names.index(name) + 1 for name in legend.names)])
+    number = {name: k for k, name in enumerate(like.names, 1)}
+    numbers = torch.tensor([0, *(number[name] for name in legend.names)])
     return pictures._replace(labels=numbers[pictures.labels], legend=like)

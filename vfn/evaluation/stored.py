@@ -9,7 +9,7 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
-from vfn.distributed import processes
+from vfn.distributed import check_alike, processes, together
 from vfn.evaluation.extractors import EXTRACTORS, Extractor, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import open_pictures
@@ -70,13 +70,16 @@ def store_reference(
     make_directory(out.parent)  # before hours of work
     data = DataConfig(data_dir=data_dir)
     with processes(device) as world:
-        if isinstance(features, str):
-            features = open_extractor(features, None, world.device, data_dir)
-        text, pictures = open_pictures(real, data)
-        assert isinstance(pictures, Dataset)
-        count = len(pictures.images)
-        if count < 2:
-            raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
+        with together(world):
+            if isinstance(features, str):
+                features = open_extractor(features, None, world.device, data_dir)
+            text, pictures = open_pictures(real, data)
+            assert isinstance(pictures, Dataset)
+            count = len(pictures.images)
+            if count < 2:
+                raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
+        job = {"real": text, "out": str(out.resolve()), "keep": keep, **features.provenance}
+        check_alike({"pictures": count, **job}, world)
         with resumable(features, data_home(data) / SHARDS, world.device) as kept:
             found = compute_statistics(pictures.images, kept, world, keep=keep)
             provenance = {
