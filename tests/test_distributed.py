@@ -81,10 +81,17 @@ def test_devices(monkeypatch):
     with pytest.raises(ValueError, match="expected device auto, cpu or cuda, got 'gpu'"):
         choose_device("gpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert choose_device("auto") == torch.device("cuda", 0)
+    for name, value in {"WORLD_SIZE": 8, "RANK": 7, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device("cuda") == torch.device("cuda", 3)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    for name in ("cuda", "cuda:7"):
+        with pytest.raises(ValueError, match="asked for, but this machine has 4 of them, which co"):
+            choose_device(name)
 
 
 def test_no_process_starts_for_a_device_that_is_not_there():

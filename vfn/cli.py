@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,19 @@ from vfn.configs.schema import override
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, usual_metrics
 from vfn.interop.formats import FORMATS, What, importer, offering
+from vfn.launch import launch
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
+from vfn.options import (
+    Command,
+    JointGroup,
+    Listed,
+    Word,
+    check_job,
+    given,
+    option,
+    refuse_given,
+    settings,
+)
 from vfn.progress import is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
@@ -40,7 +52,22 @@ config_option = click.option("--config", "preset", help="a preset's name or a .t
 data_dir_option = option("data_dir")
 
 
-@click.group(context_settings=CONTEXT)
+def _alone(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is not shared out: the first process does it, and the others wait."""
+
+    @wraps(command)
+    def by_first_process(*args: Any, **kwargs: Any) -> None:
+        if launch().size == 1:
+            command(*args, **kwargs)
+            return
+        from vfn.distributed import by_first
+
+        by_first(lambda: command(*args, **kwargs))
+
+    return by_first_process
+
+
+@click.group(cls=JointGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="vfn")
 def app() -> None:
     """Train, sample and evaluate v-objective diffusion models."""
@@ -81,7 +108,7 @@ def train_command(
         preset = str(saved)
     config = override(configs.load(preset or "digits"), given(options))
     if dry_run:
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
     from vfn.train import train
 
@@ -122,7 +149,7 @@ def distill_command(
 
     if dry_run:
         _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
     outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
     if outcome.signum:
@@ -211,6 +238,7 @@ def _metric_lines() -> str:
     "--labels",
     help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
+@click.option("--dataset", help="the run's pictures, where they have moved since its training")
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -233,6 +261,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
     if context.invoked_subcommand:
         refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
         return
+    check_job(context)
     if options["compare"]:
         _compare(context, options)
         return
@@ -247,6 +276,7 @@ assert eval_command.help
 eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
 
 
+@_alone
 def _compare(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --compare`."""
     others = [name for name in options if name not in ("compare", "against", "plot")]
@@ -268,7 +298,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
-        refuse_given(context, ("num", "labels", "bpd", *names), why)
+        refuse_given(context, ("num", "labels", "dataset", "bpd", *names), why)
     from vfn.evaluation import judge, open_extractor
     from vfn.files import make_directory
 
@@ -307,6 +337,8 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
+    if options["dataset"] is not None:
+        trained = trained.with_data(options["dataset"], options["data_dir"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
     if labels is None or labels == "as-data":
         labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
@@ -367,6 +399,7 @@ def import_group() -> None:
 @click.argument("source", metavar="JSON", type=PATH)
 @click.option("--out", type=PATH, help="TOML file  [standard output]")
 @format_option("config")
+@_alone
 def import_config_command(source: Path, out: Path | None, kind: str, dataset: str | None) -> None:
     """Write the configuration that does what a foreign one says.
 
@@ -391,6 +424,7 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
               help="the configuration of its run")  # fmt: skip
 @click.option("--out", type=PATH, required=True, help="run directory")
 @format_option("checkpoint")
+@_alone
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
 ) -> None:
@@ -408,6 +442,7 @@ def import_checkpoint_command(
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
 @click.option("--teacher", type=PATH,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
+@_alone
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
 ) -> None:
@@ -424,6 +459,7 @@ def info_command(
 @app.command("export")
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, required=True, help=".safetensors file")
+@_alone
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
     from vfn.runs import export_model, find_checkpoint
@@ -452,7 +488,7 @@ def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """
     from vfn.data import prepare
 
-    click.echo(prepare(_data_settings(preset, options), fresh).summary())
+    _show(prepare(_data_settings(preset, options), fresh).summary())
 
 
 @data_group.command("info")
@@ -465,7 +501,7 @@ def data_info_command(preset: str | None, **options: Any) -> None:
     chosen = _data_settings(preset, options)
     found = find_prepared(chosen)
     missing = f"{chosen.dataset} is not prepared in {data_home(chosen)}; use vfn data prepare"
-    click.echo(found.summary() if found else missing)
+    _show(found.summary() if found else missing)
 
 
 def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
@@ -474,6 +510,7 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 @app.command("report")
 @click.argument("run", type=PATH)
+@_alone
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
     from vfn.report import report
