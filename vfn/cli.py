@@ -18,6 +18,7 @@ from vfn import __version__, configs
 from vfn.configs.schema import override
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, usual_metrics
+from vfn.files import printable
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.launch import launch
 from vfn.ops.solver_table import SOLVERS
@@ -536,10 +537,28 @@ def _show(text: str) -> None:
         click.echo(text)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an error is a mistake of the user's, or of the machine, and not of the program."""
-    memory = type(error).__name__ == "OutOfMemoryError"  # of torch, which may not be loaded
-    return memory or isinstance(error, ValueError | OSError)
+def line_of(error: BaseException) -> str | None:
+    r"""What a mistake of the user's, or of the machine, is told as; None for one of the program's.
+
+    Args:
+        error: what a command raised.
+
+    Returns:
+        one line.
+
+    >>> line_of(ValueError("expected a number, got\na text"))
+    'vfn: expected a number, got a text'
+    """
+    where, text = "vfn", str(error)
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        where, text = context.command_path if context else where, error.format_message()
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
+        text = "interrupted"
+    # of torch, which may not be loaded
+    elif type(error).__name__ != "OutOfMemoryError" and not isinstance(error, ValueError | OSError):
+        return None
+    return printable(" ".join(f"{where}: {text}".split()))
 
 
 def main() -> None:
@@ -553,23 +572,13 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         code = 2
-    except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        _fail(f"{where.command_path if where else 'vfn'}: {error.format_message()}")
-        code = 2
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _fail("vfn: interrupted")
-        code = 130
-    except Exception as error:
-        if os.environ.get("VFN_TRACEBACK") or not _is_users(error):
+    except (Exception, KeyboardInterrupt) as error:
+        line = line_of(error)
+        shown = isinstance(error, Exception) and not isinstance(error, click.ClickException)
+        if line is None or (shown and os.environ.get("VFN_TRACEBACK")):
             raise
-        _fail(f"vfn: {' '.join(str(error).split())}")
-        code = 2
+        click.echo(line, err=True)  # from whichever process that is
+        code = 130 if isinstance(error, click.Abort | KeyboardInterrupt) else 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(line: str) -> None:
-    """Why it did not work, from whichever process that is."""
-    click.echo(line, err=True)

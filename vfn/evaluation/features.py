@@ -195,6 +195,8 @@ def _check_stored(path: Path, found: dict[str, np.ndarray], provenance: Any) -> 
         if name == "provenance":
             continue
         kinds = "iu" if name == "count" else "fiu"
+        if not isinstance(array, np.ndarray):  # a member of another name than numpy's
+            raise ValueError(f"expected {name} in {path} to be an array, got bytes")
         if array.dtype.kind not in kinds or array.ndim != _STORED[name] or not array.size:
             raise ValueError(
                 f"expected {name} in {path} to be numbers of {_STORED[name]} dimensions, got "

@@ -76,7 +76,7 @@ def usual_labels(
         return ask(legend)
     pictures = trained.with_data(data_dir=data_dir).own_pictures()
     known = pictures.labels
-    if known is None or pictures.legend != legend:
+    if known is None or pictures.legend.describe() != legend.describe():
         raise ValueError(
             f"expected labels as {trained.origin or 'the network'} was trained with, got other "
             f"{other_pictures(pictures, trained.shape, None)} in {trained.config.data.dataset}; "

@@ -121,7 +121,8 @@ def train(
         with together(world):
             begin = None if init_from is None else as_checkpoint(init_from)
         objects = [None if part is None else object_name(type(part)) for part in given]
-        check_job(config, files, world, begin, resume=resume, fresh=fresh, objects=objects)
+        more = {"resume": resume, "fresh": fresh, "objects": objects}
+        check_job(config, files, world, {"init_from": begin}, **more)
         with held(files, world):
             run = open_run(config, files, world, resume, begin, given, fresh)
             with stop_signals(world) as stop:

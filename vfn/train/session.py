@@ -1,6 +1,7 @@
 """A run: what its parts share, and how it is opened."""
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -221,7 +222,11 @@ def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: R
 
 
 def check_job(
-    config: Config, files: RunFiles, world: World, begin: Checkpoint | None = None, **more: Any
+    config: Config,
+    files: RunFiles,
+    world: World,
+    begun: Mapping[str, Checkpoint | None],
+    **more: Any,
 ) -> None:
     """Refuse a training whose processes were asked for different ones, before any work.
 
@@ -229,7 +234,7 @@ def check_job(
         config: resolved.
         files: of the run.
         world: the processes.
-        begin: whose average a new run starts from.
+        begun: what a run starts from or learns of, by the names that people know.
         more: what else has to be the same, by the names that people know.
 
     Raises:
@@ -239,9 +244,8 @@ def check_job(
         return  # digests take a while
     named = flat_values(replace(config, data=settled(config.data)))
     settings = {name: value for name, value in named.items() if name not in _OWN}
-    start = None if begin is None else digest(begin.ema)
-    job = {"out": str(files.path.resolve()), "init_from": start, **more, **settings}
-    check_alike(job, world)
+    averages = {name: found and digest(found.ema) for name, found in begun.items()}
+    check_alike({"out": str(files.path.resolve()), **averages, **more, **settings}, world)
 
 
 def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:

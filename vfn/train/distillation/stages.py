@@ -120,7 +120,7 @@ def distill(
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-        check_job(plan, files, world, found, resume=resume)
+        check_job(plan, files, world, {"teacher": found}, resume=resume)
         with together(world):
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
