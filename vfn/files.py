@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+DEEPEST = 64  # levels of JSON
+
 
 @contextmanager
 def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
@@ -239,6 +241,7 @@ def read_json(path: Path) -> Any:
             path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_number
         )
         json.dumps(value, ensure_ascii=False).encode()  # no half characters
+        _check_depth(value)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
@@ -246,6 +249,18 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {short(str(error))}") from None
     return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested so deeply that whoever goes through it by recursion would fail."""
+    waiting = [(value, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise RecursionError
+        if isinstance(inner, dict | list):
+            parts = inner.values() if isinstance(inner, dict) else inner
+            waiting += [(part, depth + 1) for part in parts]
 
 
 def short(value: Any, most: int = 60) -> str:

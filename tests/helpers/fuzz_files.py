@@ -40,7 +40,7 @@ from vfn.runs import (
     load_checkpoint,
     locked,
     log_lines,
-    read_mark,
+    read_pictured,
     read_stages,
     seconds_until,
     write_checkpoint,
@@ -291,7 +291,7 @@ def checkpoint(folder: Path) -> Subject:
     write_checkpoint(path, small_checkpoint(small_config(), SHAPE))
 
     def read() -> None:
-        read_mark(path)
+        read_pictured(path)
         load_checkpoint(path)
         with silence():
             find_checkpoint(folder)

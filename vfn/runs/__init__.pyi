@@ -6,7 +6,7 @@ from .checkpoint import export_model as export_model
 from .checkpoint import find_checkpoint as find_checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import newest_checkpoint as newest_checkpoint
-from .checkpoint import read_mark as read_mark
+from .checkpoint import read_pictured as read_pictured
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checkpoint import write_checkpoint as write_checkpoint
 from .directory import RunFiles as RunFiles
@@ -35,7 +35,7 @@ __all__ = [
     "newest_checkpoint",
     "other_pictures",
     "read_log",
-    "read_mark",
+    "read_pictured",
     "read_stages",
     "save_checkpoint",
     "seconds_until",

@@ -252,19 +252,20 @@ def _parse_data(text: str | None) -> DataMark | None:
     return mark
 
 
-def read_mark(path: Path) -> DataMark | None:
+def read_pictured(path: Path) -> tuple[DataShape, DataMark | None] | None:
     """What a checkpoint says of its run's pictures, without reading the rest.
 
     Args:
         path: a file; whether it is whole is not checked.
 
     Returns:
-        DataMark; None if it does not say so, or cannot be read.
+        their shape and mark, for `other_pictures`; None if it cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return _parse_data((file.metadata() or {}).get("data"))
-    except (SafetensorError, OSError, TypeError, ValueError, RecursionError):
+            texts = file.metadata() or {}
+        return _parse_shape(texts["shape"]), _parse_data(texts.get("data"))
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError):
         return None
 
 

@@ -243,7 +243,8 @@ class NpzFile(_Packed):
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
-        with _understanding(self.file), np.load(self.file) as found:
+        # numpy leaves a file open that is no archive.
+        with _understanding(self.file), self.file.open("rb") as raw, np.load(raw) as found:
             return torch.from_numpy(found["arr_0"][indices.numpy()]).movedim(-1, 1)
 
 
@@ -426,11 +427,10 @@ def begin_folder(folder: Path, record: dict[str, Any]) -> None:
 def _whole(path: Path) -> np.ndarray | None:
     """The pictures of a part, mapped to memory; None if it is damaged, as a power cut leaves it."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="r")
     except Exception:  # bytes of any kind can make the reader fail in any way
         return None
-    pictures = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.ndim == 4
-    return found if pictures and found.size else None
+    return found if found.dtype == np.uint8 and found.ndim == 4 and found.size else None
 
 
 @contextmanager

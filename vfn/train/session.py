@@ -37,6 +37,7 @@ from vfn.runs import (
     mark_of,
     newest_checkpoint,
     other_pictures,
+    read_pictured,
 )
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
@@ -159,7 +160,7 @@ def open_run(
     data = mark_of(dataset)
     check_alike({"pictures": data}, world)
     with together(world):
-        found = _found_checkpoint(files, state, resume, fresh)
+        found = _found_checkpoint(config, files, state, dataset, resume, fresh)
         if found is not None and world.rank == 0:
             _check_resumed(found, config, dataset, files)
     if found is not None:
@@ -180,12 +181,20 @@ def open_run(
 
 
 def _found_checkpoint(
-    files: RunFiles, state: TrainState, resume: bool, fresh: bool
+    config: Config,
+    files: RunFiles,
+    state: TrainState,
+    dataset: Dataset,
+    resume: bool,
+    fresh: bool,
 ) -> Checkpoint | None:
     """What a run goes on from, None where it begins; nothing that is there may come to harm."""
     try:
         found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
     except ValueError:
+        if resume:  # parameters for other labels fit none: then the data set is what is wrong
+            for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
+                _check_pictures(dataset, *known, config, files)
         if resume or not fresh:
             raise
         return None
@@ -212,8 +221,14 @@ def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: R
             f"{files.path} is at step {found.step} already, and --steps {config.train.steps} is "
             "less; give at least as many, or delete newer checkpoints to go back"
         )
-    faults = other_pictures(dataset, found.shape, found.data)
-    if faults:
+    _check_pictures(dataset, found.shape, found.data, config, files)
+
+
+def _check_pictures(
+    dataset: Dataset, shape: DataShape, mark: DataMark | None, config: Config, files: RunFiles
+) -> None:
+    """Refuse other pictures than those that a run was begun with."""
+    if faults := other_pictures(dataset, shape, mark):
         raise ValueError(
             f"{config.data.dataset} is not what {files.path} was begun with: other {faults}; bring "
             "back the data set, or choose another --out (with --init-from to start from these "

@@ -29,7 +29,7 @@ from vfn.runs import (
     load_checkpoint,
     other_pictures,
     read_log,
-    read_mark,
+    read_pictured,
 )
 from vfn.sampling import Trained
 from vfn.train.distillation.methods import method_of
@@ -255,7 +255,8 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
 def _check_pictures(dataset: Dataset, teacher: Checkpoint, begun: RunFiles) -> None:
     """Refuse to go on with other pictures, before their name is written."""
     for path in begun.checkpoint_files()[:1]:
-        if faults := other_pictures(dataset, teacher.shape, read_mark(path)):
+        known = read_pictured(path) or (teacher.shape, None)
+        if faults := other_pictures(dataset, *known):
             raise ValueError(
                 f"the data set is not what {begun.path} was begun with: other {faults}; bring it "
                 "back, or choose another --out"
