@@ -185,7 +185,7 @@ def array(value: np.ndarray, rng: Random) -> np.ndarray:
             with np.errstate(all="ignore"):
                 return np.resize(value, value.shape or 1).astype(rng.choice(types))
         except ValueError:  # texts are no numbers
-            return value[:0]
+            return np.resize(value, (0,))
     if kind == 1:
         shapes = [(), (0,), (1,), (3,), (0, 3), (2, 2), (1, 1, 1), (2, 3, 4, 5), (1,) * 20]
         return np.resize(value, rng.choice(shapes))

@@ -57,8 +57,8 @@ def test_every_command_works_from_any_directory(places, monkeypatch):
     run = here / "run"
     assert "finished 4 steps" in vfn_command("train", "--out", run, "--resume", "--steps", "4")
     assert differing(run, here / "whole") == []
-    told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", "--fake", run, "--num", "4",
-                       "--metrics", "fd,loss", "--labels", "as-data", "--json", "m.json")  # fmt: skip
+    asked = ["--metrics", "fd,loss", "--labels", "as-data", "--num", "4", "--json", "m.json"]
+    told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", "--fake", run, *asked)
     assert "held-out loss" in told
     assert read_evaluation("m.json").settings["labels"] == "as in the data"
     vfn_command("sample", "--checkpoint", run, "--out", "s", "--num", "2", "--no-animate")

@@ -138,6 +138,8 @@ def computed(word: str, metric: Metric, judged: Judged) -> list[Any]:
             f"expected metric {word} to give a list of Figure or numbers by name, got "
             f"{short(found)}"
         )
+    if metric.part == "figures":
+        found = [figure._replace(value=_float(word, figure.value)) for figure in found]
     return found
 
 

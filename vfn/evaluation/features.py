@@ -183,6 +183,7 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     return Statistics(count, fitted, features, logits, provenance or {"file": path.name})
 
 
+_ASYMMETRY = 1e-3  # of a covariance, relative; beyond what half precision rounds to
 # What a file of statistics may hold, and of how many dimensions.
 _STORED = {"mu": 1, "sigma": 2, "features": 2, "logits": 2, "count": 0, "provenance": 0}
 
@@ -217,6 +218,11 @@ def _read_gaussian(found: dict[str, np.ndarray], path: Path) -> Gaussian:
         raise ValueError(
             f"expected mu [D] and sigma [D, D] in {path}, got {list(mean.shape)} and "
             f"{list(cov.shape)}"
+        )
+    apart = (cov - cov.T).abs().max() > _ASYMMETRY * cov.abs().max()
+    if apart or (cov.diagonal() < 0).any():
+        raise ValueError(
+            f"expected sigma in {path} to be a covariance, symmetric and without negative variances"
         )
     return Gaussian(mean, cov)
 

@@ -210,13 +210,14 @@ def _centre(points: Tensor) -> Tensor:
 
 def _check_range(one: Tensor, other: Tensor, centre: Tensor) -> None:
     """Refuse values whose distances, sums of D squares, would be infinite or no numbers."""
-    largest = max((side.abs().max().item() for side in (one, other) if side.numel()), default=0.0)
     most = (torch.finfo(centre.dtype).max / (16 * max(1, len(centre)))) ** 0.5
-    if not largest <= most:
-        raise ValueError(
-            f"expected features within ±{most:.2g}, whose squared distances are numbers of "
-            f"{centre.dtype}, got {largest:.3g}; scale them down"
-        )
+    for side in (one, other):
+        largest = side.abs().max().item() if side.numel() else 0.0
+        if not largest <= most:  # nan neither
+            raise ValueError(
+                f"expected features within ±{most:.2g}, whose squared distances are numbers of "
+                f"{centre.dtype}, got {largest:.3g}; scale them down"
+            )
 
 
 class _Products(NamedTuple):
