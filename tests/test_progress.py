@@ -68,7 +68,8 @@ def test_a_bar_on_a_terminal(clock, monkeypatch, capsys):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_other_processes_say_nothing(clock, monkeypatch, capsys, terminal):
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     with Progress(10, "picture") as progress:
         clock[0] = 200
         progress.show(10)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,23 @@ from vfn.configs.schema import override
 from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
+from vfn.files import printable
 from vfn.interop.formats import FORMATS, What, importer, offering
+from vfn.launch import launch
 from vfn.memory import is_shortage, shortage
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Command, Listed, RunPath, Word, given, option, refuse_given, settings
+from vfn.options import (
+    Command,
+    JointGroup,
+    Listed,
+    RunPath,
+    Word,
+    check_job,
+    given,
+    option,
+    refuse_given,
+    settings,
+)
 from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
@@ -42,7 +56,22 @@ config_option = click.option("--config", "preset", help="a preset's name or a .t
 data_dir_option = option("data_dir")
 
 
-@click.group(context_settings=CONTEXT)
+def _alone(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is not shared out: the first process does it, and the others wait."""
+
+    @wraps(command)
+    def by_first_process(*args: Any, **kwargs: Any) -> None:
+        if launch().size == 1:
+            command(*args, **kwargs)
+            return
+        from vfn.distributed import by_first
+
+        by_first(lambda: command(*args, **kwargs))
+
+    return by_first_process
+
+
+@click.group(cls=JointGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="vfn")
 def app() -> None:
     """Train, sample and evaluate v-objective diffusion models."""
@@ -83,7 +112,7 @@ def train_command(
         preset = str(saved)
     config = override(configs.load(preset or "digits"), given(options))
     if dry_run:
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
     from vfn.train import train
 
@@ -124,7 +153,7 @@ def distill_command(
 
     if dry_run:
         _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
     outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
     if outcome.signum:
@@ -223,6 +252,7 @@ def _metric_lines() -> str:
     help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
 @size_option
+@click.option("--dataset", help="the run's pictures, where they have moved since its training")
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -245,6 +275,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
     if context.invoked_subcommand:
         refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
         return
+    check_job(context)
     if options["compare"]:
         _compare(context, options)
         return
@@ -259,6 +290,7 @@ assert eval_command.help
 eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
 
 
+@_alone
 def _compare(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --compare`."""
     others = [name for name in options if name not in ("compare", "against", "plot")]
@@ -281,7 +313,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
         drawing = () if run_of(options["real"]) else ("num",)
-        refuse_given(context, (*drawing, "labels", "bpd", *names), why)
+        refuse_given(context, (*drawing, "labels", "dataset", "bpd", *names), why)
     from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
@@ -320,6 +352,8 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
+    if options["dataset"] is not None:
+        trained = trained.with_data(options["dataset"], options["data_dir"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
     if labels is None or labels == AS_DATA:
         labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
@@ -384,6 +418,7 @@ def import_group() -> None:
 @click.argument("source", metavar="JSON", type=PATH)
 @click.option("--out", type=PATH, help="TOML file  [standard output]")
 @format_option("config")
+@_alone
 def import_config_command(source: Path, out: Path | None, kind: str, dataset: str | None) -> None:
     """Write the configuration that does what a foreign one says.
 
@@ -408,6 +443,7 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
               help="the configuration of its run")  # fmt: skip
 @click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
+@_alone
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
 ) -> None:
@@ -425,6 +461,7 @@ def import_checkpoint_command(
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
 @click.option("--teacher", type=RUN,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
+@_alone
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
 ) -> None:
@@ -441,6 +478,7 @@ def info_command(
 @app.command("export")
 @click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help=".safetensors file")
+@_alone
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
     from vfn.runs import export_model, find_checkpoint
@@ -469,7 +507,7 @@ def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """
     from vfn.data import prepare
 
-    click.echo(prepare(_data_settings(preset, options), fresh).summary())
+    _show(prepare(_data_settings(preset, options), fresh).summary())
 
 
 @data_group.command("info")
@@ -482,7 +520,7 @@ def data_info_command(preset: str | None, **options: Any) -> None:
     chosen = _data_settings(preset, options)
     found = find_prepared(chosen)
     missing = f"{chosen.dataset} is not prepared in {data_home(chosen)}; use vfn data prepare"
-    click.echo(found.summary() if found else missing)
+    _show(found.summary() if found else missing)
 
 
 def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
@@ -491,6 +529,7 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 @app.command("report")
 @click.argument("run", type=RUN)
+@_alone
 def report_command(run: Path) -> None:
     """Write report.html and plots for a run directory."""
     from vfn.report import report
@@ -516,9 +555,29 @@ def _show(text: str) -> None:
         click.echo(text)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an error is a mistake of the user's, or of the machine, and not of the program."""
-    return is_shortage(error) or isinstance(error, ValueError | OSError)
+def line_of(error: BaseException) -> str | None:
+    r"""What a mistake of the user's, or of the machine, is told as; None for one of the program's.
+
+    Args:
+        error: what a command raised.
+
+    Returns:
+        one line.
+
+    >>> line_of(ValueError("expected a number, got\na text"))
+    'vfn: expected a number, got a text'
+    """
+    where, text = "vfn", str(error)
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        where, text = context.command_path if context else where, error.format_message()
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
+        text = "interrupted"
+    elif is_shortage(error):
+        text = shortage(error)
+    elif not isinstance(error, ValueError | OSError):
+        return None
+    return printable(" ".join(f"{where}: {text}".split()))
 
 
 def main() -> None:
@@ -532,23 +591,13 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         code = 2
-    except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        _fail(f"{where.command_path if where else 'vfn'}: {error.format_message()}")
-        code = 2
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _fail("vfn: interrupted")
-        code = 130
-    except Exception as error:
-        if os.environ.get("VFN_TRACEBACK") or not _is_users(error):
+    except (Exception, KeyboardInterrupt) as error:
+        line = line_of(error)
+        shown = isinstance(error, Exception) and not isinstance(error, click.ClickException)
+        if line is None or (shown and os.environ.get("VFN_TRACEBACK")):
             raise
-        _fail(f"vfn: {shortage(error) if is_shortage(error) else ' '.join(str(error).split())}")
-        code = 2
+        click.echo(line, err=True)  # from whichever process that is
+        code = 130 if isinstance(error, click.Abort | KeyboardInterrupt) else 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(line: str) -> None:
-    """Why it did not work, from whichever process that is."""
-    click.echo(line, err=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+DEEPEST = 64  # levels of JSON
+
 
 @contextmanager
 def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
@@ -190,13 +192,14 @@ def shortened(text: str, most: int = 80) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
-def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
+def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:
     """The first of some texts, for a message that does not grow with their number.
 
     Args:
         texts: of anybody; each is shown as `shortened` shows it.
         most: how many are named.
         longest: letters that are kept of each.
+        joint: what stands between them.
 
     Returns:
         one line.
@@ -206,7 +209,23 @@ def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
     """
     all_texts = list(texts)
     more = f" and {len(all_texts) - most} more" if len(all_texts) > most else ""
-    return ", ".join(shortened(text, longest) for text in all_texts[:most]) + more
+    return joint.join(shortened(text, longest) for text in all_texts[:most]) + more
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, as part of a message: one line that does not grow with it.
+
+    Args:
+        value: any value.
+        most: letters that are kept.
+
+    Returns:
+        its beginning; a text stands in quotes.
+
+    >>> shown("a name"), shown(["a" * 100], most=10)
+    ("'a name'", "['aaaaaaaa...")
+    """
+    return shortened(repr(value), most)
 
 
 @contextmanager
@@ -276,6 +295,7 @@ def read_json(path: Path) -> Any:
             path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_number
         )
         json.dumps(value, ensure_ascii=False).encode()  # no half characters
+        _check_depth(value)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
@@ -283,6 +303,18 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {short(str(error))}") from None
     return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested so deeply that whoever goes through it by recursion would fail."""
+    waiting = [(value, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise RecursionError
+        if isinstance(inner, dict | list):
+            parts = inner.values() if isinstance(inner, dict) else inner
+            waiting += [(part, depth + 1) for part in parts]
 
 
 def short(value: Any, most: int = 60) -> str:

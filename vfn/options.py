@@ -11,12 +11,15 @@ from click.shell_completion import CompletionItem
 
 from vfn.configs.schema import flat_fields, plain_hint
 from vfn.data.standard import DATASETS
+from vfn.files import shown
+from vfn.launch import launch
 from vfn.runs.directory import run_path
 from vfn.tables import FORM, Table
 from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
 
 Command = Callable[..., Any]
+_OWN = {"device"}  # what each process of a job may have of its own
 # Fields whose words stand in a table of a room to the right of the configuration.
 TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "method": METHODS}
 # Fields that are tables of their own take one NAME=VALUE at a time.
@@ -121,7 +124,7 @@ class Pair(click.ParamType[tuple[str, Any]]):
             return value
         name, equals, text = value.partition("=")
         if not equals or not name.isidentifier():
-            self.fail(f"expected NAME=VALUE, got {value!r}", param, ctx)
+            self.fail(f"expected NAME=VALUE, got {shown(value)}", param, ctx)
         try:
             return name, tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -203,6 +206,40 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if value is not None}
     pairs = {name: dict(found.pop(name)) for name in PAIRS if name in found}
     return found | {name: values for name, values in pairs.items() if values}
+
+
+def check_job(context: click.Context) -> None:
+    """Refuse to begin where the processes of one job were given different arguments.
+
+    Args:
+        context: of the command; of several processes each has to come here.
+
+    Raises:
+        ValueError: on every process; or for an environment that does not say which one this is.
+        TimeoutError: if a process does not come.
+    """
+    if launch().size > 1:
+        from vfn.distributed import check_alike, processes
+
+        given = {name: value for name, value in context.params.items() if name not in _OWN}
+        with processes("cpu") as world:
+            check_alike({"command": context.command_path, **given}, world)
+
+
+class Joint(click.Command):
+    """A command that all processes of a job begin alike or not at all."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Compare, and go on."""
+        check_job(ctx)
+        return super().invoke(ctx)
+
+
+class JointGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = Joint
+    group_class = type
 
 
 def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None:

@@ -3,7 +3,6 @@
 Under torchrun only the first process shows anything, and nobody has to ask which that is.
 """
 
-import os
 import shlex
 import shutil
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from tqdm import tqdm
+
+from vfn.launch import launch
 
 LINE_SECONDS = 10.0  # between the lines that stand for a bar where there is no terminal
 _silences = 0
@@ -36,7 +37,7 @@ def silence() -> Iterator[None]:
 
 def is_shown() -> bool:
     """Whether this process shows anything: the first one, unless it is silenced."""
-    return not _silences and int(os.environ.get("RANK", 0)) == 0
+    return not _silences and launch().rank == 0
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """Whatever stands for a side is judged, and what cannot be judged is refused before any work."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
 from vfn.evaluation.record import read_evaluation
+from vfn.evaluation.sides import Figure
 from vfn.ops import Gaussian
-from vfn.runs import Checkpoint, RunFiles, save_checkpoint
+from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
 from vfn.sampling import Draws, usual_labels
 
 REAL = "dataset:digits"
@@ -356,7 +358,7 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     images = torch.randint(0, 256, (30, 8, 8, 1), dtype=torch.uint8).numpy()
     tags = (np.arange(30)[:, None] % np.array([2, 3]) == 0).astype(np.uint8)
     np.savez(tmp_path / "a.npz", arr_0=images, arr_1=tags)
-    legend = Labels(("0", "1"), tags=True)
+    legend = Labels(("0", "1"), tags=True)  # an early version's names
     network = small_network(legend, dataset=str(tmp_path / "a.npz"), data_dir=str(tmp_path))
     asked = usual_labels(network, 40, seed=1)
     assert asked.labels.shape == (40, 2)
@@ -403,7 +405,8 @@ def nowhere(_judged):
 def test_a_figure_that_is_not_finite_loses_no_other(held_out, tmp_path, capsys):
     found = judge(REAL, held_out, ["fd", f"{__name__}:nowhere"], device="cpu")
     assert [figure.title for figure in found.figures][1:] == ["Here"]
-    assert "Nowhere is nan, and left out of the evaluation" in capsys.readouterr().err
+    told = "got value nan of Nowhere: what computes it gave that; it is left out"
+    assert told in capsys.readouterr().err
     found.write(tmp_path / "m.json")
     assert read_evaluation(tmp_path / "m.json").figures == found.figures
 
@@ -509,3 +512,87 @@ def test_labels_as_the_data_have_them(trained, real):
     unconditional = small_network(Labels(), conditional=False, guidance=0)
     with pytest.raises(ValueError, match="unconditional and takes no --labels as-data"):
         usual_labels(unconditional, 5, as_data=True)
+
+
+def none(_judged):
+    return {"Share": float("nan")}
+
+
+def text(_judged):
+    return {"Share": "much"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("none", "expected finite figures, got value nan of Share: what computes it gave that"),
+        ("text", "text to give numbers, got much"),
+    ],
+)
+def test_figures_that_are_no_numbers_are_refused(real, held_out, metric, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        judge(real, held_out, [f"{__name__}:{metric}"], device="cpu")
+    assert str(refused.value).isprintable()
+
+
+def test_a_network_without_finite_losses_is_refused(trained, monkeypatch):
+    """Its pictures may well be finite: here they are drawn by another one."""
+    params = {name: value * float("nan") for name, value in trained.params.items()}
+    drawn = trained.draws(20).all()
+    monkeypatch.setattr(Draws, "by_all", lambda self, world: drawn)
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [
+        {"low": -20.0, "high": 0.0, "loss": float("nan"), "count": 3}])  # fmt: skip
+    monkeypatch.setattr("vfn.evaluation.bits.bits_per_dim", lambda *_: [
+        Figure("bits_flow", "probability flow", float("inf"))])  # fmt: skip
+    for metric, part in (("loss", "nan of held-out loss at logsnr -20"), ("bpd", "inf of prob")):
+        message = f"got value {part}.*: the network gives no finite numbers; use another checkpoint"
+        with pytest.raises(ValueError, match=message):
+            judge(REAL, replace(trained, params=params), [metric], num=20, device="cpu")
+
+
+def test_features_that_are_too_large_are_named(real, held_out):
+    for size, metric, message in (
+        (1e30, "pr", r"expected features within ±.*, whose squared distances are numbers of"),
+        (1e39, "fd", "gives features that are not finite numbers of float32; are its weights"),
+    ):
+        huge = extractor_of("huge", lambda x, size=size: x.flatten(1).double() * size)
+        with pytest.raises(ValueError, match=message):
+            judge(real, held_out.images[:20], [metric], features=huge, device="cpu")
+
+
+def test_statistics_that_nothing_can_be_computed_of(held_out, tmp_path):
+    for sigma, message in (
+        (1e300, r"features of real pictures reach 1e\+150, too large to compute with"),
+        (-1.0, "expected sigma in .*a.npz to be a covariance, symmetric and without negative var"),
+    ):
+        np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64) * sigma, count=100)
+        with pytest.raises(ValueError, match=message):
+            judge(str(tmp_path / "a.npz"), held_out.images, ["fd"], device="cpu")
+
+
+def test_a_damaged_log_is_told_before_anything_is_drawn(run, monkeypatch, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "log.jsonl").write_text("{}\n")
+    monkeypatch.setattr(Draws, "by_all", None)
+    with pytest.raises(ValueError, match='log.jsonl line 1: expected a whole "step"'):
+        judge(REAL, f"run:{copy}", ["fd"], num=20, device="cpu")
+
+
+def test_held_out_pictures_that_are_missing_are_told_before_anything_is_drawn(
+    trained, monkeypatch, tmp_path
+):
+    moved = trained.config.data.__class__(dataset=str(tmp_path / "pics"))
+    network = replace(trained, config=replace(trained.config, data=moved), origin=Path("runs/a"))
+    monkeypatch.setattr(Draws, "by_all", None)
+    with pytest.raises(ValueError, match="there is no folder, .*, where the pictures of runs/a we"):
+        judge(REAL, network, ["loss"], num=20, device="cpu")
+
+
+def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [])
+    network = replace(trained, data=DataMark(1437, "vfn-data-1:other"))
+    judge(REAL, network, ["loss"], num=20, device="cpu")
+    assert "digits is not what the network was trained on any more (other pictures or lab" in (
+        capsys.readouterr().err
+    )

@@ -1,6 +1,8 @@
 """What every op keeps: its inputs, the dtype, the shape, and the transforms it works under."""
 
 import inspect
+from collections.abc import Callable
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import pytest
@@ -193,8 +195,8 @@ REDUCING |= {
 }
 REDUCING |= {
     f"loss_weight {reweight}": lambda a, reweight=reweight: (
-        ops.loss_weight(a.t + 0.1, reweight) + 0 * a.t
-    ).to(a.x.dtype)
+        ops.loss_weight(a.t + 0.1, reweight).to(a.x.dtype) + 0 * a.x.mean((-1, -2))
+    )
     for reweight in ops.WEIGHTINGS
 }
 REDUCING |= {
@@ -298,6 +300,58 @@ LACKS = {
         "flow_loglik": "a loop of many steps with a gradient within each",
     },
 }
+
+INF = float("inf")
+
+
+class Domain(NamedTuple):
+    """Levels that an op takes, and what its documentation says of the others.
+
+    ``holds(t, s, most)`` with t <= s; ``most`` is the largest level whose 1/sigma is a number of
+    the dtype.
+    """
+
+    reason: str
+    holds: Callable[[float, float, float], bool]
+
+
+DIVIDES_BY_ALPHA = Domain("1 / alpha has no limit", lambda t, s, most: t >= -most)
+DIVIDES_BY_SIGMA = Domain("1 / sigma has no limit", lambda t, s, most: t <= most)
+RISING = Domain("takes steps of some length, from a prediction before t to a finite end",
+                lambda t, s, most: -INF < t < s < INF)  # fmt: skip
+# Ops in the suite that do not take every level with t <= s; their docstrings say so.
+DOMAINS = {
+    "x0_from_eps": DIVIDES_BY_ALPHA,
+    "v_from_eps": DIVIDES_BY_ALPHA,
+    "predict eps": DIVIDES_BY_ALPHA,
+    "eps_from_x0": DIVIDES_BY_SIGMA,
+    "v_from_x0": DIVIDES_BY_SIGMA,
+    "predict x0": DIVIDES_BY_SIGMA,
+    "ddim_inverse_step": Domain("1 / sigma_s has no limit", lambda t, s, most: s <= most),
+    "renoise_step": Domain("1 / alpha has no limit at s", lambda t, s, most: s > -INF),
+    "heun_step": Domain(
+        "its factor exp(h) / 2 has no limit", lambda t, s, most: t > -INF and s - t <= 100
+    ),
+    "dpmpp_2m_step": RISING,
+    "dpmpp_2m_step eta": RISING,
+    "dpmpp_3m_step": RISING,
+    "dpmpp_3m_step long": RISING,
+    "unic_step": RISING,
+    "unic_step first": Domain("a finite end", lambda t, s, most: s < INF),
+    "ab2_step": Domain("steps in a ratio", lambda t, s, most: t > -INF and s - t <= 100),
+    "ab2_step back": Domain("steps in a ratio", lambda t, s, most: s < INF and s - t <= 100),
+    "distill_target": Domain("a step of some length", lambda t, s, most: t < s),
+    "kl_loss": Domain("a step of some length", lambda t, s, most: t < s < INF),
+    "kl_loss learned": Domain("a step of some length", lambda t, s, most: t < s < INF),
+}
+# Of these the levels themselves, or how long steps are, can be seen in the value: not nan will do.
+GROWING = {"dpmpp_2m_step", "dpmpp_2m_step eta", "dpmpp_3m_step", "dpmpp_3m_step long", "unic_step",
+           "learned_logvar", "posterior_logvar", "kl_loss", "prior_bpd"}  # fmt: skip
+# What takes ``t`` or ``s`` for something else than a level.
+NO_LEVELS = {
+    "slerp each", "step_logsnrs", "continuous_vlb_bpd", *(f"draw_times {name}" for name in
+    ops.TIME_DENSITIES),
+}  # fmt: skip
 
 
 ALL = ELEMENTWISE | BATCHED | REDUCING
@@ -437,3 +491,59 @@ def test_compiles_whole_and_once(op):
     assert_same(compiled(first), op(first))
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert_same(compiled(second), op(second))
+
+
+# Levels near and beyond the end of exp() in float64, and in their place others at which everything
+# is regular, as far apart up to 45: exp(-45 / 2) = 2e-10 is as good as nothing.
+FAR = {-INF: -690.0, -745.0: -645.0, -700.0: -600.0, 0.0: 0.0, 700.0: 600.0, 745.0: 645.0,
+       INF: 690.0}  # fmt: skip
+MOST = {torch.float64: 700.0, torch.float32: 177.0}  # 1/sigma is exp(most / 2)
+
+
+class Watched:
+    """Inputs that note whether their levels were asked for."""
+
+    def __init__(self, args):
+        self.args, self.asked = args, set()
+
+    def __getattr__(self, name):
+        self.asked.add(name)
+        return getattr(self.args, name)
+
+
+def takes_levels(name, op):
+    watched = Watched(inputs())
+    op(watched)
+    return bool(watched.asked & {"t", "s"}) and name not in NO_LEVELS
+
+
+LEVELS = [name for name, op in ALL.items() if takes_levels(name, op)]
+
+
+def at_levels(pairs, dtype):
+    """Inputs whose rows have some pairs of levels."""
+    first, then = torch.tensor(pairs, dtype=torch.float64).T
+    return inputs(len(pairs), dtype)._replace(t=first, s=then)
+
+
+@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_farthest_levels_give_the_limit(name, dtype):
+    """Never nan; and what regular levels that are as far apart give."""
+    domain = DOMAINS.get(name, Domain("all", lambda t, s, most: True))
+    pairs = [pair for pair in combinations_with_replacement(FAR, 2)
+             if domain.holds(*pair, MOST[dtype])]  # fmt: skip
+    got = ALL[name](at_levels(pairs, dtype)).double()
+    limit = ALL[name](at_levels([(FAR[t], FAR[s]) for t, s in pairs], torch.float64))
+    assert not got.isnan().any(), [
+        p for p, row in zip(pairs, got, strict=True) if row.isnan().any()
+    ]
+    if name not in GROWING:
+        small = limit.abs() < 1e6
+        torch.testing.assert_close(got[small], limit[small], rtol=1e-5, atol=1e-6)
+        assert (got[~small].abs() > 1e6).all()
+
+
+def test_levels_that_an_op_does_not_take_are_few_and_named():
+    assert set(DOMAINS) | GROWING <= set(LEVELS)
+    assert len(LEVELS) > 50

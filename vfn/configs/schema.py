@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.files import few, printable
+from vfn.files import few, shortened, shown
 from vfn.nn.network import NETWORKS, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.schedule_table import SCHEDULES
@@ -62,7 +62,7 @@ class Section:
             faults += _faults(f.name, value, hints[f.name], f.metadata)
         faults += [] if faults else self.conflicts()
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError(_told(faults))
 
     def conflicts(self) -> list[str]:
         """What is wrong with the fields in combination."""
@@ -103,9 +103,13 @@ class DataConfig(Section):
         """Sizes, crops and channels that no picture can have."""
         faults = []
         if self.image_size is not None and len(self.image_size) > 2:
-            faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
+            faults.append(
+                f"expected image_size to be height, width, got {shown(list(self.image_size))}"
+            )
         if self.crop is not None and (len(self.crop) != 4 or 0 in self.crop[2:]):
-            faults.append(f"expected crop to be top, left, height, width, got {list(self.crop)}")
+            faults.append(
+                f"expected crop to be top, left, height, width, got {shown(list(self.crop))}"
+            )
         if self.channels not in (None, 1, 3):
             faults.append(f"expected channels to be 1 or 3, got {self.channels}")
         return faults
@@ -154,13 +158,13 @@ class ModelConfig(Section):
         if span is not None and (len(span) != 2 or span[0] >= span[1]):
             faults.append(
                 "expected guidance_range to be the lowest and the highest w, such as 0,4, "
-                f"got {','.join(f'{value:g}' for value in span)}"
+                f"got {few((f'{value:g}' for value in span), joint=',')}"
             )
         if NETWORKS.find(self.network).sectioned:
             if self.options:
                 faults.append(
                     f"expected no [model.options] for network {self.network}, whose options are "
-                    f"the fields of [model], got {', '.join(self.options)}"
+                    f"the fields of [model], got {few(self.options)}"
                 )
             if len(self.ch_multipliers) > LEVELS:
                 faults.append(
@@ -350,7 +354,7 @@ class SampleConfig(Section):
         if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
             faults.append(
                 "expected guidance_interval to be the lowest and the highest logsnr, such as -3,5, "
-                f"got {','.join(f'{value:g}' for value in interval)}"
+                f"got {few((f'{value:g}' for value in interval), joint=',')}"
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
@@ -475,7 +479,9 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     """
     known = list(flat_fields(*SECTIONS))
     faults = [
-        f"unknown setting {k}, expected {_closest(k, known)}" for k in values if k not in known
+        f"unknown setting {shortened(k, 40)}, expected {_closest(k, known)}"
+        for k in values
+        if k not in known
     ]
     changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
@@ -490,7 +496,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError("; ".join(faults))
+        raise ValueError(_told(faults))
     return Config(**changed)
 
 
@@ -512,14 +518,16 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
     built: dict[str, Any] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
-            faults.append(f"unknown section [{printable(name)}], expected {', '.join(SECTIONS)}")
+            faults.append(
+                f"unknown section [{shortened(name, 40)}], expected {', '.join(SECTIONS)}"
+            )
         elif not isinstance(table, dict):
-            faults.append(f"expected [{name}] to be a table, got {table!r}")
+            faults.append(f"expected [{name}] to be a table, got {shown(table)}")
         else:
             known = [f.name for f in dataclasses.fields(SECTIONS[name])]
             unknown = [key for key in table if key not in known]
             faults += [
-                f"unknown key {printable(key)} in [{name}], expected {_closest(key, known)}"
+                f"unknown key {shortened(key, 40)} in [{name}], expected {_closest(key, known)}"
                 for key in unknown
             ]
             try:
@@ -527,7 +535,7 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
             except ValueError as error:
                 faults.append(str(error))
     if faults:
-        raise ValueError(f"{origin}: " + "; ".join(faults))
+        raise ValueError(f"{origin}: {_told(faults)}")
     try:
         return Config(**built)
     except ValueError as error:
@@ -567,6 +575,12 @@ def to_tables(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def flat_values(config: Config) -> dict[str, Any]:
+    """All settings by their names, without their sections, the unset ones too."""
+    sections = dataclasses.asdict(config).values()
+    return {name: value for section in sections for name, value in section.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -603,6 +617,11 @@ def _huge(value: Any) -> bool:
     return isinstance(value, int) and value.bit_length() > 63
 
 
+def _told(faults: Sequence[str]) -> str:
+    """All faults, or of very many the first."""
+    return few(faults, 20, 600, "; ")
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
@@ -618,17 +637,17 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return []
-        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {value!r}"]
+        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {shown(value)}"]
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
-            return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
+            return [f"expected {name} to be a list of {item.__name__}, got {shown(value)}"]
         numbers = value if item in (int, float) else ()
         return [fault for number in numbers for fault in _range(name, number, metadata)][:1]
     if table := metadata.get("table"):
         return _word_faults(name, value, table)
     if not _is_a(value, hint):
-        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
+        return [f"expected {name} to be {hint.__name__}, got {shown(value)}"]
     return _range(name, value, metadata) if hint in (int, float) else []
 
 
@@ -636,18 +655,19 @@ def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     try:
         table.check(word if isinstance(word, str) else "")
     except ValueError:
-        return [f"expected {name} to be {table.expected()}, got {word!r}"]
+        return [f"expected {name} to be {table.expected()}, got {shown(word)}"]
     return []
 
 
 def _dict_faults(name: str, value: Any) -> list[str]:
     """What is wrong with a table of plain values, such as options of a network."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return [f"expected {name} to be a table of names and values, got {value!r}"]
+        return [f"expected {name} to be a table of names and values, got {shown(value)}"]
     plain = (bool, int, float, str)
     lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
     return [
-        f"expected {name}.{printable(key)} to be numbers, texts, true or false, got {item!r}"
+        f"expected {name}.{shortened(key, 40)} to be numbers, texts, true or false, "
+        f"got {shown(item)}"
         for key, items in lists.items()
         for item in items
         if not isinstance(item, plain) or _huge(item)

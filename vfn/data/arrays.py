@@ -39,6 +39,8 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
             f"{where} is not an array file of pictures (uint8 [N, H, W, C]): "
             f"{shortened(' '.join(str(error).split()) or type(error).__name__, 200)}"
         ) from None
+    if not all(isinstance(part, np.ndarray) for part in (images, labels) if part is not None):
+        raise ValueError(f"expected arr_0 and arr_1 in {where} to be arrays, got bytes")
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):

@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
         bounds = {k: (end - self.splits[k], end) for k, end in ends.items()}
         bounds["all"] = (0, len(self.images))
         if split not in bounds:
-            raise ValueError(f"unknown split {split!r}, expected one of {', '.join(bounds)}")
+            raise ValueError(f"unknown split {split!r}, expected one of {few(bounds)}")
         start, end = bounds[split]
         if start == end:
             raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
@@ -81,7 +81,7 @@ class Prepared(NamedTuple):
 
     def summary(self) -> str:
         """Lines of text for a terminal."""
-        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        splits = few(f"{count} {split}" for split, count in self.splits.items())
         lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}"]
         if self.labels is not None:
             names, tags = self.legend

@@ -1,7 +1,8 @@
 """Data sets by name or path, and the pictures that an evaluation compares."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,12 +16,55 @@ from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS
-from vfn.files import printable, shortened
+from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name
 
 DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
 _RULES = 2
+
+
+class MissingData(ValueError):
+    """A data set that is not where its name says.
+
+    Args:
+        name: as it was given.
+        place: the path that it would be.
+    """
+
+    def __init__(self, name: str, place: Path) -> None:
+        self.fault = f"there is no folder, .npy or .npz file at {printable(str(place))}"
+        path = Path(name)
+        named = path.name == name and path.suffix not in arrays.SUFFIXES
+        super().__init__(
+            f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
+            f"{DATASETS.expected()}, or the path of a folder, .npy or .npz file"
+        )
+
+
+@contextmanager
+def pictures_of(owner: str) -> Iterator[None]:
+    """Say of a data set that is missing whose it was, and what names its new place.
+
+    Args:
+        owner: a run, for the message.
+
+    Raises:
+        ValueError: in place of `MissingData`.
+
+    >>> with pictures_of("runs/a"):
+    ...     load_dataset("/nowhere/cats")
+    Traceback (most recent call last):
+    ValueError: there is no folder, .npy or .npz file at /nowhere/cats, where the
+    pictures of runs/a were; if they have moved, name their new place with --dataset
+    """
+    try:
+        yield
+    except MissingData as error:
+        raise ValueError(
+            f"{error.fault}, where the pictures of {owner} were; if they have moved, name their "
+            "new place with --dataset"
+        ) from None
 
 
 class _Origin(NamedTuple):
@@ -88,6 +132,24 @@ def data_name(name: str) -> str:
         return name
     path = _resolved(name)
     return name if is_object_name(name) and not path.exists() else str(path)
+
+
+def settled(settings: DataConfig) -> DataConfig:
+    """Settings that mean the same from any directory: `data_name`, and ``data_dir`` absolute.
+
+    Args:
+        settings: which data set, and where all are.
+
+    Returns:
+        DataConfig.
+
+    >>> settled(DataConfig(dataset="digits", data_dir="/data/here/../there")).data_dir
+    '/data/there'
+    """
+    home = settings.data_dir
+    if home is not None:
+        home = os.path.abspath(Path(home).expanduser())  # noqa: PTH100  # links stay
+    return replace(settings, dataset=data_name(settings.dataset), data_dir=home)
 
 
 def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
@@ -200,7 +262,7 @@ def read_pictures(
     found = _find_files(own, labelled)
     if found is None:
         raise ValueError(
-            f"expected pictures at {spec!r}: an existing folder, an .npy or .npz file, "
+            f"expected pictures at {shown(spec)}: an existing folder, an .npy or .npz file, "
             "dataset:NAME[:train|test|all], or run:DIR"
         )
     everything = in_memory(found.source(), own, fit=resize_and_crop)
@@ -258,10 +320,7 @@ def _find(settings: DataConfig) -> _Origin:
     if found is not None:
         return found
     if name not in DATASETS and not is_object_name(name):
-        raise ValueError(
-            f"unknown data set {name!r}, expected {DATASETS.expected()}, or the path of a folder, "
-            ".npy or .npz file"
-        )
+        raise MissingData(name, _resolved(name))
     known = DATASETS.find(name)
     size = settings.image_size or known.image_size
     resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)

@@ -79,7 +79,7 @@ def bits_per_dim(
             mean.item(),
             better=KINDS[key].better,
             note=note.format(var_type=_var_type(diffusion)),
-            error=error.item(),
+            error=error.item() if error.isfinite() else None,  # of a single picture
         )
         for (key, note), (mean, error) in zip(NOTES.items(), estimates, strict=True)
     ]

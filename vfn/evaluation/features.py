@@ -180,6 +180,9 @@ def read_statistics(path: Path, extractor: Extractor | None = None) -> Statistic
     return Statistics(count, fitted, features, logits, provenance or {"file": path.name})
 
 
+_ASYMMETRY = 1e-3  # of a covariance, relative; beyond what half precision rounds to
+
+
 def check_identity(found: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
     """Refuse features that are others than ours.
 
@@ -211,6 +214,8 @@ def _check_stored(path: Path, found: dict[str, np.ndarray], provenance: Any) -> 
         if name == "provenance":
             continue
         kinds = "iu" if name == "count" else "fiu"
+        if not isinstance(array, np.ndarray):  # a member of another name than numpy's
+            raise ValueError(f"expected {name} in {path} to be an array, got bytes")
         if array.dtype.kind not in kinds or array.ndim != _STORED[name] or not array.size:
             raise ValueError(
                 f"expected {name} in {path} to be numbers of {_STORED[name]} dimensions, got "
@@ -231,6 +236,11 @@ def _read_gaussian(found: dict[str, np.ndarray], path: Path) -> Gaussian:
         raise ValueError(
             f"expected mu [D] and sigma [D, D] in {path}, got {list(mean.shape)} and "
             f"{list(cov.shape)}"
+        )
+    apart = (cov - cov.T).abs().max() > _ASYMMETRY * cov.abs().max()
+    if apart or (cov.diagonal() < 0).any():
+        raise ValueError(
+            f"expected sigma in {path} to be a covariance, symmetric and without negative variances"
         )
     return Gaussian(mean, cov)
 
@@ -258,8 +268,12 @@ def checked_outputs(out: Outputs, size: int, name: str) -> Outputs:
 
 def _checked(out: Outputs, size: int, name: str) -> Outputs:
     checked_outputs(out, size, name)
-    if not out.features.isfinite().all():
-        raise ValueError(f"{name} gives features that are not finite; are its weights damaged?")
+    for kind, values in out._asdict().items():
+        if values is not None and not values.float().isfinite().all():
+            raise ValueError(
+                f"{name} gives {kind} that are not finite numbers of float32; are its weights "
+                "damaged?"
+            )
     return out
 
 

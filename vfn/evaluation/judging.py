@@ -1,6 +1,5 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,16 @@ from typing import Any
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
 from vfn.distributed import World, check_alike, processes, together
-from vfn.evaluation.evaluating import computed, extracted
+from vfn.evaluation.evaluating import computed, extracted, reason_of
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.needs import Content, Size, needed
 from vfn.evaluation.opening import Given, relabelled
 from vfn.evaluation.planning import Plan, plan_evaluation
-from vfn.evaluation.record import Evaluation
+from vfn.evaluation.record import Evaluation, not_finite
 from vfn.evaluation.shards import SHARDS, resumable
-from vfn.evaluation.sides import Figure, Sides
+from vfn.evaluation.sides import Judged, Sides
+from vfn.files import few
 from vfn.memory import in_memory
 from vfn.progress import say
 
@@ -95,7 +95,7 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
         Evaluation; None on all processes but the first.
 
     Raises:
-        ValueError: for pictures or features that are not finite.
+        ValueError: for pictures or features that are not finite, or if no figure is.
     """
     real, fake = (_present(side.content, plan.size, world) for side in (plan.real, plan.fake))
     held_out = plan.held_out
@@ -112,22 +112,27 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
     if world.rank:
         return None
     judged = judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
+    faults: list[str] = []
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     for word, metric in plan.metrics.items():
-        parts[metric.part] += [each for each in computed(word, metric, judged) if _is_finite(each)]
+        for found in computed(word, metric, judged):
+            if fault := not_finite([found]):
+                faults.append(fault)
+            else:
+                parts[metric.part].append(found)
+    if faults:
+        _tell_of(faults, judged, any(parts.values()))
     return Evaluation(
         parts["figures"], plan.settings, parts["loss_by_logsnr"], parts["bits_per_dim"]
     )
 
 
-def _is_finite(found: Any) -> bool:
-    """Whether a figure can be kept; files hold numbers only, so of another a line tells."""
-    name, value = (
-        (found.title, found.value) if isinstance(found, Figure) else ("loss", found["loss"])
-    )
-    if not math.isfinite(value):
-        say(f"{name} is {value}, and left out of the evaluation")
-    return math.isfinite(value)
+def _tell_of(faults: list[str], judged: Judged, others: bool) -> None:
+    """Say which figures are left out, since files hold numbers only; refuse if none is left."""
+    message = f"expected finite figures, got {few(faults)}: {reason_of(judged)}"
+    if not others:
+        raise ValueError(message)
+    say(f"{message}; {'it is' if len(faults) == 1 else 'they are'} left out")
 
 
 def _present(content: Content, size: Size | None, world: World) -> Dataset | Statistics:

@@ -180,5 +180,6 @@ def relabelled(pictures: Dataset, like: Labels) -> Dataset:
     legend = pictures.legend
     if pictures.labels is None or legend.tags or not legend.names or not like.names:
         return pictures
-    numbers = torch.tensor([0, *(like.names.index(name) + 1 for name in legend.names)])
+    number = {name: k for k, name in enumerate(like.names, 1)}
+    numbers = torch.tensor([0, *(number[name] for name in legend.names)])
     return pictures._replace(labels=numbers[pictures.labels], legend=like)

@@ -139,7 +139,7 @@ def plan_evaluation(
     reals, fakes = opened(real, other, lean), opened(fake, drawing, False)
     unseen = _unseen(real, held_out, data, size, needs)
     outlook = outlook_of(features, shape_of_side(reals.content, size))
-    own = _own_held_out(drawing, data) if "model" in needs else None
+    own = _own_held_out(drawing, data_dir) if "model" in needs else None
     planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
     if usual:
         found, left_out = find_usual(planned)
@@ -240,12 +240,20 @@ def _check_held_out(held_out: Given | None, needs: frozenset[Need]) -> None:
         )
 
 
-def _own_held_out(network: Trained | Draws | None, data: DataConfig) -> Dataset | str | None:
+def _own_held_out(network: Trained | Draws | None, data_dir: str | None) -> Dataset | str | None:
     """Held-out pictures of a network's own data, or why there are none."""
     if network is None:
         return None
+    trained = network.trained if isinstance(network, Draws) else network
+    trained = trained.with_data(data_dir=data_dir)
     try:
-        found = load_held_out(data)
+        if faults := trained.other_pictures():
+            say(
+                f"{trained.config.data.dataset} is not what {trained.origin or 'the network'} was "
+                f"trained on any more (other {faults}): what is held out now may have been trained "
+                "on"
+            )
+        found = load_held_out(trained.config.data)
     except (ValueError, OSError) as error:
         return f"its data cannot be read: {' '.join(str(error).split())}"
     return found or "it was trained on all pictures"

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.figure
 
 from vfn.evaluation.record import Evaluation, is_number
-from vfn.files import write_atomic
+from vfn.files import shown, write_atomic
 
 # Settings that evaluations of a line share, unless it is drawn against one of them; its label.
 AXES = {
@@ -111,5 +111,7 @@ def write_plot(
         raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")
     lines = lines_against(evaluations, against)
     if not any(evaluation.figures for line in lines.values() for evaluation in line):
-        raise ValueError(f"expected evaluations with figures and a number {against!r}, got none")
+        raise ValueError(
+            f"expected evaluations with figures and a number {shown(against)}, got none"
+        )
     write_atomic(path, draw_figures(evaluations, against, kind))

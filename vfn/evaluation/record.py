@@ -9,7 +9,7 @@ from typing import Any
 from vfn.data.labels import AS_DATA
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure
-from vfn.files import read_json, short, write_json
+from vfn.files import read_json, short, shortened, shown, write_json
 from vfn.ops import Interval
 from vfn.progress import text_table
 from vfn.sampling import balance_text
@@ -132,9 +132,39 @@ class Evaluation:
         """Write the evaluation as JSON, which `read_evaluation` reads.
 
         Raises:
+            ValueError: if a figure is not finite, for which JSON has no number.
             OSError: if it cannot be written.
         """
+        if fault := not_finite([*self.figures, *self.loss_by_logsnr, *self.bits_per_dim]):
+            raise ValueError(f"expected finite figures to write to {path}, got {fault}")
         write_json(Path(path), self.record())
+
+
+def not_finite(parts: Sequence[Figure | Mapping[str, float]]) -> str:
+    """The first number that is not finite, for a message.
+
+    Args:
+        parts: figures, or rows of the loss by logsnr; an error may be unknown, and is left aside.
+
+    Returns:
+        what it is and of what; empty if all are finite.
+
+    >>> not_finite([Figure("recall", "Recall", float("nan"))])
+    'value nan of Recall'
+    """
+    for part in parts:
+        if isinstance(part, Figure):
+            of, numbers = part.title, {"value": part.value, "reference": part.reference}
+            for name in ("interval", "reference_interval"):
+                low, high = getattr(part, name) or (None, None)
+                numbers |= {f"low end of {name}": low, f"high end of {name}": high}
+        else:
+            of = f"held-out loss at logsnr {part['low']:.4g} .. {part['high']:.4g}"
+            numbers = {"value": part["loss"]}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                return f"{name} {number} of {shortened(of)}"
+    return ""
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -198,7 +228,7 @@ def compare(
     for name, evaluation in each:
         if not is_number(evaluation.settings.get(against)):
             raise ValueError(
-                f"{name if named else evaluation.title} has no number {against!r} among its "
+                f"{name if named else evaluation.title} has no number {shown(against)} among its "
                 "settings; choose another --against"
             )
     ordered = sorted(each, key=lambda item: item[1].settings[against])

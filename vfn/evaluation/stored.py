@@ -11,7 +11,7 @@ from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
-from vfn.distributed import processes
+from vfn.distributed import check_alike, processes, together
 from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import open_pictures
@@ -81,18 +81,21 @@ def store_reference(
     check_place(out)
     data = DataConfig(data_dir=data_dir)
     with processes(device) as world:
-        text, content, _ = open_pictures(real, data, size, labelled=False)
-        assert isinstance(content, Dataset)
-        count = len(content.images)
-        if count < 2:
-            raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
-        if isinstance(features, str):
-            features = open_extractor(features, weights, world.device, data_dir)
-        images = resized(content.images, size)
-        features = tried(features, images[:2])
-        room = check_room(features, count, data)
-        kept_size = room if keep else 0
-        check_space(out, kept_size + 8 * (features.width or 0) ** 2, "the statistics", "--no-keep")
+        with together(world):
+            text, content, _ = open_pictures(real, data, size, labelled=False)
+            assert isinstance(content, Dataset)
+            count = len(content.images)
+            if count < 2:
+                raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
+            if isinstance(features, str):
+                features = open_extractor(features, weights, world.device, data_dir)
+            images = resized(content.images, size)
+            features = tried(features, images[:2])
+            room = check_room(features, count, data)
+            wanted = (room if keep else 0) + 8 * (features.width or 0) ** 2
+            check_space(out, wanted, "the statistics", "--no-keep")
+        job = {"real": text, "out": str(out.resolve()), "keep": keep, **features.provenance}
+        check_alike({"pictures": count, **job}, world)
         with resumable(features, data_home(data) / SHARDS, world.device) as kept:
             found = compute_statistics(images, kept, world, keep=keep)
             provenance = {

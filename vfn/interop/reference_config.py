@@ -6,7 +6,7 @@ from typing import Any
 from vfn.configs import load
 from vfn.configs.schema import Config, from_tables, to_tables
 from vfn.data.standard import DATASETS, Standard
-from vfn.files import shortened
+from vfn.files import few, shortened, shown
 from vfn.interop.formats import FORMATS
 from vfn.interop.reference_settings import Json, Settings, read_json, reference_settings
 
@@ -48,7 +48,7 @@ def reference_data(settings: Settings) -> Standard:
     name, known = settings["data"]["name"], FORMATS["reference"].datasets
     if name not in known:
         raise ValueError(
-            f"unknown data set {name!r} in data.name, expected one of {', '.join(known)}"
+            f"unknown data set {shown(name)} in data.name, expected one of {', '.join(known)}"
         )
     return DATASETS[name]
 
@@ -76,7 +76,7 @@ def import_config(source: Json) -> Config:
     settings = reference_settings(source)
     faults = _without_counterpart(settings, reference_data(settings))
     if faults:
-        raise ValueError(f"configuration: {'; '.join(faults)}")
+        raise ValueError(f"configuration: {few(faults, 20, 600, '; ')}")
     tables = {
         "data": _data(settings),
         "model": _model(settings),

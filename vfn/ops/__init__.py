@@ -30,6 +30,10 @@ Conventions
     values of tensors are not looked at, nor whether a single step leads from noise to data; a grid
     is looked at once, on the host. `sample_adaptive`, neighbours and distances wait for the device.
 
+    At ±inf, and in tensors beyond ±700, the limit is returned: alpha, sigma and weights of 0, 1 or
+    inf, and steps of no length where both ends are alike. What has no limit, as a division by an
+    alpha or sigma of 0, says at the argument which levels it takes.
+
 Names in the reference implementation and here
     get_logsnr_schedule             logsnr_schedule, a pair of functions
     q_sample(x_0, logsnr_t, eps)    q_sample(x0, logsnr, noise)

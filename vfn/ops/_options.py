@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from vfn.files import shortened
+from vfn.files import few, shortened
 from vfn.tables import Table
 
 
@@ -17,7 +17,7 @@ def check_options(owner: str, given: Collection[str], taken: Collection[str]) ->
     unknown = [name for name in given if name not in taken]
     if unknown:
         expected = ("only " + ", ".join(taken)) if taken else "no settings"
-        raise ValueError(f"expected {expected} for {owner}, got {', '.join(unknown)}")
+        raise ValueError(f"expected {expected} for {owner}, got {few(unknown)}")
 
 
 @dataclass(frozen=True, kw_only=True)

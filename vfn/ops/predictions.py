@@ -70,7 +70,8 @@ def x0_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     Args:
         z: noisy data [B, ...].
         eps: noise, shape of ``z``.
-        logsnr: [B] or any shape that broadcasts from the left; not -inf, where z holds no data.
+        logsnr: [B] or any shape that broadcasts from the left; not -inf, where z holds no data, and
+            in float32 above -177, from where on 1/alpha is a number.
 
     Returns:
         x0, shape and dtype of ``z``.
@@ -116,7 +117,8 @@ def eps_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
     Args:
         z: noisy data [B, ...].
         x0: data, shape of ``z``.
-        logsnr: [B] or any shape that broadcasts from the left; not +inf, where z holds no noise.
+        logsnr: [B] or any shape that broadcasts from the left; not +inf, where z holds no noise,
+            and in float32 below 177, up to where 1/sigma is a number.
 
     Returns:
         eps, shape and dtype of ``z``.
@@ -160,7 +162,7 @@ def v_from_x0(z: Tensor, x0: Tensor, logsnr: Scalar) -> Tensor:
     Args:
         z: noisy data [B, ...].
         x0: data, shape of ``z``.
-        logsnr: [B] or any shape that broadcasts from the left; not +inf.
+        logsnr: [B] or any shape that broadcasts from the left; as for `eps_from_x0`.
 
     Returns:
         v, shape and dtype of ``z``.
@@ -182,7 +184,7 @@ def v_from_eps(z: Tensor, eps: Tensor, logsnr: Scalar) -> Tensor:
     Args:
         z: noisy data [B, ...].
         eps: noise, shape of ``z``.
-        logsnr: [B] or any shape that broadcasts from the left; not -inf.
+        logsnr: [B] or any shape that broadcasts from the left; as for `x0_from_eps`.
 
     Returns:
         v, shape and dtype of ``z``.
@@ -442,7 +444,8 @@ def predict(z: Tensor, out: Tensor, logsnr: Scalar, out_type: OutType) -> Predic
     Args:
         z: noisy data [B, C, ...].
         out: the network's output, shape of ``z`` ([B, 2C, ...] for ``both``).
-        logsnr: [B] or any shape that broadcasts from the left.
+        logsnr: [B] or any shape that broadcasts from the left; of ``v`` any, of the others as for
+            `eps_from_x0` and `x0_from_eps`.
         out_type: what the network predicts: x0, eps, v, u or both.
 
     Returns:

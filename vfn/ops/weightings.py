@@ -83,7 +83,7 @@ def _p2(logsnr: "Tensor", gamma: float, k: float) -> "Tensor":
     """SNR (k + SNR)^-gamma without inf / inf."""
     from vfn.ops._coef import log_sigmoid  # loads torch, which whoever holds a tensor has
 
-    log_k = math.log(k)
+    logsnr, log_k = logsnr.clamp(-1e300, 1e300), math.log(k)
     return (logsnr + gamma * (log_sigmoid(log_k - logsnr) - log_k)).exp()
 
 

@@ -1,6 +1,5 @@
 """What a run directory holds, as small values; a malformed file is named in one line."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from vfn import configs
 from vfn.configs import Config
 from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
+from vfn.files import read_json, short
 from vfn.runs import RunFiles, read_log, read_stages, run_path
 
 Curve = dict[int, float]
@@ -111,13 +111,6 @@ def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
     return found
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # also nesting without end
-        raise ValueError(f"{path} is not JSON: {error}") from None
-
-
 def _read_stages(path: Path) -> list[Stage] | None:
     if not path.is_file():
         return None
@@ -128,7 +121,9 @@ def _read_commands(path: Path, evaluations: list[Evaluation]) -> list[str]:
     """The commands that are listed, else those of the evaluations."""
     if not path.is_file():
         return list(dict.fromkeys(e.command for e in evaluations if e.command))
-    commands = _read_json(path)
+    commands = read_json(path)
     if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
-        raise ValueError(f"{path}: expected a list of commands, got {commands!r}; remove the file")
+        raise ValueError(
+            f"{path}: expected a list of commands, got {short(commands)}; remove the file"
+        )
     return commands

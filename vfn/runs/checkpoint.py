@@ -19,20 +19,14 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
 from vfn.data import Labels
-from vfn.files import few, printable, write_atomic
+from vfn.files import few, short, shortened, shown, write_atomic
 from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
+from vfn.runs.mark import DataMark
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class DataMark(NamedTuple):
-    """What a run remembers of its pictures: their number, and a digest of them and their labels."""
-
-    pictures: int
-    digest: str
 
 
 class Checkpoint(NamedTuple):
@@ -188,13 +182,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
+            f"checkpoint {path} is damaged or not a checkpoint ({shortened(str(error), 200)}); "
             "use another one of the same run"
         ) from None
     if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
         raise ValueError(
             f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
-            f"got {metadata.get('format')!r}"
+            f"got {shown(metadata.get('format'))}"
         )
     if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(
@@ -204,7 +198,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return _parse(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        fault = f"{type(error).__name__}: {printable(str(error))}"
+        fault = f"{type(error).__name__}: {shortened(str(error), 300)}"
         raise ValueError(
             f"checkpoint {path} does not hold what it should ({fault}); "
             "use another one of the same run"
@@ -250,7 +244,7 @@ def _parse_shape(text: str) -> DataShape:
         or not all(isinstance(name, str) for name in names)
         or not isinstance(tags, bool)
     ):
-        raise ValueError(f"expected the shape of pictures with class names, got {text}")
+        raise ValueError(f"expected the shape of pictures with class names, got {short(text)}")
     return DataShape(*sizes, Labels(names, tags))
 
 
@@ -259,8 +253,25 @@ def _parse_data(text: str | None) -> DataMark | None:
         return None
     mark = DataMark(**json.loads(text))
     if type(mark.pictures) is not int or mark.pictures < 1 or not isinstance(mark.digest, str):
-        raise ValueError(f"expected a number of pictures and their digest, got {text}")
+        raise ValueError(f"expected a number of pictures and their digest, got {short(text)}")
     return mark
+
+
+def read_pictured(path: Path) -> tuple[DataShape, DataMark | None] | None:
+    """What a checkpoint says of its run's pictures, without reading the rest.
+
+    Args:
+        path: a file; whether it is whole is not checked.
+
+    Returns:
+        their shape and mark, for `other_pictures`; None if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+        return _parse_shape(texts["shape"]), _parse_data(texts.get("data"))
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def newest_checkpoint(
@@ -371,11 +382,10 @@ def check_fits(
     ValueError: checkpoint and configuration differ: w is (2,), expected (3,)
     """
     differing = [
-        f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
+        f"{shortened(name)} is {tuple(found[name].shape) if name in found else 'missing'}, "
         f"expected {tuple(expected[name].shape) if name in expected else 'none'}"
         for name in sorted(found.keys() | expected.keys())
         if name not in found or name not in expected or found[name].shape != expected[name].shape
     ]
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(f"{origin} and {other} differ: {'; '.join(differing[:3])}{more}")
+        raise ValueError(f"{origin} and {other} differ: {few(differing, 3, 300, '; ')}")

@@ -1,16 +1,16 @@
 """Labels as the training pictures have them, where a network is asked for as many of each."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vfn.data import Labels, load_dataset
+from vfn.data import Labels
 from vfn.data.labels import AS_DATA
 from vfn.ops import epoch_permutation
 from vfn.progress import say
+from vfn.runs import other_pictures
 from vfn.sampling.asked import PER_LABEL, Asked, ask, of_each
 
 if TYPE_CHECKING:
@@ -42,19 +42,20 @@ def usual_labels(
     Raises:
         ValueError: if ``as_data`` is asked of an unconditional network, or its data cannot be read.
     """
-    legend, data = trained.shape.legend, trained.config.data
+    legend = trained.shape.legend
     if as_data and not legend.names:
         raise ValueError(
             f"this model is unconditional and takes no --labels {AS_DATA}; leave them out"
         )
     if not legend.names or not (legend.tags or as_data):
         return ask(legend)
-    found = load_dataset(replace(data, data_dir=data_dir or data.data_dir))
-    known = found.labels
-    if known is None or len(found.legend.names) != len(legend.names):
+    pictures = trained.with_data(data_dir=data_dir).own_pictures()
+    known = pictures.labels
+    if known is None or pictures.legend.describe() != legend.describe():
         raise ValueError(
-            f"expected {data.dataset} to have the labels that the network was trained with, "
-            f"{legend.describe()}, got {found.legend.describe()}; name its --labels"
+            f"expected labels as {trained.origin or 'the network'} was trained with, got other "
+            f"{other_pictures(pictures, trained.shape, None)} in {trained.config.data.dataset}; "
+            "name them with --labels"
         )
     order = epoch_permutation(seed, 0, len(known))
     return of_each(known[order[torch.arange(num) % len(known)]], legend)

@@ -4,16 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from vfn.configs import Config, SampleConfig
+from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
-from vfn.data import Labels
+from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
+from vfn.files import shown
 from vfn.footprint import Footprint, evaluated_at_once
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
@@ -21,7 +22,15 @@ from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import say
-from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint, run_path
+from vfn.runs import (
+    Checkpoint,
+    DataMark,
+    check_fits,
+    digest,
+    find_checkpoint,
+    other_pictures,
+    run_path,
+)
 from vfn.sampling.asked import PER_LABEL, Asked, ask
 from vfn.sampling.draws import Drawn, Draws
 from vfn.tables import object_name
@@ -38,7 +47,7 @@ class Trained:
     model: the network, in evaluation mode, on the device. params: what takes the place of its own
     parameters. step: of the training. averaged: params are the average, not those of the last
     step. precision: fp32, or bf16 for the products of the network. origin: where it was loaded
-    from, if it was.
+    from, if it was. data: what it remembers of the pictures that it was trained on.
 
     >>> digits = untrained("digits")
     >>> drawn = digits.sample(3, labels=["3", "7"], guidance=0.5, sampler="abm2", steps=2)
@@ -55,6 +64,7 @@ class Trained:
     averaged: bool = True
     precision: str = "fp32"
     origin: Path | None = None
+    data: DataMark | None = None
 
     def denoiser(
         self,
@@ -246,7 +256,7 @@ class Trained:
         base = self.config.sample
         if unknown := [name for name in named if name not in vars(base)]:
             raise ValueError(
-                f"unknown setting of sampling {unknown[0]!r}, expected among "
+                f"unknown setting of sampling {shown(unknown[0])}, expected among "
                 f"{', '.join([*SHORT_NAMES, *vars(base)])}"
             )
         if "sampler" in named:
@@ -256,6 +266,64 @@ class Trained:
         known = guidance_range(self.model)
         check_sampling(chosen, self.config, self.shape, known)
         return chosen
+
+    def own_pictures(self, split: Split | None = None) -> Dataset:
+        """The pictures that the network was trained on, or another split of that data set.
+
+        Args:
+            split: train, test, valid or all; what it was trained on if None.
+
+        Returns:
+            Dataset.
+
+        Raises:
+            ValueError: if they are not where the configuration says; it says what to do.
+
+        >>> len(untrained("digits").own_pictures().images)
+        1437
+        """
+        with pictures_of(str(self.origin or "the network")):
+            return load_dataset(self.config.data, split)
+
+    def with_data(self, dataset: str | None = None, data_dir: str | None = None) -> Self:
+        """The network with its pictures at another place, for evaluations that need them.
+
+        Args:
+            dataset: the folder or file where they are now; where they were if None.
+            data_dir: the directory of downloads and prepared data; that of the run if None.
+
+        Returns:
+            Trained.
+
+        Raises:
+            ValueError: if there is nothing, or it is not what the network was trained on.
+
+        >>> untrained("digits").with_data(data_dir="/data").config.data.data_dir
+        '/data'
+        """
+        data = self.config.data
+        given = replace(data, dataset=dataset or data.dataset, data_dir=data_dir or data.data_dir)
+        found = replace(self, config=replace(self.config, data=settled(given)))
+        if dataset is not None and (faults := found.other_pictures()):
+            raise ValueError(
+                f"{dataset} is not what {self.origin or 'the network'} was trained on: other "
+                f"{faults}; name the same pictures at their new place"
+            )
+        return found
+
+    def other_pictures(self) -> str:
+        """In what the pictures at their place differ from those that the network was trained on.
+
+        Returns:
+            words after "other", empty if they are the same.
+
+        Raises:
+            ValueError: if there are none.
+
+        >>> untrained("digits").other_pictures()
+        ''
+        """
+        return other_pictures(self.own_pictures(), self.shape, self.data)
 
     @cached_property
     def digest(self) -> str:
@@ -296,7 +364,7 @@ def load(
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"expected precision fp32 or bf16, got {precision!r}")
+        raise ValueError(f"expected precision fp32 or bf16, got {shown(precision)}")
     where, path = choose_device(device), run_path(path)
     checkpoint = find_checkpoint(path)
     stored = checkpoint.ema if ema else checkpoint.params
@@ -310,7 +378,7 @@ def load(
         model.compile()
     return Trained(
         model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
-        path,
+        path, checkpoint.data,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The loop around `train_step`: processes, files, signals, clocks."""
 
+import json
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +25,7 @@ from vfn.runs import (
     Checkpoint,
     RunFiles,
     locked,
+    log_lines,
     read_log,
     run_path,
     save_checkpoint,
@@ -31,6 +33,7 @@ from vfn.runs import (
     write_checkpoint,
 )
 from vfn.sampling import Trained
+from vfn.tables import object_name
 from vfn.train.batches import image_indices, make_batch, prefetch
 from vfn.train.journal import Journal
 from vfn.train.learned_weight import Weigh
@@ -41,6 +44,7 @@ from vfn.train.session import (
     Run,
     TrainingData,
     as_checkpoint,
+    check_job,
     micro_batch_size,
     open_run,
     restarted,
@@ -115,13 +119,17 @@ def train(
     if config.distill.teacher_steps:
         raise ValueError("this configuration describes a distillation; use vfn distill")
     observers = as_observers(callbacks)
-    begin = None if init_from is None else as_checkpoint(init_from)
-    files = RunFiles(run_path(out))
-    with processes(device) as world, held(files, world):
-        given = Given(model, dataset, objective)
-        run = open_run(config, files, world, resume, begin, given, fresh)
-        with stop_signals(world) as stop:
-            return carry_out(run, stop, observers)
+    files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
+    with processes(device) as world:
+        with together(world):
+            begin = None if init_from is None else as_checkpoint(init_from)
+        objects = [None if part is None else object_name(type(part)) for part in given]
+        more = {"resume": resume, "fresh": fresh, "objects": objects}
+        check_job(config, files, world, {"init_from": begin}, **more)
+        with held(files, world):
+            run = open_run(config, files, world, resume, begin, given, fresh)
+            with stop_signals(world) as stop:
+                return carry_out(run, stop, observers)
 
 
 @contextmanager
@@ -236,9 +244,9 @@ def _due(run: Run) -> tuple[bool, bool]:
 
 
 def _logged(run: Run) -> set[str]:
-    """What the log knows of the step that the run has come to."""
-    here = [entry for entry in read_log(run.files.log) if entry["step"] == run.state.step]
-    return set().union(*here)
+    """What the log knows of the step that the run has come to, if only that it was not finite."""
+    here = [line for entry, line in log_lines(run.files.log) if entry["step"] == run.state.step]
+    return set().union(*map(json.loads, here))
 
 
 def _is_shown(run: Run) -> bool:

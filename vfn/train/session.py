@@ -1,10 +1,11 @@
 """A run: what its parts share, and how it is opened."""
 
-import hashlib
 import os
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,13 +13,33 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
 from vfn.configs import Config, ModelConfig, dumps
-from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
-from vfn.distributed import World, largest, together, total
-from vfn.files import printable, write_atomic
+from vfn.configs.schema import flat_values
+from vfn.data import (
+    Dataset,
+    as_dataset,
+    load_dataset,
+    load_held_out,
+    pictures_of,
+    settled,
+    to_unit,
+)
+from vfn.distributed import World, check_alike, largest, together, total
+from vfn.files import write_atomic
+from vfn.launch import launch
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss, check_diffusion
-from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
+from vfn.runs import (
+    Checkpoint,
+    DataMark,
+    RunFiles,
+    digest,
+    find_checkpoint,
+    mark_of,
+    newest_checkpoint,
+    other_pictures,
+    read_pictured,
+)
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.layout import fitted
@@ -43,6 +64,8 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+# Settings that each machine may have of its own: the pictures are compared, not where they are.
+_OWN = ("data_dir", "num_workers")
 
 
 class Run(NamedTuple):
@@ -123,7 +146,9 @@ def open_run(
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     config = _with_model(config, given.model)
-    dataset, held_out = _pictures(config, given.dataset)
+    with pictures_of(str(files.path)) if resume or restarted() else nullcontext():
+        dataset, held_out = _pictures(config, given.dataset)
+    config = replace(config, data=settled(config.data))
     shape = shape_of(dataset)
     # Now, not at the first sample grid.
     check_sampling(config.sample, config, shape, config.model.guidance_range)
@@ -140,11 +165,12 @@ def open_run(
     state = init_state(model, config.train)
     if config.diffusion.learned_weight:
         state.weight = init_learned_weight(config.train, world.device)
+    data = mark_of(dataset)
+    check_alike({"pictures": data}, world)
     with together(world):
-        found = _found_checkpoint(files, state, resume, fresh)
-        data = _mark_of(dataset, world)
-        if found is not None:
-            _check_resumed(found, config, shape, data, files)
+        found = _found_checkpoint(config, files, state, dataset, resume, fresh)
+        if found is not None and world.rank == 0:
+            _check_resumed(found, config, dataset, files)
     if found is not None:
         restore(state, found, config)
     elif init_from is not None:
@@ -170,12 +196,20 @@ def _micro_batches_before(files: RunFiles) -> int:
 
 
 def _found_checkpoint(
-    files: RunFiles, state: TrainState, resume: bool, fresh: bool
+    config: Config,
+    files: RunFiles,
+    state: TrainState,
+    dataset: Dataset,
+    resume: bool,
+    fresh: bool,
 ) -> Checkpoint | None:
     """What a run goes on from, None where it begins; nothing that is there may come to harm."""
     try:
         found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
     except ValueError:
+        if resume:  # parameters for other labels fit none: then the data set is what is wrong
+            for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
+                _check_pictures(dataset, *known, config, files)
         if resume or not fresh:
             raise
         return None
@@ -195,74 +229,53 @@ def _found_checkpoint(
     return found
 
 
-def _check_resumed(
-    found: Checkpoint, config: Config, shape: DataShape, data: DataMark | None, files: RunFiles
-) -> None:
+def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: RunFiles) -> None:
     """Refuse to go on to fewer steps, or with other pictures than those before."""
     if found.step > config.train.steps:
         raise ValueError(
             f"{files.path} is at step {found.step} already, and --steps {config.train.steps} is "
             "less; give at least as many, or delete newer checkpoints to go back"
         )
-    faults = [
-        f"{what} {_short(now)}, before {_short(then)}"
-        for what, now, then in (
-            ("sizes", shape.size, found.shape.size),
-            ("class names", shape.legend.names, found.shape.legend.names),
-            ("tags", shape.legend.tags, found.shape.legend.tags),
-        )
-        if now != then
-    ]
-    if not faults and data is not None and found.data is not None:
-        if data.pictures != found.data.pictures:
-            faults.append(f"number of pictures {data.pictures}, before {found.data.pictures}")
-        elif data.digest != found.data.digest:
-            faults.append("pictures or labels, as many as before")
-    if faults:
+    _check_pictures(dataset, found.shape, found.data, config, files)
+
+
+def _check_pictures(
+    dataset: Dataset, shape: DataShape, mark: DataMark | None, config: Config, files: RunFiles
+) -> None:
+    """Refuse other pictures than those that a run was begun with."""
+    if faults := other_pictures(dataset, shape, mark):
         raise ValueError(
-            f"{config.data.dataset} is not what {files.path} was begun with: other "
-            f"{'; '.join(faults)}; bring back the data set, or choose another --out (with "
-            "--init-from to start from these parameters)"
+            f"{config.data.dataset} is not what {files.path} was begun with: other {faults}; bring "
+            "back the data set, or choose another --out (with --init-from to start from these "
+            "parameters)"
         )
 
 
-def _short(value: object) -> str:
-    """A value in a message of bounded length."""
-    text = (
-        ", ".join(map(printable, value))
-        if isinstance(value, tuple) and value and isinstance(value[0], str)
-        else str(value)
-    )
-    return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def _mark_of(dataset: Dataset, world: World) -> DataMark | None:
-    """What the run remembers of its pictures; on the first process, which writes checkpoints."""
-    if world.rank:
-        return None
-    return DataMark(len(dataset.images), digest_of(dataset))
-
-
-def digest_of(dataset: Dataset) -> str:
-    """SHA-256 of pictures and labels.
+def check_job(
+    config: Config,
+    files: RunFiles,
+    world: World,
+    begun: Mapping[str, Checkpoint | None],
+    **more: Any,
+) -> None:
+    """Refuse a training whose processes were asked for different ones, before any work.
 
     Args:
-        dataset: of any size; it is read a part at a time.
+        config: resolved.
+        files: of the run.
+        world: the processes.
+        begun: what a run starts from or learns of, by the names that people know.
+        more: what else has to be the same, by the names that people know.
 
-    Returns:
-        hexadecimal.
-
-    >>> from vfn.data import load_dataset
-    >>> len(digest_of(load_dataset("digits")))
-    64
+    Raises:
+        ValueError: on every process, with the names of what differs.
     """
-    sha = hashlib.sha256()
-    for values in (dataset.images, dataset.labels):
-        if values is not None:
-            sha.update(f"{values.dtype} {tuple(values.shape)};".encode())
-            for part in values.split(1024):
-                sha.update(part.contiguous().numpy())
-    return sha.hexdigest()
+    if world.size == 1:
+        return  # digests take a while
+    named = flat_values(replace(config, data=settled(config.data)))
+    settings = {name: value for name, value in named.items() if name not in _OWN}
+    averages = {name: found and digest(found.ema) for name, found in begun.items()}
+    check_alike({"out": str(files.path.resolve()), **averages, **more, **settings}, world)
 
 
 def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
@@ -314,8 +327,8 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     held_out = _checked(pair.held_out, config.data.conditional, dataset)
     if shape_of(held_out) != shape_of(dataset):
         raise ValueError(
-            f"expected held-out pictures like those trained on, {shape_of(dataset)}, "
-            f"got {shape_of(held_out)}"
+            "expected held-out pictures like those trained on, got other "
+            f"{other_pictures(held_out, shape_of(dataset), None)}"
         )
     return TrainingData(dataset, held_out)
 
@@ -402,7 +415,7 @@ def _share_parameters(model: nn.Module, world: World) -> None:
 
 def restarted() -> bool:
     """Whether torchrun started the processes of this machine again after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return launch().restarts > 0
 
 
 def goes_on(resume: bool, world: World) -> bool:

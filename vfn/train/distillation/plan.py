@@ -7,6 +7,7 @@ from typing import Any
 from vfn import configs
 from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.configs.schema import Section
+from vfn.files import few
 from vfn.model import check_guidance
 from vfn.runs import Checkpoint
 from vfn.train.distillation.methods import METHODS, method_of
@@ -125,7 +126,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     if own.distill.teacher_steps:
         faults += _faults_of_a_student(config, own)
     if faults:
-        raise ValueError(f"expected the teacher's {'; '.join(faults)}")
+        raise ValueError(f"expected the teacher's {few(faults, 20, 300, '; ')}")
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
     check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config

@@ -14,10 +14,10 @@ from torch import nn
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.data import load_dataset, to_unit
-from vfn.distributed import World, largest, processes, wait_for_all
-from vfn.files import write_atomic, write_json
-from vfn.model import build_model, shape_of
+from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
+from vfn.distributed import World, largest, processes, together, wait_for_all
+from vfn.files import few, write_atomic, write_json
+from vfn.model import build_model
 from vfn.nn import guidance_range
 from vfn.progress import text_table
 from vfn.runs import (
@@ -27,7 +27,9 @@ from vfn.runs import (
     export_model,
     find_checkpoint,
     load_checkpoint,
+    other_pictures,
     read_log,
+    read_pictured,
     run_path,
 )
 from vfn.sampling import Trained
@@ -39,10 +41,10 @@ from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
     as_checkpoint,
+    check_job,
     goes_on,
     micro_batch_size,
     open_run,
-    restarted,
 )
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import start_from
@@ -114,15 +116,28 @@ def distill(
     ((2, 3, 0), [3])
     """
     observers = as_observers(callbacks)
-    found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-    shape = shape_of(load_dataset(plan.data))
-    if shape != found.shape:
-        raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
     files = RunFiles(run_path(out))
-    with processes(device) as world, held(files, world):
-        _begin(plan, found, files, world, goes_on(resume, world))
-        with stop_signals(world) as stop:
-            return _carry_out_stages(plan, found, files, world, stop, observers)
+    with processes(device) as world:
+        resume = goes_on(resume, world)
+        with together(world):
+            found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
+        check_job(plan, files, world, {"teacher": found}, resume=resume)
+        with together(world):
+            dataset = _pictures(plan, found, files.path if resume else "the teacher")
+        plan = replace(plan, data=settled(plan.data))
+        with held(files, world):
+            _begin(plan, found, files, world, resume, dataset)
+            with stop_signals(world) as stop:
+                return _carry_out_stages(plan, found, files, world, stop, observers)
+
+
+def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
+    """What the students are trained on, which has to be like what the teacher was."""
+    with pictures_of(str(owner)):
+        dataset = load_dataset(plan.data)
+    if faults := other_pictures(dataset, teacher.shape, None):
+        raise ValueError(f"expected the teacher's pictures, got other {faults}")
+    return dataset
 
 
 def plan_distillation(
@@ -148,7 +163,7 @@ def plan_distillation(
     Raises:
         ValueError: if there is no teacher, or the settings do not fit it.
     """
-    files, resume = RunFiles(run_path(out)), resume or restarted()
+    files = RunFiles(run_path(out))
     found = find_teacher(teacher, files.path, resume)
     if config is None:
         config = files.config if resume and files.config.is_file() else DEFAULT
@@ -187,7 +202,14 @@ def find_teacher(
     return own
 
 
-def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, resume: bool) -> None:
+def _begin(
+    plan: Config,
+    teacher: Checkpoint,
+    files: RunFiles,
+    world: World,
+    resume: bool,
+    dataset: Dataset,
+) -> None:
     """Refuse what cannot be gone on with, and write what the stages share."""
     micro_batch_size(plan.train.batch_size, world.size, plan.train.micro_batches)
     if files.config.is_file() and not resume:
@@ -208,6 +230,7 @@ def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, res
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
+        _check_pictures(dataset, teacher, files.stage(n))
     wait_for_all(world)  # all have looked before anything is written
     if world.rank == 0:
         write_atomic(files.config, configs.dumps(plan))
@@ -225,9 +248,20 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
     ]
     if faults:
         raise ValueError(
-            f"{begun.path} was begun with {'; '.join(faults)}; "
+            f"{begun.path} was begun with {few(faults, 20, 300, '; ')}; "
             "leave that setting as it was, or choose another --out"
         )
+
+
+def _check_pictures(dataset: Dataset, teacher: Checkpoint, begun: RunFiles) -> None:
+    """Refuse to go on with other pictures, before their name is written."""
+    for path in begun.checkpoint_files()[:1]:
+        known = read_pictured(path) or (teacher.shape, None)
+        if faults := other_pictures(dataset, *known):
+            raise ValueError(
+                f"the data set is not what {begun.path} was begun with: other {faults}; bring it "
+                "back, or choose another --out"
+            )
 
 
 def _carry_out_stages(
@@ -299,7 +333,7 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
     if ranged and not _starts_alike(run, network):
         raise ValueError(
             f"expected network {run.config.model.network} to start as its teacher whatever the "
-            f"guidance, and it does not; {', '.join(added) or 'what takes the guidance'} has to "
+            f"guidance, and it does not; {few(added, 3) or 'what takes the guidance'} has to "
             "start so that it adds zero"
         )
 
