@@ -137,3 +137,29 @@ def test_bound_needs_discrete_times(setting):
     with pytest.raises(ValueError, match=f"train_timesteps above 0.* with {next(iter(setting))}"):
         DiffusionConfig(**setting)
     assert DiffusionConfig(**setting, train_timesteps=1000)
+
+
+@pytest.mark.parametrize("out_type", ["u", "x0", "v"])
+def test_the_loss_of_flow_matching_is_the_error_of_its_velocity(out_type):
+    """|u_hat - (eps - x0)|^2 at x_t = (1-t) x0 + t eps, whatever the network predicts."""
+    diffusion = DiffusionConfig(
+        logsnr_schedule="flow", logsnr_min=-60, logsnr_max=60, model_out_type=out_type,
+        reweight_type="flow",
+    )  # fmt: skip
+    batch = batch_of([0.1, 0.5, 0.9])
+    t = batch.t.view(-1, 1, 1, 1)
+    x_t = (1 - t) * batch.x0 + t * batch.noise
+    u = torch.randn_like(x_t)
+    x0, eps = x_t - t * u, x_t + (1 - t) * u
+    scale = ((1 - t) ** 2 + t**2).sqrt()
+    out = {"u": u, "x0": x0, "v": ((1 - t) * eps - t * x0) / scale}[out_type]
+    seen = []
+
+    def network(z, _t, _labels):
+        seen.append(z)
+        return out
+
+    expected = (u - (batch.noise - batch.x0)).square().mean((1, 2, 3))
+    # The limits move t by exp(-30).
+    torch.testing.assert_close(batch_loss(network, batch, diffusion), expected, rtol=1e-11, atol=0)
+    torch.testing.assert_close(seen[0], x_t / scale, rtol=0, atol=1e-12)

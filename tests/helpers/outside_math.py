@@ -15,9 +15,9 @@ def arch(logsnr_min, logsnr_max, bend=1.0):
     span = logsnr_max - logsnr_min
 
     def time(logsnr):
-        return (((logsnr_max - torch.as_tensor(logsnr)) / span) ** (1 / bend)).clamp(0, 1)
+        return ((logsnr_max - logsnr) / span).clamp(min=0) ** (1 / bend)
 
-    return ops.LogSNRSchedule(lambda t: logsnr_max - span * torch.as_tensor(t) ** bend, time)
+    return ops.LogSNRSchedule(lambda t: logsnr_max - span * t**bend, time)
 
 
 def no_schedule(logsnr_min, logsnr_max):

@@ -54,13 +54,13 @@ def test_samples_match_golden(w, key, golden_unet):
 def test_network_is_conditioned_on_the_time_of_its_own_schedule(stub):
     """So that sampling may use another schedule than training."""
     z, logsnr = torch.zeros(2, 1, 2, 2), torch.tensor([-3.0, 5.0]).double()
-    for name in ("cosine", "linear", "sigmoid"):
+    for name in ("cosine", "linear", "sigmoid", "flow"):
         schedule = logsnr_schedule(name)
         denoiser(stub, {"gain": torch.ones(())}, schedule, "v")(z, logsnr)
         torch.testing.assert_close(schedule.logsnr(stub.calls[-1][1]), logsnr)
 
 
-@pytest.mark.parametrize("out_type", ["x0", "eps", "v"])
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "u"])
 def test_output_is_converted_from_its_type(stub, out_type):
     z, logsnr = torch.randn(2, 1, 2, 2), torch.tensor([-1.0, 1.0]).double()
     labels = torch.tensor([1, 2])

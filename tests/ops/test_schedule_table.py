@@ -49,6 +49,9 @@ def test_a_schedule_from_outside():
     torch.testing.assert_close(schedule.logsnr(T), 6 - 10 * T**2)
     torch.testing.assert_close(schedule.time(schedule.logsnr(T)), T)
     assert torch.equal(logsnr_schedule(name).logsnr(T), 20 - 40 * T)
+    assert (schedule.logsnr(0.0).item(), schedule.logsnr(2.0).item()) == (6.0, -4.0)
+    assert schedule.time(torch.tensor([9.0, -9.0])).tolist() == [0.0, 1.0]
+    assert schedule.logsnr(T.float()).dtype == torch.float32
     with pytest.raises(ValueError, match="expected only bend for schedule tests.*, got bent"):
         logsnr_schedule(name, bent=1.0)
     with pytest.raises(ValueError, match=r"to give a LogSNRSchedule\(logsnr, time\), got NoneType"):

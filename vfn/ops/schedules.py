@@ -520,7 +520,18 @@ def logsnr_schedule(
             f"expected schedule {name} to give a LogSNRSchedule(logsnr, time), got "
             f"{type(made).__name__}"
         )
-    return made
+    if name in SCHEDULES:
+        return made
+    return LogSNRSchedule(partial(_logsnr_of, made), partial(_time_of, made))
+
+
+def _logsnr_of(schedule: LogSNRSchedule, t: Scalar) -> Tensor:
+    """As those of the package are called: of numbers too, beyond the ends, in any dtype."""
+    return like(schedule.logsnr(as_float64(t, "t").clamp(0, 1)), t)
+
+
+def _time_of(schedule: LogSNRSchedule, logsnr: Scalar) -> Tensor:
+    return like(schedule.time(as_float64(logsnr, "logsnr")).clamp(0, 1), logsnr)
 
 
 def logsnr_slope(schedule: LogSNRSchedule, t: Tensor) -> Tensor:

@@ -211,10 +211,23 @@ def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):
         plan(tmp_path / "teacher", teacher_guidance=1.0)
 
 
+def test_a_teacher_of_flow_matching_and_a_learned_weight(config, tmp_path):
+    """The student need not draw or weigh its times as the teacher did."""
+    words = {"model_out_type": "u", "logsnr_schedule": "flow", "reweight_type": "flow"}
+    train(override(config, words), tmp_path / "teacher", device="cpu")
+    chosen = {"learned_weight": True, "time_density": "low_discrepancy", "keep_expectation": True}
+    go(tmp_path / "teacher", tmp_path / "out", teacher_steps=2, **chosen)
+    found = find_checkpoint(tmp_path / "out" / "steps-1")
+    assert found.config.diffusion.model_out_type == "u"
+    assert found.weight["updates"] == found.step == MINI["last_steps"]
+    assert found.weight["weight"].any()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"logsnr_schedule": "linear"}, "the teacher's logsnr_schedule cosine, got linear"),
+        ({"shift": 2.0}, "the teacher's shift 1.0, got 2.0"),
         ({"logsnr_max": 10.0}, "the teacher's logsnr_max 20.0, got 10.0"),
         ({"model_out_type": "eps"}, "the teacher's model_out_type v, got eps"),
         ({"hid_channels": 64}, "the teacher's hid_channels 32, got 64"),

@@ -69,7 +69,7 @@ def test_a_student_that_equals_two_steps_at_every_weight_has_no_loss(reweight):
     assert loss(swapped, batch, diffusion)[[0, 2]].min() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["x0", "eps", "v"])
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "u"])
 def test_with_one_weight_for_all_the_target_is_that_of_fixed_guidance(kind):
     torch.manual_seed(0)
     network = UNet(1, 1, 32, (1,), 1, num_classes=3).double().requires_grad_(False)
