@@ -128,6 +128,12 @@ class RunFiles:
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
 
+    def stage_runs(self) -> list["RunFiles"]:
+        """The runs of stages that are there, those of most steps first."""
+        steps = [path.name.removeprefix("steps-") for path in self.path.glob("steps-*")]
+        numbers = sorted((int(n) for n in steps if n.isdecimal()), reverse=True)
+        return [self.stage(number) for number in numbers]
+
 
 def run_of(spec: object) -> Path | None:
     """The run or checkpoint that a text or path stands for, with or without ``run:`` before it.
