@@ -15,6 +15,7 @@ from vfn.configs import Config, ModelConfig, dumps
 from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
 from vfn.distributed import World, largest, together, total
 from vfn.files import printable, write_atomic
+from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss
@@ -22,7 +23,7 @@ from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
-from vfn.train.layout import fitted
+from vfn.train.layout import SMALLER, fitted
 from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
 from vfn.train.trackers import find_trackers
 
@@ -135,7 +136,8 @@ def open_run(
     least = _micro_batches_before(files) if resume else 1
     config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
-    model = (given.model or build_model(config, shape)).to(world.device)
+    with in_memory("building the network", "use a narrower one (--hid-channels)"):
+        model = (given.model or build_model(config, shape)).to(world.device)
     _check_network(model, config, dataset, shape, world.device)
     if given.model is not None:
         _share_parameters(model, world)
@@ -403,6 +405,10 @@ def _try_network(
         with torch.no_grad():
             out = model(*given)
     except Exception as error:  # a network of the user's can fail in any way
+        if is_shortage(error):
+            raise ValueError(
+                shortage(error, "trying the network on 2 pictures", SMALLER)
+            ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"network {name} cannot be called as net(z, t, y) on the data's pictures: {reason}"

@@ -234,7 +234,7 @@ def _begin(
 
 
 def _clear(files: RunFiles) -> None:
-    """Remove what a new distillation would take for its own: all of it was found to be of no use."""
+    """Remove what a new distillation would take for its own; all of it was found to be useless."""
     damaged = [path for run in files.stage_runs() for path in run.checkpoint_files()]
     for path in (*damaged, files.teacher_grid):
         path.unlink(missing_ok=True)
