@@ -83,6 +83,8 @@ def app() -> None:
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--init-from", type=RUN,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
+@click.option("--init-partial", is_flag=True,
+              help="take of --init-from what fits: for other classes or channels")  # fmt: skip
 @click.option("--fresh", is_flag=True,
               help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
@@ -93,6 +95,7 @@ def train_command(
     out: Path,
     resume: bool,
     init_from: Path | None,
+    init_partial: bool,
     fresh: bool,
     dry_run: bool,
     device: str,
@@ -116,7 +119,15 @@ def train_command(
         return
     from vfn.train import train
 
-    outcome = train(config, out, resume=resume, init_from=init_from, fresh=fresh, device=device)
+    outcome = train(
+        config,
+        out,
+        resume=resume,
+        init_from=init_from,
+        init_partial=init_partial,
+        fresh=fresh,
+        device=device,
+    )
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
@@ -132,6 +143,8 @@ def train_command(
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
 @click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
+@click.option("--fresh", is_flag=True,
+              help="begin anew where a distillation is, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "distill")
@@ -140,6 +153,7 @@ def distill_command(
     preset: str | None,
     out: Path,
     resume: bool,
+    fresh: bool,
     dry_run: bool,
     device: str,
     **options: Any,
@@ -155,7 +169,9 @@ def distill_command(
         _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
         _show(configs.dumps(config).rstrip("\n"))
         return
-    outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
+    outcome = distill(
+        teacher, out, preset, resume=resume, fresh=fresh, device=device, **given(options)
+    )
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "

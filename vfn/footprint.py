@@ -83,8 +83,7 @@ class Footprint:
             bytes at the moment of a step when it is most, for this process.
         """
         copies = sum(COPIES.values()) - COPIES["gradients"] + (processes > 1)
-        held = copies * self.parameters + BATCHES * 2 * self._size(pictures)
-        return self._most(self._train, pictures, held)
+        return self._most(self._train, pictures, copies, 2 * BATCHES)
 
     def draw(self, pictures: int, state: bool = False) -> int | None:
         """Bytes that drawing takes, beside the parameters.
@@ -97,8 +96,7 @@ class Footprint:
             bytes at the moment of an evaluation when it is most.
         """
         copies = sum(COPIES.values()) - COPIES["gradients"] if state else 0
-        held = copies * self.parameters + STATES * self._size(pictures)
-        return self._most(self._evaluate, pictures, held)
+        return self._most(self._evaluate, pictures, copies, STATES)
 
     def at_most(self, pictures: int) -> int | None:
         """What a step surely does not exceed, told without running anything.
@@ -125,12 +123,13 @@ class Footprint:
         maps = MAPS * FLOAT32 * widths * math.prod(self.shape.size[1:]) * pictures
         return sum(COPIES.values()) * self.parameters + maps
 
-    def _size(self, pictures: int) -> int:
-        return FLOAT32 * math.prod(self.shape.size) * pictures
-
-    def _most(self, work: Callable[[Network, Batch], None], pictures: int, held: int) -> int | None:
-        """Bytes that are held all the time, and those of some work when they are most."""
+    def _most(
+        self, work: Callable[[Network, Batch], None], pictures: int, copies: int, batches: int
+    ) -> int | None:
+        """Bytes of some work when they are most, beside copies of the parameters and of a batch."""
         try:
+            held = copies * self.parameters
+            held += batches * FLOAT32 * math.prod(self.shape.size) * pictures
             with FakeTensorMode(allow_non_fake_inputs=True):
                 network = self._without_values()
                 batch = example_batch(self.network, self.shape, pictures, self.device)

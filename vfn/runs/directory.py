@@ -129,14 +129,15 @@ class RunFiles:
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
 
+    def stage_runs(self) -> list["RunFiles"]:
+        """Folders of stages that are there, those of most steps first."""
+        steps = [path.name.removeprefix("steps-") for path in self.path.glob("steps-*")]
+        numbers = sorted((int(n) for n in steps if n.isdecimal()), reverse=True)
+        return [self.stage(number) for number in numbers]
+
     def students(self) -> list["RunFiles"]:
         """The runs of stages that are there, of most steps first."""
-        found = {
-            int(path.name[6:]): path
-            for path in self.path.glob("steps-*")
-            if path.name[6:].isdecimal() and RunFiles(path).config.is_file()
-        }
-        return [RunFiles(found[steps]) for steps in sorted(found, reverse=True)]
+        return [run for run in self.stage_runs() if run.config.is_file()]
 
 
 def run_path(given: str | Path) -> Path:

@@ -67,6 +67,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
     init_from: str | Path | Trained | Checkpoint | None = None,
+    init_partial: bool = False,
     fresh: bool = False,
     device: str = "auto",
 ) -> Outcome:
@@ -90,6 +91,8 @@ def train(
         callbacks: observers, or functions of each line of the log; on the first process only.
         resume: go on from the newest intact checkpoint in ``out``.
         init_from: a run, checkpoint or opened model whose average a new run starts from.
+        init_partial: take of it what fits by name and shape, such as all but the labels for other
+            classes; a line tells what does not.
         fresh: begin anew in a directory with a configuration or log but no checkpoint that can be
             read; they are replaced.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
@@ -118,16 +121,18 @@ def train(
         config = configs.load(str(config))
     if config.distill.teacher_steps:
         raise ValueError("this configuration describes a distillation; use vfn distill")
+    if init_partial and init_from is None:
+        raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
     files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
     with processes(device) as world:
         with together(world):
             begin = None if init_from is None else as_checkpoint(init_from)
         objects = [None if part is None else object_name(type(part)) for part in given]
-        more = {"resume": resume, "fresh": fresh, "objects": objects}
+        more = {"resume": resume, "fresh": fresh, "init_partial": init_partial, "objects": objects}
         check_job(config, files, world, {"init_from": begin}, **more)
         with held(files, world):
-            run = open_run(config, files, world, resume, begin, given, fresh)
+            run = open_run(config, files, world, resume, begin, given, fresh, init_partial)
             with stop_signals(world) as stop:
                 return carry_out(run, stop, observers)
 

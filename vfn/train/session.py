@@ -26,9 +26,11 @@ from vfn.data import (
 from vfn.distributed import World, check_alike, largest, together, total
 from vfn.files import write_atomic
 from vfn.launch import launch
+from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss, check_diffusion
+from vfn.progress import say
 from vfn.runs import (
     Checkpoint,
     DataMark,
@@ -42,9 +44,9 @@ from vfn.runs import (
 )
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
-from vfn.train.layout import fitted
+from vfn.train.layout import SMALLER, fitted
 from vfn.train.learned_weight import init_learned_weight
-from vfn.train.state import TrainState, init_state, restore, start_from
+from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
 from vfn.train.trackers import find_trackers
 
 
@@ -119,6 +121,7 @@ def open_run(
     init_from: Checkpoint | None = None,
     given: Given = NOTHING,
     fresh: bool = False,
+    init_partial: bool = False,
 ) -> Run:
     """Build everything, and restore it from the newest checkpoint where asked.
 
@@ -131,6 +134,7 @@ def open_run(
         init_from: whose average a new run starts from.
         given: objects in place of what the configuration names.
         fresh: begin anew where a run has no checkpoint left, or what is there is not a run's.
+        init_partial: take of ``init_from`` what fits.
 
     Returns:
         Run; its configuration names the network that was given, and a layout that fits into memory.
@@ -150,6 +154,7 @@ def open_run(
         dataset, held_out = _pictures(config, given.dataset)
     config = replace(config, data=settled(config.data))
     shape = shape_of(dataset)
+    config = _unguided_without_labels(config, shape)
     # Now, not at the first sample grid.
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     if dataset.labels is not None:
@@ -158,7 +163,8 @@ def open_run(
     least = _micro_batches_before(files) if resume else 1
     config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
-    model = (given.model or build_model(config, shape)).to(world.device)
+    with in_memory("building the network", "use a narrower one (--hid-channels)"):
+        model = (given.model or build_model(config, shape)).to(world.device)
     _check_network(model, config, dataset, shape, world.device)
     if given.model is not None:
         _share_parameters(model, world)
@@ -174,7 +180,7 @@ def open_run(
     if found is not None:
         restore(state, found, config)
     elif init_from is not None:
-        start_from(state, init_from)
+        _start(state, init_from, init_partial)
     if largest(state.step, world) != state.step:
         raise ValueError(
             f"process {world.rank} finds step {state.step} in {files.path}, another process a "
@@ -185,6 +191,25 @@ def open_run(
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
+
+
+def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
+    """A configuration for pictures with labels, such as a preset, as pictures without need it."""
+    if shape.legend.names or not config.sample.guidance:
+        return config
+    say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
+    return replace(config, sample=replace(config.sample, guidance=0.0))
+
+
+def _start(state: TrainState, source: Checkpoint, partial: bool) -> None:
+    """Begin with another run's parameters, all of them or those that fit."""
+    if partial:
+        start_partly_from(state, source)
+        return
+    try:
+        start_from(state, source)
+    except ValueError as error:
+        raise ValueError(f"{error}; --init-partial takes what fits") from None
 
 
 def _micro_batches_before(files: RunFiles) -> int:
@@ -218,6 +243,8 @@ def _found_checkpoint(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
         )
+    if found is None and files.stages.is_file():
+        raise ValueError(f"{files.path} holds a distillation; choose another --out for a run")
     if found is None and not fresh and not files.begun.exists():
         there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
         if there:
@@ -395,6 +422,10 @@ def _try_network(
         with torch.no_grad():
             out = model(*given)
     except Exception as error:  # a network of the user's can fail in any way
+        if is_shortage(error):
+            raise ValueError(
+                shortage(error, "trying the network on 2 pictures", SMALLER)
+            ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"network {name} cannot be called as net(z, t, y) on the data's pictures: {reason}"

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
+from vfn.files import few
 from vfn.model import DataShape, autocast, schedule_of
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
 from vfn.ops import balanced_loss, ema_decay, ema_update_
+from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
 from vfn.train.learned_weight import LearnedWeight, Weigh
@@ -305,3 +307,46 @@ def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
     for name, param in state.params.items():
         param.copy_(checkpoint.ema[name])
         state.ema[name].copy_(checkpoint.ema[name])
+
+
+@torch.no_grad()
+def start_partly_from(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Begin with those of another run's averaged parameters that fit, and tell the others.
+
+    Args:
+        state: fresh; parameters of the same name and shape are changed in place, with their
+            average, and the others stay as they were built.
+        checkpoint: of the other run.
+
+    Raises:
+        ValueError: if none fits.
+    """
+    found, params = checkpoint.ema, state.params
+    taken = [name for name in params if name in found and found[name].shape == params[name].shape]
+    if not taken:
+        raise ValueError(
+            f"none of the {len(params)} parameters of this network has the name and shape of one "
+            f"of the {len(found)} to start from; leave --init-from out, or give a more similar run"
+        )
+    for name in taken:
+        params[name].copy_(found[name])
+        state.ema[name].copy_(found[name])
+    left = [name for name in params if name not in set(taken)]
+    unused = [name for name in found if name not in params]
+    say(
+        f"{len(taken)} of {len(params)} parameters are those of step {checkpoint.step}"
+        + (f"; as built stay {few(_shapes(left, params, found), 3)}" if left else "")
+    )
+    if unused:
+        say(f"not taken, for want of a place: {few(unused, 3)}")
+
+
+def _shapes(
+    names: Iterable[str], params: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> list[str]:
+    """Names with their shapes, and those of the same names elsewhere."""
+    return [
+        f"{name} {tuple(params[name].shape)}"
+        + (f", there {tuple(found[name].shape)}" if name in found else "")
+        for name in names
+    ]

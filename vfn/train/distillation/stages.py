@@ -3,6 +3,7 @@
 A stage is the loop of training with another objective; its student becomes the next teacher.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from vfn.runs import (
     export_model,
     find_checkpoint,
     load_checkpoint,
+    newest_checkpoint,
     other_pictures,
     read_log,
     read_pictured,
@@ -53,6 +55,13 @@ DEFAULT = "digits_distill"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
 
 
+class Start(NamedTuple):
+    """How stages are opened: going on with what is there, replacing what has no checkpoint."""
+
+    resume: bool
+    fresh: bool
+
+
 class Distilled(NamedTuple):
     """Where a distillation stands.
 
@@ -76,6 +85,7 @@ def distill(
     config: str | Path | None = None,
     *,
     resume: bool = False,
+    fresh: bool = False,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     **overrides: Any,
@@ -91,6 +101,8 @@ def distill(
             teacher's where it does not say otherwise. None is digits_distill, or what ``out`` was
             begun with where it is resumed.
         resume: go on from the newest intact checkpoint of the newest stage.
+        fresh: begin anew in a directory with the files of a distillation but no checkpoint of a
+            stage that can be read; they are replaced.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         callbacks: observers of every stage, or functions of each line of their logs.
         overrides: settings by name, such as ``teacher_steps=8, student_steps=4``.
@@ -99,8 +111,9 @@ def distill(
         Distilled.
 
     Raises:
-        ValueError: if ``out`` holds a distillation and ``resume`` is not asked for, a stage is
-            there without the one before, or anything does not fit the teacher.
+        ValueError: if ``out`` holds a distillation and ``resume`` is not asked for, or one that has
+            lost its checkpoints, a stage is there without the one before, or anything does not fit
+            the teacher.
         OSError: if ``out`` cannot be written.
 
     >>> import tempfile
@@ -121,14 +134,15 @@ def distill(
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-        check_job(plan, files, world, {"teacher": found}, resume=resume)
+        check_job(plan, files, world, {"teacher": found}, resume=resume, fresh=fresh)
         with together(world):
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
         with held(files, world):
-            _begin(plan, found, files, world, resume, dataset)
+            _begin(plan, found, files, world, resume, fresh, dataset)
             with stop_signals(world) as stop:
-                return _carry_out_stages(plan, found, files, world, stop, observers)
+                start = Start(resume or not fresh, fresh)
+                return _carry_out_stages(plan, found, files, world, stop, observers, start)
 
 
 def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
@@ -208,34 +222,74 @@ def _begin(
     files: RunFiles,
     world: World,
     resume: bool,
+    fresh: bool,
     dataset: Dataset,
 ) -> None:
     """Refuse what cannot be gone on with, and write what the stages share."""
     micro_batch_size(plan.train.batch_size, world.size, plan.train.micro_batches)
-    if files.config.is_file() and not resume:
-        raise ValueError(
-            f"{files.path} already holds a run; add --resume to go on with it, "
-            "or choose another --out"
-        )
+    if not resume:
+        with together(world):
+            _check_unused(files, fresh)
     stages = stages_of(plan)
     order = list(stages)
-    begun = [n for n in order if files.stage(n).checkpoint_files()]
+    begun = [n for n in order if resume and files.stage(n).checkpoint_files()]
     if begun != order[: len(begun)]:
         missing = next(n for n in order if n not in begun)
         raise ValueError(
             f"{files.stage(begun[-1]).path} has a checkpoint, but the stage before it, "
             f"{files.stage(missing).path}, has none; restore it, or delete the later stages"
         )
-    if files.config.is_file():
+    if resume and files.config.is_file():
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
         _check_pictures(dataset, teacher, files.stage(n))
     wait_for_all(world)  # all have looked before anything is written
     if world.rank == 0:
+        if not begun:
+            write_atomic(files.begun, "")
+        if not resume:
+            _clear(files)
         write_atomic(files.config, configs.dumps(plan))
         export_model(teacher, files.teacher)
         write_json(files.stages, stage_figures(plan, files.path))
+
+
+def _clear(files: RunFiles) -> None:
+    """Remove what a new distillation would take for its own; all of it was found to be useless."""
+    damaged = [path for run in files.stage_runs() for path in run.checkpoint_files()]
+    for path in (*damaged, files.teacher_grid):
+        path.unlink(missing_ok=True)
+
+
+def _check_unused(files: RunFiles, fresh: bool) -> None:
+    """Refuse to begin where a distillation or a run is; nothing that is there may come to harm.
+
+    What was killed before the first checkpoint of a stage begins again, as a run does.
+
+    Raises:
+        ValueError: if there is a checkpoint, or without ``fresh`` anything else of a distillation.
+    """
+    for run in (files, *files.stage_runs()):
+        try:
+            found = newest_checkpoint(run)
+        except ValueError:
+            if not fresh:
+                raise
+            continue
+        if found:
+            raise ValueError(
+                f"{run.path} already holds a run at step {found.step}; add --resume to go on with "
+                "it, or choose another --out"
+            )
+    kept = (files.config, files.log, files.teacher, files.stages)
+    there = [path.name for path in kept if os.path.lexists(path)]
+    if there and not fresh and not files.begun.exists():
+        raise ValueError(
+            f"{files.path} holds {' and '.join(there)} but no checkpoint of a stage: restore or "
+            "mount what is missing, choose another --out, or add --fresh to replace them by those "
+            "of a new distillation"
+        )
 
 
 def _check_alike(config: Config, begun: RunFiles) -> None:
@@ -271,13 +325,16 @@ def _carry_out_stages(
     world: World,
     stop: Stop,
     observers: Sequence[Observer],
+    start: Start,
 ) -> Distilled:
     for steps, stage in stages_of(plan).items():
         with held(files.stage(steps), world):
-            run, network = _open_stage(stage, teacher, files.stage(steps), world)
+            run, network = _open_stage(stage, teacher, files.stage(steps), world, start)
             if largest(int(files.teacher_grid.is_file()), world) == 0:
                 _show_teacher(run, network, teacher.config, files.teacher_grid, stop)
             step, signum = carry_out(run, stop, observers)
+            if world.rank == 0:
+                files.begun.unlink(missing_ok=True)
         rows = stage_figures(plan, files.path)
         if world.rank == 0:
             write_json(files.stages, rows)
@@ -302,10 +359,10 @@ def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: S
 
 
 def _open_stage(
-    stage: Config, teacher: Checkpoint, files: RunFiles, world: World
+    stage: Config, teacher: Checkpoint, files: RunFiles, world: World, start: Start
 ) -> tuple[Run, nn.Module]:
     """A stage's run, begun or restored, and the network of the teacher in its objective."""
-    run = open_run(stage, files, world, resume=True)
+    run = open_run(stage, files, world, resume=start.resume, fresh=start.fresh)
     network = build_model(teacher.config, teacher.shape).to(world.device).eval()
     check_fits(teacher.ema, dict(network.named_parameters()), "the teacher")
     network.load_state_dict(teacher.ema, strict=False)  # what it keeps beside parameters stays
