@@ -14,14 +14,14 @@ from vfn.configs import Config, ModelConfig, dumps
 from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
 from vfn.distributed import World, largest, together, total
 from vfn.files import printable, write_atomic
-from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
+from vfn.model import DataShape, build_model, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
+from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.state import TrainState, init_state, restore, start_from
-from vfn.train.trackers import find_trackers
 
 
 class TrainingData(NamedTuple):
@@ -115,14 +115,16 @@ def open_run(
         OSError: if the directory cannot be written.
     """
     micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
-    find_trackers(config.train.trackers or ())
+    config = _with_model(config, given.model)
+    check_text(config)
+    resume = goes_on(resume, world)
+    with together(world):  # before hours of downloads
+        check_directory(files, resume, fresh)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
-    config = _with_model(config, given.model)
     dataset, held_out = _pictures(config, given.dataset)
     shape = shape_of(dataset)
-    # Now, not at the first sample grid.
-    check_sampling(config.sample, config, shape, config.model.guidance_range)
+    check_ahead(config, dataset, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
     torch.manual_seed(config.train.seed)
@@ -131,9 +133,9 @@ def open_run(
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
-    resume = goes_on(resume, world)
     with together(world):
-        found = _found_checkpoint(files, state, resume, fresh)
+        found = newest_checkpoint(files, state.params, resumed=True) if resume else None
+        check_room([(files, config)], sum(param.numel() for param in model.parameters()))
         data = _mark_of(dataset, world)
         if found is not None:
             _check_resumed(found, config, shape, data, files)
@@ -154,30 +156,38 @@ def open_run(
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 
 
-def _found_checkpoint(
-    files: RunFiles, state: TrainState, resume: bool, fresh: bool
-) -> Checkpoint | None:
-    """What a run goes on from, None where it begins; nothing that is there may come to harm."""
-    try:
-        found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
-    except ValueError:
-        if resume or not fresh:
-            raise
-        return None
-    if found and not resume:
+def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
+    """Refuse a directory in which something would come to harm.
+
+    Args:
+        files: of the run.
+        resume: whether it goes on with what is there.
+        fresh: whether what is there without a checkpoint may be replaced.
+
+    Raises:
+        ValueError: if there is a run and it is not to go on, or one that has lost its checkpoints.
+    """
+    found = None
+    if not resume:
+        try:
+            found = newest_checkpoint(files)
+        except ValueError:
+            if not fresh:
+                raise
+    if found:
         raise ValueError(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
         )
-    if found is None and not fresh and not files.begun.exists():
-        there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
-        if there:
-            raise ValueError(
-                f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
-                f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
-                "by those of a new run"
-            )
-    return found
+    if (resume and files.checkpoint_files()) or fresh or files.begun.exists():
+        return
+    there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
+    if there:
+        raise ValueError(
+            f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
+            f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
+            "by those of a new run"
+        )
 
 
 def _check_resumed(

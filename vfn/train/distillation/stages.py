@@ -15,7 +15,7 @@ from torch import nn
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import load_dataset, to_unit
-from vfn.distributed import World, largest, processes, wait_for_all
+from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import write_atomic, write_json
 from vfn.model import build_model, shape_of
 from vfn.nn import guidance_range
@@ -31,6 +31,7 @@ from vfn.runs import (
     run_path,
 )
 from vfn.sampling import Trained
+from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.distillation.methods import method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
@@ -39,6 +40,7 @@ from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
     as_checkpoint,
+    check_directory,
     goes_on,
     micro_batch_size,
     open_run,
@@ -115,12 +117,13 @@ def distill(
     """
     observers = as_observers(callbacks)
     found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-    shape = shape_of(load_dataset(plan.data))
-    if shape != found.shape:
-        raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
     files = RunFiles(run_path(out))
     with processes(device) as world, held(files, world):
-        _begin(plan, found, files, world, goes_on(resume, world))
+        resume = goes_on(resume, world)
+        with together(world):
+            _check_begun(plan, files, world, resume)
+            _check_stages(plan, found, files)
+        _begin(plan, found, files, world)
         with stop_signals(world) as stop:
             return _carry_out_stages(plan, found, files, world, stop, observers)
 
@@ -187,9 +190,10 @@ def find_teacher(
     return own
 
 
-def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, resume: bool) -> None:
-    """Refuse what cannot be gone on with, and write what the stages share."""
+def _check_begun(plan: Config, files: RunFiles, world: World, resume: bool) -> None:
+    """Refuse a directory, its stages' among them, that cannot be gone on with."""
     micro_batch_size(plan.train.batch_size, world.size, plan.train.accumulate)
+    check_text(plan)
     if files.config.is_file() and not resume:
         raise ValueError(
             f"{files.path} already holds a run; add --resume to go on with it, "
@@ -208,6 +212,26 @@ def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, res
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
+    for n in order:
+        check_directory(files.stage(n), resume=True)
+
+
+def _check_stages(plan: Config, teacher: Checkpoint, files: RunFiles) -> None:
+    """Refuse what the last stage would fail by, before the first begins."""
+    dataset = load_dataset(plan.data)
+    shape = shape_of(dataset)
+    if shape != teacher.shape:
+        raise ValueError(f"expected the teacher's pictures, {teacher.shape}, got {shape}")
+    method_of(plan)
+    stages = stages_of(plan)
+    for stage in stages.values():
+        check_ahead(stage, dataset, shape)
+    runs = [(files.stage(n), stage) for n, stage in stages.items()]
+    check_room(runs, sum(value.numel() for value in teacher.ema.values()))
+
+
+def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World) -> None:
+    """Write what the stages share."""
     wait_for_all(world)  # all have looked before anything is written
     if world.rank == 0:
         write_atomic(files.config, configs.dumps(plan))
