@@ -288,7 +288,8 @@ def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: S
     shown = replace(own, sample=sample)
     trained = Trained(network, params, shown, run.shape, run.world.device)
     with suppress(Stopped):  # what is left out now, a resumed distillation does
-        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check)
+        title = "the teacher's pictures"
+        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check, title)
 
 
 def _open_stage(
