@@ -96,13 +96,20 @@ class Progress:
         title: what is being done, or nothing.
         done: items that were done before.
         lines: show lines where there is no terminal.
+        brief: the bar goes when it is closed, as one within another.
 
     >>> with silence(), Progress(10, "picture") as progress:
     ...     progress.show(4)
     """
 
     def __init__(
-        self, total: int, unit: str, title: str = "", done: int = 0, lines: bool = True
+        self,
+        total: int,
+        unit: str,
+        title: str = "",
+        done: int = 0,
+        lines: bool = True,
+        brief: bool = False,
     ) -> None:
         shown, terminal = is_shown(), sys.stderr.isatty()
         self._lines = lines and shown and not terminal
@@ -111,6 +118,7 @@ class Progress:
             initial=done,
             total=total,
             unit=unit,
+            leave=not brief,
             disable=not (shown and terminal),
             dynamic_ncols=True,
         )

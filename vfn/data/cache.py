@@ -27,7 +27,15 @@ from vfn.data.digest import data_digest, images_digest, remember_digest
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
 from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows
-from vfn.files import few, locked, make_directory, printable, shortened, sync_directory
+from vfn.files import (
+    check_space,
+    few,
+    locked,
+    make_directory,
+    printable,
+    shortened,
+    sync_directory,
+)
 from vfn.progress import Progress, say
 
 FORMAT = 1
@@ -257,7 +265,14 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
 def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Rows:
     total = sum(len(numbers) for numbers in source.splits.values())
     with Progress(total, "picture", f"preparing {title}") as progress, path.open("wb") as file:
-        return read_rows(source, settings, lambda row: file.write(row.tobytes()), progress.advance)
+
+        def write(row: np.ndarray) -> None:
+            if not file.tell():
+                what = f"{total} prepared pictures"
+                check_space(path.parent, total * row.nbytes, what, "name another --data-dir")
+            file.write(row.tobytes())
+
+        return read_rows(source, settings, write, progress.advance)
 
 
 def _digests(path: Path, shape: list[int], splits: Mapping[str, int]) -> dict[str, str]:

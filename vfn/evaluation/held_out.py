@@ -26,7 +26,7 @@ from vfn.objective import (
     parts_of,
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
-from vfn.progress import say, silence
+from vfn.progress import silence
 from vfn.sampling import Draws, Trained, Watch, ask, of_each
 from vfn.streams import Stream
 
@@ -184,10 +184,8 @@ def preview_figures(
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:
         asked = of_each(some_of(dataset.labels, num), legend)
-    with silence():
-        drawn = Draws(trained, trained.config.sample, asked, num, seed).by_all(world, watch)
-    if drawn.fault:
-        say(f"evaluation at step {trained.step}: {drawn.fault}")
+    draws = Draws(trained, trained.config.sample, asked, num, seed)
+    drawn = draws.by_all(world, watch, f"evaluation at step {trained.step}")
     with silence():
         fake = Dataset(drawn.images, drawn.classes, legend)
         real = dataset._replace(images=some_of(dataset.images, num), labels=None)

@@ -290,7 +290,7 @@ class DrawingBar:
         draws: what is drawn.
         batches: numbers of pictures, for each batch of all processes.
         shares: how many processes draw as many as this one.
-        title: what is being drawn, or nothing.
+        title: what they are drawn for; without it they are all that is done, and the bar stays.
 
     >>> from vfn.sampling import untrained
     >>> draws = untrained("digits").draws(5, steps=2)
@@ -307,7 +307,7 @@ class DrawingBar:
         self._whole, self._each = evaluations(draws.settings)
         self._total = len(batches) * self._whole or sum(map(len, batches))
         unit = "evaluation" if self._whole else "picture"
-        self._progress = Progress(self._total, unit, title)
+        self._progress = Progress(self._total, unit, title, brief=bool(title))
 
     def __enter__(self) -> Self:
         return self

@@ -200,9 +200,7 @@ class SamplingPlan:
         for folder in self.folders:
             if not self.fresh:
                 check_record(folder.output, folder.path, folder.record)
-            check_own(folder.path)
-        if len(self.folders) > 1:
-            _check_sheets(self.folders, self.out)
+        check_places([folder.path for folder in self.folders], self.out)
         check_place(self.folders[0].path / RECORD)
         _check_room(self.folders, self.out)
 
@@ -323,9 +321,19 @@ def _blank(shown: Panel, draws: Draws) -> Image:
     return shown.draw(torch.zeros((), dtype=torch.uint8).expand(size))
 
 
-def _check_sheets(folders: Sequence[_Folder], out: Path) -> None:
-    """Refuse to write a comparison over a file that is none of ours: no folder there is."""
-    if any((folder.path / RECORD).exists() for folder in folders):
+def check_places(folders: Sequence[Path], out: Path) -> None:
+    """Refuse to write over files of somebody else.
+
+    Args:
+        folders: of the draws.
+        out: ``--out``, where what compares several of them goes.
+
+    Raises:
+        ValueError: for such a file, or a record that cannot be read.
+    """
+    for folder in folders:
+        check_own(folder)
+    if len(folders) < 2 or any((folder / RECORD).exists() for folder in folders):
         return
     if any((path / RECORD).is_file() for path in out.glob("*/")):
         return

@@ -13,7 +13,6 @@ from vfn.data import Dataset, Labels
 from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.pictures import grid, save_png
-from vfn.progress import silence
 from vfn.sampling import Asked, Draws, Trained, of_each
 from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
@@ -46,15 +45,24 @@ def preview(run: Run, check: Check) -> Path:
     Returns:
         the picture's path.
     """
-    path = run.files.preview(run.state.step)
-    save_grid(trained_of(run), run.dataset, run.config.train.seed, path, run.world, check)
+    path, step = run.files.preview(run.state.step), run.state.step
+    seed, title = run.config.train.seed, f"preview at step {step}"
+    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title)
     return path
 
 
 def save_grid(
-    trained: Trained, dataset: Dataset, seed: int, path: Path, world: World, check: Check
+    trained: Trained,
+    dataset: Dataset,
+    seed: int,
+    path: Path,
+    world: World,
+    check: Check,
+    title: str,
 ) -> None:
     """Write some pictures of each label; those of all runs of a seed begin with the same noise.
+
+    A bar shows how far they are, and a line tells of pictures that are not finite.
 
     Args:
         trained: the network, and in its configuration how it is sampled.
@@ -63,12 +71,12 @@ def save_grid(
         path: the picture, written by the first process.
         world: the processes.
         check: called before each step of sampling; what it raises ends the sampling.
+        title: what they are drawn for.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
     num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
     draws = Draws(trained, trained.config.sample, asked, num, seed)
-    with silence():  # the run has a bar of its own
-        images = draws.by_all(world, lambda _i, _z, _x0: check()).images
+    images = draws.by_all(world, lambda _i, _z, _x0: check(), title).images
     if world.rank == 0:
         save_png(path, grid(images, len(columns) or PREVIEW_COLUMNS, column_labels=columns))
 

@@ -27,7 +27,7 @@ from vfn.distributed import World, check_alike, largest, together, total
 from vfn.files import write_atomic
 from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
-from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
+from vfn.model import DataShape, build_model, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss, check_diffusion
 from vfn.progress import say
@@ -44,10 +44,10 @@ from vfn.runs import (
 )
 from vfn.sampling import Trained
 from vfn.tables import FORM, is_object_name, object_name
+from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.layout import SMALLER, fitted
 from vfn.train.learned_weight import init_learned_weight
 from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
-from vfn.train.trackers import find_trackers
 
 
 class TrainingData(NamedTuple):
@@ -145,21 +145,22 @@ def open_run(
         OSError: if the directory cannot be written.
     """
     micro_batch_size(config.train.batch_size, world.size, config.train.micro_batches)
-    find_trackers(config.train.trackers or ())
+    config = _with_model(config, given.model)
+    check_text(config)
     check_diffusion(config.diffusion)
+    resume, objective = goes_on(resume, world), given.objective or batch_loss
+    with together(world):  # before hours of downloads
+        check_directory(files, resume, fresh)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
-    config = _with_model(config, given.model)
-    with pictures_of(str(files.path)) if resume or restarted() else nullcontext():
+    with pictures_of(str(files.path)) if resume else nullcontext():
         dataset, held_out = _pictures(config, given.dataset)
     config = replace(config, data=settled(config.data))
     shape = shape_of(dataset)
     config = _unguided_without_labels(config, shape)
-    # Now, not at the first sample grid.
-    check_sampling(config.sample, config, shape, config.model.guidance_range)
+    check_ahead(config, dataset, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
-    resume, objective = goes_on(resume, world), given.objective or batch_loss
     least = _micro_batches_before(files) if resume else 1
     config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
@@ -174,7 +175,8 @@ def open_run(
     data = mark_of(dataset)
     check_alike({"pictures": data}, world)
     with together(world):
-        found = _found_checkpoint(config, files, state, dataset, resume, fresh)
+        found = _found_checkpoint(config, files, state, dataset) if resume else None
+        check_room([(files, config)], sum(param.numel() for param in model.parameters()))
         if found is not None and world.rank == 0:
             _check_resumed(found, config, dataset, files)
     if found is not None:
@@ -221,39 +223,52 @@ def _micro_batches_before(files: RunFiles) -> int:
 
 
 def _found_checkpoint(
-    config: Config,
-    files: RunFiles,
-    state: TrainState,
-    dataset: Dataset,
-    resume: bool,
-    fresh: bool,
+    config: Config, files: RunFiles, state: TrainState, dataset: Dataset
 ) -> Checkpoint | None:
-    """What a run goes on from, None where it begins; nothing that is there may come to harm."""
+    """What a run goes on from, None where it begins."""
     try:
-        found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
+        return newest_checkpoint(files, state.params, resumed=True)
     except ValueError:
-        if resume:  # parameters for other labels fit none: then the data set is what is wrong
-            for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
-                _check_pictures(dataset, *known, config, files)
-        if resume or not fresh:
-            raise
-        return None
-    if found and not resume:
+        # Parameters for other labels fit none: then the data set is what is wrong.
+        for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
+            _check_pictures(dataset, *known, config, files)
+        raise
+
+
+def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
+    """Refuse a directory in which something would come to harm.
+
+    Args:
+        files: of the run.
+        resume: whether it goes on with what is there.
+        fresh: whether what is there without a checkpoint may be replaced.
+
+    Raises:
+        ValueError: if there is a run and it is not to go on, or one that has lost its checkpoints.
+    """
+    found = None
+    if not resume:
+        try:
+            found = newest_checkpoint(files)
+        except ValueError:
+            if not fresh:
+                raise
+    if found:
         raise ValueError(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
         )
-    if found is None and files.stages.is_file():
+    if files.stages.is_file() and not files.checkpoint_files():
         raise ValueError(f"{files.path} holds a distillation; choose another --out for a run")
-    if found is None and not fresh and not files.begun.exists():
-        there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
-        if there:
-            raise ValueError(
-                f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
-                f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
-                "by those of a new run"
-            )
-    return found
+    if (resume and files.checkpoint_files()) or fresh or files.begun.exists():
+        return
+    there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
+    if there:
+        raise ValueError(
+            f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
+            f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
+            "by those of a new run"
+        )
 
 
 def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: RunFiles) -> None:

@@ -59,7 +59,14 @@ def find_trackers(words: Sequence[str]) -> dict[str, TrackerFactory]:
                 f"tracker {word} needs {entry.extra}, which is not installed; "
                 f"install it with: {how_to_install(entry.extra)}"
             )
-    return {word: entry.load() for word, entry in found.items()}
+    loaded = {word: entry.load() for word, entry in found.items()}
+    for word, factory in loaded.items():
+        if not callable(factory):
+            raise ValueError(
+                f"expected tracker {word} to be a function of a run and its step, got "
+                f"{type(factory).__name__}"
+            )
+    return loaded
 
 
 def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observer]:

@@ -18,7 +18,7 @@ from vfn.configs import Config
 from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
-from vfn.model import build_model
+from vfn.model import build_model, shape_of
 from vfn.nn import guidance_range
 from vfn.progress import text_table
 from vfn.runs import (
@@ -35,6 +35,7 @@ from vfn.runs import (
     run_path,
 )
 from vfn.sampling import Trained
+from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.distillation.methods import method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
@@ -43,6 +44,7 @@ from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
     as_checkpoint,
+    check_directory,
     check_job,
     goes_on,
     micro_batch_size,
@@ -139,7 +141,10 @@ def distill(
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
         with held(files, world):
-            _begin(plan, found, files, world, resume, fresh, dataset)
+            with together(world):
+                begun = _check_begun(plan, files, world, Start(resume, fresh))
+                _check_stages(plan, found, files, dataset, begun)
+            _begin(plan, found, files, world, bool(begun), resume)
             with stop_signals(world) as stop:
                 start = Start(resume or not fresh, fresh)
                 return _carry_out_stages(plan, found, files, world, stop, observers, start)
@@ -216,20 +221,20 @@ def find_teacher(
     return own
 
 
-def _begin(
-    plan: Config,
-    teacher: Checkpoint,
-    files: RunFiles,
-    world: World,
-    resume: bool,
-    fresh: bool,
-    dataset: Dataset,
-) -> None:
-    """Refuse what cannot be gone on with, and write what the stages share."""
+def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> list[int]:
+    """Refuse a directory, its stages' among them, that cannot be gone on with.
+
+    Returns:
+        steps of the students that have a checkpoint already.
+
+    Raises:
+        ValueError: if another distillation is there, or a stage whose teacher is missing.
+    """
     micro_batch_size(plan.train.batch_size, world.size, plan.train.micro_batches)
+    check_text(plan)
+    resume, fresh = start
     if not resume:
-        with together(world):
-            _check_unused(files, fresh)
+        _check_unused(files, fresh)
     stages = stages_of(plan)
     order = list(stages)
     begun = [n for n in order if resume and files.stage(n).checkpoint_files()]
@@ -243,7 +248,34 @@ def _begin(
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
+    for n in order:
+        check_directory(files.stage(n), resume or not fresh, fresh)
+    return begun
+
+
+def _check_stages(
+    plan: Config, teacher: Checkpoint, files: RunFiles, dataset: Dataset, begun: list[int]
+) -> None:
+    """Refuse what the last stage would fail by, before the first begins."""
+    for n in begun:
         _check_pictures(dataset, teacher, files.stage(n))
+    method_of(plan)
+    stages = stages_of(plan)
+    for stage in stages.values():
+        check_ahead(stage, dataset, shape_of(dataset))
+    runs = [(files.stage(n), stage) for n, stage in stages.items()]
+    check_room(runs, sum(value.numel() for value in teacher.ema.values()))
+
+
+def _begin(
+    plan: Config,
+    teacher: Checkpoint,
+    files: RunFiles,
+    world: World,
+    begun: bool,
+    resume: bool,
+) -> None:
+    """Write what the stages share."""
     wait_for_all(world)  # all have looked before anything is written
     if world.rank == 0:
         if not begun:
@@ -355,7 +387,8 @@ def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: S
     shown = replace(own, sample=sample)
     trained = Trained(network, params, shown, run.shape, run.world.device)
     with suppress(Stopped):  # what is left out now, a resumed distillation does
-        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check)
+        title = "the teacher's pictures"
+        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check, title)
 
 
 def _open_stage(
