@@ -161,9 +161,10 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
 
 def _report(run: RunFiles) -> Step:
     def call() -> None:
+        from vfn.distributed import by_first
         from vfn.report import report
 
-        report(run.path)
+        by_first(lambda: report(run.path))
 
     return Step(["report", str(run.path)], call)
 

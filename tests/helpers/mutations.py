@@ -15,7 +15,7 @@ import tomli_w
 
 # In place of a value: what no true file has. Words of JSON and TOML, then of each.
 _NUMBERS = ["0", "-1", "1", "2", "0.5", "-0.0", "3.7", "1e400", "-1e400", "1e308", "5e-324",
-            "9007199254740993", "9223372036854775808"]  # fmt: skip
+            "256", "1024", "16384", "9007199254740993", "9223372036854775808"]  # fmt: skip
 _LONG = ["1" + "0" * 400, "-1" + "0" * 400, "9" * 5000, '"' + "a" * 5000 + '"']
 _TEXTS = ['""', '"0"', '"nan"', '"\\u0000"', '"\\u001b[31m"', '"two\\nlines"', '"é"',
           '"mine.module:Name"', '"os:system"']  # fmt: skip

@@ -619,7 +619,7 @@ def _huge(value: Any) -> bool:
 
 def _told(faults: Sequence[str]) -> str:
     """All faults, or of very many the first."""
-    return few(faults, 20, 600, "; ")
+    return shortened(few(faults, 20, 1500, "; "), 1500)
 
 
 def _is_a(value: Any, hint: Any) -> bool:

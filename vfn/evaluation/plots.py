@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.figure
 
 from vfn.evaluation.record import Evaluation, is_number
-from vfn.files import shown, write_atomic
+from vfn.files import printable, shown, write_atomic
 
 # Settings that evaluations of a line share, unless it is drawn against one of them; its label.
 AXES = {
@@ -75,10 +75,10 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     for axes, title in zip(panels, titles, strict=False):
         for label, line in lines.items():
             drawn = [(e.settings[against], f.value) for e in line for f in e.figures
-                     if f.title == title]  # fmt: skip
+                     if f.title == title and is_number(f.value)]  # fmt: skip
             if drawn:
                 axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label)
-        axes.set(xlabel=AXES.get(against, against), title=title)
+        axes.set(xlabel=AXES.get(against, plain_text(against)), title=plain_text(title))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", lw=0.6)
     if len(lines) > 1:
@@ -89,6 +89,21 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     buffer = io.BytesIO()
     page.savefig(buffer, format=kind, dpi=130, metadata=_PLAIN[kind])
     return buffer.getvalue()
+
+
+def plain_text(text: str) -> str:
+    r"""A text of somebody's as it is drawn: nothing in it is a formula.
+
+    Args:
+        text: any text.
+
+    Returns:
+        text for matplotlib.
+
+    >>> print(plain_text("a $ b"))
+    a \$ b
+    """
+    return printable(text).replace("$", "\\$")
 
 
 def write_plot(

@@ -244,20 +244,20 @@ def compare(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a setting is a finite number.
+    """Whether a value of a setting is a number that can be compared and drawn.
 
     Args:
         value: any value.
 
     Returns:
-        True for integers and floats, False for truth values, NaN and what exceeds a float.
+        True for integers and floats, False for truth values, NaN and what is nearly beyond a float.
 
     >>> is_number(1.5), is_number(True), is_number(10**400)
     (True, False, False)
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return abs(value) < 10**308 if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < 10**300  # with room for the axes of a plot; not of nan
 
 
 def value_text(key: str, value: float | None) -> str:
@@ -375,7 +375,8 @@ def _rows(
     if not isinstance(rows, list) or not all(
         isinstance(row, dict)
         and all(
-            isinstance(row.get(n), t) and not isinstance(row[n], bool) for n, t in types.items()
+            is_number(row.get(n)) if t is _NUMBER else isinstance(row.get(n), t)
+            for n, t in types.items()
         )
         for row in rows
     ):

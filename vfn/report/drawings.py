@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vfn.evaluation import Evaluation, draw_figures, lines_against
+from vfn.evaluation.plots import plain_text
 from vfn.report.read import Curve, RunContents
 
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve
@@ -86,7 +87,9 @@ def draw_loss_by_logsnr(evaluations: Sequence[Evaluation]) -> bytes | None:
     for evaluation in lines.values():
         rows = evaluation.loss_by_logsnr
         centres = [(row["low"] + row["high"]) / 2 for row in rows]
-        axes.plot(centres, [row["loss"] for row in rows], "o-", ms=4, label=evaluation.title)
+        axes.plot(
+            centres, [row["loss"] for row in rows], "o-", ms=4, label=plain_text(evaluation.title)
+        )
     axes.set(xlabel="log-SNR (left: noise, right: clean picture)", ylabel="held-out loss")
     if len(lines) > 1:
         axes.legend(frameon=False)

@@ -64,15 +64,17 @@ def read_run(run: str | Path) -> RunContents:
         )
     config_text = configs.read(str(files.config))
     log = read_log(files.log)
+    config = configs.loads(config_text, str(files.config))
     evaluations = [read_evaluation(path) for path in files.evaluations()]
+    stages = _read_stages(files.stages)  # of another run, it is at least to be whole
     return RunContents(
         files=files,
-        config=configs.loads(config_text, str(files.config)),
+        config=config,
         config_text=config_text,
         train_loss=_curve(log, "loss"),
         held_out_loss=_curve(log, "held_out_loss"),
         on_the_way=_on_the_way(log),
-        stages=_read_stages(files.stages),
+        stages=stages if config.distill.teacher_steps else None,
         evaluations=evaluations,
         commands=_read_commands(files.commands, evaluations),
     )
@@ -93,7 +95,7 @@ def figure_kinds() -> dict[str, FigureKind]:
 
 
 def _curve(log: list[dict[str, Any]], key: str) -> Curve:
-    return {entry["step"]: entry[key] for entry in log if key in entry}
+    return {entry["step"]: entry[key] for entry in log if is_number(entry.get(key))}
 
 
 def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:

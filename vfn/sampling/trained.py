@@ -368,6 +368,10 @@ def load(
     where, path = choose_device(device), run_path(path)
     checkpoint = find_checkpoint(path)
     stored = checkpoint.ema if ema else checkpoint.params
+    if network is None and NETWORKS.find(checkpoint.config.model.network).sectioned:
+        with torch.device("meta"):  # a network of other sizes would take memory that is not there
+            sizes = dict(build_model(checkpoint.config, checkpoint.shape).named_parameters())
+        check_fits(stored, sizes, f"checkpoint {path}")
     model = _network(checkpoint, network).to(where).eval()
     check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
     params = {
