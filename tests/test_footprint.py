@@ -139,7 +139,7 @@ def test_more_than_can_be_counted(tiny):
 class Looking(nn.Module):
     """A network that looks at values, which there are none of."""
 
-    def __init__(self, in_channels, out_channels, num_classes, multitags):
+    def __init__(self, in_channels, out_channels, **_labels):
         super().__init__()
         self.first = nn.Conv2d(in_channels, out_channels, 1)
 
@@ -150,8 +150,8 @@ class Looking(nn.Module):
 class Choosing(Looking):
     """One that cannot even be built without."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, **options):
+        super().__init__(**options)
         assert torch.ones(1).item() == 1
 
 

@@ -95,9 +95,9 @@ def test_a_shortage_is_told_with_what_was_wanted():
     for error, size in cases:
         with pytest.raises(ValueError, match=wanted.format(size)), in_memory("drawing", "use less"):
             raise error
-    with pytest.raises(ValueError, match="^out of memory while drawing; use less$"):
-        with in_memory("drawing", "use less"):
-            raise MemoryError
+    short = "^out of memory while drawing; use less$"
+    with pytest.raises(ValueError, match=short), in_memory("drawing", "use less"):
+        raise MemoryError
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("a"), KeyboardInterrupt()])
