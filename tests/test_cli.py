@@ -296,7 +296,7 @@ def test_help(vfn, verb):
         ("train --out {new} --dataset {file}", "expected one of digits, mnist, cifar10, celeba"),
         ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
         ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
-        ("train --out {new} --conditional false", "guidance 0.5 needs a class-conditional model"),
+        ("train --out {new} --init-partial", "expected --init-from with --init-partial"),
         ("train --out {new} --data-dir {file} --dataset {npy}", "but there is a file"),
         ("train --out {new} --data-dir /proc/x --dataset {npy}", "/proc/x"),
         ("data prepare --dataset cats", "unknown data set 'cats', expected one of digits"),

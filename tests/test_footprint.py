@@ -150,8 +150,8 @@ class Looking(nn.Module):
 class Choosing(Looking):
     """One that cannot even be built without."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, **options):
+        super().__init__(**options)
         assert torch.ones(1).item() == 1
 
 

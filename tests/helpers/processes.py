@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -215,3 +216,17 @@ def differing(a, b):
     bits = [{n: v.reshape(-1).view(torch.uint8) for n, v in each.items()} for each in (a, b)]
     assert a.keys() == b.keys()
     return [n for n in a if not torch.equal(*(each[n] for each in bits))]
+
+
+def killed_while_writing(path, content=b"half of it"):
+    """What a process leaves that is killed while it writes a file whole or not at all."""
+    code = (
+        "import os, sys, signal; from pathlib import Path; from vfn.files import open_atomic\n"
+        f"with open_atomic(Path(sys.argv[1])) as file:\n    file.write({content!r}); file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    code_of_end = subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode
+    assert code_of_end == -signal.SIGKILL
+    (left,) = path.parent.glob(f".{path.name}.*.tmp")
+    assert left.read_bytes() == content
+    return left

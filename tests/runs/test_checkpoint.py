@@ -1,6 +1,7 @@
 """Checkpoints: whole or refused by name; the newest intact one wins."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.processes import killed_while_writing
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.configs import override
 from vfn.data import Labels
@@ -201,6 +203,37 @@ def test_an_exported_file_is_plain_tensors(saved, tmp_path):
     export_model(checkpoint, tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors.keys() == checkpoint.params.keys()
+
+
+def test_an_export_does_not_replace_a_run_s_checkpoint(saved, run, tmp_path):
+    """Nor one elsewhere, nor what stands in its place and cannot be read; it does its own."""
+    checkpoint, elsewhere = load_checkpoint(saved), tmp_path / "kept.safetensors"
+    elsewhere.write_bytes(saved.read_bytes())
+    damaged = run.checkpoint(99)
+    damaged.write_bytes(b"damaged")
+    for path in (saved, elsewhere, damaged):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="is a checkpoint that a run goes on from.*another --"):
+            export_model(checkpoint, path)
+        assert path.read_bytes() == before
+        assert [*path.parent.glob(".*.tmp")] == []
+    own = tmp_path / "model.safetensors"
+    for _ in range(2):
+        export_model(checkpoint, own)
+    assert load_checkpoint(own).step == checkpoint.step
+
+
+def test_an_export_clears_what_a_killed_one_left(saved, tmp_path):
+    """That of one that still writes, or of another file, is left as it is."""
+    path = tmp_path / "model.safetensors"
+    left = killed_while_writing(path)
+    alive = left.with_name(left.name.replace(f".{left.suffixes[-2][1:]}.", f".{os.getppid()}."))
+    others = [alive, left.with_name(left.name.replace("model", "other"))]
+    for other in others:
+        other.write_bytes(b"theirs")
+    export_model(load_checkpoint(saved), path)
+    assert sorted(tmp_path.glob(".*.tmp")) == sorted(others)
+    assert load_checkpoint(path).step == 7
 
 
 def test_nothing_there(tmp_path):

@@ -235,6 +235,8 @@ def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> l
     resume, fresh = start
     if not resume:
         _check_unused(files, fresh)
+    elif not fresh:
+        _check_lost(files)
     stages = stages_of(plan)
     order = list(stages)
     begun = [n for n in order if resume and files.stage(n).checkpoint_files()]
@@ -311,17 +313,40 @@ def _check_unused(files: RunFiles, fresh: bool) -> None:
             continue
         if found:
             raise ValueError(
-                f"{run.path} already holds a run at step {found.step}; add --resume to go on with "
-                "it, or choose another --out"
+                f"{files.path} already holds a run; add --resume to go on with it, "
+                "or choose another --out"
             )
     kept = (files.config, files.log, files.teacher, files.stages)
     there = [path.name for path in kept if os.path.lexists(path)]
     if there and not fresh and not files.begun.exists():
-        raise ValueError(
-            f"{files.path} holds {' and '.join(there)} but no checkpoint of a stage: restore or "
-            "mount what is missing, choose another --out, or add --fresh to replace them by those "
-            "of a new distillation"
-        )
+        raise ValueError(_lost(files, there))
+
+
+def _check_lost(files: RunFiles) -> None:
+    """Refuse to go on where all checkpoints are gone.
+
+    Raises:
+        ValueError: if they are, and it is not that there were none yet.
+    """
+    runs = files.stage_runs()
+    if any(run.checkpoint_files() for run in runs):
+        return
+    there = [
+        f"{run.path.name}/{path.name}"
+        for run in runs
+        for path in (run.config, run.log)
+        if os.path.lexists(path) and not run.begun.exists()
+    ]
+    if there:
+        raise ValueError(_lost(files, there))
+
+
+def _lost(files: RunFiles, there: Sequence[str]) -> str:
+    return (
+        f"{files.path} holds {few(there, 3)} but no checkpoint of a stage: restore or mount what "
+        "is missing, choose another --out, or add --fresh to replace them by those of a new "
+        "distillation"
+    )
 
 
 def _check_alike(config: Config, begun: RunFiles) -> None:
