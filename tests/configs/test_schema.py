@@ -139,11 +139,11 @@ def test_configuration_is_frozen():
             "[model]\napply_attn = [true]",
             "one value for each of the 3 levels of ch_multipliers, got 1",
         ),
-        ("[diffusion]\nshift = 0", "expected shift in 0.001..1000.0, got 0.0"),
+        ("[diffusion]\nshift = 0", "expected shift at least 0.001, got 0.0"),
         ("[diffusion]\ninterpolation = [0, 1, 2]", "expected interpolation at least 1, got 0"),
         ("[diffusion]\ninterpolation = [64, 32, 512]", "to be LOW,HIGH,SIDE, .*, got 64,32,512"),
         ("[diffusion]\ninterpolation = [32, 64]", "to be LOW,HIGH,SIDE, .*, got 32,64"),
-        ("[diffusion]\nlogsnr_max = 1e6", "logsnr_min and logsnr_max within ±700, got -20.0 and 1"),
+        ("[diffusion]\nlogsnr_max = 1e6", "expected logsnr_max in -700.0..700.0, got 1000000.0"),
         # parameters of what a word stands for
         ("[diffusion]\nschedule_options = {s = 1}", "schedule cosine takes no options, got s"),
         (

@@ -25,7 +25,6 @@ from vfn.data.dataset import Dataset
 from vfn.evaluation import PIXELS, compare, read_evaluation
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
-from vfn.evaluation.opening import pictures_of
 from vfn.evaluation.sides import Sides
 from vfn.interop import import_config, left_out
 from vfn.interop.reference_checkpoint import read_reference
@@ -122,7 +121,6 @@ def settings(folder: Path) -> Subject:
     def read() -> None:
         read_record(folder)
         check_own(folder)
-        pictures_of(folder)
         check_record(open_output("png", folder, 4), folder, record)
 
     return of_file(folder / RECORD, json.dumps(record).encode(), mutations.json_file, read)

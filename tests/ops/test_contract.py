@@ -323,9 +323,11 @@ RISING = Domain("takes steps of some length, from a prediction before t to a fin
 DOMAINS = {
     "x0_from_eps": DIVIDES_BY_ALPHA,
     "v_from_eps": DIVIDES_BY_ALPHA,
+    "u_from_eps": DIVIDES_BY_ALPHA,
     "predict eps": DIVIDES_BY_ALPHA,
     "eps_from_x0": DIVIDES_BY_SIGMA,
     "v_from_x0": DIVIDES_BY_SIGMA,
+    "u_from_x0": DIVIDES_BY_SIGMA,
     "predict x0": DIVIDES_BY_SIGMA,
     "ddim_inverse_step": Domain("1 / sigma_s has no limit", lambda t, s, most: s <= most),
     "renoise_step": Domain("1 / alpha has no limit at s", lambda t, s, most: s > -INF),
@@ -349,8 +351,8 @@ GROWING = {"dpmpp_2m_step", "dpmpp_2m_step eta", "dpmpp_3m_step", "dpmpp_3m_step
            "learned_logvar", "posterior_logvar", "kl_loss", "prior_bpd"}  # fmt: skip
 # What takes ``t`` or ``s`` for something else than a level.
 NO_LEVELS = {
-    "slerp each", "step_logsnrs", "continuous_vlb_bpd", *(f"draw_times {name}" for name in
-    ops.TIME_DENSITIES),
+    "slerp each", "step_logsnrs", "continuous_vlb_bpd", *(f"{op} {name}" for op in
+    ("draw_times", "time_density") for name in ops.TIME_DENSITIES),
 }  # fmt: skip
 
 

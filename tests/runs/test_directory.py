@@ -78,5 +78,5 @@ def test_the_students_of_a_distillation_are_named(tmp_path):
         run.stage(steps).config.touch()
     (tmp_path / "steps-all").mkdir()
     assert run.students() == [run.stage(16), run.stage(8), run.stage(4)]
-    with pytest.raises(ValueError, match="name one of them: .*steps-16, .*steps-8, .*steps-4$"):
+    with pytest.raises(ValueError, match="name one of them: steps-16, steps-8, steps-4$"):
         find_checkpoint(tmp_path)

@@ -105,7 +105,8 @@ def _open_path(spec: str, data: DataConfig, size: Size | None, labelled: bool) -
     inside = [path for path in sorted(folder.glob("*")) if (path / RECORD).is_file()]
     if inside:
         raise ValueError(
-            f"{spec} holds several folders of vfn sample; name one of them: {few(map(str, inside))}"
+            f"{spec} holds several folders of vfn sample; name one of them: "
+            f"{few(path.name for path in inside)}"
         )
     return Opened(spec, read_pictures(spec, data, size, labelled))
 

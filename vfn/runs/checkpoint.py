@@ -327,7 +327,7 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     if found is None and students:
         raise ValueError(
             f"{path} is a distillation, and each of its students a run; name one of them: "
-            f"{few(str(student.path) for student in students)}"
+            f"{few(student.path.name for student in students)}"
         )
     if found is None:
         raise ValueError(

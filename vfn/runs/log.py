@@ -100,7 +100,8 @@ def _entry(value: Any, whole: str, place: str) -> dict[str, Any]:
     """An object of numbers, one of them whole and at least 0, without its nulls."""
     if not isinstance(value, dict):
         raise ValueError(f"{place}: expected an object, got {_short(value)}; mend or remove it")
-    entry = {name: _number(item) for name, item in value.items() if item is not None}
+    numbers = ((name, _number(item)) for name, item in value.items())
+    entry = {name: item for name, item in numbers if item is not None}
     number = value.get(whole)
     if type(number) is not int or not 0 <= number < 2**63:
         raise ValueError(
@@ -115,7 +116,7 @@ def _entry(value: Any, whole: str, place: str) -> dict[str, Any]:
                 f'{place}: expected "{shortened(name, 40)}" to be a number'
                 f"{' for each bin' if listed else ''}, got {_short(item)}; mend or remove it"
             )
-    return {name: item for name, item in entry.items() if item is not None}
+    return entry
 
 
 def _number(value: Any) -> Any:
