@@ -23,6 +23,10 @@ from .densities import (
     TIME_DENSITIES as TIME_DENSITIES,
     TimeDensity as TimeDensity,
 )
+from .guidance_rules import (
+    GUIDANCE_RULES as GUIDANCE_RULES,
+    GuidanceRuleEntry as GuidanceRuleEntry,
+)
 from .schedules import (
     LogSNRSchedule as LogSNRSchedule,
     check_zero_snr as check_zero_snr,
@@ -119,6 +123,8 @@ from .multistep import (
 )
 from .integration import (
     Denoiser as Denoiser,
+    Remembered as Remembered,
+    Remembering as Remembering,
     Sample as Sample,
     Solver as Solver,
     Span as Span,
@@ -143,13 +149,21 @@ from .solvers import (
 )
 from .adaptive import sample_adaptive as sample_adaptive
 from .guidance import (
+    GuidanceRule as GuidanceRule,
     Strength as Strength,
+    apg_guide as apg_guide,
     classifier_free as classifier_free,
     dynamic_threshold as dynamic_threshold,
+    guidance_rule as guidance_rule,
     guide as guide,
+    guided as guided,
+    guided_x0 as guided_x0,
     interval_strength as interval_strength,
     mapped as mapped,
     rescale as rescale,
+    standing as standing,
+    zero_init as zero_init,
+    zero_star_guide as zero_star_guide,
 )
 from .editing import (
     Encoding as Encoding,
@@ -212,6 +226,7 @@ from .confidence import (
 )
 
 __all__ = [
+    "GUIDANCE_RULES",
     "SOLVERS",
     "TIME_DENSITIES",
     "WEIGHTINGS",
@@ -229,6 +244,8 @@ __all__ = [
     "FrechetInfinity",
     "Gaussian",
     "Grid",
+    "GuidanceRule",
+    "GuidanceRuleEntry",
     "InceptionScore",
     "Integrator",
     "Interval",
@@ -244,6 +261,8 @@ __all__ = [
     "Posterior",
     "PrecisionRecall",
     "Prediction",
+    "Remembered",
+    "Remembering",
     "Sample",
     "Schedule",
     "Solver",
@@ -266,6 +285,7 @@ __all__ = [
     "am2_step",
     "ancestral_solver",
     "ancestral_step",
+    "apg_guide",
     "bootstrap_indices",
     "bootstrap_interval",
     "categorical_loglik",
@@ -303,7 +323,10 @@ __all__ = [
     "frechet_distance_of_features",
     "frechet_infinity",
     "gaussian",
+    "guidance_rule",
     "guide",
+    "guided",
+    "guided_x0",
     "heun_solver",
     "heun_step",
     "hybrid_loss",
@@ -361,6 +384,7 @@ __all__ = [
     "single_step",
     "slerp",
     "split_variance",
+    "standing",
     "step_logsnrs",
     "stratified_time",
     "unic_step",
@@ -374,4 +398,6 @@ __all__ = [
     "x0_from_both",
     "x0_from_eps",
     "x0_from_v",
+    "zero_init",
+    "zero_star_guide",
 ]
