@@ -31,7 +31,9 @@ PATH = click.Path(path_type=Path)
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
-COMPARED = ("sampler", "sample_timesteps", "guidance")
+COMPARED = ("sampler", "sample_timesteps", "guidance", "guide_with", "guide_weight")
+# In `vfn distill` the weaker network is the teacher's.
+DISTILL_NAMES = {"teacher_guide_with": "guide_with", "teacher_guide_weight": "guide_weight"}
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
@@ -103,7 +105,7 @@ def train_command(
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
-@settings("data", "model", "diffusion", "train", "distill")
+@settings("data", "model", "diffusion", "train", "distill", names=DISTILL_NAMES)
 def distill_command(
     teacher: Path | None,
     preset: str | None,
@@ -155,6 +157,9 @@ def distill_command(
 @click.option("--guidance", type=Listed(float), help="strength w, or several to compare")
 @click.option("--sampler", type=Listed(Word(SOLVERS)), help="solver, or several to compare")
 @click.option("--steps", "sample_timesteps", type=Listed(int), help="steps, or several numbers")
+@click.option("--guide-with", multiple=True, metavar="RUN|FILE|STEP",
+              help="weaker network to be led away from, too; several times to compare")  # fmt: skip
+@click.option("--guide-weight", type=Listed(float), help="w of --guide-with, or several  [1]")
 @settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
 def sample_command(
     checkpoint: Path,
@@ -173,8 +178,8 @@ def sample_command(
 
     Writes the pictures, grid.png and denoising.webp to --out. Picture i of a seed is the same
     whatever --num, --batch and the number of processes are. The same command again goes on where
-    a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
-    sweep.png. Under torchrun each process draws its share.
+    a killed one was. Several values of --guidance, --sampler, --steps, --guide-with or
+    --guide-weight give one folder each and sweep.png. Under torchrun each process draws its share.
     """
     from vfn.sampling import ask, load, variants, write_samples
 

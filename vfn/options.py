@@ -22,6 +22,7 @@ PAIRS = {
     "options": "network-option",
     "reweight_options": "reweight-option",
     "time_options": "time-option",
+    "guidance_options": "guidance-option",
 }
 
 

@@ -85,4 +85,4 @@ def test_rules_from_outside():
 
 def test_an_entry_names_its_function():
     entry = GuidanceRuleEntry(text="x", combine="vfn.ops.guidance:plain_rule")
-    assert entry.load() is ops.guidance_rule("plain").combine.keywords["function"].func
+    assert entry.load() is ops.guidance_rule("plain").combine.keywords["function"]

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.files import printable
+from vfn.files import few, printable
 from vfn.nn.network import NETWORKS, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.guidance_rules import GUIDANCE_RULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
 from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
@@ -217,15 +218,19 @@ class DiffusionConfig(Section):
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
-        for word, table, options in chosen:
-            taken = table.find(word).parameters
-            unknown = [] if taken is None else [name for name in options if name not in taken]
-            if unknown:
-                faults.append(
-                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
-                    f"got {', '.join(map(printable, unknown))}"
-                )
-        return faults
+        return faults + [fault for each in chosen for fault in _option_faults(*each)]
+
+
+def _option_faults(word: str, table: Table[Any], options: Mapping[str, Any]) -> list[str]:
+    """Options that the thing behind a word does not take."""
+    taken = table.find(word).parameters
+    unknown = [] if taken is None else [name for name in options if name not in taken]
+    if not unknown:
+        return []
+    return [
+        f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
+        f"got {', '.join(map(printable, unknown))}"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +255,9 @@ class TrainConfig(Section):
     log_every: int = option(50, "steps between log lines", 1, COUNT)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
+    keep_at: tuple[int, ...] | None = option(
+        None, "steps whose checkpoints are kept for ever, beside those", 1, COUNT
+    )
     preview_every: int = option(
         1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT
     )
@@ -259,6 +267,21 @@ class TrainConfig(Section):
         10, "stop after so many steps in a row that are not finite", 1, COUNT
     )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
+
+
+def step_of(text: str) -> int | None:
+    """The number of a step that a text is; None if it is anything else.
+
+    Args:
+        text: as a person gives it.
+
+    Returns:
+        a number, or None.
+
+    >>> step_of("800"), step_of("runs/800")
+    (800, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +298,17 @@ class SampleConfig(Section):
         None, "LOW,HIGH: guide at these logsnr only; at all if unset"
     )
     guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
+    guidance_rule: str = option(
+        "plain", "how a prediction is led away from another", table=GUIDANCE_RULES
+    )
+    guidance_options: dict[str, Any] = option({}, "parameters of the guidance rule")
+    zero_init: int = option(0, "first steps in which nothing moves, as of CFG-Zero*", 0, 10**6)
+    guide_with: str | None = option(
+        None,
+        "weaker network to be led away from, too: a run, a file, or the number of a kept step of "
+        "the run itself",
+    )
+    guide_weight: float = option(1.0, "w of guide_with; 0 leaves it out", 0)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
@@ -287,6 +321,11 @@ class SampleConfig(Section):
         """Whether a step takes a variance from the network."""
         return self.sampler == "ancestral" and self.var_type == "learned"
 
+    @property
+    def guide_step(self) -> int | None:
+        """The step of the run itself that guides; None where something else does, or nothing."""
+        return step_of(self.guide_with) if self.guide_with and self.guide_weight else None
+
     def conflicts(self) -> list[str]:
         """An interval not of two ends in order, a missing share, settings of another solver."""
         faults, interval = [], self.guidance_interval
@@ -297,6 +336,16 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
+        if self.zero_init >= self.sample_timesteps:
+            faults.append(
+                f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
+                f"{self.zero_init}"
+            )
+        if self.guide_with == "":
+            faults.append("expected guide_with to be a run, a file or a step, got an empty text")
+        if self.guide_with is None and self.guide_weight != 1:
+            faults.append(f"expected guide_with beside guide_weight {self.guide_weight:g}")
+        faults += _option_faults(self.guidance_rule, GUIDANCE_RULES, self.guidance_options)
         taken = SOLVERS.find(self.sampler).options
         for name in ("eta", "churn"):  # the others wait for the solver that takes them
             if getattr(self, name) and name not in taken:
@@ -321,6 +370,14 @@ class DistillConfig(Section):
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0
+    )
+    teacher_guide_with: str | None = option(
+        None,
+        "weaker network that the teacher is led away from: a run, a file or a step of its run; "
+        "the teacher's own if unset",
+    )
+    teacher_guide_weight: float | None = option(
+        None, "w of that; the teacher's own if unset, 0 for none", 0
     )
     first_steps: int | None = option(
         None,
@@ -358,7 +415,11 @@ class Config(Section):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def conflicts(self) -> list[str]:
-        """A range of guidance beside a single w, or without a distillation."""
+        """A step that guides and is not kept; guidance that is one w and many, or not learned."""
+        step, kept = self.sample.guide_step, self.train.keep_at or ()
+        if step is not None and step not in kept:
+            steps = few(map(str, kept)) or "none"
+            return [f"expected step {step} of guide_with among those of keep_at, got {steps}"]
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
@@ -392,6 +453,7 @@ OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
+    "guidance_rule": ("guidance_options",),
 }
 
 
@@ -423,17 +485,41 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     for section, cls in SECTIONS.items():
         old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-        for word, options in OPTIONS.items():
-            if mine.get(word, getattr(old, word, None)) != getattr(old, word, None):
-                old = dataclasses.replace(old, **_defaults(cls, options))
-        mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
-            changed[section] = dataclasses.replace(old, **mine)
+            changed[section] = changed_section(old, mine)
         except ValueError as error:
             faults.append(str(error))
     if faults:
         raise ValueError("; ".join(faults))
     return Config(**changed)
+
+
+def changed_section(section: S, values: Mapping[str, Any]) -> S:
+    """A section with some fields replaced, as `override` does it for all of them.
+
+    Args:
+        section: it is not changed.
+        values: new values by the names of its fields.
+
+    Returns:
+        a section of the same kind.
+
+    Raises:
+        ValueError: for wrong values, all of them at once.
+
+    >>> apg = SampleConfig(guidance_rule="apg", guidance_options={"norm": 2.0})
+    >>> changed_section(apg, {"guidance_options": {"momentum": -0.5}}).guidance_options
+    {'norm': 2.0, 'momentum': -0.5}
+    >>> changed_section(apg, {"guidance_rule": "plain"}).guidance_options
+    {}
+    """
+    for word, options in OPTIONS.items():
+        if word in values and values[word] != getattr(section, word):
+            section = dataclasses.replace(section, **_defaults(type(section), options))
+    merged = {
+        k: {**getattr(section, k), **v} if isinstance(v, dict) else v for k, v in values.items()
+    }
+    return dataclasses.replace(section, **merged)
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:

@@ -162,6 +162,7 @@ def preview_figures(
     seed: int = 0,
     world: World = ALONE,
     watch: Watch | None = None,
+    weak: Trained | None = None,
 ) -> list[Figure]:
     """What a training evaluates on the way: Fréchet distance, precision and recall of pixels.
 
@@ -173,6 +174,7 @@ def preview_figures(
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
         watch: called as ``watch(i, z, x0)`` before each step of sampling.
+        weak: what the network is led away from, where its settings say so.
 
     Returns:
         the figures; on other processes than the first an empty list.
@@ -182,7 +184,8 @@ def preview_figures(
     if legend.tags and dataset.labels is not None:
         asked = of_each(some_of(dataset.labels, num), legend)
     with silence():
-        drawn = Draws(trained, trained.config.sample, asked, num, seed).by_all(world, watch)
+        draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
+        drawn = draws.by_all(world, watch)
     if drawn.fault:
         say(f"evaluation at step {trained.step}: {drawn.fault}")
     with silence():

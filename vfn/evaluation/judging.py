@@ -1,7 +1,7 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -209,7 +209,7 @@ def _drawing(draws: Draws, plan: Plan) -> dict[str, Any]:
         "train_seconds": origin and seconds_until(RunFiles(origin).log, trained.step),
         "ema_sha256" if trained.averaged else "sha256": trained.digest,
         "precision": trained.precision,
-        **asdict(draws.settings),
+        **draws.told(),
     }
 
 

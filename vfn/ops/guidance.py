@@ -309,6 +309,8 @@ def guidance_rule(name: str = "plain", **options: Any) -> GuidanceRule:
     if not callable(function):
         raise ValueError(f"expected guidance rule {name} to be a function, got {function!r}")
     values = entry.filled(f"guidance rule {name}", function, options)
+    if function is plain_rule:
+        return PLAIN
     if "memory" not in inspect.signature(function).parameters:
         return GuidanceRule(partial(_forgetting, function=partial(function, **values)))
     remembers = entry.memory is None or bool(values[entry.memory])

@@ -65,6 +65,8 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a run's checkpoint; delete all but ``keep`` up to it, and what kills left.
 
+    Those of steps in ``keep_at``, the checkpoint's or their own, stay and are not counted.
+
     Args:
         run: its directory is made if missing.
         checkpoint: what to save.
@@ -79,10 +81,26 @@ def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
     path = run.checkpoint(checkpoint.step)
     write_checkpoint(path, checkpoint)
     # Files of later steps are damaged ones that the run began before: they count for nothing.
-    until_now = [file for file in run.checkpoint_files() if file <= path]
-    for old in (*until_now[keep:], *run.checkpoints.glob(".*.safetensors.*.tmp")):
+    kept = checkpoint.config.train.keep_at or ()
+    until_now = [
+        file
+        for step, file in run.checkpoint_steps().items()
+        if step <= checkpoint.step and step not in kept
+    ]
+    outdated = [file for file in until_now[keep:] if not _is_kept(file)]
+    for old in (*outdated, *run.checkpoints.glob(".*.safetensors.*.tmp")):
         old.unlink(missing_ok=True)
     return path
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a checkpoint was to be kept when it was written; a damaged one was not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return int(metadata["step"]) in (loads(metadata["config"]).train.keep_at or ())
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -34,6 +34,8 @@ from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
 PARTS = ".parts"
+# What may be spelt in other ways and be the same: a digest beside it tells.
+_TOLD_BY_DIGEST = ("guide_with",)
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
 _OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
 
@@ -311,7 +313,7 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
     advice = "use another --out, or --fresh to draw them anew"
-    for name in sorted(record.keys() | found.keys()):
+    for name in sorted((record.keys() | found.keys()) - {*_TOLD_BY_DIGEST}):
         if found.get(name) != record.get(name):
             raise ValueError(
                 f"{folder} holds pictures of other settings: {name} {_short(found.get(name))}, "

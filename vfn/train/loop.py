@@ -184,7 +184,7 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
             audience.logged(state.step, window.close())
             _check_finite(run, audience)
         signum = stop.agreed()
-        if state.step % settings.checkpoint_every == 0 or finished or signum:
+        if state.step % settings.checkpoint_every == 0 or finished or signum or _is_kept(run):
             _save(run, audience)
         if not signum:
             signum = _show(run, audience, stop, window)
@@ -198,6 +198,11 @@ def _save(run: Run, audience: Observer) -> None:
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
         run.files.begun.unlink(missing_ok=True)
         audience.saved(run.state.step, path)
+
+
+def _is_kept(run: Run) -> bool:
+    """Whether the checkpoint of the step that the run has come to stays for ever."""
+    return run.state.step in (run.config.train.keep_at or ())
 
 
 def _due(run: Run) -> tuple[bool, bool]:

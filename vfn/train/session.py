@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from vfn.configs import Config, ModelConfig, dumps
+from vfn.configs import Config, ModelConfig, SampleConfig, dumps
 from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
 from vfn.distributed import World, largest, together, total
 from vfn.files import printable, write_atomic
@@ -19,6 +19,7 @@ from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
 from vfn.sampling import Trained
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.state import TrainState, init_state, restore, start_from
 from vfn.train.trackers import find_trackers
@@ -123,6 +124,7 @@ def open_run(
     shape = shape_of(dataset)
     # Now, not at the first sample grid.
     check_sampling(config.sample, config, shape, config.model.guidance_range)
+    _check_guide(config, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
     torch.manual_seed(config.train.seed)
@@ -137,6 +139,7 @@ def open_run(
         data = _mark_of(dataset, world)
         if found is not None:
             _check_resumed(found, config, shape, data, files)
+            _check_kept(config.sample, found.step, files)
     if found is not None:
         restore(state, found, config)
     elif init_from is not None:
@@ -209,6 +212,20 @@ def _check_resumed(
             f"{'; '.join(faults)}; bring back the data set, or choose another --out (with "
             "--init-from to start from these parameters)"
         )
+
+
+def _check_guide(config: Config, shape: DataShape) -> None:
+    """Refuse a weaker network for the sample grids that cannot guide; steps of the run come yet."""
+    given = config.sample.guide_with
+    if given is not None and config.sample.guide_weight and config.sample.guide_step is None:
+        path, weak = find_weaker(given, None)
+        check_weaker(weak.shape, weak.config, shape, config, path)
+
+
+def _check_kept(sample: SampleConfig, step: int, files: RunFiles) -> None:
+    """Refuse a step to guide with that the run has passed without its checkpoint."""
+    if sample.guide_step is not None and sample.guide_step <= step:
+        find_weaker(sample.guide_step, files.path)
 
 
 def _short(value: object) -> str:
