@@ -440,6 +440,58 @@ def export_command(run: Path, out: Path) -> None:
     say(f"{out}: EMA parameters of step {checkpoint.step}")
 
 
+@app.command("ema")
+@click.argument("run", type=PATH)
+@click.option("--sigma-rel", type=Listed(float), required=True,
+              help="lengths of the average, shares of the training: 0.03,0.07")  # fmt: skip
+@click.option("--out", type=PATH, help="directory  [RUN/posthoc]")
+@click.option("--step", type=click.IntRange(1), help="of the training  [the last snapshot's]")
+@click.option("--metrics", "--metric", type=Listed(Word(METRICS)),
+              help="judge each by these, with a table and a plot  [none]")  # fmt: skip
+@click.option("--real", help="real pictures to judge against  [those of the training]")
+@features_option
+@weights_option
+@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of each  [1000]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@device_option
+@data_dir_option
+@settings("sample", names=SAMPLE_NAMES)
+@click.pass_context
+def ema_command(
+    context: click.Context,
+    run: Path,
+    sigma_rel: tuple[float, ...],
+    out: Path | None,
+    step: int | None,
+    metrics: tuple[str, ...] | None,
+    features: str,
+    weights: Path | None,
+    device: str,
+    data_dir: str | None,
+    **options: Any,
+) -> None:
+    """Write networks whose average has other lengths, of the snapshots of a RUN.
+
+    RUN was trained with --ema-profiles 0.05,0.10. The files are exported models, for vfn sample and
+    eval. With --metrics each is judged, and the figures over sigma_rel come as a table and a plot.
+    """
+    if metrics is None:
+        why = "goes with --metrics; leave it out"
+        refuse_given(context, ("features", "weights", "data_dir", *options), why)
+    from vfn.train import posthoc_ema
+
+    extractor: Any = features
+    if metrics is not None:
+        from vfn.evaluation import open_extractor
+
+        extractor = open_extractor(features, weights, device, data_dir)
+    made = posthoc_ema(
+        run, sigma_rel, out, metrics or (), step=step, features=extractor, device=device,
+        data_dir=data_dir, **given(options),
+    )  # fmt: skip
+    _show(made.table())
+
+
 @app.group("data")
 def data_group() -> None:
     """Prepare data sets, and look at them."""

@@ -27,6 +27,7 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 # Far beyond what is of use, and below what nobody could wait for, hold or count.
 SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
+SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
 LEVELS = 12  # of the UNet: 2^11 pixels become one
 
 
@@ -251,6 +252,16 @@ class TrainConfig(Section):
     weight_decay: float = option(0.0, "AdamW weight decay", 0)
     grad_norm: float = option(1.0, "clip gradients to this global norm", 0)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
+    ema_profiles: tuple[float, ...] | None = option(
+        None,
+        "sigma_rel of averages that are kept along the run, such as 0.05,0.10, of which vfn ema "
+        "makes others",
+        0.005,
+        0.28,
+    )
+    ema_snapshot_every: int | None = option(
+        None, "steps between snapshots of those; a 16th of the run if unset", 1, COUNT
+    )
     seed: int = option(0, "seed of everything random", 0)
     log_every: int = option(50, "steps between log lines", 1, COUNT)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
@@ -267,6 +278,27 @@ class TrainConfig(Section):
         10, "stop after so many steps in a row that are not finite", 1, COUNT
     )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
+
+    @property
+    def snapshot_every(self) -> int | None:
+        """Steps between snapshots of the averages of ema_profiles; None without any."""
+        if self.ema_profiles is None:
+            return None
+        return self.ema_snapshot_every or -(-self.steps // SNAPSHOTS)
+
+    def conflicts(self) -> list[str]:
+        """The same profile twice, or snapshots of none."""
+        profiles = self.ema_profiles
+        if profiles is None:
+            every = self.ema_snapshot_every
+            return (
+                []
+                if every is None
+                else [f"expected ema_profiles beside ema_snapshot_every {every}"]
+            )
+        if len(set(profiles)) < len(profiles):
+            return [f"expected ema_profiles that differ, got {few(map(str, profiles))}"]
+        return []
 
 
 def step_of(text: str) -> int | None:

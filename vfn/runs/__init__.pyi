@@ -15,23 +15,35 @@ from .log import log_lines as log_lines
 from .log import read_log as read_log
 from .log import read_stages as read_stages
 from .log import seconds_until as seconds_until
+from .snapshots import Snapshot as Snapshot
+from .snapshots import StoredAverages as StoredAverages
+from .snapshots import load_snapshot as load_snapshot
+from .snapshots import reconstruct as reconstruct
+from .snapshots import save_snapshot as save_snapshot
+from .snapshots import stored_averages as stored_averages
 
 __all__ = [
     "Checkpoint",
     "DataMark",
     "RunFiles",
+    "Snapshot",
+    "StoredAverages",
     "check_fits",
     "check_usable",
     "digest",
     "export_model",
     "find_checkpoint",
     "load_checkpoint",
+    "load_snapshot",
     "locked",
     "log_lines",
     "newest_checkpoint",
     "read_log",
     "read_stages",
+    "reconstruct",
     "save_checkpoint",
+    "save_snapshot",
     "seconds_until",
+    "stored_averages",
     "write_checkpoint",
 ]

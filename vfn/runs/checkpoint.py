@@ -6,9 +6,10 @@ configuration, the data's shape and a SHA-256 of everything. Nothing in it can r
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,7 @@ from vfn.runs.directory import RunFiles
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+T = TypeVar("T")
 
 
 class DataMark(NamedTuple):
@@ -38,7 +40,8 @@ class Checkpoint(NamedTuple):
     """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
 
     Of an exported model ``params`` are its averaged parameters, and ``moments`` empty. ``data`` is
-    None in files of versions that did not note it.
+    None in files of versions that did not note it. ``profiles`` are power-function averages by
+    their ``sigma_rel``.
     """
 
     step: int
@@ -49,6 +52,7 @@ class Checkpoint(NamedTuple):
     moments: dict[str, dict[str, Tensor]]
     counters: dict[str, Tensor]
     data: DataMark | None = None
+    profiles: Mapping[float, dict[str, Tensor]] = MappingProxyType({})
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -118,17 +122,37 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "ema": checkpoint.ema,
         "counters": checkpoint.counters,
         **checkpoint.moments,
+        **profile_groups(checkpoint.profiles),
     }
     tensors = {
         f"{group}.{name}": value
         for group, values in groups.items()
         for name, value in values.items()
     }
-    write_atomic(path, _with_metadata(FORMAT, tensors, checkpoint))
+    write_atomic(path, packed(FORMAT, tensors, checkpoint))
 
 
-def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> bytes:
+def profile_groups(
+    profiles: Mapping[float, dict[str, Tensor]],
+) -> dict[str, dict[str, Tensor]]:
+    """Averages by the groups that they are in a file: their order, of which the metadata tells."""
+    return {f"profile{i}": average for i, average in enumerate(profiles.values())}
+
+
+def packed(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str) -> bytes:
+    """A file of tensors with all that is told of them, and the checksum.
+
+    Args:
+        kind: of the file.
+        tensors: by their names in it.
+        checkpoint: its step, configuration, shape, data and the lengths of its averages are told.
+        more: further texts.
+
+    Returns:
+        its bytes.
+    """
     channels, height, width, legend = checkpoint.shape
+    profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
         "channels": channels,
@@ -145,17 +169,20 @@ def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint
         "config": dumps(checkpoint.config),
         "shape": json.dumps(shape),
         **data,
+        **profiles,
+        **more,
     }
     return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
-def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
+def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
     """Write the averaged parameters alone, with the configuration in the file's metadata.
 
     Args:
         checkpoint: whose averaged parameters and configuration are written.
         path: a safetensors file: one tensor for each parameter, under its name in the `UNet`;
             `vfn sample` and ``--init-from`` take it like a checkpoint.
+        more: further texts for the metadata, such as what the average was made of.
 
     Raises:
         ValueError: if a checkpoint that a run goes on from is in its place.
@@ -167,7 +194,8 @@ def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
             f"{path} is a checkpoint that a run goes on from, and an exported model has less in "
             "it; choose another --out"
         )
-    write_atomic(path, _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+    alone = checkpoint._replace(profiles={})
+    write_atomic(path, packed(MODEL_FORMAT, checkpoint.ema, alone, **more))
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -193,35 +221,58 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
     """
+    return read_whole(path, (FORMAT, MODEL_FORMAT), _parse)
+
+
+def read_whole(
+    path: str | Path,
+    formats: Sequence[str],
+    parse: Callable[[dict[str, Tensor], dict[str, str]], T],
+    what: str = "checkpoint",
+) -> T:
+    """What a file of tensors holds, verified.
+
+    Args:
+        path: the file.
+        formats: what it may be.
+        parse: makes something of its tensors and its metadata, and raises what it likes.
+        what: it is called in messages.
+
+    Returns:
+        what ``parse`` gives.
+
+    Raises:
+        ValueError: if the file is missing, truncated, altered, of another format, or not what it
+            should be.
+    """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist; expected a run directory or a file")
+        raise ValueError(f"{what} {path} does not exist; expected a run directory or a file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
+            f"{what} {path} is damaged or not a {what} ({printable(str(error))}); "
             "use another one of the same run"
         ) from None
-    if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
+    if metadata.get("format") not in formats:
         raise ValueError(
-            f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
+            f"{path} is not a {what} of this library: expected format {formats[0]}, "
             f"got {metadata.get('format')!r}"
         )
     if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(
-            f"checkpoint {path} is damaged: its checksum does not match; "
+            f"{what} {path} is damaged: its checksum does not match; "
             "use another one of the same run"
         )
     try:
-        return _parse(tensors, metadata)
+        return parse(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         fault = f"{type(error).__name__}: {printable(str(error))}"
         raise ValueError(
-            f"checkpoint {path} does not hold what it should ({fault}); "
-            "use another one of the same run"
+            f"{what} {path} does not hold what it should ({fault}); use another one of the same run"
         ) from None
 
 
@@ -238,14 +289,16 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     checkpoint = Checkpoint(
         step,
         loads(metadata["config"]),
-        _parse_shape(metadata["shape"]),
+        parse_shape(metadata["shape"]),
         groups["params"],
         groups["ema"],
         {kind: {} if exported else groups[kind] for kind in MOMENTS},
         {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
         _parse_data(metadata.get("data")),
+        {} if exported else parse_profiles(metadata.get("profiles"), groups),
     )
-    for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
+    parts = [] if exported else [*checkpoint.moments.values(), *checkpoint.profiles.values()]
+    for part in (checkpoint.ema, *parts):
         check_fits(part, checkpoint.params, "one part", "another")
     if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
         raise ValueError("expected a step of at least 0 and counters that are single numbers")
@@ -254,7 +307,15 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     return checkpoint
 
 
-def _parse_shape(text: str) -> DataShape:
+def parse_shape(text: str) -> DataShape:
+    """The shape of the data, of a text of the metadata.
+
+    Returns:
+        DataShape.
+
+    Raises:
+        ValueError: if it says something else.
+    """
     values = json.loads(text)
     sizes = (values["channels"], values["height"], values["width"])
     names, tags = tuple(values["class_names"]), values.get("multitags", False)
@@ -265,6 +326,25 @@ def _parse_shape(text: str) -> DataShape:
     ):
         raise ValueError(f"expected the shape of pictures with class names, got {text}")
     return DataShape(*sizes, Labels(names, tags))
+
+
+def parse_profiles(
+    text: str | None, groups: Mapping[str, dict[str, Tensor]]
+) -> dict[float, dict[str, Tensor]]:
+    """Averages by their ``sigma_rel``, of a text of the metadata and the groups of a file.
+
+    Returns:
+        averages; none without a text.
+
+    Raises:
+        ValueError: if the text is no list of numbers that differ.
+        KeyError: if a group is missing.
+    """
+    lengths = [] if text is None else json.loads(text)
+    numbers = isinstance(lengths, list) and all(type(value) is float for value in lengths)
+    if not numbers or len(set(lengths)) < len(lengths):
+        raise ValueError(f"expected a list of numbers that differ as profiles, got {text}")
+    return {length: groups[f"profile{i}"] for i, length in enumerate(lengths)}
 
 
 def _parse_data(text: str | None) -> DataMark | None:

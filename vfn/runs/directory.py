@@ -54,6 +54,24 @@ class RunFiles:
         return list(self.checkpoint_steps().values())
 
     @property
+    def snapshots(self) -> Path:
+        """The folder of snapshots of power-function averages."""
+        return self.path / "ema"
+
+    def snapshot(self, step: int) -> Path:
+        """The snapshot of the averages after a step."""
+        return self.snapshots / f"step-{step:08d}.safetensors"
+
+    def snapshot_steps(self) -> dict[int, Path]:
+        """Snapshots by their steps, newest first."""
+        return _by_step(self.snapshots)
+
+    @property
+    def posthoc(self) -> Path:
+        """Where networks of averages that are made of the snapshots go."""
+        return self.path / "posthoc"
+
+    @property
     def best(self) -> Path:
         """The checkpoint with the best evaluation on the way."""
         return self.checkpoints / "best.safetensors"

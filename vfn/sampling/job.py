@@ -336,8 +336,9 @@ def _strengths(draws: Draws) -> str:
     settings, weak = draws.settings, draws.weak
     if weak is None:
         return f"{settings.guidance:.7g}"
-    step = f"{shortened(str(settings.guide_with))}, step {weak.step:,}"
-    return f"{settings.guidance:.7g}, away from {step}, at {settings.guide_weight:.7g}"
+    where = "" if settings.guide_step is not None else f" of {shortened(str(settings.guide_with))}"
+    by = f"away from step {weak.step:,}{where} at {settings.guide_weight:.7g}"
+    return f"{settings.guidance:.7g} and {by}"
 
 
 def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:

@@ -51,11 +51,19 @@ def find_weaker(guide_with: str | int | Path, origin: Path | None) -> tuple[Path
 
 
 def run_holding(path: Path) -> RunFiles | None:
-    """The run that a path is, or that the checkpoint at a path belongs to; None for other files."""
+    """The run that a path is, or whose folder a file of parameters is in; None for other files.
+
+    Args:
+        path: a run directory, one of its checkpoints or networks made of its snapshots, or a file.
+
+    Returns:
+        files of the run, or None.
+    """
     if path.is_dir():
         return RunFiles(path)
-    run = RunFiles(path.absolute().parent.parent)
-    return run if run.checkpoints == path.absolute().parent else None
+    folder = path.absolute().parent
+    run = RunFiles(folder.parent)
+    return run if folder in (run.checkpoints, run.posthoc) else None
 
 
 def check_weaker(

@@ -25,6 +25,7 @@ from vfn.runs import (
     locked,
     read_log,
     save_checkpoint,
+    save_snapshot,
     seconds_until,
     write_checkpoint,
 )
@@ -184,6 +185,8 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
             audience.logged(state.step, window.close())
             _check_finite(run, audience)
         signum = stop.agreed()
+        if settings.snapshot_every and (state.step % settings.snapshot_every == 0 or finished):
+            _snapshot(run)  # ahead of the checkpoint: whoever goes on from that has it
         if state.step % settings.checkpoint_every == 0 or finished or signum or _is_kept(run):
             _save(run, audience)
         if not signum:
@@ -198,6 +201,12 @@ def _save(run: Run, audience: Observer) -> None:
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
         run.files.begun.unlink(missing_ok=True)
         audience.saved(run.state.step, path)
+
+
+def _snapshot(run: Run) -> None:
+    """Keep the power-function averages of the step; the first process does."""
+    if run.world.rank == 0:
+        save_snapshot(run.files, checkpoint_of(run.state, run.config, run.shape))
 
 
 def _is_kept(run: Run) -> bool:

@@ -18,6 +18,7 @@ from vfn.model import DataShape, build_model, check_sampling, output_channels, s
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss
 from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
+from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
@@ -153,6 +154,7 @@ def open_run(
         if found is None:
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
+        drop_snapshots_after(files, state.step)
     objective = given.objective or batch_loss
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
+from vfn.files import few
 from vfn.model import DataShape, autocast
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
-from vfn.ops import ema_decay, ema_update_
+from vfn.ops import ema_decay, ema_update_, power_ema_decay, sigma_rel_to_gamma
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
 
@@ -39,7 +40,7 @@ class TrainState:
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
-    `count_step`.
+    `count_step`. ``profiles`` are power-function averages by their ``sigma_rel``.
     """
 
     params: dict[str, Tensor]
@@ -47,6 +48,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     counters: dict[str, Tensor]
     step: int = 0
+    profiles: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -68,6 +70,10 @@ def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
         {k: v.detach().clone() for k, v in params.items()},
         optimizer,
         {name: torch.tensor(value, device=device) for name, value in start.items()},
+        profiles={
+            length: {k: v.detach().clone() for k, v in params.items()}
+            for length in train.ema_profiles or ()
+        },
     )
 
 
@@ -209,6 +215,9 @@ def train_step(
     state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
+    for length, average in state.profiles.items():
+        decay = power_ema_decay(state.step, sigma_rel_to_gamma(length))
+        ema_update_(average, state.params, decay)
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
 
 
@@ -237,8 +246,9 @@ def checkpoint_of(
         for kind in MOMENTS
     }
     return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters, data
-    )
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data,
+        state.profiles,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -251,7 +261,8 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
         config: of the run that goes on.
 
     Raises:
-        ValueError: if the checkpoint is one of another network.
+        ValueError: if the checkpoint is one of another network, or lacks a profile: it averages
+            from the first step on.
     """
     trained, asked = checkpoint.config.model.network, config.model.network
     if trained != asked:
@@ -259,6 +270,15 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             f"the run that goes on is one of network {trained}, got {asked}; "
             "give the same, or choose another --out"
         )
+    if missing := [length for length in state.profiles if length not in checkpoint.profiles]:
+        known = few(map(str, checkpoint.profiles)) or "none"
+        raise ValueError(
+            f"the run that goes on has ema_profiles {known}, got {few(map(str, missing))} as well, "
+            "which average from the first step on; leave those out, or choose another --out"
+        )
+    for length, average in state.profiles.items():
+        for name, value in average.items():
+            value.copy_(checkpoint.profiles[length][name])
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
