@@ -218,7 +218,7 @@ class Draws:
         unused = [
             *(("guide_with", "guide_weight") if weak is None else ()),
             *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
-            *(() if values["zero_init"] else ("zero_init",)),
+            *(name for name in ("guidance_options", "zero_init") if not values[name]),
         ]
         told = {name: value for name, value in values.items() if name not in unused}
         if weak is not None:
