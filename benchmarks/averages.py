@@ -90,6 +90,7 @@ def main() -> None:
         "relative to the norm of the true average, and of its difference from the last step's "
         "parameters.\n\n"
         f"## Digits by length, {NUM} pictures, {len(SEEDS)} seeds, abm2 in 16 steps\n\n"
+        "Made of all snapshots and all averages that were tracked.\n\n"
         f"{markdown(head, sweep)}",
     )
 

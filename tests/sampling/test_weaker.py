@@ -346,11 +346,12 @@ def test_commands_guide(kept, strong, tmp_path):
     write_samples(strong.draws(10, guide_with=20, guide_weight=0.5), tmp_path / "b", animate=False)
     ours = {p.name: p.read_bytes() for p in (tmp_path / "a" / "guide20" / "images").iterdir()}
     assert ours == {p.name: p.read_bytes() for p in (tmp_path / "b" / "images").iterdir()}
-    done = run_command("eval", "--real", "dataset:digits", "--fake", f"run:{kept}", *options,
-                       "--metrics", "fd", "--guide-with", 10, "--guidance-rule", "apg", "--guidance-option",
-                       "norm=2", "--json", tmp_path / "found.json")  # fmt: skip
+    judged = ["--real", "dataset:digits", "--fake", f"run:{kept}", "--metrics", "fd"]
+    guided = ["--guide-with", 10, "--guidance-rule", "apg", "--guidance-option", "norm=2"]
+    path = tmp_path / "found.json"
+    done = run_command("eval", *judged, *guided, *options, "--json", path)
     assert done.exit_code == 0, done.output
-    settings = json.loads((tmp_path / "found.json").read_text())["settings"]
+    settings = json.loads(path.read_text())["settings"]
     assert (settings["guide_step"], settings["guidance_options"]) == (10, {"norm": 2})
 
 
