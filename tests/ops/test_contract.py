@@ -251,6 +251,7 @@ ELSEWHERE = {
     "guidance_rule": "makes a rule, which is in the suite as guided",
     "mean_and_error": "is a statistic over samples",
     "merge_moments": "takes moments of features",
+    "posthoc_ema_fit": "from Python numbers to one",
     "posthoc_ema_weights": "solves for the weights of Python numbers",
 }
 # What an op in the suite need not keep: property -> name -> reason.
