@@ -10,6 +10,7 @@ from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.ops import power_ema_decay, sigma_rel_to_gamma
 from vfn.runs import (
     RunFiles,
+    Snapshot,
     find_checkpoint,
     load_checkpoint,
     load_snapshot,
@@ -48,8 +49,7 @@ def averaged(tmp_path_factory):
                 length: {name: value.float() for name, value in state[length].items()}
                 for length in PAIR
             }
-            checkpoint = small_checkpoint(step=1)._replace(step=step, profiles=profiles)
-            save_snapshot(run, checkpoint)
+            save_snapshot(run, Snapshot(step, small_config(), SHAPE, profiles))
     return run, true
 
 
@@ -181,7 +181,8 @@ def test_snapshots_of_another_network_do_not_mix(averaged, tmp_path):
     for step, path in run.snapshot_steps().items():
         copy.snapshot(step).write_bytes(path.read_bytes())
     other = small_checkpoint(step=100)
-    save_snapshot(copy, other._replace(profiles={0.05: other.ema, 0.1: other.params}))
+    profiles = {0.05: other.ema, 0.1: other.params}
+    save_snapshot(copy, Snapshot(100, other.config, SHAPE, profiles))
     with pytest.raises(
         ValueError, match="snapshot .*100.safetensors and the last one differ: .*mor"
     ):

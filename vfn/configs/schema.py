@@ -267,7 +267,7 @@ class TrainConfig(Section):
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
     keep_at: tuple[int, ...] | None = option(
-        None, "steps whose checkpoints are kept for ever, beside those", 1, COUNT
+        None, "steps whose checkpoints are kept for ever, beside the newest", 1, COUNT
     )
     preview_every: int = option(
         1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT

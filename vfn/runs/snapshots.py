@@ -46,12 +46,12 @@ class Snapshot(NamedTuple):
     profiles: Mapping[float, dict[str, Tensor]]
 
 
-def save_snapshot(run: RunFiles, checkpoint: Checkpoint) -> Path:
-    """Write the averages of a checkpoint as the snapshot of its step.
+def save_snapshot(run: RunFiles, snapshot: Snapshot) -> Path:
+    """Write a snapshot of a run.
 
     Args:
         run: its directory.
-        checkpoint: of the run.
+        snapshot: averages after a step.
 
     Returns:
         the file's path.
@@ -59,13 +59,15 @@ def save_snapshot(run: RunFiles, checkpoint: Checkpoint) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    path = run.snapshot(checkpoint.step)
+    path = run.snapshot(snapshot.step)
+    step, config, shape, profiles = snapshot
     tensors = {
         f"{group}.{name}": value
-        for group, values in profile_groups(checkpoint.profiles).items()
+        for group, values in profile_groups(profiles).items()
         for name, value in values.items()
     }
-    write_atomic(path, packed(FORMAT, tensors, checkpoint))
+    told = Checkpoint(step, config, shape, {}, {}, {}, {}, None, profiles)
+    write_atomic(path, packed(FORMAT, tensors, told))
     return path
 
 

@@ -22,6 +22,7 @@ from vfn.objective import Batch, Objective
 from vfn.runs import (
     Checkpoint,
     RunFiles,
+    Snapshot,
     locked,
     read_log,
     save_checkpoint,
@@ -206,7 +207,8 @@ def _save(run: Run, audience: Observer) -> None:
 def _snapshot(run: Run) -> None:
     """Keep the power-function averages of the step; the first process does."""
     if run.world.rank == 0:
-        save_snapshot(run.files, checkpoint_of(run.state, run.config, run.shape))
+        step, profiles = run.state.step, run.state.profiles
+        save_snapshot(run.files, Snapshot(step, run.config, run.shape, profiles))
 
 
 def _is_kept(run: Run) -> bool:
