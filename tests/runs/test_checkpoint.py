@@ -237,6 +237,7 @@ def test_a_step_stays_where_the_run_goes_on_with_others_to_keep(run):
     save_checkpoint(run, kept_at(2, 2), keep=1)
     save_checkpoint(run, small_checkpoint(step=3), keep=1)
     save_checkpoint(run, kept_at(4, 3), keep=1)
+    assert list(run.checkpoint_steps()) == [4, 3, 2]
     save_checkpoint(run, kept_at(5, 9), keep=1)
     assert list(run.checkpoint_steps()) == [5, 2]
     run.checkpoint(2).write_bytes(b"damaged")

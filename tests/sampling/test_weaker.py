@@ -276,6 +276,19 @@ def test_momentum_and_standing_still_reach_the_solver(strong):
             assert not torch.equal(strong.sample(2, **asked, **fewer).images, expected)
 
 
+def test_an_interval_is_one_of_both_guidances(strong):
+    """Where no level of the grid lies in it, nothing guides."""
+    within = {"guidance_interval": (-30.0, -3.0), "steps": 4}
+    guided = {"guide_with": 10, "guide_weight": 3.0, "guidance": 2.0}
+    nowhere = strong.sample(3, guidance=0, steps=4).images
+    outside = {"guidance_interval": (30.0, 40.0), "steps": 4}
+    assert torch.equal(strong.sample(3, **guided, **outside).images, nowhere)
+    assert not torch.equal(strong.sample(3, **guided, **within).images, nowhere)
+    alone = {**guided, "guidance": 0.0}
+    assert torch.equal(strong.sample(3, **alone, **outside).images, nowhere)
+    assert not torch.equal(strong.sample(3, **alone, **within).images, nowhere)
+
+
 # What is told of it.
 
 

@@ -53,9 +53,10 @@ def differs(a, b, step):
         return ImageChops.difference(one, two).getbbox() is not None
 
 
-def test_pictures_are_led_away_from_a_step_once_it_is_passed(config, plain, tmp_path):
+def test_pictures_are_led_away_from_a_step_once_it_is_passed(config, plain, tmp_path, capsys):
     """The training itself stays as it is."""
     train(override(config, {**SHOWN, **GUIDED}), tmp_path, device="cpu")
+    assert "shown without" not in capsys.readouterr().err
     assert [differs(tmp_path, plain, step) for step in (1, 2, 3, 4)] == [False, False, True, True]
     assert losses(tmp_path) == losses(plain)
     first, second = zip(evaluations(tmp_path), evaluations(plain), strict=True)
