@@ -186,6 +186,15 @@ def test_a_distilled_network_is_not_guided(tmp_path):
         student.weaker(untrained(small_config(), SHAPE))
 
 
+def test_a_network_elsewhere_does_not_guide(strong):
+    weak = untrained(small_config(), SHAPE)
+    away = {name: value.to("meta") for name, value in weak.params.items()}
+    with pytest.raises(
+        ValueError, match="the network to guide with on cpu, .* got meta; load it t"
+    ):
+        strong.weaker(replace(weak, params=away, device=torch.device("meta")))
+
+
 def test_a_step_needs_a_run(kept, tmp_path):
     file = tmp_path / "model.safetensors"
     export_model(load_checkpoint(RunFiles(kept).checkpoint(30)), file)

@@ -94,14 +94,14 @@ class Trained:
         if labels is not None:
             check_labels(labels, len(legend.names), legend.tags)
             self._check_guided(labels, guidance)
-            labels = labels.to(self.device)
-        schedule = schedule_of(self.config.diffusion)
-        out_type = self.config.diffusion.model_out_type
         if guide_with is not None:
             weak = self.weaker(guide_with)
             asked = labels if weak.shape.legend.names else None
             options["weak"] = weak.denoiser(asked, clip=options.get("clip", True))
             options["weak_guidance"] = guide_weight
+        labels = None if labels is None else labels.to(self.device)
+        schedule = schedule_of(self.config.diffusion)
+        out_type = self.config.diffusion.model_out_type
         return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
 
     def weaker(self, guide_with: "str | int | Path | Trained") -> "Trained":
@@ -134,10 +134,11 @@ class Trained:
         else:
             found = self._opened_from(guide_with)
         check_weaker(found.shape, found.config, self.shape, self.config, called)
-        if found.device != self.device:
+        here, there = (_place_of(each) for each in (self, found))
+        if here != there:
             raise ValueError(
-                f"expected {called} to guide with on {self.device}, where the network it guides "
-                f"is, got {found.device}; load it there"
+                f"expected {called} to guide with on {here}, where the network that it guides is, "
+                f"got {there}; load it there"
             )
         if found.step == self.step and found.digest == self.digest:
             raise ValueError(
@@ -415,6 +416,11 @@ def _known_shape(config: Config) -> DataShape:
     return DataShape(
         known.channels, *known.size, known.legend if config.data.conditional else Labels()
     )
+
+
+def _place_of(trained: Trained) -> torch.device:
+    """Where a network is, with the number of its device."""
+    return next((value.device for value in trained.params.values()), trained.device)
 
 
 def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
