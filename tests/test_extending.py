@@ -81,9 +81,9 @@ def test_what_the_examples_leave_behind(folder):
 
 
 @pytest.mark.parametrize("table", ["network", "weighting", "schedule", "solver",
-                                   "time density", "data set",
-                                   "extractor", "metric", "tracker", "distillation method",
-                                   "foreign format"])  # fmt: skip
+                                   "guidance rule",
+                                   "time density", "data set", "extractor", "metric", "tracker",
+                                   "distillation method", "foreign format"])  # fmt: skip
 def test_every_table_has_its_example(table):
     (section,) = [text for name, text in SECTIONS.items() if name.endswith(table)]
     assert "```python" in section

@@ -47,7 +47,9 @@ PATH, RUN = click.Path(path_type=Path), RunPath()
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
-COMPARED = ("sampler", "sample_timesteps", "guidance")
+COMPARED = ("sampler", "sample_timesteps", "guidance", "guide_with", "guide_weight")
+# In `vfn distill` the weaker network is the teacher's.
+DISTILL_NAMES = {"teacher_guide_with": "guide_with", "teacher_guide_weight": "guide_weight"}
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
@@ -147,7 +149,7 @@ def train_command(
               help="begin anew where a distillation is, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
-@settings("data", "model", "diffusion", "train", "distill")
+@settings("data", "model", "diffusion", "train", "distill", names=DISTILL_NAMES)
 def distill_command(
     teacher: Path | None,
     preset: str | None,
@@ -203,6 +205,9 @@ def distill_command(
 @click.option("--guidance", type=Listed(float), help="strength w, or several to compare")
 @click.option("--sampler", type=Listed(Word(SOLVERS)), help="solver, or several to compare")
 @click.option("--steps", "sample_timesteps", type=Listed(int), help="steps, or several numbers")
+@click.option("--guide-with", multiple=True, metavar="RUN|FILE|STEP",
+              help="weaker network to be led away from, too; several times to compare")  # fmt: skip
+@click.option("--guide-weight", type=Listed(float), help="w of --guide-with, or several  [1]")
 @settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
 def sample_command(
     checkpoint: Path,
@@ -221,8 +226,8 @@ def sample_command(
 
     Writes the pictures, grid.png and denoising.webp to --out. Picture i of a seed is the same
     whatever --num, --batch and the number of processes are. The same command again goes on where
-    a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
-    sweep.png. Under torchrun each process draws its share.
+    a killed one was. Several values of --guidance, --sampler, --steps, --guide-with or
+    --guide-weight give one folder each and sweep.png. Under torchrun each process draws its share.
     """
     from vfn.sampling import as_data, ask, load, variants, write_samples
 
@@ -504,6 +509,58 @@ def export_command(run: Path, out: Path) -> None:
     checkpoint = find_checkpoint(run)
     export_model(checkpoint, out)
     say(f"{out}: EMA parameters of step {checkpoint.step}")
+
+
+@app.command("ema")
+@click.argument("run", type=PATH)
+@click.option("--sigma-rel", type=Listed(float), required=True,
+              help="lengths of the average, shares of the training: 0.03,0.07")  # fmt: skip
+@click.option("--out", type=PATH, help="directory  [RUN/posthoc]")
+@click.option("--step", type=click.IntRange(1), help="of the training  [the last snapshot's]")
+@click.option("--metrics", "--metric", type=Listed(Word(METRICS)),
+              help="judge each by these, with a table and a plot  [none]")  # fmt: skip
+@click.option("--real", help="real pictures to judge against  [those of the training]")
+@features_option
+@weights_option
+@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of each  [1000]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@device_option
+@data_dir_option
+@settings("sample", names=SAMPLE_NAMES)
+@click.pass_context
+def ema_command(
+    context: click.Context,
+    run: Path,
+    sigma_rel: tuple[float, ...],
+    out: Path | None,
+    step: int | None,
+    metrics: tuple[str, ...] | None,
+    features: str,
+    weights: Path | None,
+    device: str,
+    data_dir: str | None,
+    **options: Any,
+) -> None:
+    """Write networks whose average has other lengths, of the snapshots of a RUN.
+
+    RUN was trained with --ema-profiles 0.05,0.10. The files are exported models, for vfn sample and
+    eval. With --metrics each is judged, and the figures over sigma_rel come as a table and a plot.
+    """
+    if metrics is None:
+        why = "goes with --metrics; leave it out"
+        refuse_given(context, ("features", "weights", "data_dir", *options), why)
+    from vfn.train import posthoc_ema
+
+    extractor: Any = features
+    if metrics is not None:
+        from vfn.evaluation import open_extractor
+
+        extractor = open_extractor(features, weights, device, data_dir)
+    made = posthoc_ema(
+        run, sigma_rel, out, metrics or (), step=step, features=extractor, device=device,
+        data_dir=data_dir, **given(options),
+    )  # fmt: skip
+    _show(made.table())
 
 
 @app.group("data")

@@ -14,8 +14,10 @@ from vfn.nn import check_guidance_input
 from vfn.nn.network import NETWORKS
 from vfn.ops import (
     DrawSamples,
+    GuidanceRule,
     LogSNRSchedule,
     Strength,
+    guidance_rule,
     interpolate_schedule,
     interval_strength,
     logsnr_schedule,
@@ -121,10 +123,24 @@ def sampler_of(settings: SampleConfig) -> DrawSamples:
 
 def strength_of(settings: SampleConfig) -> Strength:
     """Guidance as the settings ask for it: a number, or a function of logsnr."""
-    if not settings.guidance or settings.guidance_interval is None:
-        return settings.guidance
+    return _in_interval(settings.guidance, settings)
+
+
+def weak_strength_of(settings: SampleConfig) -> Strength:
+    """The strength of what a weaker network says, likewise."""
+    return _in_interval(settings.guide_weight, settings)
+
+
+def _in_interval(w: float, settings: SampleConfig) -> Strength:
+    if not w or settings.guidance_interval is None:
+        return w
     low, high = settings.guidance_interval
-    return interval_strength(settings.guidance, low, high)
+    return interval_strength(w, low, high)
+
+
+def rule_of(settings: SampleConfig) -> GuidanceRule:
+    """The guidance rule that the settings name, with its parameters."""
+    return guidance_rule(settings.guidance_rule, **settings.guidance_options)
 
 
 def check_guidance(
@@ -152,7 +168,8 @@ def check_guidance(
             "unconditional; use --guidance 0"
         )
     if known is not None:
-        check_guidance_input(strength_of(settings), known, settings.guidance_rescale)
+        strength, phi = strength_of(settings), settings.guidance_rescale
+        check_guidance_input(strength, known, phi, rule_of(settings))
     elif settings.guidance:
         _check_two_branches(settings.guidance, config)
 
@@ -189,9 +206,16 @@ def check_sampling(
         known: lowest and highest w of a network that takes guidance as an input.
 
     Raises:
-        ValueError: for guidance as in `check_guidance`, a variance that was not learned, a grid
-            that the schedule has no ends for, or a solver that cannot be imported or fails.
+        ValueError: for guidance as in `check_guidance`, a rule that does not exist, takes other
+            parameters or remembers what the solver cannot tell it, a variance that was not
+            learned, a grid that the schedule has no ends for, or a solver that cannot be imported
+            or fails.
     """
+    if rule_of(settings).remembers and settings.sampler == "adaptive":
+        raise ValueError(
+            f"guidance rule {settings.guidance_rule} remembers the steps before, and the adaptive "
+            "sampler takes steps back; use another sampler, or momentum 0"
+        )
     check_guidance(settings, config, shape, known)
     sampling_grid(settings.grid, schedule_of(config.diffusion), 2)
     _try_solver(settings)

@@ -28,6 +28,7 @@ PAIRS = {
     "schedule_options": "schedule-option",
     "reweight_options": "reweight-option",
     "time_options": "time-option",
+    "guidance_options": "guidance-option",
 }
 
 

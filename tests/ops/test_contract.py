@@ -43,6 +43,9 @@ def with_fraction(z, logsnr):
     return torch.cat([denoise(z, logsnr), z.sigmoid()], 1)
 
 
+MOMENTUM = ops.guided(denoise, [flat], [0.5], ops.guidance_rule("apg", norm=1.0, momentum=-0.5))
+
+
 def batch_draws(u):
     return ops.BatchDraws(u, u.sum() / 100, torch.arange(len(u)), 8)
 
@@ -133,6 +136,9 @@ ELEMENTWISE = {
     ),
     "importance_time": lambda a: ops.importance_time(a.x.sigmoid(), torch.tensor([1.0, 3.0])).t,
     "classifier_free": lambda a: ops.classifier_free(denoise, flat, 0.5)(a.x, a.t),
+    "standing": lambda a: ops.standing(a.x, a.t),
+    "zero_init": lambda a: ops.zero_init(denoise, 0.5)(a.x, a.t),
+    "guided": lambda a: ops.guided(denoise, [flat, denoise], [0.5, 2.0])(a.x, a.t),
     "mapped": lambda a: ops.mapped(denoise, torch.sin)(a.x, a.t),
     "interval_strength": lambda a: ops.interval_strength(2.0, -1.0, 1.0)(a.x) + 0 * a.x,
     "with_known": lambda a: ops.with_known(denoise, a.y, MASK)(a.x, a.t),
@@ -142,6 +148,14 @@ ELEMENTWISE = {
 BATCHED = {
     "rescale": lambda a: ops.rescale(a.x, a.y, 0.7),
     "classifier_free rescaled": lambda a: ops.classifier_free(denoise, flat, 0.5, 0.7)(a.x, a.t),
+    "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
+    "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
+    "apg_guide memory": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, momentum=-0.5).memory,
+    "guided_x0": lambda a: ops.guided_x0(a.x, [a.y, a.n, a.x], a.t, [0.5, torch.sin], phi=0.3).x0,
+    "guided zero_star": lambda a: ops.guided(
+        denoise, [flat], [0.5], ops.guidance_rule("zero_star")
+    )(a.x, a.t),
+    "guided apg": lambda a: ops.sample(MOMENTUM, a.x, GRID).x0,
     "dynamic_threshold": lambda a: ops.dynamic_threshold(2 * a.x, 0.9),
     "slerp": lambda a: ops.slerp(a.x, a.y, 0.3),
     "slerp each": lambda a: ops.slerp(a.x, a.y, a.t.sigmoid()),
@@ -254,8 +268,10 @@ ELSEWHERE = {
     "check_zero_snr": "returns nothing",
     "frechet_distance": "returns a Python float",
     "gaussian": "takes moments of features",
+    "guidance_rule": "makes a rule, which is in the suite as guided",
     "mean_and_error": "is a statistic over samples",
     "merge_moments": "takes moments of features",
+    "posthoc_ema_fit": "from Python numbers to one",
     "posthoc_ema_weights": "solves for the weights of Python numbers",
 }
 # What an op in the suite need not keep: property -> name -> reason.
@@ -291,9 +307,17 @@ LACKS = {
             "the cosine schedule, which compiles on its own",
         ),
         **dict.fromkeys(
-            ("kl_loss", "classifier_free", "slerp each"),
+            (
+                "kl_loss",
+                "classifier_free",
+                "slerp each",
+                "guided",
+                "guided zero_star",
+                "apg_guide memory",
+            ),
             "the code of another entry, or a part of it",
         ),
+        "guided apg": "a loop of many steps, whose parts compile as apg_guide",
         "interpolate_schedule time": "forty bisections, which take seconds",
         "vlb_bpd": "a loop of many steps",
         "continuous_vlb_bpd": "a loop of many steps",

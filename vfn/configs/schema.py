@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from vfn.files import few, shortened, shown
 from vfn.nn.network import NETWORKS, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.guidance_rules import GUIDANCE_RULES
 from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
@@ -32,6 +33,7 @@ LOGSNR = 700.0  # exp() of more is no float64
 RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
 UNCLIPPED = 1e30  # a norm that no gradient has
 FAR = 100.0  # an upper end from here on is one that nobody comes to by himself
+SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
 LEVELS = 12  # of the UNet: 2^11 pixels become one
 
 
@@ -303,9 +305,22 @@ class TrainConfig(Section):
     grad_norm: float = option(1.0, "clip gradients to this global norm", 0, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
     seed: int = option(0, "seed of everything random", 0, SEED)
+    ema_profiles: tuple[float, ...] | None = option(
+        None,
+        "sigma_rel of averages that are kept along the run, such as 0.05,0.10, of which vfn ema "
+        "makes others",
+        0.005,
+        0.28,
+    )
+    ema_snapshot_every: int | None = option(
+        None, "steps between snapshots of those; a 16th of the run if unset", 1, COUNT
+    )
     log_every: int = option(50, "steps between log lines", 1, COUNT)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
+    keep_at: tuple[int, ...] | None = option(
+        None, "steps whose checkpoints are kept for ever, beside the newest", 1, COUNT
+    )
     preview_every: int = option(
         1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT
     )
@@ -320,6 +335,42 @@ class TrainConfig(Section):
     def micro_batches(self) -> int:
         """Micro-batches a step on each process; one where nobody has chosen."""
         return self.accumulate or 1
+
+    @property
+    def snapshot_every(self) -> int | None:
+        """Steps between snapshots of the averages of ema_profiles; None without any."""
+        if self.ema_profiles is None:
+            return None
+        return self.ema_snapshot_every or -(-self.steps // SNAPSHOTS)
+
+    def conflicts(self) -> list[str]:
+        """The same profile twice, or snapshots of none."""
+        profiles = self.ema_profiles
+        if profiles is None:
+            every = self.ema_snapshot_every
+            return (
+                []
+                if every is None
+                else [f"expected ema_profiles beside ema_snapshot_every {every}"]
+            )
+        if len(set(profiles)) < len(profiles):
+            return [f"expected ema_profiles that differ, got {few(map(str, profiles))}"]
+        return []
+
+
+def step_of(text: str) -> int | None:
+    """The number of a step that a text is; None if it is anything else.
+
+    Args:
+        text: as a person gives it.
+
+    Returns:
+        a number, or None.
+
+    >>> step_of("800"), step_of("runs/800")
+    (800, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +387,17 @@ class SampleConfig(Section):
         None, "LOW,HIGH: guide at these logsnr only; at all if unset", -WEIGHT, WEIGHT
     )
     guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
+    guidance_rule: str = option(
+        "plain", "how a prediction is led away from another", table=GUIDANCE_RULES
+    )
+    guidance_options: dict[str, Any] = option({}, "parameters of the guidance rule")
+    zero_init: int = option(0, "first steps in which nothing moves, as of CFG-Zero*", 0, 10**6)
+    guide_with: str | None = option(
+        None,
+        "weaker network to be led away from, too: a run, a file, or the number of a kept step of "
+        "the run itself",
+    )
+    guide_weight: float = option(1.0, "w of guide_with; 0 leaves it out", 0)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
@@ -348,6 +410,11 @@ class SampleConfig(Section):
         """Whether a step takes a variance from the network."""
         return self.sampler == "ancestral" and self.var_type == "learned"
 
+    @property
+    def guide_step(self) -> int | None:
+        """The step of the run itself that guides; None where something else does, or nothing."""
+        return step_of(self.guide_with) if self.guide_with and self.guide_weight else None
+
     def conflicts(self) -> list[str]:
         """An interval not of two ends in order, a missing share, settings of another solver."""
         faults, interval = [], self.guidance_interval
@@ -358,6 +425,16 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
+        if self.zero_init >= self.sample_timesteps:
+            faults.append(
+                f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
+                f"{self.zero_init}"
+            )
+        if self.guide_with == "":
+            faults.append("expected guide_with to be a run, a file or a step, got an empty text")
+        if self.guide_with is None and self.guide_weight != 1:
+            faults.append(f"expected guide_with beside guide_weight {self.guide_weight:g}")
+        faults += _option_faults(self.guidance_rule, GUIDANCE_RULES, self.guidance_options)
         taken = SOLVERS.find(self.sampler).options
         for name in ("eta", "churn"):  # the others wait for the solver that takes them
             if getattr(self, name) and name not in taken:
@@ -382,6 +459,14 @@ class DistillConfig(Section):
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0, WEIGHT
+    )
+    teacher_guide_with: str | None = option(
+        None,
+        "weaker network that the teacher is led away from: a run, a file or a step of its run; "
+        "the teacher's own if unset",
+    )
+    teacher_guide_weight: float | None = option(
+        None, "w of that; the teacher's own if unset, 0 for none", 0
     )
     first_steps: int | None = option(
         None,
@@ -419,7 +504,11 @@ class Config(Section):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def conflicts(self) -> list[str]:
-        """A range of guidance beside a single w, or without a distillation."""
+        """A step that guides and is not kept; guidance that is one w and many, or not learned."""
+        step, kept = self.sample.guide_step, self.train.keep_at or ()
+        if step is not None and step not in kept:
+            steps = few(map(str, kept)) or "none"
+            return [f"expected step {step} of guide_with among those of keep_at, got {steps}"]
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
@@ -454,6 +543,7 @@ OPTIONS = {
     "logsnr_schedule": ("schedule_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
+    "guidance_rule": ("guidance_options",),
 }
 
 
@@ -487,17 +577,41 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     for section, cls in SECTIONS.items():
         old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-        for word, options in OPTIONS.items():
-            if mine.get(word, getattr(old, word, None)) != getattr(old, word, None):
-                old = dataclasses.replace(old, **_defaults(cls, options))
-        mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
-            changed[section] = dataclasses.replace(old, **mine)
+            changed[section] = changed_section(old, mine)
         except ValueError as error:
             faults.append(str(error))
     if faults:
         raise ValueError(_told(faults))
     return Config(**changed)
+
+
+def changed_section(section: S, values: Mapping[str, Any]) -> S:
+    """A section with some fields replaced, as `override` does it for all of them.
+
+    Args:
+        section: it is not changed.
+        values: new values by the names of its fields.
+
+    Returns:
+        a section of the same kind.
+
+    Raises:
+        ValueError: for wrong values, all of them at once.
+
+    >>> apg = SampleConfig(guidance_rule="apg", guidance_options={"norm": 2.0})
+    >>> changed_section(apg, {"guidance_options": {"momentum": -0.5}}).guidance_options
+    {'norm': 2.0, 'momentum': -0.5}
+    >>> changed_section(apg, {"guidance_rule": "plain"}).guidance_options
+    {}
+    """
+    for word, options in OPTIONS.items():
+        if word in values and values[word] != getattr(section, word):
+            section = dataclasses.replace(section, **_defaults(type(section), options))
+    merged = {
+        k: {**getattr(section, k), **v} if isinstance(v, dict) else v for k, v in values.items()
+    }
+    return dataclasses.replace(section, **merged)
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:

@@ -165,6 +165,7 @@ def preview_figures(
     seed: int = 0,
     world: World = ALONE,
     watch: Watch | None = None,
+    weak: Trained | None = None,
 ) -> list[Figure]:
     """What a training evaluates on the way: Fréchet distance, precision and recall of pixels.
 
@@ -176,6 +177,7 @@ def preview_figures(
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
         watch: called as ``watch(i, z, x0)`` before each step of sampling.
+        weak: what the network is led away from, where its settings say so.
 
     Returns:
         the figures; on other processes than the first an empty list.
@@ -184,7 +186,7 @@ def preview_figures(
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:
         asked = of_each(some_of(dataset.labels, num), legend)
-    draws = Draws(trained, trained.config.sample, asked, num, seed)
+    draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
     drawn = draws.by_all(world, watch, f"evaluation at step {trained.step}")
     with silence():
         fake = Dataset(drawn.images, drawn.classes, legend)

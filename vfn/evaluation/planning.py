@@ -1,7 +1,7 @@
 """The plan of an evaluation: all that it does, checked whole before any of it is done."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -396,7 +396,7 @@ def _drawing(draws: Draws, seed: int, data_dir: str | None) -> dict[str, Any]:
         "train_seconds": origin and seconds_until(RunFiles(origin).log, trained.step),
         "ema_sha256" if trained.averaged else "sha256": trained.digest,
         "precision": trained.precision,
-        **asdict(draws.settings),
+        **draws.told(),
     }
 
 

@@ -15,6 +15,9 @@ AXES = {
     "sample_timesteps": "sampling steps",
     "step": "training step",
     "train_seconds": "training time / s",
+    "guide_weight": "weight of the weaker network",
+    "guide_step": "step of the weaker network",
+    "sigma_rel": "length of the average, sigma_rel",
 }
 _TRAINING = {"step", "train_seconds"}  # one goes with the other
 _COLUMNS = 4

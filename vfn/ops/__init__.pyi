@@ -26,6 +26,10 @@ from .densities import (
     TIME_DENSITIES as TIME_DENSITIES,
     TimeDensity as TimeDensity,
 )
+from .guidance_rules import (
+    GUIDANCE_RULES as GUIDANCE_RULES,
+    GuidanceRuleEntry as GuidanceRuleEntry,
+)
 from .schedules import (
     LogSNRSchedule as LogSNRSchedule,
     check_zero_snr as check_zero_snr,
@@ -134,6 +138,8 @@ from .multistep import (
 )
 from .integration import (
     Denoiser as Denoiser,
+    Remembered as Remembered,
+    Remembering as Remembering,
     Sample as Sample,
     Solver as Solver,
     Span as Span,
@@ -158,13 +164,21 @@ from .solvers import (
 )
 from .adaptive import sample_adaptive as sample_adaptive
 from .guidance import (
+    GuidanceRule as GuidanceRule,
     Strength as Strength,
+    apg_guide as apg_guide,
     classifier_free as classifier_free,
     dynamic_threshold as dynamic_threshold,
+    guidance_rule as guidance_rule,
     guide as guide,
+    guided as guided,
+    guided_x0 as guided_x0,
     interval_strength as interval_strength,
     mapped as mapped,
     rescale as rescale,
+    standing as standing,
+    zero_init as zero_init,
+    zero_star_guide as zero_star_guide,
 )
 from .editing import (
     Encoding as Encoding,
@@ -181,6 +195,7 @@ from .ema import (
     ema_decay as ema_decay,
     ema_update as ema_update,
     ema_update_ as ema_update_,
+    posthoc_ema_fit as posthoc_ema_fit,
     posthoc_ema_weights as posthoc_ema_weights,
     power_ema_decay as power_ema_decay,
     sigma_rel_to_gamma as sigma_rel_to_gamma,
@@ -227,6 +242,7 @@ from .confidence import (
 )
 
 __all__ = [
+    "GUIDANCE_RULES",
     "SCHEDULES",
     "SOLVERS",
     "TIME_DENSITIES",
@@ -245,6 +261,8 @@ __all__ = [
     "FrechetInfinity",
     "Gaussian",
     "Grid",
+    "GuidanceRule",
+    "GuidanceRuleEntry",
     "InceptionScore",
     "Integrator",
     "Interval",
@@ -260,6 +278,8 @@ __all__ = [
     "Posterior",
     "PrecisionRecall",
     "Prediction",
+    "Remembered",
+    "Remembering",
     "Sample",
     "ScheduleEntry",
     "Solver",
@@ -282,6 +302,7 @@ __all__ = [
     "am2_step",
     "ancestral_solver",
     "ancestral_step",
+    "apg_guide",
     "balanced_loss",
     "bootstrap_indices",
     "bootstrap_interval",
@@ -323,7 +344,10 @@ __all__ = [
     "frechet_distance_of_features",
     "frechet_infinity",
     "gaussian",
+    "guidance_rule",
     "guide",
+    "guided",
+    "guided_x0",
     "heun_solver",
     "heun_step",
     "hybrid_loss",
@@ -363,6 +387,7 @@ __all__ = [
     "neighbourhood",
     "normal_kl",
     "posterior_logvar",
+    "posthoc_ema_fit",
     "posthoc_ema_weights",
     "power_ema_decay",
     "precision_recall",
@@ -383,6 +408,7 @@ __all__ = [
     "single_step",
     "slerp",
     "split_variance",
+    "standing",
     "step_logsnrs",
     "stratified_time",
     "time_density",
@@ -402,4 +428,6 @@ __all__ = [
     "x0_from_eps",
     "x0_from_u",
     "x0_from_v",
+    "zero_init",
+    "zero_star_guide",
 ]

@@ -19,17 +19,26 @@ from .log import seconds_until as seconds_until
 from .mark import DataMark as DataMark
 from .mark import mark_of as mark_of
 from .mark import other_pictures as other_pictures
+from .snapshots import Snapshot as Snapshot
+from .snapshots import StoredAverages as StoredAverages
+from .snapshots import load_snapshot as load_snapshot
+from .snapshots import reconstruct as reconstruct
+from .snapshots import save_snapshot as save_snapshot
+from .snapshots import stored_averages as stored_averages
 
 __all__ = [
     "Checkpoint",
     "DataMark",
     "RunFiles",
+    "Snapshot",
+    "StoredAverages",
     "check_fits",
     "check_usable",
     "digest",
     "export_model",
     "find_checkpoint",
     "load_checkpoint",
+    "load_snapshot",
     "locked",
     "log_lines",
     "mark_of",
@@ -38,8 +47,11 @@ __all__ = [
     "read_log",
     "read_pictured",
     "read_stages",
+    "reconstruct",
     "run_path",
     "save_checkpoint",
+    "save_snapshot",
     "seconds_until",
+    "stored_averages",
     "write_checkpoint",
 ]

@@ -46,14 +46,31 @@ class RunFiles:
         """The checkpoint of a step."""
         return self.checkpoints / f"step-{step:08d}.safetensors"
 
+    def checkpoint_steps(self) -> dict[int, Path]:
+        """Checkpoints by their steps, newest first."""
+        return _by_step(self.checkpoints)
+
     def checkpoint_files(self) -> list[Path]:
         """Checkpoints of steps, newest first."""
-        files = {}
-        for path in self.checkpoints.glob("step-*.safetensors"):
-            number = path.stem.removeprefix("step-")
-            if number.isdecimal():
-                files[int(number)] = path
-        return [files[step] for step in sorted(files, reverse=True)]
+        return list(self.checkpoint_steps().values())
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of snapshots of power-function averages."""
+        return self.path / "ema"
+
+    def snapshot(self, step: int) -> Path:
+        """The snapshot of the averages after a step."""
+        return self.snapshots / f"step-{step:08d}.safetensors"
+
+    def snapshot_steps(self) -> dict[int, Path]:
+        """Snapshots by their steps, newest first."""
+        return _by_step(self.snapshots)
+
+    @property
+    def posthoc(self) -> Path:
+        """Where networks of averages that are made of the snapshots go."""
+        return self.path / "posthoc"
 
     @property
     def best(self) -> Path:
@@ -125,6 +142,11 @@ class RunFiles:
         """What the stages of a distillation came to."""
         return self.path / "stages.json"
 
+    @property
+    def weak(self) -> Path:
+        """The weaker network that a distillation's teacher is led away from."""
+        return self.path / "weak.safetensors"
+
     def stage(self, student_steps: int) -> "RunFiles":
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
@@ -153,6 +175,16 @@ def run_path(given: str | Path) -> Path:
     True
     """
     return Path(str(given).removeprefix(RUN))
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """Files of steps in a folder by the steps, newest first."""
+    files = {}
+    for path in folder.glob("step-*.safetensors"):
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal():
+            files[int(number)] = path
+    return {step: files[step] for step in sorted(files, reverse=True)}
 
 
 def run_of(spec: object) -> Path | None:

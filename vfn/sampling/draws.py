@@ -16,7 +16,7 @@ from vfn.configs import SampleConfig
 from vfn.data import to_uint8
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
-from vfn.model import autocast, sampler_of, schedule_of, strength_of
+from vfn.model import autocast, rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
@@ -37,6 +37,7 @@ class Drawn(NamedTuple):
     unconditional network. classes: the same as the network takes it, [N] or [N, K]. nfe: number of
     evaluations of the network for a picture, the most of all batches. finite: which of them [N]
     were finite before they were rounded, all if None; others are black or white somewhere.
+    weak_nfe: number of evaluations of the weaker network beside those, 0 without one.
     """
 
     images: Tensor
@@ -44,6 +45,7 @@ class Drawn(NamedTuple):
     classes: Tensor
     nfe: int
     finite: Tensor | None = None
+    weak_nfe: int = 0
 
     @property
     def not_finite(self) -> int:
@@ -75,7 +77,8 @@ class Draws:
     """``num`` pictures that are asked of a network, and drawn when they are wanted.
 
     trained: the network. settings: of sampling, checked against the network. asked: labels, in
-    turn. num: how many pictures. seed: of the noise.
+    turn. num: how many pictures. seed: of the noise. weak: what ``guide_with`` of the settings
+    stands for, see `Trained.weaker`; None where nothing guides.
 
     >>> from vfn.sampling import untrained
     >>> draws = untrained("digits").draws(5, steps=2, batch=3)
@@ -90,6 +93,7 @@ class Draws:
     asked: Asked
     num: int
     seed: int = 0
+    weak: "Trained | None" = None
 
     def batch(self, indices: Tensor, watch: Watch | None = None) -> Drawn:
         """Some of the pictures, in one batch.
@@ -119,14 +123,19 @@ class Draws:
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),
+                self.weak,
+                weak_strength_of(settings),
                 rescale=settings.guidance_rescale,
                 variance=settings.uses_variance,
+                rule=rule_of(settings),
+                zero_until=self._zero_until,
             )
             start = keyed_normal(self.seed, Stream.SAMPLE, keys, size)
             drawn = self._sampler(denoise, start, self._grid, noise=noise, callback=watch)
             images = to_uint8(drawn.x0).cpu()
             finite = drawn.x0.flatten(1).isfinite().all(1).cpu()
-        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite)
+        weak_nfe = 0 if self.weak is None else drawn.nfe
+        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite, weak_nfe)
 
     def batches(self, indices: Tensor | None = None, watch: Watch | None = None) -> Iterator[Drawn]:
         """The pictures, ``settings.sample_batch`` at a time.
@@ -205,7 +214,8 @@ class Draws:
         fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
         finite = gather(fine.byte(), self.num, world).bool()
         say_fault(int((~finite).sum()), self.num, title)
-        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite)
+        weak_nfe = 0 if self.weak is None else nfe
+        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite, weak_nfe)
 
     def record(self) -> dict[str, Any]:
         """All that the pictures depend on, as JSON can hold it; the batch is not among it."""
@@ -218,11 +228,36 @@ class Draws:
             "sha256": self.trained.digest,
             "precision": self.trained.precision,
             "version": __version__,
-            **asdict(self.settings),
+            **self.told(),
         }
         del values["sample_batch"]
         record: dict[str, Any] = json.loads(json.dumps(values))
         return record
+
+    def told(self) -> dict[str, Any]:
+        """The settings as records name them, and what guided, by its step and its digest.
+
+        Settings of guidance that are not in use are left out, as in records of earlier versions.
+
+        Returns:
+            values by name.
+        """
+        values, weak = asdict(self.settings), self.weak
+        unused = [
+            *(("guide_with", "guide_weight") if weak is None else ()),
+            *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
+            *(name for name in ("guidance_options", "zero_init") if not values[name]),
+        ]
+        told = {name: value for name, value in values.items() if name not in unused}
+        if weak is not None:
+            told |= {"guide_step": weak.step, "guide_sha256": weak.digest}
+        return told
+
+    @cached_property
+    def _zero_until(self) -> float | None:
+        """A level between the last of the first steps, in which nothing moves, and the next one."""
+        first = self.settings.zero_init
+        return float(self._grid[first - 1 : first + 1].mean()) if first else None
 
     @cached_property
     def _grid(self) -> Tensor:
@@ -248,10 +283,11 @@ def joined(parts: list[Drawn]) -> Drawn:
     >>> joined([part, part]).labels
     ['7', '7']
     """
-    images, labels, classes, nfe, _ = zip(*parts, strict=True)
+    images, labels, classes, nfe, _, weak_nfe = zip(*parts, strict=True)
     finite = [torch.ones(len(p.images)).bool() if p.finite is None else p.finite for p in parts]
     texts = [text for some in labels for text in some]
-    return Drawn(torch.cat(images), texts, torch.cat(classes), max(nfe), torch.cat(finite))
+    together, numbers = torch.cat(images), torch.cat(classes)
+    return Drawn(together, texts, numbers, max(nfe), torch.cat(finite), max(weak_nfe))
 
 
 def fault_of(count: int, total: int) -> str:

@@ -55,6 +55,7 @@ GRID, SWEEP = "grid.png", "sweep.png"
 DENOISING, GUIDANCE = "denoising.webp", "guidance.webp"
 FRAME_MS, HOLD_MS = 60, 1500
 GUIDANCE_MS = 700
+ANIMATED = (["guidance"], ["guide_weight"])  # what differs, where an animation goes over it
 
 
 class Written(NamedTuple):
@@ -310,7 +311,7 @@ def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:
     first = folders[0].draws
     if len(folders) == 1:
         check_animation(_blank(animated_panel(first), first).size)
-    elif grid and varied([folder.draws.settings for folder in folders]) == ["guidance"]:
+    elif grid and varied([folder.draws.settings for folder in folders]) in ANIMATED:
         shown = _blank(panel(first, COMPARED_ROWS), first)
         check_animation(titled_frames([("w", shown)])[0].size)
 
@@ -374,7 +375,8 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     nfe = largest(nfe, world)
     say_fault(int(gather(torch.tensor([faults]), world.size, world).sum()), total)
     if total:
-        say(_cost(total, draws.settings, nfe, guidance_range(draws.trained.model) is None))
+        doubled = guidance_range(draws.trained.model) is None
+        say(_cost(total, draws.settings, nfe, doubled, draws.weak is not None))
     there = draws.num - total
     if there:
         say(f"{folder.path}: {there} of {draws.num} pictures were there already")
@@ -382,7 +384,9 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     return Written(folder.path, shown, draws.num, nfe, there)
 
 
-def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True) -> str:
+def _cost(
+    num: int, settings: SampleConfig, nfe: int, two_branches: bool = True, weak: bool = False
+) -> str:
     """What drawing took, in evaluations of the network.
 
     Args:
@@ -390,6 +394,7 @@ def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True)
         settings: how they were drawn.
         nfe: evaluations of the network for each picture.
         two_branches: whether guidance doubles the batches.
+        weak: whether a weaker network is evaluated as often.
 
     Returns:
         a line for people.
@@ -399,7 +404,8 @@ def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True)
     """
     most = "up to " if settings.sampler == "adaptive" else ""
     doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""
-    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}"
+    more = f", and {most}{nfe} of the weaker network" if weak else ""
+    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}{more}"
 
 
 def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) -> None:
@@ -413,7 +419,17 @@ def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) 
         if grid:
             shown = panel(draws)
             save_png(one.shown, shown.draw(folder.output.read(shown.indices)))
-        say(f"{draws.num} pictures at guidance {draws.settings.guidance:.7g}: {one.shown}")
+        say(f"{draws.num} pictures at guidance {_strengths(draws)}: {one.shown}")
+
+
+def _strengths(draws: Draws) -> str:
+    """How strong the guidance is, and by what weaker network."""
+    settings, weak = draws.settings, draws.weak
+    if weak is None:
+        return f"{settings.guidance:.7g}"
+    where = "" if settings.guide_step is not None else f" of {shortened(str(settings.guide_with))}"
+    by = f"away from step {weak.step:,}{where} at {settings.guide_weight:.7g}"
+    return f"{settings.guidance:.7g} and {by}"
 
 
 def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
@@ -422,5 +438,5 @@ def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
     blocks = comparison(several, [folder.output.read for folder in folders])
     save_png(out / SWEEP, sheet(blocks))
     say(f"comparison: {out / SWEEP}")
-    if animate and varied([draws.settings for draws in several]) == ["guidance"]:
+    if animate and varied([draws.settings for draws in several]) in ANIMATED:
         save_animation(out / GUIDANCE, titled_frames(blocks), GUIDANCE_MS, GUIDANCE_MS)

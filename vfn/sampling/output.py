@@ -39,6 +39,8 @@ NOTED = ("run", "classes", "tags")  # in a record for those who read it; no pict
 PARTS = ".parts"
 _METHODS = ("present", "write", "read", "finish", "clear")
 _DISK_BLOCK = 4096  # bytes that the smallest file takes
+# What may be spelt in other ways and be the same: a digest beside it tells.
+_TOLD_BY_DIGEST = ("guide_with",)
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
 _OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
 
@@ -352,7 +354,7 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
     advice = "use another --out, or --fresh to draw them anew"
-    for name in sorted((record.keys() | found.keys()) - {*NOTED}):
+    for name in sorted((record.keys() | found.keys()) - {*NOTED, *_TOLD_BY_DIGEST}):
         if found.get(name) != record.get(name):
             raise ValueError(
                 f"{folder} holds pictures of other settings: {shortened(name)} "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
+from vfn.files import shortened
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
 
@@ -247,6 +248,8 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
         "sampler": settings.sampler.replace(":", "."),
         STEPS: f"steps{settings.sample_timesteps}",
         "guidance": f"w{_text(settings.guidance)}",
+        "guide_with": f"guide{_place(settings.guide_with)}",
+        "guide_weight": f"weight{_text(settings.guide_weight)}",
     }
     return "-".join(short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names)
 
@@ -265,15 +268,27 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     ('w = 0', 'eta = 0')
     """
     parts = {"sampler": settings.sampler, "guidance": f"w = {_text(settings.guidance)}"}
+    if "guide_with" in names:
+        parts["guide_with"] = f"away from {shortened(settings.guide_with or 'none', 40)}"
+    if "guide_weight" in names:
+        parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
     others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
     told = [text for name, text in (others | parts).items() if name in names]
     return ", ".join(told or parts.values())
+
+
+def _place(guide_with: str | None) -> str:
+    """A step or a path as a part of a file name, which does not grow with it."""
+    text = (guide_with or "-none").strip("/").replace("/", ".").replace(":", ".")
+    return text if len(text) <= 60 else text[-60:]
 
 
 def _text(value: Any) -> str:
     """A value as a part of a title or file name; values that differ give texts that do."""
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
+    if isinstance(value, dict):
+        return ",".join(f"{name}{_text(item)}" for name, item in value.items())
     if not isinstance(value, float):
         return str(value)
     short = f"{value:g}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
+from vfn.configs.schema import changed_section
 from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
@@ -33,11 +34,13 @@ from vfn.runs import (
 )
 from vfn.sampling.asked import PER_LABEL, Asked, ask
 from vfn.sampling.draws import Drawn, Draws
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import object_name
 
 # Settings of sampling have shorter names here and on the command line.
 SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
 UNLABELLED = 100  # pictures, where their number is not given
+IN_MEMORY = "a network in memory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,8 @@ class Trained:
 
     model: the network, in evaluation mode, on the device. params: what takes the place of its own
     parameters. step: of the training. averaged: params are the average, not those of the last
-    step. precision: fp32, or bf16 for the products of the network. origin: where it was loaded
-    from, if it was. data: what it remembers of the pictures that it was trained on.
+    step. precision: fp32, or bf16 for the products of the network. origin: the run or file that it
+    is from, if it is from one. data: what it remembers of the pictures that it was trained on.
 
     >>> digits = untrained("digits")
     >>> drawn = digits.sample(3, labels=["3", "7"], guidance=0.5, sampler="abm2", steps=2)
@@ -70,6 +73,8 @@ class Trained:
         self,
         labels: Tensor | str | Sequence[str] | None = None,
         guidance: Strength = 0.0,
+        guide_with: "str | int | Path | Trained | None" = None,
+        guide_weight: Strength = 1.0,
         **options: Any,
     ) -> Denoiser:
         """The network as ``denoise(z, logsnr) -> x0``, for any function of `vfn.ops`.
@@ -78,13 +83,17 @@ class Trained:
             labels: what is asked of each picture of a batch: names, or as the network takes them
                 [B] or [B, K]; None is unconditional.
             guidance: w >= 0, or a function of logsnr.
-            options: ``clip``, ``rescale`` and ``variance`` of `vfn.nn.denoiser`.
+            guide_with: a weaker network that it is led away from, see `weaker`; None for none.
+            guide_weight: w >= 0 of that, or a function of logsnr.
+            options: ``clip``, ``rescale``, ``variance``, ``rule`` and ``zero_until`` of
+                `vfn.nn.denoiser`.
 
         Returns:
             denoise, for z on the network's device.
 
         Raises:
-            ValueError: for labels that the network does not know, or guidance that it cannot give.
+            ValueError: for labels that the network does not know, guidance that it cannot give, or
+                a weaker network that does not fit.
 
         >>> digits = untrained("digits")
         >>> denoise = digits.denoiser(labels=["3", "7"], guidance=0.5)
@@ -97,10 +106,76 @@ class Trained:
         if labels is not None:
             check_labels(labels, len(legend.names), legend.tags)
             self._check_guided(labels, guidance)
-            labels = labels.to(self.device)
+        if guide_with is not None:
+            weak = self.weaker(guide_with)
+            asked = labels if weak.shape.legend.names else None
+            options["weak"] = weak.denoiser(asked, clip=options.get("clip", True))
+            options["weak_guidance"] = guide_weight
+        labels = None if labels is None else labels.to(self.device)
         schedule = schedule_of(self.config.diffusion)
         out_type = self.config.diffusion.model_out_type
         return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
+
+    def weaker(self, guide_with: "str | int | Path | Trained") -> "Trained":
+        """A weaker network that this one can be led away from (autoguidance).
+
+        Args:
+            guide_with: a run directory, a checkpoint or an exported file; the number of a step of
+                this network's own run, whose checkpoint was kept; or a network that is loaded.
+
+        Returns:
+            Trained: its average, on this network's device and in its precision. What a text or
+            path stands for is loaded once.
+
+        Raises:
+            ValueError: if there is none, or one of other pictures or labels, a distilled one, or
+                this network itself.
+
+        Source: Karras et al. 2024 (2406.02507), section 4.
+
+        >>> digits, poor = untrained("digits"), untrained("digits")
+        >>> digits.sample(2, steps=2, guide_with=poor, guide_weight=0.5).weak_nfe
+        2
+        """
+        known = self._opened
+        called: object = guide_with
+        if isinstance(guide_with, Trained):
+            found, called = guide_with, guide_with.origin or "the network"
+        elif str(guide_with) in known:
+            return known[str(guide_with)]
+        else:
+            found = self._opened_from(guide_with)
+        check_weaker(found.shape, found.config, self.shape, self.config, called)
+        here, there = (_place_of(each) for each in (self, found))
+        if here != there:
+            raise ValueError(
+                f"expected {called} to guide with on {here}, where the network that it guides is, "
+                f"got {there}; load it there"
+            )
+        if found.step == self.step and found.digest == self.digest:
+            raise ValueError(
+                f"{called} to guide with is the guided network itself, from which nothing leads "
+                "away; name a weaker one, such as an earlier step"
+            )
+        if not isinstance(guide_with, Trained):
+            known[str(guide_with)] = found
+        return found
+
+    @cached_property
+    def _opened(self) -> dict[str, "Trained"]:
+        """Weaker networks by the texts that they were asked for with."""
+        return {}
+
+    def _opened_from(self, guide_with: str | int | Path) -> "Trained":
+        """The average of a checkpoint; in this network's own module where it is of the same."""
+        path, checkpoint = find_weaker(guide_with, self.origin)
+        alike = (checkpoint.config.model, checkpoint.shape) == (self.config.model, self.shape)
+        names = {name: value.shape for name, value in self.params.items()}
+        if alike and {name: value.shape for name, value in checkpoint.ema.items()} == names:
+            model = self.model
+        else:
+            model = _network(checkpoint, None).to(self.device).eval()
+        return _trained(model, checkpoint, self.device, True, self.precision, path)
 
     def _check_guided(self, labels: Tensor, guidance: Strength) -> None:
         """Refuse guidance that the training has not prepared, or towards no label."""
@@ -131,16 +206,18 @@ class Trained:
                 or `Asked`; every label if None.
             seed: of the noise.
             settings: fields of the section [sample], which are the run's where they are not given;
-                ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``.
-                Picture i of a seed is the same whatever ``num`` and ``batch`` are; the batch is
-                smaller where so many pictures at once would not fit into memory.
+                ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``, and
+                ``guide_with`` is anything that `weaker` takes, or None. Picture i of a seed is the
+                same whatever ``num`` and ``batch`` are; the batch is smaller where so many pictures
+                at once would not fit into memory.
 
         Returns:
             Draws.
 
         Raises:
             ValueError: for settings that do not exist, do not fit the network or belong to another
-                solver, or labels that the network does not know.
+                solver, labels that the network does not know, or a weaker network that does not
+                fit.
 
         >>> digits = untrained("digits")
         >>> draws = digits.draws(labels=["7"], steps=8)
@@ -154,7 +231,10 @@ class Trained:
         each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
         count = num or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
-        return Draws(self, self._fitting(chosen, count), asked, count, seed)
+        weak = None
+        if chosen.guide_with is not None and chosen.guide_weight:
+            weak = self.weaker(settings.get("guide_with", chosen.guide_with))
+        return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
 
     def _fitting(self, settings: SampleConfig, count: int) -> SampleConfig:
         """The settings with a batch that fits into the memory that is free."""
@@ -262,7 +342,7 @@ class Trained:
         if "sampler" in named:
             SOLVERS.check(named["sampler"])
         _check_taken(named.get("sampler", base.sampler), named)
-        chosen = replace(base, **named)
+        chosen = changed_section(base, _with_weaker_named(base, named))
         known = guidance_range(self.model)
         check_sampling(chosen, self.config, self.shape, known)
         return chosen
@@ -373,15 +453,29 @@ def load(
             sizes = dict(build_model(checkpoint.config, checkpoint.shape).named_parameters())
         check_fits(stored, sizes, f"checkpoint {path}")
     model = _network(checkpoint, network).to(where).eval()
+    loaded = _trained(model, checkpoint, where, ema, precision, Path(path))
+    if compiled:
+        model.compile()
+    return loaded
+
+
+def _trained(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    ema: bool,
+    precision: str,
+    path: Path,
+) -> Trained:
+    """A network with the parameters of a checkpoint."""
+    stored = checkpoint.ema if ema else checkpoint.params
     check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
     params = {
         name: torch.empty_like(param).copy_(stored[name]).detach()
         for name, param in model.named_parameters()
     }
-    if compiled:
-        model.compile()
     return Trained(
-        model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
+        model, params, checkpoint.config, checkpoint.shape, device, checkpoint.step, ema, precision,
         path, checkpoint.data,
     )  # fmt: skip
 
@@ -424,6 +518,11 @@ def _known_shape(config: Config) -> DataShape:
     )
 
 
+def _place_of(trained: Trained) -> torch.device:
+    """Where a network is, with the number of its device."""
+    return next((value.device for value in trained.params.values()), trained.device)
+
+
 def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if given is None:
         return build_model(checkpoint.config, checkpoint.shape)
@@ -431,6 +530,24 @@ def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if here not in (known, NETWORKS.find(known).target):
         raise ValueError(f"the checkpoint is one of network {known}, got one of {here}")
     return given
+
+
+def _with_weaker_named(base: SampleConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose ``guide_with`` is a text, as a configuration has it."""
+    named = dict(given)
+    if "guide_weight" in named and named.get("guide_with", base.guide_with) is None:
+        raise ValueError(
+            f"guide_weight {named['guide_weight']} goes with guide_with, the weaker network; name "
+            "one, or leave it out"
+        )
+    if "guide_with" in named:
+        weak = named["guide_with"]
+        if isinstance(weak, Trained):
+            weak = weak.origin or IN_MEMORY
+        named["guide_with"] = None if weak is None else str(weak)
+        if weak is None:
+            named["guide_weight"] = SampleConfig().guide_weight
+    return named
 
 
 def _check_taken(solver: str, given: Mapping[str, Any]) -> None:

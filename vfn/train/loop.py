@@ -24,11 +24,13 @@ from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.runs import (
     Checkpoint,
     RunFiles,
+    Snapshot,
     locked,
     log_lines,
     read_log,
     run_path,
     save_checkpoint,
+    save_snapshot,
     seconds_until,
     write_checkpoint,
 )
@@ -212,7 +214,9 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
             audience.logged(state.step, window.close())
             _check_finite(run, audience)
         signum = stop.agreed()
-        if state.step % settings.checkpoint_every == 0 or finished or signum:
+        if settings.snapshot_every and (state.step % settings.snapshot_every == 0 or finished):
+            _snapshot(run)  # ahead of the checkpoint: whoever goes on from that has it
+        if state.step % settings.checkpoint_every == 0 or finished or signum or _is_kept(run):
             _save(run, audience)
         if not signum:
             signum = _show(run, audience, stop, window)
@@ -237,6 +241,18 @@ def _save(run: Run, audience: Observer) -> None:
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
         run.files.begun.unlink(missing_ok=True)
         audience.saved(run.state.step, path)
+
+
+def _snapshot(run: Run) -> None:
+    """Keep the power-function averages of the step; the first process does."""
+    if run.world.rank == 0:
+        step, profiles = run.state.step, run.state.profiles
+        save_snapshot(run.files, Snapshot(step, run.config, run.shape, profiles))
+
+
+def _is_kept(run: Run) -> bool:
+    """Whether the checkpoint of the step that the run has come to stays for ever."""
+    return run.state.step in (run.config.train.keep_at or ())
 
 
 def _due(run: Run) -> tuple[bool, bool]:

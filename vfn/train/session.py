@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
-from vfn.configs import Config, ModelConfig, dumps
+from vfn.configs import Config, ModelConfig, SampleConfig, dumps
 from vfn.configs.schema import flat_values
 from vfn.data import (
     Dataset,
@@ -42,7 +42,9 @@ from vfn.runs import (
     other_pictures,
     read_pictured,
 )
+from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.layout import SMALLER, fitted
@@ -159,6 +161,7 @@ def open_run(
     shape = shape_of(dataset)
     config = _unguided_without_labels(config, shape)
     check_ahead(config, dataset, shape)
+    _check_guide(config, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
     least = _micro_batches_before(files) if resume else 1
@@ -179,6 +182,7 @@ def open_run(
         check_room([(files, config)], sum(param.numel() for param in model.parameters()))
         if found is not None and world.rank == 0:
             _check_resumed(found, config, dataset, files)
+            _check_kept(config.sample, found.step, files)
     if found is not None:
         restore(state, found, config)
     elif init_from is not None:
@@ -192,6 +196,7 @@ def open_run(
         if found is None:
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
+        drop_snapshots_after(files, state.step)
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 
 
@@ -291,6 +296,20 @@ def _check_pictures(
             "back the data set, or choose another --out (with --init-from to start from these "
             "parameters)"
         )
+
+
+def _check_guide(config: Config, shape: DataShape) -> None:
+    """Refuse a weaker network for the sample grids that cannot guide; steps of the run come yet."""
+    given = config.sample.guide_with
+    if given is not None and config.sample.guide_weight and config.sample.guide_step is None:
+        path, weak = find_weaker(given, None)
+        check_weaker(weak.shape, weak.config, shape, config, path)
+
+
+def _check_kept(sample: SampleConfig, step: int, files: RunFiles) -> None:
+    """Refuse a step to guide with that the run has passed without its checkpoint."""
+    if sample.guide_step is not None and sample.guide_step <= step:
+        find_weaker(sample.guide_step, files.path)
 
 
 def check_job(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,13 @@ from vfn.files import few
 from vfn.model import DataShape, autocast, schedule_of
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
-from vfn.ops import balanced_loss, ema_decay, ema_update_
+from vfn.ops import (
+    balanced_loss,
+    ema_decay,
+    ema_update_,
+    power_ema_decay,
+    sigma_rel_to_gamma,
+)
 from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
@@ -42,7 +48,8 @@ class TrainState:
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
-    `count_step`. weight: learned beside the network, if any.
+    `count_step`. weight: learned beside the network, if any. ``profiles`` are power-function
+    averages by their ``sigma_rel``.
     """
 
     params: dict[str, Tensor]
@@ -51,6 +58,7 @@ class TrainState:
     counters: dict[str, Tensor]
     step: int = 0
     weight: LearnedWeight | None = None
+    profiles: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -72,6 +80,10 @@ def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
         {k: v.detach().clone() for k, v in params.items()},
         optimizer,
         {name: torch.tensor(value, device=device) for name, value in start.items()},
+        profiles={
+            length: {k: v.detach().clone() for k, v in params.items()}
+            for length in train.ema_profiles or ()
+        },
     )
 
 
@@ -219,6 +231,9 @@ def train_step(
     state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
+    for length, average in state.profiles.items():
+        decay = power_ema_decay(state.step, sigma_rel_to_gamma(length))
+        ema_update_(average, state.params, decay)
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
 
 
@@ -256,8 +271,9 @@ def checkpoint_of(
     }
     weight = {} if state.weight is None else state.weight.saved()
     return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight
-    )
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight,
+        state.profiles,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -270,7 +286,8 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
         config: of the run that goes on.
 
     Raises:
-        ValueError: if the checkpoint is one of another network, or of another learned weight.
+        ValueError: if the checkpoint is one of another network, of another learned weight, or lacks
+            a profile: it averages from the first step on.
     """
     trained, asked = checkpoint.config.model.network, config.model.network
     if trained != asked:
@@ -278,6 +295,15 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             f"the run that goes on is one of network {trained}, got {asked}; "
             "give the same, or choose another --out"
         )
+    if missing := [length for length in state.profiles if length not in checkpoint.profiles]:
+        known = few(map(str, checkpoint.profiles)) or "none"
+        raise ValueError(
+            f"the run that goes on has ema_profiles {known}, got {few(map(str, missing))} as well, "
+            "which average from the first step on; leave those out, or choose another --out"
+        )
+    for length, average in state.profiles.items():
+        for name, value in average.items():
+            value.copy_(checkpoint.profiles[length][name])
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])

@@ -4,22 +4,23 @@ A stage is the loop of training with another objective; its student becomes the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
-from vfn.model import build_model, shape_of
-from vfn.nn import guidance_range
+from vfn.model import build_model, schedule_of, shape_of
+from vfn.nn import denoiser, guidance_range
+from vfn.ops import Denoiser
 from vfn.progress import text_table
 from vfn.runs import (
     Checkpoint,
@@ -35,8 +36,9 @@ from vfn.runs import (
     run_path,
 )
 from vfn.sampling import Trained
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.distillation.methods import method_of
+from vfn.train.distillation.methods import Weak, method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
@@ -62,6 +64,13 @@ class Start(NamedTuple):
 
     resume: bool
     fresh: bool
+
+
+class Teachers(NamedTuple):
+    """What the first student learns from: a network, and a weaker one that it is led away from."""
+
+    strong: Checkpoint
+    weak: Checkpoint | None = None
 
 
 class Distilled(NamedTuple):
@@ -98,7 +107,8 @@ def distill(
         teacher: a run, checkpoint or opened model, whose average is what is distilled; where a
             distillation is resumed, None is its own.
         out: gets ``config.toml``, ``teacher.safetensors``, ``stages.json``, and a run directory
-            ``steps-N`` for each student, and a sample grid ``teacher.png``.
+            ``steps-N`` for each student, a sample grid ``teacher.png``, and ``weak.safetensors`` if
+            the teacher is led away from a weaker network.
         config: a preset's name, or the path of a .toml file. Data, network and diffusion are the
             teacher's where it does not say otherwise. None is digits_distill, or what ``out`` was
             begun with where it is resumed.
@@ -136,7 +146,9 @@ def distill(
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-        check_job(plan, files, world, {"teacher": found}, resume=resume, fresh=fresh)
+            weak = _find_weak(plan, teacher, found, files, resume)
+        begin = {"teacher": found, "teacher_guide_with": weak}
+        check_job(plan, files, world, begin, resume=resume, fresh=fresh)
         with together(world):
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
@@ -144,10 +156,11 @@ def distill(
             with together(world):
                 begun = _check_begun(plan, files, world, Start(resume, fresh))
                 _check_stages(plan, found, files, dataset, begun)
-            _begin(plan, found, files, world, bool(begun), resume)
+            teachers = Teachers(found, weak)
+            _begin(plan, teachers, files, world, bool(begun), resume)
             with stop_signals(world) as stop:
                 start = Start(resume or not fresh, fresh)
-                return _carry_out_stages(plan, found, files, world, stop, observers, start)
+                return _carry_out_stages(plan, teachers, files, world, stop, observers, start)
 
 
 def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
@@ -221,6 +234,34 @@ def find_teacher(
     return own
 
 
+def _find_weak(
+    plan: Config,
+    teacher: str | Path | Trained | Checkpoint | None,
+    found: Checkpoint,
+    files: RunFiles,
+    resume: bool,
+) -> Checkpoint | None:
+    """The weaker network: that of the distillation where it is resumed, else what the plan names.
+
+    Returns:
+        its checkpoint; None where nothing guides the teacher.
+
+    Raises:
+        ValueError: if there is none of that name, or it does not fit the teacher.
+    """
+    asked = plan.distill.teacher_guide_with
+    if asked is None:
+        return None
+    if resume and files.weak.is_file():
+        return load_checkpoint(files.weak)
+    origin = teacher.origin if isinstance(teacher, Trained) else None
+    if isinstance(teacher, str | Path):
+        origin = Path(teacher)
+    _, weak = find_weaker(asked, origin)
+    check_weaker(weak.shape, weak.config, found.shape, found.config, asked)
+    return weak
+
+
 def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> list[int]:
     """Refuse a directory, its stages' among them, that cannot be gone on with.
 
@@ -271,7 +312,7 @@ def _check_stages(
 
 def _begin(
     plan: Config,
-    teacher: Checkpoint,
+    teachers: Teachers,
     files: RunFiles,
     world: World,
     begun: bool,
@@ -285,7 +326,9 @@ def _begin(
         if not resume:
             _clear(files)
         write_atomic(files.config, configs.dumps(plan))
-        export_model(teacher, files.teacher)
+        export_model(teachers.strong, files.teacher)
+        if teachers.weak is not None:
+            export_model(teachers.weak, files.weak)
         write_json(files.stages, stage_figures(plan, files.path))
 
 
@@ -377,7 +420,7 @@ def _check_pictures(dataset: Dataset, teacher: Checkpoint, begun: RunFiles) -> N
 
 def _carry_out_stages(
     plan: Config,
-    teacher: Checkpoint,
+    teachers: Teachers,
     files: RunFiles,
     world: World,
     stop: Stop,
@@ -386,9 +429,9 @@ def _carry_out_stages(
 ) -> Distilled:
     for steps, stage in stages_of(plan).items():
         with held(files.stage(steps), world):
-            run, network = _open_stage(stage, teacher, files.stage(steps), world, start)
+            run, strong, weak = _open_stage(stage, teachers, files.stage(steps), world, start)
             if largest(int(files.teacher_grid.is_file()), world) == 0:
-                _show_teacher(run, network, teacher.config, files.teacher_grid, stop)
+                _show_teacher(run, strong, weak, files, stop)
             step, signum = carry_out(run, stop, observers)
             if world.rank == 0:
                 files.begun.unlink(missing_ok=True)
@@ -398,38 +441,76 @@ def _carry_out_stages(
         if signum:
             break
         wait_for_all(world)  # the checkpoint is there
-        teacher = find_checkpoint(run.files.path)
+        teachers = Teachers(find_checkpoint(run.files.path))
     return Distilled(steps, step, signum, rows)
 
 
-def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: Stop) -> None:
+def _show_teacher(
+    run: Run, strong: Trained, weak: Trained | None, files: RunFiles, stop: Stop
+) -> None:
     """Write the first teacher's sample grid, for comparison with those of the students."""
-    config = run.config
+    config, own = run.config, strong.config
     ranged = config.model.guidance_range is not None
-    weight = config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0
-    sample = replace(own.sample, guidance=weight, sample_batch=config.sample.sample_batch)
-    params = dict(network.named_parameters())
-    shown = replace(own, sample=sample)
-    trained = Trained(network, params, shown, run.shape, run.world.device)
+    sample = replace(
+        own.sample,
+        guidance=config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0,
+        sample_batch=config.sample.sample_batch,
+        guide_with=None if weak is None else str(files.weak),
+        guide_weight=1.0 if weak is None else config.distill.teacher_guide_weight or 0.0,
+    )
+    shown, seed = replace(strong, config=replace(own, sample=sample)), config.train.seed
     with suppress(Stopped):  # what is left out now, a resumed distillation does
         title = "the teacher's pictures"
-        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check, title)
+        grid, world = files.teacher_grid, run.world
+        save_grid(shown, run.dataset, seed, grid, world, stop.check, title, weak)
 
 
 def _open_stage(
-    stage: Config, teacher: Checkpoint, files: RunFiles, world: World, start: Start
-) -> tuple[Run, nn.Module]:
-    """A stage's run, begun or restored, and the network of the teacher in its objective."""
+    stage: Config, teachers: Teachers, files: RunFiles, world: World, start: Start
+) -> tuple[Run, Trained, Trained | None]:
+    """A stage's run, begun or restored, and the networks of the teachers in its objective."""
     run = open_run(stage, files, world, resume=start.resume, fresh=start.fresh)
-    network = build_model(teacher.config, teacher.shape).to(world.device).eval()
-    check_fits(teacher.ema, dict(network.named_parameters()), "the teacher")
-    network.load_state_dict(teacher.ema, strict=False)  # what it keeps beside parameters stays
-    network.requires_grad_(False)
+    strong = _frozen(teachers.strong, run.world, "the teacher")
     if run.state.step == 0:
-        _start_as(run, network, teacher)
+        _start_as(run, strong.model, teachers.strong)
+    weak, by = None, stage.distill.teacher_guide_weight
+    if teachers.weak is not None and by:
+        weak = _frozen(teachers.weak, run.world, "the weaker network")
     if stage.train.compile:
-        network.compile()
-    return run._replace(objective=method_of(stage).objective(network, stage)), network
+        for network in (strong, weak):
+            if network is not None:
+                network.model.compile()
+    method = method_of(stage)
+    if weak is None or by is None:
+        objective = method.objective(strong.model, stage)
+    else:
+        assert method.guided is not None  # refused otherwise
+        objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
+    return run._replace(objective=objective), strong, weak
+
+
+def _frozen(checkpoint: Checkpoint, world: World, called: str) -> Trained:
+    """A network with its average as its own parameters, of which none is trained."""
+    network = build_model(checkpoint.config, checkpoint.shape).to(world.device).eval()
+    check_fits(checkpoint.ema, dict(network.named_parameters()), called)
+    network.load_state_dict(checkpoint.ema, strict=False)  # what it keeps beside parameters stays
+    network.requires_grad_(False)
+    params = dict(network.named_parameters())
+    return Trained(
+        network, params, checkpoint.config, checkpoint.shape, world.device, checkpoint.step
+    )
+
+
+def _said_by(weak: Trained) -> Callable[[Tensor | None], Denoiser]:
+    """What a network says of a batch with some labels; it may know none."""
+    diffusion, labelled = weak.config.diffusion, bool(weak.shape.legend.names)
+    schedule = schedule_of(diffusion)
+
+    def said(labels: Tensor | None) -> Denoiser:
+        asked = labels if labelled else None
+        return denoiser(weak.model, None, schedule, diffusion.model_out_type, asked)
+
+    return said
 
 
 def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
