@@ -397,7 +397,7 @@ class SampleConfig(Section):
         "weaker network to be led away from, too: a run, a file, or the number of a kept step of "
         "the run itself",
     )
-    guide_weight: float = option(1.0, "w of guide_with; 0 leaves it out", 0)
+    guide_weight: float = option(1.0, "w of guide_with; 0 leaves it out", 0, WEIGHT)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
@@ -466,7 +466,7 @@ class DistillConfig(Section):
         "the teacher's own if unset",
     )
     teacher_guide_weight: float | None = option(
-        None, "w of that; the teacher's own if unset, 0 for none", 0
+        None, "w of that; the teacher's own if unset, 0 for none", 0, WEIGHT
     )
     first_steps: int | None = option(
         None,
