@@ -30,7 +30,8 @@ CASES = [
     ("128", {}, (3, 128, 128), 1),
     ("cifar10_uncond", {}, (3, 32, 32), 4),
 ]
-QUIET = {"steps": STEPS, "preview_every": 0, "accumulate": 1, "guidance": 0.0, "log_every": STEPS}
+QUIET = {"steps": STEPS, "preview_every": 0, "accumulate": 1, "guidance": 0.0, "log_every": STEPS,
+         "sample_batch": 1}  # fmt: skip
 
 
 def resident() -> int:
