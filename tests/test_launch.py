@@ -1,7 +1,9 @@
 """What a launcher says: read, or refused in one line."""
 
 import pytest
+from click.testing import CliRunner
 
+from vfn.cli import app, line_of
 from vfn.launch import Launch, join_seconds, launch
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "VFN_JOIN_SECONDS",
@@ -67,3 +69,16 @@ def test_patience(environment):
         environment({"VFN_JOIN_SECONDS": value})
         with pytest.raises(ValueError, match="expected VFN_JOIN_SECONDS to be a whole number of"):
             join_seconds()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["info", "digits"], ["train", "--out", "x", "--dry-run"], ["eval", "--compare", "x.json"],
+     ["eval", "reference", "--real", "x", "--out", "x.npz"], ["data", "info"], ["report", "x"]],
+)  # fmt: skip
+def test_commands_refuse_it_before_any_work(environment, words):
+    """But help is always there."""
+    environment(WHOLE | {"RANK": "5"})
+    told = CliRunner().invoke(app, words)
+    assert line_of(told.exception).startswith("vfn: expected RANK to be a whole number of at")
+    assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
