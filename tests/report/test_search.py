@@ -152,7 +152,8 @@ def test_evaluations_of_earlier_versions_name_their_run_as_it_was_typed(project)
         assert len(found) == count
 
 
-def test_a_large_place_is_not_searched_to_its_end(project, monkeypatch):
+@pytest.mark.usefixtures("project")
+def test_a_large_place_is_not_searched_to_its_end(monkeypatch):
     monkeypatch.setattr("vfn.report.search._MOST", 3)
     found = find_results(RunFiles(Path("runs/ours")))
     assert "ours-samples" not in [path.name for path, _ in found.samples]
