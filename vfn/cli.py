@@ -264,8 +264,9 @@ def _metric_lines() -> str:
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
-@click.option("--metrics", type=Listed(Word(METRICS)),
-              help=f"what to compute  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
+@click.option("--metrics", type=Listed(Word(METRICS, also=(USUAL,))),
+              help=f"what to compute; {USUAL} are those of {', '.join(usual_metrics(model=True))} "
+              f"that lack nothing  [{USUAL}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
@@ -602,12 +603,18 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 @app.command("report")
 @click.argument("run", type=RUN)
+@click.option("--add", multiple=True, type=PATH,
+              help="also a folder of vfn sample or a file of vfn eval; once for each")  # fmt: skip
 @_alone
-def report_command(run: Path) -> None:
-    """Write report.html and plots for a run directory."""
+def report_command(run: Path, add: tuple[Path, ...]) -> None:
+    """Write report.html and plots for a run directory.
+
+    Samples, comparisons and evaluations of the RUN are found in its directory, beside it and in the
+    current directory.
+    """
     from vfn.report import report
 
-    click.echo(f"open {report(run)}")
+    click.echo(f"open {report(run, add)}")
 
 
 @app.command("demo")

@@ -38,22 +38,23 @@ class Word(click.ParamType[str]):
     Args:
         table: gives the words.
         path: a path will do as well; what is given is checked when it is used.
+        also: other words that will do.
     """
 
     name = "word"
 
-    def __init__(self, table: Table[Any], path: bool = False) -> None:
-        self.table, self.path = table, path
+    def __init__(self, table: Table[Any], path: bool = False, also: tuple[str, ...] = ()) -> None:
+        self.table, self.path, self.also = table, path, also
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """The words, as help texts show them."""
         del param, ctx
         others = (["PATH"] if self.path else []) + ([FORM] if self.table.is_open else [])
-        return f"[{'|'.join([*self.table, *others])}]"
+        return f"[{'|'.join([*self.also, *self.table, *others])}]"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """The word, checked."""
-        if not self.path:
+        if not self.path and value not in self.also:
             try:
                 self.table.check(value)
             except ValueError as error:
@@ -65,9 +66,10 @@ class Word(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """The words that begin so, for the shell."""
         del ctx, param
+        words = dict.fromkeys(self.also, "") | {w: entry.text for w, entry in self.table.items()}
         return [
-            CompletionItem(word, help=entry.text)
-            for word, entry in self.table.items()
+            CompletionItem(word, help=text)
+            for word, text in words.items()
             if word.startswith(incomplete)
         ]
 

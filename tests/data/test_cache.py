@@ -437,7 +437,7 @@ def opened(path):
         return
     for split in [name for name, count in found.splits.items() if count] + ["all"]:
         part = found.dataset(split)
-        if part.labels is not None:
+        if part.labels is not None:  # the file may say that there are none
             assert len(part.legend.texts(part.labels)) == len(part.images)
         data_digest(part)
     found.summary()

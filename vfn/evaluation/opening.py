@@ -30,6 +30,7 @@ Given = str | Path | Tensor | Dataset | Statistics | Trained | Draws
 # What a record of `vfn sample` says that an evaluation of its pictures says as well.
 _TOLD = ("run", "step", "precision", "guidance", "sampler", "sample_timesteps", "grid",
          "guidance_interval", "guidance_rescale", "eta")  # fmt: skip
+MANY = 100  # labels that a record of an evaluation lists
 _BLOCK = 1024  # pictures that are read at a time
 
 
@@ -101,6 +102,7 @@ def _open_path(spec: str, data: DataConfig, size: Size | None, labelled: bool) -
     if record is not None:
         told = {name: record[name] for name in _TOLD if name in record}
         told |= {"sample_seed": record["seed"], _digest_name(record): record["sha256"]}
+        told |= {"labels": text} if (text := _labels_text(record)) else {}
         return Opened(spec, _samples(folder, record), told)
     inside = [path for path in sorted(folder.glob("*")) if (path / RECORD).is_file()]
     if inside:
@@ -123,6 +125,14 @@ def _record_of(folder: Path) -> dict[str, Any] | None:
 
 def _digest_name(record: Mapping[str, Any]) -> str:
     return "sha256" if record.get("parameters") == "raw" else "ema_sha256"
+
+
+def _labels_text(record: Mapping[str, Any]) -> str:
+    """What was asked of the network, in few words; nothing if it has no labels."""
+    names = record["labels"]
+    if names and names == record.get("classes"):
+        return "in turn"
+    return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
 
 
 def _samples(folder: Path, record: Mapping[str, Any]) -> Dataset:

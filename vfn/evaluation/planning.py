@@ -29,7 +29,14 @@ from vfn.evaluation.needs import (
     shape_of_side,
     width_of_side,
 )
-from vfn.evaluation.opening import Given, Opened, open_held_out, open_network, open_side
+from vfn.evaluation.opening import (
+    MANY,
+    Given,
+    Opened,
+    open_held_out,
+    open_network,
+    open_side,
+)
 from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
 from vfn.files import check_space, printable
@@ -40,7 +47,6 @@ from vfn.runs.directory import RUN
 from vfn.sampling import Draws, Trained, ask, class_shares
 from vfn.sampling import usual_labels as usual_labels
 
-_MANY = 100  # labels that a record lists
 _LOGITS = 1008  # of Inception, the widest
 _REAL_PICTURES: frozenset[Need] = frozenset({"real features", "labels"})
 _EXTRACTED: frozenset[Need] = frozenset(
@@ -408,7 +414,7 @@ def _labels_text(draws: Draws, data_dir: str | None) -> str:
     if legend.names and len(labels) == draws.num and _is_as_data(draws, data_dir):
         return "as in the data"
     names = draws.asked.names
-    return ",".join(names) if len(names) <= _MANY else f"{len(names)} of them, in turn"
+    return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
 
 
 def _is_as_data(draws: Draws, data_dir: str | None) -> bool:

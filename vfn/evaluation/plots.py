@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.figure
 
+from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.record import Evaluation, is_number
 from vfn.files import printable, shown, write_atomic
 
@@ -69,6 +70,12 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     titles = list(
         dict.fromkeys(f.title for line in lines.values() for e in line for f in e.figures)
     )
+    units = {
+        f.title: f" / {KINDS[f.key].unit}" if f.key in KINDS and KINDS[f.key].unit else ""
+        for line in lines.values()
+        for e in line
+        for f in e.figures
+    }
     rows = -(-len(titles) // _COLUMNS)
     columns = -(-len(titles) // rows)
     page = matplotlib.figure.Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
@@ -77,11 +84,12 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
         axes.remove()
     for axes, title in zip(panels, titles, strict=False):
         for label, line in lines.items():
-            drawn = [(e.settings[against], f.value) for e in line for f in e.figures
+            drawn = [(e.settings[against], f.value * _scale(f.key)) for e in line for f in e.figures
                      if f.title == title and is_number(f.value)]  # fmt: skip
             if drawn:
                 axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label)
-        axes.set(xlabel=AXES.get(against, plain_text(against)), title=plain_text(title))
+        named = plain_text(f"{title}{units[title]}")
+        axes.set(xlabel=AXES.get(against, plain_text(against)), title=named)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", lw=0.6)
     if len(lines) > 1:
@@ -107,6 +115,11 @@ def plain_text(text: str) -> str:
     a \$ b
     """
     return printable(text).replace("$", "\\$")
+
+
+def _scale(key: str) -> float:
+    """What a figure is multiplied by, to be in its unit."""
+    return 100.0 if key in KINDS and KINDS[key].unit == "%" else 1.0
 
 
 def write_plot(

@@ -324,12 +324,13 @@ def _figure_record(figure: Figure) -> dict[str, Any]:
 def _figure_read(path: Path, row: Mapping[str, Any], extractor: Any) -> Figure:
     """A figure of a file; a key that earlier versions did not write is found by the title."""
     title, better = row["name"], row.get("better")
+    key = str(row.get("key") or _key_of(title, str(extractor)))
     figure = Figure(
-        str(row.get("key") or _key_of(title, str(extractor))),
+        key,
         title,
         row["value"],
         _optional(path, row, "reference"),
-        better if better in ("lower", "higher") else "",
+        better if better in ("lower", "higher") else KINDS[key].better if key in KINDS else "",
         str(row.get("note") or ""),
         str(row.get("baseline") or ""),
         _interval(path, row, "interval"),

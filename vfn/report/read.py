@@ -1,14 +1,15 @@
 """What a run directory holds, as small values; a malformed file is named in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
+from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number
 from vfn.files import read_json, short
+from vfn.report.search import Samples, Sweep, find_results
 from vfn.runs import RunFiles, read_log, read_stages, run_path
 
 Curve = dict[int, float]
@@ -23,10 +24,11 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContents:
-    """What a run directory holds; what it does not have yet is empty.
+    """What there is of a run; what it does not have yet is empty.
 
     train_loss, held_out_loss: by step. on_the_way: evaluations during the training. stages: of a
-    distillation, None for other runs. commands: how to get all of it again.
+    distillation, None for other runs. samples, sweeps, evaluations: wherever they were written.
+    commands: how to get all of it again.
     """
 
     files: RunFiles
@@ -36,21 +38,25 @@ class RunContents:
     held_out_loss: Curve = field(default_factory=dict)
     on_the_way: list[Evaluation] = field(default_factory=list)
     stages: list[Stage] | None = None
+    samples: list[Samples] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
 
-def read_run(run: str | Path) -> RunContents:
-    """Read a run directory, pictures and checkpoints aside.
+def read_run(run: str | Path, add: Sequence[str | Path] = ()) -> RunContents:
+    """Read a run directory and what belongs to it elsewhere, pictures and checkpoints aside.
 
     Args:
         run: a run directory, that is one with a ``config.toml``.
+        add: folders of `vfn sample` and files of ``vfn eval --json`` that are shown as well.
 
     Returns:
         RunContents.
 
     Raises:
-        ValueError: if it is no run directory, or a file in it is malformed; the file is named.
+        ValueError: if it is no run directory, a file in it is malformed, or what is to be added is
+            something else; the file is named.
 
     >>> read_run("runs/none")
     Traceback (most recent call last):
@@ -65,8 +71,8 @@ def read_run(run: str | Path) -> RunContents:
     config_text = configs.read(str(files.config))
     log = read_log(files.log)
     config = configs.loads(config_text, str(files.config))
-    evaluations = [read_evaluation(path) for path in files.evaluations()]
     stages = _read_stages(files.stages)  # of another run, it is at least to be whole
+    found = find_results(files, add)
     return RunContents(
         files=files,
         config=config,
@@ -75,8 +81,10 @@ def read_run(run: str | Path) -> RunContents:
         held_out_loss=_curve(log, "held_out_loss"),
         on_the_way=_on_the_way(log),
         stages=stages if config.distill.teacher_steps else None,
-        evaluations=evaluations,
-        commands=_read_commands(files.commands, evaluations),
+        samples=found.samples,
+        sweeps=found.sweeps,
+        evaluations=found.evaluations,
+        commands=_read_commands(files.commands, found.evaluations),
     )
 
 
