@@ -8,7 +8,9 @@ from PIL import Image
 from vfn import configs
 from vfn.configs import DataConfig, ModelConfig
 from vfn.data import Dataset, Labels, load_dataset, prepare
-from vfn.evaluation.opening import check_legend
+from vfn.evaluation import METRICS
+from vfn.evaluation.extractors import PIXELS
+from vfn.evaluation.needs import Planned, check_needs
 from vfn.interop import import_config
 from vfn.model import DataShape
 from vfn.ops import loss_weight
@@ -35,7 +37,9 @@ def raising(check):
 
 
 REFUSALS = {
-    "classes of others": lambda: check_legend(ONE.legend, OTHER.legend),
+    "classes of others": lambda: check_needs(
+        {"agreement": METRICS["agreement"]}, Planned(ONE, OTHER, OTHER, PIXELS)
+    ),
     "an unknown label": lambda: ONE.legend.parse(LONG),
     "other classes": raising(lambda: other_pictures(ONE, DataShape(1, 2, 2, OTHER.legend), None)),
     "other held-out pictures": lambda: _pictures(configs.Config(), TrainingData(ONE, OTHER)),

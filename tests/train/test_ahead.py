@@ -35,7 +35,6 @@ def full(monkeypatch, free):
     [
         ({"sampler": "no.such:solver"}, "no.such:solver cannot be imported"),
         ({"logsnr_schedule": "legacy", "grid": "logsnr"}, "expected finite limits"),
-        ({"guidance": 1.0, "conditional": False}, "needs a class-conditional model"),
         ({"trackers": ("no.such:tracker",)}, "no.such:tracker cannot be imported"),
         ({"trackers": (f"{__name__}:NOTHING",)}, "to be a function of a run and its step, got int"),
         ({"dataset": "a\udcff"}, r"settings that are UTF-8, got dataset = .a\\udcff"),

@@ -7,6 +7,7 @@ from vfn.data import Dataset, Labels
 from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.metrics import METRICS, Metric, Need, usual_metrics
+from vfn.files import shortened
 from vfn.sampling import Draws
 from vfn.tables import load_object
 
@@ -242,11 +243,12 @@ def _no_labels(planned: Planned, _: Metric) -> str:
             return f"one class a picture, the {role} ones have tags"
         legends.append(labels)
     real, *others = legends
-    strange = [name for legend in others for name in legend.names if name not in real.names]
+    known_names = set(real.names)
+    strange = [name for legend in others for name in legend.names if name not in known_names]
     if strange and real.names:
         return (
-            f"classes of the same names, and label {strange[0]!r} is not among the real pictures' "
-            f"{real.listed()}"
+            f"classes of the same names, and label '{shortened(strange[0])}' is not among the real "
+            f"pictures' {real.listed()}"
         )
     if isinstance(planned.real, Dataset) and planned.real.labels is not None:
         known = planned.real.labels
