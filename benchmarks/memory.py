@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch._dynamo  # as the optimizer does, so that it is there before
+
 from benchmarks.common import write_table
 from vfn.configs import load, override
 from vfn.data import as_dataset
@@ -42,8 +44,6 @@ def resident() -> int:
 
 def measure(number: int) -> tuple[int, int]:
     """Resident bytes before, and the most after some steps."""
-    import torch._dynamo  # as the optimizer does
-
     name, settings, size, batch = CASES[number]
     config = override(load(name), {**QUIET, **settings, "batch_size": batch})
     dataset = as_dataset(torch.randint(0, 256, (2 * batch, *size), dtype=torch.uint8))

@@ -173,7 +173,7 @@ def needs(config: Config, shape: DataShape, device: str = "auto") -> Needs:
         device: auto, cpu or cuda.
 
     Returns:
-        Needs; within a quarter of what is measured.
+        Needs; estimates, see `Footprint`.
 
     >>> from vfn.configs import load
     >>> found = needs(load("digits"), DataShape(1, 8, 8), device="cpu")

@@ -23,7 +23,7 @@ from vfn.model import DataShape
 from vfn.objective import Objective, batch_loss
 from vfn.progress import say
 
-CLEARLY = 1.25  # estimates are right within a quarter: what is beyond is refused
+CLEARLY = 1.25  # whole processes were within a quarter: what is beyond is refused
 # Pictures that a network is evaluated on at once, as multiples of `sample_batch`: guidance doubles
 # it in sampling, and the held-out loss takes three.
 AT_ONCE = 3
