@@ -211,7 +211,9 @@ def test_info_of_a_run_lists_its_checkpoints(vfn, trained):
     assert "step-00000003.safetensors" in out
     assert "newest intact checkpoint: step 3" in out
     file = trained / "checkpoints" / "step-00000003.safetensors"
-    assert vfn(f"info {file}")[1] == out
+    again = vfn(f"info {file}")[1]
+    of_network = [text.partition("free here")[0] for text in (out, again)]  # what is free changes
+    assert of_network[0] == of_network[1]
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):

@@ -513,7 +513,7 @@ def export_command(run: Path, out: Path) -> None:
 
 
 @app.command("ema")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--sigma-rel", type=Listed(float), required=True,
               help="lengths of the average, shares of the training: 0.03,0.07")  # fmt: skip
 @click.option("--out", type=PATH, help="directory  [RUN/posthoc]")

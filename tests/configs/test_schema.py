@@ -504,7 +504,7 @@ teacher_guide_weight = 0
             "[sample]\nguidance_options = {norm = 1}",
             "guidance rule plain takes no options, got norm",
         ),
-        ("[sample]\nzero_init = 64", "expected zero_init below the 64 steps of sampling, got 64"),
+        ("[sample]\nzero_init = 16", "expected zero_init below the 16 steps of sampling, got 16"),
         (
             "[train]\nema_profiles = [0.05, 0.05]",
             "expected ema_profiles that differ, got 0.05, 0.05",

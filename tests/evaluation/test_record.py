@@ -69,8 +69,7 @@ def test_what_is_written_is_read_back(tmp_path):
     path = tmp_path / "new" / "m.json"
     EVALUATION.write(path)
     found = read_evaluation(path)
-    # Bits have no direction in files, as ever.
-    bits = [EVALUATION.bits_per_dim[0]._replace(better="")]
+    bits = [EVALUATION.bits_per_dim[0]._replace(better="lower")]  # which files do not tell
     assert found == Evaluation(
         EVALUATION.figures, EVALUATION.settings, EVALUATION.loss_by_logsnr, bits, command="vfn eval"
     )

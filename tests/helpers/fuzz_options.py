@@ -161,6 +161,7 @@ def _without_work() -> Iterator[None]:
     results = {
         "vfn.train.train": Outcome(4, 0),
         "vfn.train.distill": Distilled(1, 4, 0, []),
+        "vfn.train.posthoc_ema": _Result(),
         "vfn.sampling.load": TRAINED,
         "vfn.sampling.write_samples": [],
         "vfn.evaluation.judge": _Result(),

@@ -151,7 +151,9 @@ BATCHED = {
     "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
     "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
     "apg_guide memory": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, momentum=-0.5).memory,
-    "guided_x0": lambda a: ops.guided_x0(a.x, [a.y, a.n, a.x], a.t, [0.5, torch.sin], phi=0.3).x0,
+    "guided_x0": lambda a: (
+        ops.guided_x0(a.x, [a.y, a.n, a.x], a.t, [0.5, torch.sigmoid], phi=0.3).x0
+    ),
     "guided zero_star": lambda a: ops.guided(
         denoise, [flat], [0.5], ops.guidance_rule("zero_star")
     )(a.x, a.t),

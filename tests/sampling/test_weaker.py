@@ -274,7 +274,8 @@ def test_momentum_and_standing_still_reach_the_solver(strong):
     until = float(grid[:2].mean())
     denoise = strong.denoiser(labels, 2.0, 10, 3.0, rule=rule, zero_until=until)
     expected = to_uint8(sample(denoise, start, grid, ddim_step).x0)
-    settings = {"steps": 4, "guidance": 2.0, "guide_with": 10, "guide_weight": 3.0}
+    settings = {"sampler": "ddim", "steps": 4, "guidance": 2.0, "guide_with": 10}
+    settings["guide_weight"] = 3.0
     rules = {"guidance_rule": "apg", "guidance_options": {"momentum": -0.5}, "zero_init": 1}
     asked = {"labels": ["3", "7"], **settings}
     drawn = strong.sample(2, **asked, **rules)
