@@ -15,7 +15,7 @@ from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
-from vfn.data.standard import DATASETS
+from vfn.data.standard import DATASETS, Standard
 from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name
 
@@ -324,7 +324,22 @@ def _find(settings: DataConfig) -> _Origin:
     known = DATASETS.find(name)
     size = settings.image_size or known.image_size
     resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
-    return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
+    return _Origin(name, known.content, lambda: _source_of(known, settings), resolved)
+
+
+def _source_of(known: Standard, settings: DataConfig) -> Source:
+    """The pictures of a data set that is named; one from outside can fail in any way."""
+    try:
+        return known.source(data_home(settings))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        if not is_object_name(settings.dataset):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"data set {shortened(settings.dataset)} cannot be opened: {shortened(reason, 200)}"
+        ) from error
 
 
 def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
+from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.files import few, short, shortened, shown, write_atomic
 from vfn.model import DataShape
@@ -318,7 +319,7 @@ def parse_shape(text: str) -> DataShape:
     sizes = (values["channels"], values["height"], values["width"])
     names, tags = tuple(values["class_names"]), values.get("multitags", False)
     if (
-        not all(type(size) is int and size > 0 for size in sizes)
+        not all(type(size) is int and 0 < size <= SIDE for size in sizes)
         or not all(isinstance(name, str) for name in names)
         or not isinstance(tags, bool)
     ):
