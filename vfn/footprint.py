@@ -39,8 +39,8 @@ class Footprint:
     """What a network takes of memory for some pictures at once, in bytes.
 
     Nothing is computed, and no tensor of the pictures' or the network's size is made: the passes
-    run on tensors that have a shape but no values. On a CPU whole processes were within a quarter of
-    what is measured. Figures are None for a network or objective that looks at values.
+    run on tensors that have a shape but no values. On a CPU whole processes were within a quarter
+    of what is measured. Figures are None for a network or objective that looks at values.
 
     config: describes the network, what it learns and in which precision. shape: of the data.
     device: where it works. model: the network itself, if there is one already. objective: the loss
