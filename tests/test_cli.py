@@ -211,7 +211,11 @@ def test_info_of_a_run_lists_its_checkpoints(vfn, trained):
     assert "step-00000003.safetensors" in out
     assert "newest intact checkpoint: step 3" in out
     file = trained / "checkpoints" / "step-00000003.safetensors"
-    assert vfn(f"info {file}")[1] == out
+    texts = out, vfn(f"info {file}")[1]
+    here, there = (
+        [line for line in text.splitlines() if "free here" not in line] for text in texts
+    )
+    assert here == there  # what is free differs from one moment to the next
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
@@ -316,7 +320,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --guidance 0,x", "'x' is not a valid float"),
         ("sample --checkpoint {run} --out {out} --guidance-interval 5", "such as -3,5, got 5"),
         ("sample --checkpoint {run} --out {out} --guidance-interval 5,-3", "-3,5, got 5,-3"),
-        ("sample --checkpoint {run} --out {out} --guidance-interval -inf,3", "to be a number"),
+        ("sample --checkpoint {run} --out {out} --guidance-interval -inf,3", "at least -1000000.0"),
         ("sample --checkpoint {run} --out {out} --guidance-rescale 2", "in 0..1, got 2"),
         ("sample --checkpoint {run} --out {out} --steps 4,0", "sample_timesteps at least 1, got 0"),
         ("sample --checkpoint {run} --out {out} --labels 3,,4", "unknown label ''"),
