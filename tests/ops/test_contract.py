@@ -575,3 +575,46 @@ def test_the_farthest_levels_give_the_limit(name, dtype):
 def test_levels_that_an_op_does_not_take_are_few_and_named():
     assert set(DOMAINS) | GROWING <= set(LEVELS)
     assert len(LEVELS) > 50
+
+
+ALONE = {
+    "alpha": (lambda level: ops.alpha_sigma(level).alpha, 0.0, 1.0),
+    "sigma": (lambda level: ops.alpha_sigma(level).sigma, 1.0, 0.0),
+    "log_alpha": (lambda level: ops.log_alpha_sigma(level).log_alpha, -INF, 0.0),
+    "log_sigma": (lambda level: ops.log_alpha_sigma(level).log_sigma, 0.0, -INF),
+    "interval_strength": (ops.interval_strength(2.0, -1.0, 1.0), 0.0, 0.0),
+    **{
+        f"time of {name}": (schedule.time, 1.0, 0.0)
+        for name, schedule in {
+            **{word: ops.logsnr_schedule(word) for word in ("cosine", "linear", "sigmoid")},
+            "legacy": ops.logsnr_schedule("legacy"),
+            "endless": ops.logsnr_schedule("cosine", -INF, INF),
+            "shifted": SHIFTED,
+            "mixed": MIXED,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize("name", ALONE)
+def test_functions_of_a_level_alone_have_limits(name, dtype):
+    function, low, high = ALONE[name]
+    levels = torch.tensor([-INF, -745.0, -700.0, 700.0, 745.0, INF], dtype=dtype)
+    got = function(levels)
+    assert got.dtype == dtype
+    assert not got.isnan().any()
+    assert got[[0, -1]].tolist() == pytest.approx([low, high], abs=1e-12)  # of bisections
+    assert (got.diff() * (1 if high >= low else -1) >= -1e-9).all()
+    assert function(levels[3:5])[1] == pytest.approx(high, abs=1e-9) or name == "log_sigma"
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "sigmoid", "legacy"])
+def test_times_beyond_the_ends_are_the_ends(name):
+    schedule = ops.logsnr_schedule(name)
+    for dtype in MOST:
+        times = torch.tensor([-INF, -1.0, 0.0, 1.0, 2.0, INF], dtype=dtype)
+        got = schedule.logsnr(times)
+        assert got[:3].tolist() == [got[2].item()] * 3
+        assert got[3:].tolist() == [got[3].item()] * 3
+        assert not got.isnan().any()
