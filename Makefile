@@ -9,7 +9,7 @@ demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/rep
 	$(BIN)/vfn demo $(DEMO)
 
 test: $(INSTALLED)  ## the whole test suite, with every example in the docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commit
 	$(BIN)/ruff format --check .

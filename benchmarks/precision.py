@@ -204,6 +204,12 @@ def exact_sigmoid(low, high, t):
     return mp.mpf(high) + t * (mp.mpf(low) - mp.mpf(high))
 
 
+def exact_flow(low, high, t):
+    first, last = (1 / (1 + mp.exp(mp.mpf(limit) / 2)) for limit in (high, low))
+    time = first + (last - first) * t
+    return 2 * mp.log((1 - time) / time)
+
+
 def exact_legacy(t):
     slope, start = mp.mpf("-0.0199"), mp.mpf("0.9999")
     end = start + slope * t
@@ -253,6 +259,18 @@ FORMS = {
     "1/sigma": (lambda x: 1 / sigma(x), lambda _, s: 1 / s),
     "sigma/alpha": (lambda x: sigma(x) / alpha(x), lambda a, s: s / a),
     "alpha/sigma": (lambda x: alpha(x) / sigma(x), lambda a, s: a / s),
+    "1/(alpha+sigma)": (lambda x: 1 / (alpha(x) + sigma(x)), lambda a, s: 1 / (a + s)),
+    "alpha+sigma": (lambda x: alpha(x) + sigma(x), lambda a, s: a + s),
+    "t": (lambda x: sigma(x) / (alpha(x) + sigma(x)), lambda a, s: s / (a + s)),
+    "1-t": (lambda x: alpha(x) / (alpha(x) + sigma(x)), lambda a, s: a / (a + s)),
+    "1-2t": (
+        lambda x: (alpha(x) - sigma(x)) / (alpha(x) + sigma(x)),
+        lambda a, s: (a - s) / (a + s),
+    ),
+    "(alpha-sigma)": (lambda x: alpha(x) - sigma(x), lambda a, s: a - s),
+    "1/t": (lambda x: 1 + alpha(x) / sigma(x), lambda a, s: 1 + a / s),
+    "1/(1-t)": (lambda x: 1 + sigma(x) / alpha(x), lambda a, s: 1 + s / a),
+    "1/t^2": (lambda x: (1 + alpha(x) / sigma(x)) ** 2, lambda a, s: (1 + a / s) ** 2),
 }
 
 
@@ -281,12 +299,22 @@ def singles() -> list[Quantity]:
         (ops.v_from_x0, "alpha/sigma", "-1/sigma"),
         (ops.v_from_eps, "-sigma/alpha", "1/alpha"),
         (ops.v_from_x0_eps, "-sigma", "alpha"),
+        (ops.x0_from_u, "1/(alpha+sigma)", "-t"),
+        (ops.eps_from_u, "1/(alpha+sigma)", "1-t"),
+        (ops.v_from_u, "1-2t", "1/(alpha+sigma)"),
+        (ops.u_from_x0, "1/sigma", "-1/t"),
+        (ops.u_from_eps, "-1/alpha", "1/(1-t)"),
+        (ops.u_from_v, "-(alpha-sigma)", "alpha+sigma"),
     ):
         for slot, term in enumerate(terms):
             call = _q_sample if op is ops.q_sample else op
             title = f"{op.__name__}: {('first', 'second')[slot]}, {term}"
             rows.append(one_time(title, term, partial(mix, call, slot)))
-    return rows
+    return [*rows, one_time("loss_weight: flow, 1/t^2", "1/t^2", _flow_weight)]
+
+
+def _flow_weight(args: Columns, dtype: torch.dtype) -> Tensor:
+    return ops.loss_weight(*args, "flow").to(dtype)
 
 
 def naive() -> list[Quantity]:
@@ -348,7 +376,12 @@ def pairs() -> list[Quantity]:
 
 def schedules() -> list[Quantity]:
     rows, grid = [], time_grid()
-    forms = {"cosine": exact_cosine, "linear": exact_linear, "sigmoid": exact_sigmoid}
+    forms = {
+        "cosine": exact_cosine,
+        "linear": exact_linear,
+        "sigmoid": exact_sigmoid,
+        "flow": exact_flow,
+    }
     for name, exact in forms.items():
         for low, high in ((-20, 20), (-30, 30), (-7, 13.37), (-3.3, 17)):
             schedule = ops.logsnr_schedule(name, low, high)

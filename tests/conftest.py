@@ -7,6 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.helpers.fixtures import forks, undisturbed
+
+__all__ = ["forks", "undisturbed"]
+
 # No deadline: the first call of an operator is slow. Derandomized: a failure repeats.
 settings.register_profile("vfn", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("vfn")

@@ -211,7 +211,9 @@ def test_info_of_a_run_lists_its_checkpoints(vfn, trained):
     assert "step-00000003.safetensors" in out
     assert "newest intact checkpoint: step 3" in out
     file = trained / "checkpoints" / "step-00000003.safetensors"
-    assert vfn(f"info {file}")[1] == out
+    again = vfn(f"info {file}")[1]
+    of_network = [text.partition("free here")[0] for text in (out, again)]  # what is free changes
+    assert of_network[0] == of_network[1]
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(vfn, tmp_path):
@@ -284,7 +286,7 @@ def test_help(vfn, verb):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (celeba"),
+        ("train --config cats --out {new}", "unknown config 'cats', expected a preset (128, 64,"),
         ("train --config no.toml --out {new}", "config file no.toml does not exist"),
         ("train --out /proc/vfn", "/proc/vfn"),
         ("train --out {file}", "but there is a file"),
@@ -296,7 +298,7 @@ def test_help(vfn, verb):
         ("train --out {new} --dataset {file}", "expected one of digits, mnist, cifar10, celeba"),
         ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
         ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
-        ("train --out {new} --conditional false", "guidance 0.5 needs a class-conditional model"),
+        ("train --out {new} --init-partial", "expected --init-from with --init-partial"),
         ("train --out {new} --data-dir {file} --dataset {npy}", "but there is a file"),
         ("train --out {new} --data-dir /proc/x --dataset {npy}", "/proc/x"),
         ("data prepare --dataset cats", "unknown data set 'cats', expected one of digits"),
@@ -316,7 +318,7 @@ def test_help(vfn, verb):
         ("sample --checkpoint {run} --out {out} --guidance 0,x", "'x' is not a valid float"),
         ("sample --checkpoint {run} --out {out} --guidance-interval 5", "such as -3,5, got 5"),
         ("sample --checkpoint {run} --out {out} --guidance-interval 5,-3", "-3,5, got 5,-3"),
-        ("sample --checkpoint {run} --out {out} --guidance-interval -inf,3", "to be a number"),
+        ("sample --checkpoint {run} --out {out} --guidance-interval -inf,3", "at least -1000000.0"),
         ("sample --checkpoint {run} --out {out} --guidance-rescale 2", "in 0..1, got 2"),
         ("sample --checkpoint {run} --out {out} --steps 4,0", "sample_timesteps at least 1, got 0"),
         ("sample --checkpoint {run} --out {out} --labels 3,,4", "unknown label ''"),

@@ -1,8 +1,7 @@
 """Processes: their devices, and what they agree on."""
 
 import json
-import subprocess
-import sys
+import socket
 
 import pytest
 import torch
@@ -21,8 +20,14 @@ from vfn.distributed import (
 
 TWO = """
 import json, sys, torch
-from vfn.distributed import gather, largest, processes, share, total, wait_for_all
+from pathlib import Path
+from vfn.cli import app
+from vfn.configs import load, override
+from vfn.distributed import by_first, gather, largest, processes, share, total, wait_for_all
+from vfn.evaluation import judge, store_reference
 from vfn.progress import say
+from vfn.sampling import untrained
+from vfn.train import distill, train
 with processes("cpu") as world:
     mine = share(5, world)
     every = gather(mine * 10, 5, world)
@@ -35,23 +40,75 @@ for _ in range(2):
         with processes("cpu") as inner:
             found.append(largest(again.rank + 5, inner))
         found.append(largest(again.rank + 7, again))
+
+
+def refused(work):
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def command(*words):
+    return refused(lambda: app.main([*words], standalone_mode=False, obj=list(words)))
+
+
+rank, out = world.rank, Path(sys.argv[1]) / "out"
+torch.manual_seed(0)
+digits, teacher = load("digits"), untrained("digits", device="cpu")
+real, test = "dataset:digits", "dataset:digits:test"
+found += [
+    refused(lambda: train(override(digits, {"steps": 1 + rank, "lr": 0.1 * rank}), out)),
+    refused(lambda: distill(teacher, out, student_steps=1 + rank)),
+    refused(lambda: judge(real, test, ["fd"], seed=rank, device="cpu")),
+    refused(lambda: store_reference(real, out.with_suffix(".npz"), keep=bool(rank))),
+    command("info", "digits" if rank else "digits_distill"),
+    command("export", "nowhere", "--out", f"{rank}.safetensors"),
+    command("report" if rank else "export", "nowhere", *([] if rank else ["--out", "x"])),
+    command("export", "nowhere", "--out", "x.safetensors"),
+    refused(lambda: by_first(lambda: int("x"))),
+    by_first(lambda: 5),
+]
 open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
 """
+DIFFERS = "started with different arguments: {} differs"
+# What each of two processes that differ is told, and then both where the first one fails.
+REFUSED = [*map(DIFFERS.format, ["steps, lr", "student_steps", "seed", "keep", "target", "out"])]
+REFUSED += [DIFFERS.format("names")]
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(forks, tmp_path):
     """They can join again, within a job or after it, and the first one alone speaks."""
     script = tmp_path / "script.py"
     script.write_text(TWO)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(" speaks") == 1
+    err = forks.run(tmp_path, script=script, processes=2)
+    assert err.count(" speaks") == 1
     for rank, mine in enumerate([[0, 1, 2], [3, 4, 4]]):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found == [2, mine, [0, 10, 20, 30, 40], 3, [2.0, 1.0], 6, 8, 6, 8]
+        assert found[:9] == [2, mine, [0, 10, 20, 30, 40], 3, [2.0, 1.0], 6, 8, 6, 8]
+        for told, expected in zip(found[9:], REFUSED, strict=False):
+            assert expected in told
+        first = ["checkpoint nowhere does not exist", "invalid literal for int()"]
+        for told, own in zip(found[16:18], first, strict=True):
+            assert told.startswith("another process of this job refused" if rank else own)
+        assert found[18] == (None if rank else 5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "script.py"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_never_comes(monkeypatch, rank):
+    """Whoever waits for it, as the one that makes the meeting place or as another one."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in {**variables, "VFN_JOIN_SECONDS": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("vfn.distributed._stores", [])
+    message = rf"not all of the 2 processes of this job met within 1 s \(this is number {rank}; "
+    with pytest.raises(TimeoutError, match=message) as refused, processes("cpu"):
+        pass
+    assert str(refused.value).isprintable()
 
 
 def test_one_process_agrees_with_itself():
@@ -81,10 +138,17 @@ def test_devices(monkeypatch):
     with pytest.raises(ValueError, match="expected device auto, cpu or cuda, got 'gpu'"):
         choose_device("gpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert choose_device("auto") == torch.device("cuda", 0)
+    for name, value in {"WORLD_SIZE": 8, "RANK": 7, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device("cuda") == torch.device("cuda", 3)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    for name in ("cuda", "cuda:7"):
+        with pytest.raises(ValueError, match="asked for, but this machine has 4 of them, which co"):
+            choose_device(name)
 
 
 def test_no_process_starts_for_a_device_that_is_not_there():

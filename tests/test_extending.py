@@ -80,9 +80,10 @@ def test_what_the_examples_leave_behind(folder):
     assert (folder / "runs" / "words" / "words.txt").read_text().startswith("step 2: ")
 
 
-@pytest.mark.parametrize("table", ["network", "weighting", "solver", "time density", "data set",
-                                   "extractor", "metric", "tracker", "distillation method",
-                                   "foreign format"])  # fmt: skip
+@pytest.mark.parametrize("table", ["network", "weighting", "schedule", "solver",
+                                   "guidance rule",
+                                   "time density", "data set", "extractor", "metric", "tracker",
+                                   "distillation method", "foreign format"])  # fmt: skip
 def test_every_table_has_its_example(table):
     (section,) = [text for name, text in SECTIONS.items() if name.endswith(table)]
     assert "```python" in section

@@ -14,9 +14,9 @@ import vfn
 ROOT = Path(vfn.__file__).parent
 # Every package and module below vfn/ is a part.
 _WORDS = """
-    tables files progress pictures streams
-    ops distributed nn configs data model objective runs sampling interop evaluation train report
-    info demo options cli __main__
+    files tables launch progress pictures streams memory
+    ops distributed nn configs data model objective footprint runs sampling interop evaluation
+    train report info demo options cli __main__
 """
 ORDER = _WORDS.split()
 # The functional core uses nothing else.

@@ -1,5 +1,6 @@
 """What a configuration describes, as live objects; networks of somebody else among them."""
 
+import math
 import sys
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn import ops
 from vfn.configs import (
     Config,
     DiffusionConfig,
@@ -155,6 +157,23 @@ def test_the_schedule_is_the_configurations():
     assert schedule.logsnr(0.0).item() == pytest.approx(5)
 
 
+def test_the_schedule_is_mixed_and_shifted_as_the_configuration_says():
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    flow = ops.logsnr_schedule("flow", -12, 12)
+    given = {"logsnr_schedule": "flow", "logsnr_min": -12, "logsnr_max": 12}
+    assert torch.equal(schedule_of(DiffusionConfig(**given)).logsnr(t), flow.logsnr(t))
+    shifted = schedule_of(DiffusionConfig(**given, shift=3.0))
+    torch.testing.assert_close(shifted.logsnr(t), flow.logsnr(t) - 2 * math.log(3))
+    mixed = schedule_of(DiffusionConfig(**given, shift=3.0, interpolation=(32, 128, 256)))
+    low, high = 2 * math.log(32 / 256), 2 * math.log(128 / 256)
+    expected = shifted.logsnr(t) + t * low + (1 - t) * high
+    torch.testing.assert_close(mixed.logsnr(t), expected)
+    torch.testing.assert_close(mixed.time(mixed.logsnr(t)), t, rtol=0, atol=1e-9)
+    betas = {"beta_end": 0.01, "timesteps": 400}
+    legacy = schedule_of(DiffusionConfig(logsnr_schedule="legacy", schedule_options=betas))
+    assert torch.equal(legacy.logsnr(t), ops.legacy_logsnr(t, **betas))
+
+
 def test_the_sampler_takes_its_own_settings():
     """Those of other solvers are not given to it."""
     assert SampleConfig(sampler="heun", churn=0.1).solver_options() == {"churn": 0.1}
@@ -194,6 +213,38 @@ def test_settings_that_a_network_cannot_follow(settings, legend, known, message)
     shape = SHAPE._replace(legend=legend)
     with pytest.raises(ValueError, match=message):
         check_sampling(SampleConfig(**settings), Config(), shape, known)
+
+
+def breaks():
+    def solve(denoise, z, logsnrs, **_):
+        return denoise(z, logsnrs[0]).no_such_thing
+
+    return solve
+
+
+def shrinks():
+    from vfn.ops import Sample
+
+    return lambda _denoise, z, _logsnrs, **_: Sample(z[..., :1], 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": "logsnr"}, "expected finite limits"),
+        ({"sampler": "no.such:solver"}, "no.such:solver cannot be imported"),
+        ({"sampler": f"{__name__}:breaks"}, ":breaks fails: AttributeError"),
+        (
+            {"sampler": f"{__name__}:shrinks"},
+            r":shrinks to give \(1, 1, 2, 2\), got \(1, 1, 2, 1\)",
+        ),
+    ],
+)
+def test_grids_and_solvers_are_tried_before_they_are_needed(settings, message):
+    """A first preview comes after a thousand steps."""
+    config = Config(diffusion=DiffusionConfig(logsnr_schedule="legacy"))
+    with pytest.raises(ValueError, match=message):
+        check_sampling(SampleConfig(**settings), config, SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from vfn import ops
 from vfn.configs import DiffusionConfig
 from vfn.model import schedule_of
-from vfn.objective import Batch, batch_loss
+from vfn.objective import Batch, batch_loss, check_diffusion
 
 STEPS = 10
 
@@ -96,8 +96,70 @@ def test_bound_beside_mse_trains_the_variance_alone():
     assert bound_x0 != pytest.approx(x0, rel=0.1)
 
 
+OUTSIDE = "tests.helpers.outside_math"
+
+
+@pytest.mark.parametrize("schedule", ops.SCHEDULES)
+@pytest.mark.parametrize("weighting", ops.WEIGHTINGS)
+def test_words_of_the_package_can_be_trained_with(schedule, weighting):
+    for density in ops.TIME_DENSITIES:
+        check_diffusion(DiffusionConfig(
+            logsnr_schedule=schedule, reweight_type=weighting, time_density=density,
+            interpolation=(8, 32, 64), shift=2.0, keep_expectation=True,
+        ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"logsnr_schedule": f"{OUTSIDE}:no_schedule"}, "give a LogSNRSchedule.*, got NoneType"),
+        ({"logsnr_schedule": f"{OUTSIDE}:arch", "schedule_options": {"bend": -2.0}},
+         "schedule .*:arch to give logsnr that falls in time, one for each, got -1.022e.04, "),
+        ({"logsnr_schedule": f"{OUTSIDE}:arch", "schedule_options": {"bend": "x"}},
+         "schedule .*:arch cannot be called: TypeError: "),
+        ({"reweight_type": f"{OUTSIDE}:falls_below_0"}, "to give weights of at least 0, one for e"),
+        ({"reweight_type": f"{OUTSIDE}:breaks"}, "weighting .*:breaks cannot be called: Attribut"),
+        ({"reweight_type": f"{OUTSIDE}:nothing"}, "there is no nothing in tests.helpers.outside_m"),
+        ({"time_density": f"{OUTSIDE}:beyond"}, "time density .* to give times in 0..1, one for"),
+        ({"time_density": f"{OUTSIDE}:beyond", "time_options": {"density": 0.0}},
+         "time density .* to give densities above 0, one for each, got 0, 0"),
+        ({"time_density": f"{OUTSIDE}:no_times"}, "to give a WeightedTime"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_with_is_one_line(chosen, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        check_diffusion(DiffusionConfig(**chosen))
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("setting", [{"loss_type": "kl"}, {"learned_variance": True}])
 def test_bound_needs_discrete_times(setting):
     with pytest.raises(ValueError, match=f"train_timesteps above 0.* with {next(iter(setting))}"):
         DiffusionConfig(**setting)
     assert DiffusionConfig(**setting, train_timesteps=1000)
+
+
+@pytest.mark.parametrize("out_type", ["u", "x0", "v"])
+def test_the_loss_of_flow_matching_is_the_error_of_its_velocity(out_type):
+    """|u_hat - (eps - x0)|^2 at x_t = (1-t) x0 + t eps, whatever the network predicts."""
+    diffusion = DiffusionConfig(
+        logsnr_schedule="flow", logsnr_min=-60, logsnr_max=60, model_out_type=out_type,
+        reweight_type="flow",
+    )  # fmt: skip
+    batch = batch_of([0.1, 0.5, 0.9])
+    t = batch.t.view(-1, 1, 1, 1)
+    x_t = (1 - t) * batch.x0 + t * batch.noise
+    u = torch.randn_like(x_t)
+    x0, eps = x_t - t * u, x_t + (1 - t) * u
+    scale = ((1 - t) ** 2 + t**2).sqrt()
+    out = {"u": u, "x0": x0, "v": ((1 - t) * eps - t * x0) / scale}[out_type]
+    seen = []
+
+    def network(z, _t, _labels):
+        seen.append(z)
+        return out
+
+    expected = (u - (batch.noise - batch.x0)).square().mean((1, 2, 3))
+    # The limits move t by exp(-30).
+    torch.testing.assert_close(batch_loss(network, batch, diffusion), expected, rtol=1e-11, atol=0)
+    torch.testing.assert_close(seen[0], x_t / scale, rtol=0, atol=1e-12)

@@ -70,6 +70,12 @@ def test_wrong_options_load_no_torch():
         ["eval", "--compare", "x", "--real", "y"],
         ["eval", "--real", "x", "--fake", "y", "--steps", "3"],
         ["import", "config", "x", "--format", "none"],
+        ["sample", "--checkpoint", "x", "--out", "y", "--guidance-rule", "apgg"],
+        ["train", "--out", "x", "--keep-at", "first"],
+        ["ema", "x"],
+        ["ema", "x", "--sigma-rel", "short"],
+        ["ema", "x", "--sigma-rel", "0.1", "--num", "9"],
+        ["ema", "x", "--sigma-rel", "0.1", "--metrics", "fud"],
     ]
     rows = after(lines)
     assert [line for line, _, torch in rows if torch] == []

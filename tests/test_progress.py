@@ -1,8 +1,10 @@
 """What a person sees: lines where there is no terminal, a bar where there is one, and tables."""
 
+import sys
+
 import pytest
 
-from vfn.progress import Progress, say, silence, text_table
+from vfn.progress import Progress, as_typed, say, silence, text_table
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_a_bar_on_a_terminal(clock, monkeypatch, capsys):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_other_processes_say_nothing(clock, monkeypatch, capsys, terminal):
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     with Progress(10, "picture") as progress:
         clock[0] = 200
         progress.show(10)
@@ -109,3 +112,27 @@ def test_tables_of_text():
     assert text_table(rows, left=(0, 2)).splitlines()[2] == "longer     9  x"
     with pytest.raises(ValueError, match="argument"):
         text_table([["a", "b"], ["c"]])
+
+
+@pytest.mark.parametrize(
+    ("started", "on_path", "line"),
+    [
+        ("env/vfn", "nowhere", "env/vfn report 'a run'"),
+        ("env/vfn", "other", "env/vfn report 'a run'"),
+        ("env/vfn", "env", "vfn report 'a run'"),
+        ("vfn/__main__.py", "env", "py/python -m vfn report 'a run'"),
+        ("vfn/__main__.py", "py", "python -m vfn report 'a run'"),
+        ("clone/cli.py", "py", "python clone/cli.py report 'a run'"),
+        ("a/notebook/kernel.py", "nowhere", "vfn report 'a run'"),
+        ("", "nowhere", "vfn report 'a run'"),
+    ],
+)
+def test_a_command_is_shown_as_it_works_here(tmp_path, monkeypatch, started, on_path, line):
+    monkeypatch.chdir(tmp_path)
+    for name in {started or "x", "env/vfn", "other/vfn", "py/python"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [started])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "py/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / on_path))
+    assert as_typed("report", "a run") == line

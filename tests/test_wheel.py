@@ -13,14 +13,19 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the wheel's content, far from the checkout."""
-    place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"  # a build leaves files beside what it builds
+def source(tmp_path_factory):
+    """A copy to build from: a build leaves files beside what it builds."""
+    source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "vfn", source / "vfn", ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+@pytest.fixture(scope="module")
+def installed(source, tmp_path_factory):
+    """A folder with the wheel's content, far from the checkout."""
+    place = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run(
         [*build, "--wheel-dir", str(place), str(source)], check=True, capture_output=True, text=True
@@ -35,6 +40,18 @@ def test_every_file_of_the_package_is_in_it(installed):
     here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "vfn").rglob("*") if p.is_file()}
     there = {p.relative_to(installed).as_posix() for p in (installed / "vfn").rglob("*")}
     assert sorted(name for name in here - there if "__pycache__" not in name) == []
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_follow(source, tmp_path):
+    """They read .pth files and run no code, so a finder of modules hides the package from them."""
+    build = "import sys, setuptools.build_meta as b; b.build_editable(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, text=True)
+    with zipfile.ZipFile(next(tmp_path.glob("vfn-*.whl"))) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(".pth")]
+        assert Path(archive.read(path).decode().strip()) == source
+        assert not [name for name in archive.namelist() if name.endswith(".py")]
+    assert (source / "vfn" / "py.typed").is_file()
 
 
 def test_the_demo_runs_from_an_installed_copy(installed, tmp_path):

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,40 @@ import click
 
 from vfn import __version__, configs
 from vfn.configs.schema import override
+from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
-from vfn.evaluation.metrics import METRICS, usual_metrics
+from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
+from vfn.files import printable
 from vfn.interop.formats import FORMATS, What, importer, offering
+from vfn.launch import launch
+from vfn.memory import is_shortage, shortage
 from vfn.ops.solver_table import SOLVERS
-from vfn.options import Command, Listed, Word, given, option, refuse_given, settings
-from vfn.progress import is_shown, say
+from vfn.options import (
+    Command,
+    JointGroup,
+    Listed,
+    RunPath,
+    Word,
+    check_job,
+    given,
+    option,
+    refuse_given,
+    settings,
+)
+from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
 
 if TYPE_CHECKING:
     from vfn.sampling import Draws
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-PATH = click.Path(path_type=Path)
+PATH, RUN = click.Path(path_type=Path), RunPath()
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.
-COMPARED = ("sampler", "sample_timesteps", "guidance")
+COMPARED = ("sampler", "sample_timesteps", "guidance", "guide_with", "guide_weight")
+# In `vfn distill` the weaker network is the teacher's.
+DISTILL_NAMES = {"teacher_guide_with": "guide_with", "teacher_guide_weight": "guide_weight"}
 # `vfn data` leaves out what training does with the pictures.
 DATA_NAMES: dict[str, str | None] = {"split": None, "conditional": None, "flip": None}
 
@@ -40,7 +58,22 @@ config_option = click.option("--config", "preset", help="a preset's name or a .t
 data_dir_option = option("data_dir")
 
 
-@click.group(context_settings=CONTEXT)
+def _alone(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is not shared out: the first process does it, and the others wait."""
+
+    @wraps(command)
+    def by_first_process(*args: Any, **kwargs: Any) -> None:
+        if launch().size == 1:
+            command(*args, **kwargs)
+            return
+        from vfn.distributed import by_first
+
+        by_first(lambda: command(*args, **kwargs))
+
+    return by_first_process
+
+
+@click.group(cls=JointGroup, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="vfn")
 def app() -> None:
     """Train, sample and evaluate v-objective diffusion models."""
@@ -48,10 +81,12 @@ def app() -> None:
 
 @app.command("train")
 @config_option
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
-@click.option("--init-from", type=PATH,
+@click.option("--init-from", type=RUN,
               help="EMA of a run, checkpoint or exported model to start from")  # fmt: skip
+@click.option("--init-partial", is_flag=True,
+              help="take of --init-from what fits: for other classes or channels")  # fmt: skip
 @click.option("--fresh", is_flag=True,
               help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
@@ -62,6 +97,7 @@ def train_command(
     out: Path,
     resume: bool,
     init_from: Path | None,
+    init_partial: bool,
     fresh: bool,
     dry_run: bool,
     device: str,
@@ -81,34 +117,45 @@ def train_command(
         preset = str(saved)
     config = override(configs.load(preset or "digits"), given(options))
     if dry_run:
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
     from vfn.train import train
 
-    outcome = train(config, out, resume=resume, init_from=init_from, fresh=fresh, device=device)
+    outcome = train(
+        config,
+        out,
+        resume=resume,
+        init_from=init_from,
+        init_partial=init_partial,
+        fresh=fresh,
+        device=device,
+    )
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
-            f"with: vfn train --out {shlex.quote(str(out))} --resume"
+            f"with: {as_typed('train', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     say(f"{out}: finished {outcome.step} steps")
 
 
 @app.command("distill")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
 @click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
-@click.option("--out", type=PATH, required=True, help="directory")
+@click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
+@click.option("--fresh", is_flag=True,
+              help="begin anew where a distillation is, but no checkpoint")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
-@settings("data", "model", "diffusion", "train", "distill")
+@settings("data", "model", "diffusion", "train", "distill", names=DISTILL_NAMES)
 def distill_command(
     teacher: Path | None,
     preset: str | None,
     out: Path,
     resume: bool,
+    fresh: bool,
     dry_run: bool,
     device: str,
     **options: Any,
@@ -122,23 +169,26 @@ def distill_command(
 
     if dry_run:
         _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
-        click.echo(configs.dumps(config), nl=False)
+        _show(configs.dumps(config).rstrip("\n"))
         return
-    outcome = distill(teacher, out, preset, resume=resume, device=device, **given(options))
+    outcome = distill(
+        teacher, out, preset, resume=resume, fresh=fresh, device=device, **given(options)
+    )
     if outcome.signum:
         say(
             f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
-            f"checkpoint written; go on with: vfn distill --out {shlex.quote(str(out))} --resume"
+            f"checkpoint written; go on with: {as_typed('distill', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     _show(outcome.table())
 
 
 @app.command("sample")
-@click.option("--checkpoint", type=PATH, required=True, help="run directory or checkpoint file")
+@click.option("--checkpoint", type=RUN, required=True, help="run directory or checkpoint file")
 @click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
-@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas  [all]")
+@click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas, or "
+              "as-data: as often as the training pictures have them  [all]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
@@ -155,6 +205,9 @@ def distill_command(
 @click.option("--guidance", type=Listed(float), help="strength w, or several to compare")
 @click.option("--sampler", type=Listed(Word(SOLVERS)), help="solver, or several to compare")
 @click.option("--steps", "sample_timesteps", type=Listed(int), help="steps, or several numbers")
+@click.option("--guide-with", multiple=True, metavar="RUN|FILE|STEP",
+              help="weaker network to be led away from, too; several times to compare")  # fmt: skip
+@click.option("--guide-weight", type=Listed(float), help="w of --guide-with, or several  [1]")
 @settings("sample", names=SAMPLE_NAMES | dict.fromkeys(COMPARED))
 def sample_command(
     checkpoint: Path,
@@ -173,21 +226,27 @@ def sample_command(
 
     Writes the pictures, grid.png and denoising.webp to --out. Picture i of a seed is the same
     whatever --num, --batch and the number of processes are. The same command again goes on where
-    a killed one was. Several values of --guidance, --sampler or --steps give one folder each and
-    sweep.png. Under torchrun each process draws its share.
+    a killed one was. Several values of --guidance, --sampler, --steps, --guide-with or
+    --guide-weight give one folder each and sweep.png. Under torchrun each process draws its share.
     """
-    from vfn.sampling import ask, load, variants, write_samples
+    from vfn.sampling import as_data, ask, load, variants, write_samples
 
     opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
-    asked = ask(trained.shape.legend, labels, tags)
+    if labels == AS_DATA and not tags:
+        asked = as_data(trained, num, seed)
+    else:
+        asked = ask(trained.shape.legend, labels, tags)
     draws = variants(trained, compared, num, asked, seed, **given(options))
     write_samples(draws, out, kind, grid_image, animate, fresh)
 
 
 features_option = click.option("--features", type=Word(EXTRACTORS), default="pixels",
                                help="what pictures are compared by  [pixels]")  # fmt: skip
+size_option = click.option("--image-size", "size", type=Listed(int),
+                           help="bring pictures of other sizes to height,width, or a square, as "
+                           "torch-fidelity does")  # fmt: skip
 weights_option = click.option("--weights", type=PATH,
                               help="the features' network  [a checked download]")  # fmt: skip
 
@@ -199,18 +258,23 @@ def _metric_lines() -> str:
 
 @app.group("eval", invoke_without_command=True)
 @click.option("--real", help="real pictures: dataset:NAME[:split], folder, .npz or statistics")
-@click.option("--fake", help="pictures to judge: a run, folder, .npz or statistics")
+@click.option(
+    "--fake", help="pictures to judge: a run, folder (also of vfn sample), .npz or statistics"
+)
 @click.option("--held-out", help="real pictures never trained on  [dataset's test split]")
 @features_option
 @weights_option
-@click.option("--metrics", type=Listed(Word(METRICS)),
-              help=f"what to compute  [{','.join(usual_metrics(model=True))}]")  # fmt: skip
+@click.option("--metrics", type=Listed(Word(METRICS, also=(USUAL,))),
+              help=f"what to compute; {USUAL} are those of {', '.join(usual_metrics(model=True))} "
+              f"that lack nothing  [{USUAL}]")  # fmt: skip
 @click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
     "--labels",
     help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
 )
+@size_option
+@click.option("--dataset", help="the run's pictures, where they have moved since its training")
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -233,6 +297,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
     if context.invoked_subcommand:
         refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
         return
+    check_job(context)
     if options["compare"]:
         _compare(context, options)
         return
@@ -247,6 +312,7 @@ assert eval_command.help
 eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
 
 
+@_alone
 def _compare(context: click.Context, options: dict[str, Any]) -> None:
     """`vfn eval --compare`."""
     others = [name for name in options if name not in ("compare", "against", "plot")]
@@ -268,27 +334,29 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     drawn = run_of(options["fake"]) is not None
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
-        refuse_given(context, ("num", "labels", "bpd", *names), why)
-    from vfn.evaluation import judge, open_extractor
-    from vfn.files import make_directory
+        drawing = () if run_of(options["real"]) else ("num",)
+        refuse_given(context, (*drawing, "labels", "dataset", "bpd", *names), why)
+    from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
     if json_path:
-        make_directory(json_path.parent)  # before hours of work
-    chosen = options["metrics"] or usual_metrics(model=drawn)
-    metrics = dict.fromkeys((*chosen, *(["bpd"] if options["bpd"] else [])))
-    device, data_dir = options["device"], options["data_dir"]
+        check_place(json_path)
+    from vfn.evaluation import judge
+
+    metrics = options["metrics"] or (USUAL,)
     result = judge(
         options["real"],
         _draws(options, names) if drawn else options["fake"],
-        tuple(metrics),
+        (*metrics, "bpd") if options["bpd"] else metrics,
         held_out=options["held_out"],
-        features=open_extractor(options["features"], options["weights"], device, data_dir),
+        features=options["features"],
+        weights=options["weights"],
         num=options["num"],
         seed=options["seed"],
         bootstrap=options["bootstrap"],
-        device=device,
-        data_dir=data_dir,
+        image_size=options["size"],
+        device=options["device"],
+        data_dir=options["data_dir"],
     )
     if result is None:
         return
@@ -300,16 +368,17 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
-    from vfn.evaluation import usual_labels
     from vfn.runs.directory import run_of
-    from vfn.sampling import load
+    from vfn.sampling import load, usual_labels
 
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
+    if options["dataset"] is not None:
+        trained = trained.with_data(options["dataset"], options["data_dir"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
-    if labels is None or labels == "as-data":
-        labels = usual_labels(trained, num, seed, options["data_dir"], labels == "as-data")
+    if labels is None or labels == AS_DATA:
+        labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
     return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
 
 
@@ -318,6 +387,7 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
 @click.option("--out", required=True, type=PATH, help=".npz file")
 @features_option
 @weights_option
+@size_option
 @click.option("--keep/--no-keep", default=True,
               help="keep the features, for more than fid and is  [keep]")  # fmt: skip
 @device_option
@@ -327,15 +397,18 @@ def reference_command(
     out: Path,
     features: str,
     weights: Path | None,
+    size: tuple[int, ...] | None,
     keep: bool,
     device: str,
     data_dir: str | None,
 ) -> None:
     """Store mean, covariance and features of real pictures, as --real of evaluations to come."""
-    from vfn.evaluation import open_extractor, store_reference
+    from vfn.evaluation import store_reference
 
-    extractor = open_extractor(features, weights, device, data_dir)
-    _show(store_reference(real, out, extractor, keep, device, data_dir).line)
+    stored = store_reference(
+        real, out, features, keep, device, data_dir, weights=weights, image_size=size
+    )
+    _show(stored.line)
 
 
 def format_option(part: What) -> Callable[[Command], Command]:
@@ -367,6 +440,7 @@ def import_group() -> None:
 @click.argument("source", metavar="JSON", type=PATH)
 @click.option("--out", type=PATH, help="TOML file  [standard output]")
 @format_option("config")
+@_alone
 def import_config_command(source: Path, out: Path | None, kind: str, dataset: str | None) -> None:
     """Write the configuration that does what a foreign one says.
 
@@ -382,15 +456,16 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
         click.echo(text, nl=False)
     else:
         write_atomic(out, text)
-        say(f"use it with: vfn train --config {shlex.quote(str(out))}")
+        say(f"use it with: {as_typed('train', '--config', out, '--out', 'runs/new')}")
 
 
 @import_group.command("checkpoint")
 @click.argument("file", type=PATH)
 @click.option("--config", "source", metavar="JSON", type=PATH, required=True,
               help="the configuration of its run")  # fmt: skip
-@click.option("--out", type=PATH, required=True, help="run directory")
+@click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
+@_alone
 def import_checkpoint_command(
     file: Path, source: Path, out: Path, kind: str, dataset: str | None
 ) -> None:
@@ -399,15 +474,16 @@ def import_checkpoint_command(
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
     """
     path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
-    say(f"{path}; use it with: vfn sample --checkpoint {shlex.quote(str(out))} --out samples")
+    say(f"{path}; use it with: {as_typed('sample', '--checkpoint', out, '--out', 'samples')}")
 
 
 @app.command("info")
 @click.argument("target", metavar="RUN|CONFIG")
 @click.option("--image", type=Listed(int), help="channels,height,width  [the data set's]")
 @click.option("--classes", type=click.IntRange(0), help="labels, with --image  [none]")
-@click.option("--teacher", type=PATH,
+@click.option("--teacher", type=RUN,
               help="run or checkpoint file, with the CONFIG of a distillation")  # fmt: skip
+@_alone
 def info_command(
     target: str, image: tuple[int, ...] | None, classes: int | None, teacher: Path | None
 ) -> None:
@@ -422,8 +498,9 @@ def info_command(
 
 
 @app.command("export")
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, required=True, help=".safetensors file")
+@_alone
 def export_command(run: Path, out: Path) -> None:
     """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
     from vfn.runs import export_model, find_checkpoint
@@ -433,6 +510,58 @@ def export_command(run: Path, out: Path) -> None:
     checkpoint = find_checkpoint(run)
     export_model(checkpoint, out)
     say(f"{out}: EMA parameters of step {checkpoint.step}")
+
+
+@app.command("ema")
+@click.argument("run", type=RUN)
+@click.option("--sigma-rel", type=Listed(float), required=True,
+              help="lengths of the average, shares of the training: 0.03,0.07")  # fmt: skip
+@click.option("--out", type=PATH, help="directory  [RUN/posthoc]")
+@click.option("--step", type=click.IntRange(1), help="of the training  [the last snapshot's]")
+@click.option("--metrics", "--metric", type=Listed(Word(METRICS)),
+              help="judge each by these, with a table and a plot  [none]")  # fmt: skip
+@click.option("--real", help="real pictures to judge against  [those of the training]")
+@features_option
+@weights_option
+@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of each  [1000]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@device_option
+@data_dir_option
+@settings("sample", names=SAMPLE_NAMES)
+@click.pass_context
+def ema_command(
+    context: click.Context,
+    run: Path,
+    sigma_rel: tuple[float, ...],
+    out: Path | None,
+    step: int | None,
+    metrics: tuple[str, ...] | None,
+    features: str,
+    weights: Path | None,
+    device: str,
+    data_dir: str | None,
+    **options: Any,
+) -> None:
+    """Write networks whose average has other lengths, of the snapshots of a RUN.
+
+    RUN was trained with --ema-profiles 0.05,0.10. The files are exported models, for vfn sample and
+    eval. With --metrics each is judged, and the figures over sigma_rel come as a table and a plot.
+    """
+    if metrics is None:
+        why = "goes with --metrics; leave it out"
+        refuse_given(context, ("features", "weights", "data_dir", *options), why)
+    from vfn.train import posthoc_ema
+
+    extractor: Any = features
+    if metrics is not None:
+        from vfn.evaluation import open_extractor
+
+        extractor = open_extractor(features, weights, device, data_dir)
+    made = posthoc_ema(
+        run, sigma_rel, out, metrics or (), step=step, features=extractor, device=device,
+        data_dir=data_dir, **given(options),
+    )  # fmt: skip
+    _show(made.table())
 
 
 @app.group("data")
@@ -452,7 +581,7 @@ def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """
     from vfn.data import prepare
 
-    click.echo(prepare(_data_settings(preset, options), fresh).summary())
+    _show(prepare(_data_settings(preset, options), fresh).summary())
 
 
 @data_group.command("info")
@@ -465,7 +594,7 @@ def data_info_command(preset: str | None, **options: Any) -> None:
     chosen = _data_settings(preset, options)
     found = find_prepared(chosen)
     missing = f"{chosen.dataset} is not prepared in {data_home(chosen)}; use vfn data prepare"
-    click.echo(found.summary() if found else missing)
+    _show(found.summary() if found else missing)
 
 
 def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataConfig:
@@ -473,16 +602,23 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 
 @app.command("report")
-@click.argument("run", type=PATH)
-def report_command(run: Path) -> None:
-    """Write report.html and plots for a run directory."""
+@click.argument("run", type=RUN)
+@click.option("--add", multiple=True, type=PATH,
+              help="also a folder of vfn sample or a file of vfn eval; once for each")  # fmt: skip
+@_alone
+def report_command(run: Path, add: tuple[Path, ...]) -> None:
+    """Write report.html and plots for a run directory.
+
+    Samples, comparisons and evaluations of the RUN are found in its directory, beside it and in the
+    current directory.
+    """
     from vfn.report import report
 
-    click.echo(f"open {report(run)}")
+    click.echo(f"open {report(run, add)}")
 
 
 @app.command("demo")
-@click.option("--out", type=PATH, default=Path("runs/demo"), help="run directory  [runs/demo]")
+@click.option("--out", type=RUN, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
 @click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")
@@ -499,10 +635,29 @@ def _show(text: str) -> None:
         click.echo(text)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an error is a mistake of the user's, or of the machine, and not of the program."""
-    memory = type(error).__name__ == "OutOfMemoryError"  # of torch, which may not be loaded
-    return memory or isinstance(error, ValueError | OSError)
+def line_of(error: BaseException) -> str | None:
+    r"""What a mistake of the user's, or of the machine, is told as; None for one of the program's.
+
+    Args:
+        error: what a command raised.
+
+    Returns:
+        one line.
+
+    >>> line_of(ValueError("expected a number, got\na text"))
+    'vfn: expected a number, got a text'
+    """
+    where, text = "vfn", str(error)
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        where, text = context.command_path if context else where, error.format_message()
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
+        text = "interrupted"
+    elif is_shortage(error):
+        text = shortage(error)
+    elif not isinstance(error, ValueError | OSError):
+        return None
+    return printable(" ".join(f"{where}: {text}".split()))
 
 
 def main() -> None:
@@ -516,23 +671,13 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         code = 2
-    except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        _fail(f"{where.command_path if where else 'vfn'}: {error.format_message()}")
-        code = 2
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _fail("vfn: interrupted")
-        code = 130
-    except Exception as error:
-        if os.environ.get("VFN_TRACEBACK") or not _is_users(error):
+    except (Exception, KeyboardInterrupt) as error:
+        line = line_of(error)
+        shown = isinstance(error, Exception) and not isinstance(error, click.ClickException)
+        if line is None or (shown and os.environ.get("VFN_TRACEBACK")):
             raise
-        _fail(f"vfn: {' '.join(str(error).split())}")
-        code = 2
+        click.echo(line, err=True)  # from whichever process that is
+        code = 130 if isinstance(error, click.Abort | KeyboardInterrupt) else 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(line: str) -> None:
-    """Why it did not work, from whichever process that is."""
-    click.echo(line, err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vfn.files import write_json
-from vfn.progress import say
+from vfn.progress import as_typed, say
 from vfn.runs import RunFiles
 
 PRESET = "digits"
@@ -83,6 +83,7 @@ def run_demo(
         KeyboardInterrupt: if the training was stopped by a signal; its checkpoint is written.
     """
     run, demo = RunFiles(out), demo_steps(out, steps, num, sample_timesteps)
+    _check_places(run)
     for step in demo:
         say(f"\n$ {step.line}")
         if step is demo[-1]:  # the report shows how to repeat all of it
@@ -90,6 +91,17 @@ def run_demo(
         step.call()
     say(_farewell(run))
     return run.report
+
+
+def _check_places(run: RunFiles) -> None:
+    """Refuse to train what cannot be sampled, judged and shown where it belongs."""
+    from vfn.files import check_place
+    from vfn.sampling.job import check_places
+
+    check_places([run.sample], run.sample)
+    check_places([run.sweep / f"w{w:g}" for w in SWEEP], run.sweep)
+    for path in (run.metrics, run.commands, run.report):
+        check_place(path)
 
 
 def _train(run: RunFiles, given: dict[str, int | None]) -> Step:
@@ -133,12 +145,13 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
                  *strength, "--json", str(path)]  # fmt: skip
 
     def call() -> None:
-        from vfn.evaluation import judge, usual_metrics
+        from vfn.evaluation import judge
+        from vfn.evaluation.metrics import USUAL
         from vfn.sampling import load
 
         trained = load(run.path)
         draws = trained.draws(num) if guidance is None else trained.draws(num, guidance=guidance)
-        found = judge(REAL, draws, usual_metrics(model=True), num=num)
+        found = judge(REAL, draws, USUAL, num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())
             replace(found, command=shlex.join(["vfn", *arguments])).write(path)
@@ -148,9 +161,10 @@ def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -
 
 def _report(run: RunFiles) -> Step:
     def call() -> None:
+        from vfn.distributed import by_first
         from vfn.report import report
 
-        report(run.path)
+        by_first(lambda: report(run.path))
 
     return Step(["report", str(run.path)], call)
 
@@ -160,14 +174,17 @@ def _farewell(run: RunFiles) -> str:
     from vfn.sampling.job import SWEEP as SHEET
 
     strengths = ",".join(f"{w:g}" for w in SWEEP)
-    out = shlex.quote(str(run.path))
-    fast = shlex.quote(f"{run.path}-fast")
+    out, fast = str(run.path), f"{run.path}-fast"
+    more = as_typed(
+        "sample", "--checkpoint", out, "--out", "more", "--labels", "3,7", "--num", "20"
+    )
     return (
         f"\nLook at {run.report} (everything on one page),\n"
         f"  {run.sample / GRID} (ten of each digit),\n"
         f"  {run.sample / DENOISING} (how they come out of noise),\n"
         f"  {run.sweep / SHEET} (guidance {strengths}).\n"
-        f"More pictures: vfn sample --checkpoint {out} --out more --labels 3,7 --num 20\n"
-        f"Fewer steps, down to one: vfn distill --teacher {out} --out {fast}, some minutes,\n"
-        f"  then vfn report {fast}"
+        f"More pictures:\n  {more}\n"
+        "Fewer steps, down to one, in some minutes, and a page about them:\n"
+        f"  {as_typed('distill', '--teacher', out, '--out', fast)}\n"
+        f"  {as_typed('report', fast)}"
     )

@@ -2,15 +2,22 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
+
+from vfn.files import few, short, shown
+from vfn.launch import JOIN_VARIABLE, Launch, join_seconds, launch
+
+T = TypeVar("T")
 
 
 class World(NamedTuple):
@@ -50,11 +57,16 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"expected device auto, cpu or cuda, got {name!r}") from None
+        raise ValueError(f"expected device auto, cpu or cuda, got {shown(name)}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} asked for, but this PyTorch sees no CUDA GPU; use cpu")
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", launch().local_rank)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} asked for, but this machine has {torch.cuda.device_count()} of them, "
+            "which count from 0; start no more processes a machine than it has GPUs, or use cpu"
+        )
     return device
 
 
@@ -62,7 +74,8 @@ def choose_device(name: str) -> torch.device:
 def processes(device: str = "auto") -> Iterator[World]:
     """The processes that torchrun started, or this one alone without it, for the time of a job.
 
-    Jobs may follow one another, and a job within another one shares its processes.
+    Jobs may follow one another, and a job within another one shares its processes. At the beginning
+    of each they wait for one another, ``$VFN_JOIN_SECONDS`` (ten minutes) at most.
 
     Args:
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
@@ -71,40 +84,94 @@ def processes(device: str = "auto") -> Iterator[World]:
         World.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if there is no such device, or the variables of the environment that tell which
+            process this is are incomplete or contradict each other.
+        TimeoutError: if a process does not come.
 
     >>> with processes("cpu") as world:
     ...     world.size
     1
     """
+    here = launch()
     chosen = choose_device(device)
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
+    if here.size == 1:
         yield World(0, 1, chosen)
         return
     if _outer:
         yield _outer[-1]._replace(device=chosen)
         return
+    store = _met(here)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    rank = int(os.environ["RANK"])
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=_fresh_store(), rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
     try:
         control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
-        _outer.append(World(rank, size, chosen, control))
+        _outer.append(World(here.rank, here.size, chosen, control))
         yield _outer[-1]
     finally:
         _outer.clear()
         dist.destroy_process_group()
 
 
-def _fresh_store() -> dist.Store:
-    """Where the processes meet: of each job its own, as addresses of the last one are stale."""
+def _met(here: Launch) -> dist.Store:
+    """Where the processes of a job meet, once all of them are there."""
+    seconds = join_seconds()
+    try:
+        end = time.monotonic() + seconds
+        if not _stores:
+            _reach(here, end)
+        wait = timedelta(seconds=max(1.0, end - time.monotonic()))
+        store = _fresh_store(wait)
+        store.set(f"here {here.rank}", "")
+        store.wait([f"here {rank}" for rank in range(here.size)], wait)
+    except (OSError, RuntimeError) as error:  # of sockets, or of the store
+        raise TimeoutError(
+            f"not all of the {here.size} processes of this job met within {seconds} s (this is "
+            f"number {here.rank}; {short(str(error))}); start all of them, with one MASTER_ADDR "
+            f"and MASTER_PORT, and set {JOIN_VARIABLE} where they need longer"
+        ) from None
+    return store
+
+
+def _reach(here: Launch, end: float) -> None:
+    """Wait for the place where processes meet; the library below would write pages meanwhile."""
+    while True:
+        try:
+            if here.rank == 0:  # which makes it, unless torchrun has
+                socket.getaddrinfo(here.address, here.port)
+            else:
+                socket.create_connection((here.address, here.port), timeout=5).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _fresh_store(wait: timedelta) -> dist.Store:
+    """Of each job its own: addresses of the last one are stale."""
     if not _stores:
-        _stores.append(next(rendezvous("env://"))[0])
+        _stores.append(next(rendezvous("env://", timeout=wait))[0])
     _stores.append(dist.PrefixStore(f"job {len(_stores)}", _stores[0]))
     return _stores[-1]
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Say in one line that another process is gone, of which its own message says why.
+
+    Raises:
+        ConnectionError: in place of what the library below says.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"another process of this job has gone or does not answer ({short(str(error))}); its "
+            "own message says why"
+        ) from None
 
 
 @contextmanager
@@ -123,11 +190,31 @@ def together(world: World) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError):
+    except Exception:
         largest(1, world)
         raise
     if largest(0, world):
         raise ValueError("another process of this job refused what was asked; its message says why")
+
+
+def by_first(work: Callable[[], T]) -> T | None:
+    """What the first process does alone, while the others wait.
+
+    Args:
+        work: what is to be done; all processes have to come here.
+
+    Returns:
+        what came of it; None on the others.
+
+    Raises:
+        ValueError: its own, or on the others that the first process refused.
+        OSError: its own.
+
+    >>> by_first(lambda: 3)
+    3
+    """
+    with processes("cpu") as world, together(world):
+        return work() if world.rank == 0 else None
 
 
 def wait_for_all(world: World) -> None:
@@ -139,9 +226,13 @@ def largest(value: int, world: World) -> int:
     """The largest of all processes' values, so that they decide alike."""
     if world.size == 1:
         return value
-    shared = torch.tensor(value)
-    dist.all_reduce(shared, dist.ReduceOp.MAX, group=world.control)
-    return int(shared)
+    return int(_largest(torch.tensor(value), world))
+
+
+def _largest(values: Tensor, world: World) -> Tensor:
+    with _talking():
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=world.control)
+    return values
 
 
 def check_alike(job: Mapping[str, Any], world: World) -> None:
@@ -152,29 +243,34 @@ def check_alike(job: Mapping[str, Any], world: World) -> None:
         world: the processes.
 
     Raises:
-        ValueError: on every process, with the name of the first part that differs.
+        ValueError: on every process, with the names of the parts that differ.
 
     >>> check_alike({"seed": 0}, ALONE)
     """
     if world.size == 1:
         return
-    hashes = {
-        name: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()[:7]
-        for name, value in {"names": [*job], **job}.items()
-    }
-    for name, value in hashes.items():
-        number = int.from_bytes(value, "big")
-        if largest(number, world) != -largest(-number, world):
-            raise ValueError(
-                f"the processes of this job were started with different arguments: {name} differs; "
-                "start all of them with the same command"
-            )
+    differing = _differing({"names": [*job]}, world) or _differing(job, world)
+    if differing:
+        raise ValueError(
+            "the processes of this job were started with different arguments: "
+            f"{few(differing, 3)} differs; start all of them with the same command"
+        )
+
+
+def _differing(job: Mapping[str, Any], world: World) -> list[str]:
+    """Names of the values, as many on every process, that are not the same on all of them."""
+    texts = (json.dumps(value, sort_keys=True, default=str) for value in job.values())
+    hashes = (hashlib.sha256(text.encode()).digest()[:7] for text in texts)
+    numbers = torch.tensor([int.from_bytes(part, "big") for part in hashes])
+    high, low = _largest(torch.stack([numbers, -numbers]), world)
+    return [name for name, differs in zip(job, (high != -low).tolist(), strict=True) if differs]
 
 
 def total(value: Tensor, world: World) -> Tensor:
     """The sum of all processes' values."""
     if world.size > 1:
-        dist.all_reduce(value)
+        with _talking():
+            dist.all_reduce(value)
     return value
 
 
@@ -211,5 +307,6 @@ def gather(part: Tensor, count: int, world: World) -> Tensor:
     if world.size == 1:
         return part
     parts = [torch.empty_like(part) for _ in range(world.size)]
-    dist.all_gather(parts, part.contiguous(), group=world.control)
+    with _talking():
+        dist.all_gather(parts, part.contiguous(), group=world.control)
     return torch.cat(parts)[:count]

@@ -4,11 +4,14 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+DEEPEST = 64  # levels of JSON
 
 
 @contextmanager
@@ -104,6 +107,59 @@ def make_directory(path: Path) -> None:
         ) from None
 
 
+def check_place(path: Path) -> None:
+    """Try whether a file can be written, before the work that it is to hold; nothing stays.
+
+    Under torchrun the first process tries, which writes.
+
+    Args:
+        path: the file; it and its directories need not be there.
+
+    Raises:
+        ValueError: if there is a directory at ``path``, or a file on the way to it.
+        OSError: if it cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"expected a file at {path}, but there is a directory; name another place")
+    if int(os.environ.get("RANK", 0)):
+        return
+    missing = [each for each in path.parents if not os.path.lexists(each)]
+    try:
+        make_directory(path.parent)
+        probe = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        probe.touch()
+        probe.unlink()
+    finally:
+        for each in missing:
+            with suppress(OSError):  # it was not made, or somebody else's files are in it
+                each.rmdir()
+
+
+def check_space(place: Path, size: float, what: str, advice: str) -> None:
+    """Refuse to begin what a disk has no room for.
+
+    Args:
+        place: where it will be written; the next directory above that is there counts.
+        size: bytes.
+        what: takes so much, for the message.
+        advice: what else to do than to make room.
+
+    Raises:
+        ValueError: if less is free; a file system that does not know is trusted.
+
+    >>> check_space(Path("."), 1e24, "a million videos", "draw fewer")
+    Traceback (most recent call last):
+    ValueError: a million videos take about 1e+15 GB, and where . is ... GB are free; ...
+    """
+    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.is_dir())
+    disk = shutil.disk_usage(there)
+    if disk.total and disk.free < size:
+        raise ValueError(
+            f"{what} take about {size / 1e9:.3g} GB, and where {place} is {disk.free / 1e9:.3g} GB "
+            f"are free; make room, or {advice}"
+        )
+
+
 def printable(text: str) -> str:
     r"""Text from a file as part of a message: control characters and line breaks stand escaped.
 
@@ -136,13 +192,14 @@ def shortened(text: str, most: int = 80) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
-def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
+def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:
     """The first of some texts, for a message that does not grow with their number.
 
     Args:
         texts: of anybody; each is shown as `shortened` shows it.
         most: how many are named.
         longest: letters that are kept of each.
+        joint: what stands between them.
 
     Returns:
         one line.
@@ -152,7 +209,23 @@ def few(texts: Iterable[str], most: int = 10, longest: int = 80) -> str:
     """
     all_texts = list(texts)
     more = f" and {len(all_texts) - most} more" if len(all_texts) > most else ""
-    return ", ".join(shortened(text, longest) for text in all_texts[:most]) + more
+    return joint.join(shortened(text, longest) for text in all_texts[:most]) + more
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, as part of a message: one line that does not grow with it.
+
+    Args:
+        value: any value.
+        most: letters that are kept.
+
+    Returns:
+        its beginning; a text stands in quotes.
+
+    >>> shown("a name"), shown(["a" * 100], most=10)
+    ("'a name'", "['aaaaaaaa...")
+    """
+    return shortened(repr(value), most)
 
 
 @contextmanager
@@ -222,6 +295,7 @@ def read_json(path: Path) -> Any:
             path.read_bytes(), parse_constant=_number, parse_float=_number, parse_int=_number
         )
         json.dumps(value, ensure_ascii=False).encode()  # no half characters
+        _check_depth(value)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
@@ -229,6 +303,18 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {short(str(error))}") from None
     return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested so deeply that whoever goes through it by recursion would fail."""
+    waiting = [(value, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise RecursionError
+        if isinstance(inner, dict | list):
+            parts = inner.values() if isinstance(inner, dict) else inner
+            waiting += [(part, depth + 1) for part in parts]
 
 
 def short(value: Any, most: int = 60) -> str:

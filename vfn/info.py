@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,15 +14,14 @@ from vfn import configs
 from vfn.configs import Config, DataConfig
 from vfn.data import Labels, load_dataset
 from vfn.data.standard import DATASETS
+from vfn.distributed import choose_device
+from vfn.footprint import COPIES, FLOAT32, Footprint, example_batch
+from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
-from vfn.nn import guidance_range
 from vfn.progress import text_table
-from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log
+from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
 from vfn.train.distillation.plan import plan_of, stages_of
 
-FLOAT32 = 4
-# Copies of the parameters that training holds beside them.
-COPIES = {"parameters": 1, "average": 1, "Adam's moments": 2, "gradients": 1}
 OWN = "itself"  # parameters that are the network's own and in no part of it
 
 
@@ -64,6 +63,31 @@ class Cost(NamedTuple):
         return self.text()
 
 
+class Needs(NamedTuple):
+    """Memory at work, in bytes: None where nobody knows.
+
+    step: of a training step with a micro-batch of ``trained`` pictures. draw: of drawing ``drawn``
+    pictures at a time, as the configuration says. free: on the device, which is named.
+    """
+
+    trained: int
+    step: int | None
+    drawn: int
+    draw: int | None
+    device: str
+    free: int | None
+
+    def text(self) -> str:
+        """A table of what is known."""
+        rows = {
+            f"training, {self.trained} pictures at once": self.step,
+            f"drawing, {self.drawn} pictures at once": self.draw,
+            f"free here ({self.device})": self.free,
+        }
+        known = [[name, size_text(size)] for name, size in rows.items() if size is not None]
+        return text_table([["memory, estimated", "size"], *known])
+
+
 class StagePlan(NamedTuple):
     """A stage of a distillation: updates in all, and those done; None where it is a plan alone."""
 
@@ -76,13 +100,14 @@ class StagePlan(NamedTuple):
 class Summary:
     """What a configuration or a run comes to.
 
-    shape, cost: None for a distillation whose teacher is not known. checkpoints: bytes of each file
-    by its name, newest first. step: of the newest intact one. stages: of a distillation.
+    shape, cost, needs: None for a distillation whose teacher is not known. checkpoints: bytes of
+    each file by its name, newest first. step: of the newest intact one. stages: of a distillation.
     """
 
     config: Config
     shape: DataShape | None = None
     cost: Cost | None = None
+    needs: Needs | None = None
     checkpoints: dict[str, int] | None = None
     step: int | None = None
     stages: Sequence[StagePlan] = ()
@@ -92,6 +117,8 @@ class Summary:
         parts = ["Data and network are the teacher's: name it with --teacher, or a distilled run."]
         if self.shape is not None and self.cost is not None:
             parts = [_headline(self.config, self.shape), self.cost.text()]
+        if self.needs is not None:
+            parts.append(self.needs.text())
         if self.checkpoints is not None:
             sizes = [[name, f"{size / 1e6:,.1f}"] for name, size in self.checkpoints.items()]
             parts.append(text_table([["checkpoint", "MB"], *sizes]))
@@ -137,6 +164,37 @@ def cost(config: Config, shape: DataShape) -> Cost:
         ) from error
 
 
+def needs(config: Config, shape: DataShape, device: str = "auto") -> Needs:
+    """Estimate the memory of training and of drawing as a configuration has them.
+
+    Args:
+        config: describes the network, its batches and how it is sampled.
+        shape: of the data.
+        device: auto, cpu or cuda.
+
+    Returns:
+        Needs; estimates, see `Footprint`.
+
+    >>> from vfn.configs import load
+    >>> found = needs(load("digits"), DataShape(1, 8, 8), device="cpu")
+    >>> found.trained, 1e8 < found.step < 3e8
+    (128, True)
+    """
+    where = choose_device(device)
+    footprint, sample = Footprint(config, shape, where), config.sample
+    trained = config.train.batch_size // config.train.micro_batches
+    branches = 2 if sample.guidance and config.model.guidance_range is None else 1
+    draw = footprint.draw(branches * sample.sample_batch)
+    return Needs(
+        trained,
+        footprint.step(trained),
+        sample.sample_batch,
+        None if draw is None else draw + footprint.parameters,
+        where.type,
+        free_memory(where),
+    )
+
+
 def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None = None) -> Summary:
     """What a run, a distillation, a checkpoint file, a preset or a configuration file comes to.
 
@@ -164,7 +222,7 @@ def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None
     2                    400
     1                    400
     """
-    path = Path(target)
+    path = run_path(target)
     if path.is_dir() or path.suffix == ".safetensors":
         _only_for_configurations(target, shape)
         _only_for_plans(target, teacher)
@@ -176,10 +234,10 @@ def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None
             return Summary(config=config, stages=_stages(config))
         found = find_checkpoint(teacher)
         config, shape = plan_of(found, target, {}), found.shape
-        return Summary(config=config, shape=shape, cost=cost(config, shape), stages=_stages(config))
+        return Summary(config=config, stages=_stages(config), **_figures(config, shape))
     _only_for_plans(target, teacher)
     shape = shape or data_shape(config.data)
-    return Summary(config=config, shape=shape, cost=cost(config, shape))
+    return Summary(config=config, **_figures(config, shape))
 
 
 def given_shape(image: Sequence[int] | None, classes: int | None) -> DataShape | None:
@@ -237,25 +295,13 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
     """The counts on a device; attention is counted as plain matrix products."""
     with torch.device(device), sdpa_kernel(SDPBackend.MATH):
         model = build_model(config, shape)
-        inputs = _inputs(model, shape)
+        batch = example_batch(model, shape, pictures=1)
         with FlopCounterMode(display=False) as forward:
-            out = model(*inputs)
+            out = model(batch.x0, batch.t, *batch.conditions)
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     once = forward.get_total_flops()
     return Cost(_parameters(model), once, once + backward.get_total_flops())
-
-
-def _inputs(model: nn.Module, shape: DataShape) -> list[Tensor | None]:
-    """What a network gets for one picture."""
-    count = len(shape.legend.names)
-    labels = None
-    if count:
-        labels = torch.zeros((1, count) if shape.legend.tags else 1, dtype=torch.long)
-    inputs = [torch.zeros(1, *shape.size), torch.zeros(1), labels]
-    if guidance_range(model):
-        inputs.append(torch.zeros(1))
-    return inputs
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:
@@ -267,20 +313,22 @@ def _parameters(model: nn.Module) -> dict[str, int]:
     return counts if counts[OWN] else {n: c for n, c in counts.items() if n != OWN}
 
 
+def _figures(config: Config, shape: DataShape) -> dict[str, Any]:
+    """What a `Summary` tells of a network."""
+    return {"shape": shape, "cost": cost(config, shape), "needs": needs(config, shape)}
+
+
 def _stored(path: Path) -> Summary:
     """A run, a distillation or a file of parameters."""
     run = RunFiles(path)
     if run.teacher.is_file():
         config, shape = configs.load(str(run.config)), load_checkpoint(run.teacher).shape
-        return Summary(
-            config=config, shape=shape, cost=cost(config, shape), stages=_stages(config, run)
-        )
+        return Summary(config=config, stages=_stages(config, run), **_figures(config, shape))
     checkpoint = find_checkpoint(path)
     files = run.checkpoint_files() if path.is_dir() else [path]
     return Summary(
         config=checkpoint.config,
-        shape=checkpoint.shape,
-        cost=cost(checkpoint.config, checkpoint.shape),
+        **_figures(checkpoint.config, checkpoint.shape),
         checkpoints={file.name: file.stat().st_size for file in files},
         step=checkpoint.step,
     )

@@ -14,12 +14,18 @@ from vfn.nn import check_guidance_input
 from vfn.nn.network import NETWORKS
 from vfn.ops import (
     DrawSamples,
+    GuidanceRule,
     LogSNRSchedule,
     Strength,
+    guidance_rule,
+    interpolate_schedule,
     interval_strength,
     logsnr_schedule,
     sampler,
+    sampling_grid,
+    shift_schedule,
 )
+from vfn.ops.solver_table import SOLVERS
 
 
 class DataShape(NamedTuple):
@@ -102,8 +108,12 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
 
 
 def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
-    """The log-SNR schedule that a configuration names."""
-    return logsnr_schedule(diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max)
+    """The log-SNR schedule that a configuration describes: by its name, mixed, then shifted."""
+    name, low, high = diffusion.logsnr_schedule, diffusion.logsnr_min, diffusion.logsnr_max
+    schedule = logsnr_schedule(name, low, high, **diffusion.schedule_options)
+    if diffusion.interpolation is not None:
+        schedule = interpolate_schedule(schedule, *diffusion.interpolation)
+    return schedule if diffusion.shift == 1 else shift_schedule(schedule, diffusion.shift, base=1)
 
 
 def sampler_of(settings: SampleConfig) -> DrawSamples:
@@ -113,10 +123,24 @@ def sampler_of(settings: SampleConfig) -> DrawSamples:
 
 def strength_of(settings: SampleConfig) -> Strength:
     """Guidance as the settings ask for it: a number, or a function of logsnr."""
-    if not settings.guidance or settings.guidance_interval is None:
-        return settings.guidance
+    return _in_interval(settings.guidance, settings)
+
+
+def weak_strength_of(settings: SampleConfig) -> Strength:
+    """The strength of what a weaker network says, likewise."""
+    return _in_interval(settings.guide_weight, settings)
+
+
+def _in_interval(w: float, settings: SampleConfig) -> Strength:
+    if not w or settings.guidance_interval is None:
+        return w
     low, high = settings.guidance_interval
-    return interval_strength(settings.guidance, low, high)
+    return interval_strength(w, low, high)
+
+
+def rule_of(settings: SampleConfig) -> GuidanceRule:
+    """The guidance rule that the settings name, with its parameters."""
+    return guidance_rule(settings.guidance_rule, **settings.guidance_options)
 
 
 def check_guidance(
@@ -144,7 +168,8 @@ def check_guidance(
             "unconditional; use --guidance 0"
         )
     if known is not None:
-        check_guidance_input(strength_of(settings), known, settings.guidance_rescale)
+        strength, phi = strength_of(settings), settings.guidance_rescale
+        check_guidance_input(strength, known, phi, rule_of(settings))
     elif settings.guidance:
         _check_two_branches(settings.guidance, config)
 
@@ -181,13 +206,43 @@ def check_sampling(
         known: lowest and highest w of a network that takes guidance as an input.
 
     Raises:
-        ValueError: for guidance as in `check_guidance`, or a variance that was not learned.
+        ValueError: for guidance as in `check_guidance`, a rule that does not exist, takes other
+            parameters or remembers what the solver cannot tell it, a variance that was not
+            learned, a grid that the schedule has no ends for, or a solver that cannot be imported
+            or fails.
     """
+    if rule_of(settings).remembers and settings.sampler == "adaptive":
+        raise ValueError(
+            f"guidance rule {settings.guidance_rule} remembers the steps before, and the adaptive "
+            "sampler takes steps back; use another sampler, or momentum 0"
+        )
     check_guidance(settings, config, shape, known)
+    sampling_grid(settings.grid, schedule_of(config.diffusion), 2)
+    _try_solver(settings)
     if settings.uses_variance and not config.diffusion.learned_variance:
         raise ValueError(
             "var_type learned needs a model trained with learned_variance, and this one was not; "
             "use fixed_small or fixed_large"
+        )
+
+
+def _try_solver(settings: SampleConfig) -> None:
+    """Refuse a solver that cannot be had, and try one of the user's on data that are all zero."""
+    try:
+        draw = sampler_of(settings)
+        if settings.sampler in SOLVERS:
+            return
+        z, levels = torch.zeros(1, 1, 2, 2), torch.linspace(-9.0, 9.0, 4)
+        found = draw(lambda z, _: 0 * z, z, levels, noise=lambda _: z)
+        shape = tuple(found.x0.shape)
+    except ValueError:
+        raise
+    except Exception as error:  # a solver of the user's can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"solver {settings.sampler} fails: {reason:.300}") from error
+    if shape != tuple(z.shape):
+        raise ValueError(
+            f"expected solver {settings.sampler} to give {tuple(z.shape)}, got {shape}"
         )
 
 

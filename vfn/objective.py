@@ -1,5 +1,6 @@
 """The training objective, shared by training and by the held-out loss."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -8,15 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.configs import DiffusionConfig
+from vfn.files import few, shortened
 from vfn.model import schedule_of
 from vfn.nn import Network
 from vfn.ops import (
+    BatchDraws,
     Prediction,
     VarType,
     discrete_time,
+    draw_times,
     hybrid_loss,
     keyed_uniform,
     kl_loss,
+    loss_weight,
     mse_loss,
     predict,
     q_sample,
@@ -49,6 +54,75 @@ class Batch(NamedTuple):
     def conditions(self) -> tuple[Tensor | None, ...]:
         """What a network is given beside z and t."""
         return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
+
+
+def check_diffusion(diffusion: DiffusionConfig) -> None:
+    """Refuse a schedule, weighting or time density that cannot be trained with.
+
+    Those of the package can; those from outside are tried at a few times.
+
+    Args:
+        diffusion: of a run.
+
+    Raises:
+        ValueError: if one cannot be found or called, a schedule does not fall, weights are no
+            numbers >= 0, or times not within [0, 1].
+
+    >>> check_diffusion(DiffusionConfig(logsnr_schedule="flow", time_density="laplace"))
+    """
+    t = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
+    draws = BatchDraws(t, t[0], torch.arange(8), 8)
+    part = f"schedule {diffusion.logsnr_schedule}"
+    try:
+        schedule = schedule_of(diffusion)
+        logsnr = schedule.logsnr(t)
+        _expect(part, "logsnr that falls in time", logsnr, logsnr.diff(), -math.inf, -1e-9)
+        back = schedule.time(logsnr)
+        _expect(part, "the inverse of its logsnr", back, back - t, -0.01, 0.01)
+        part = f"weighting {diffusion.reweight_type}"
+        weight = loss_weight(logsnr, diffusion.reweight_type, **diffusion.reweight_options)
+        _expect(part, "weights of at least 0", weight, weight, 0, math.inf)
+        part = f"time density {diffusion.time_density}"
+        keep, options = diffusion.keep_expectation, diffusion.time_options
+        times = draw_times(diffusion.time_density, draws, schedule, keep, **options)
+        _expect(part, "times in 0..1", times.t, times.t, 0, 1)
+        _expect(part, "densities above 0", times.density, 1 / times.density, 0, math.inf)
+    except ValueError:
+        raise
+    except Exception as error:  # a function of the user's can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{part} cannot be called: {shortened(reason, 200)}") from error
+
+
+def _expect(
+    part: str, wanted: str, given: Tensor, looked_at: Tensor, low: float, high: float
+) -> None:
+    """Refuse numbers that are not within bounds."""
+    inside = (looked_at >= low) & (looked_at <= high) & looked_at.isfinite()
+    if given.shape != (8,) or not inside.all():
+        numbers = few((f"{number:.4g}" for number in given.flatten().tolist()), most=8)
+        raise ValueError(f"expected {part} to give {wanted}, one for each, got {numbers}")
+
+
+def parts_of(batch: Batch, pictures: int) -> list[Batch]:
+    """A batch in parts of at most some pictures each; views, not copies.
+
+    Args:
+        batch: of any size.
+        pictures: in each part but the last.
+
+    Returns:
+        batches, in order.
+
+    >>> x0, t = torch.zeros(5, 1, 2, 2), torch.zeros(5)
+    >>> [len(part.x0) for part in parts_of(Batch(x0, None, t, x0), 2)]
+    [2, 2, 1]
+    """
+    rows = range(0, len(batch.x0), pictures)
+    return [
+        Batch._make(None if part is None else part[first : first + pictures] for part in batch)
+        for first in rows
+    ]
 
 
 def keyed_time(seed: int, stream: Stream, keys: Tensor, diffusion: DiffusionConfig) -> Tensor:

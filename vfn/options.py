@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -10,18 +11,24 @@ from click.shell_completion import CompletionItem
 
 from vfn.configs.schema import flat_fields, plain_hint
 from vfn.data.standard import DATASETS
+from vfn.files import shown
+from vfn.launch import launch
+from vfn.runs.directory import run_path
 from vfn.tables import FORM, Table
 from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
 
 Command = Callable[..., Any]
+_OWN = {"device"}  # what each process of a job may have of its own
 # Fields whose words stand in a table of a room to the right of the configuration.
 TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "method": METHODS}
 # Fields that are tables of their own take one NAME=VALUE at a time.
 PAIRS = {
     "options": "network-option",
+    "schedule_options": "schedule-option",
     "reweight_options": "reweight-option",
     "time_options": "time-option",
+    "guidance_options": "guidance-option",
 }
 
 
@@ -31,22 +38,23 @@ class Word(click.ParamType[str]):
     Args:
         table: gives the words.
         path: a path will do as well; what is given is checked when it is used.
+        also: other words that will do.
     """
 
     name = "word"
 
-    def __init__(self, table: Table[Any], path: bool = False) -> None:
-        self.table, self.path = table, path
+    def __init__(self, table: Table[Any], path: bool = False, also: tuple[str, ...] = ()) -> None:
+        self.table, self.path, self.also = table, path, also
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """The words, as help texts show them."""
         del param, ctx
         others = (["PATH"] if self.path else []) + ([FORM] if self.table.is_open else [])
-        return f"[{'|'.join([*self.table, *others])}]"
+        return f"[{'|'.join([*self.also, *self.table, *others])}]"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """The word, checked."""
-        if not self.path:
+        if not self.path and value not in self.also:
             try:
                 self.table.check(value)
             except ValueError as error:
@@ -58,11 +66,30 @@ class Word(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """The words that begin so, for the shell."""
         del ctx, param
+        words = dict.fromkeys(self.also, "") | {w: entry.text for w, entry in self.table.items()}
         return [
-            CompletionItem(word, help=entry.text)
-            for word, entry in self.table.items()
+            CompletionItem(word, help=text)
+            for word, text in words.items()
             if word.startswith(incomplete)
         ]
+
+
+class RunPath(click.ParamType[Path]):
+    """The path of a run, with or without ``run:`` before it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        """The path; what is there is looked at when it is used."""
+        del param, ctx
+        return run_path(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Paths, which the shell knows itself."""
+        del ctx, param
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):
@@ -100,7 +127,7 @@ class Pair(click.ParamType[tuple[str, Any]]):
             return value
         name, equals, text = value.partition("=")
         if not equals or not name.isidentifier():
-            self.fail(f"expected NAME=VALUE, got {value!r}", param, ctx)
+            self.fail(f"expected NAME=VALUE, got {shown(value)}", param, ctx)
         try:
             return name, tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -182,6 +209,40 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if value is not None}
     pairs = {name: dict(found.pop(name)) for name in PAIRS if name in found}
     return found | {name: values for name, values in pairs.items() if values}
+
+
+def check_job(context: click.Context) -> None:
+    """Refuse to begin where the processes of one job were given different arguments.
+
+    Args:
+        context: of the command; of several processes each has to come here.
+
+    Raises:
+        ValueError: on every process; or for an environment that does not say which one this is.
+        TimeoutError: if a process does not come.
+    """
+    if launch().size > 1:
+        from vfn.distributed import check_alike, processes
+
+        given = {name: value for name, value in context.params.items() if name not in _OWN}
+        with processes("cpu") as world:
+            check_alike({"command": context.command_path, **given}, world)
+
+
+class Joint(click.Command):
+    """A command that all processes of a job begin alike or not at all."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Compare, and go on."""
+        check_job(ctx)
+        return super().invoke(ctx)
+
+
+class JointGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = Joint
+    group_class = type
 
 
 def refuse_given(context: click.Context, names: Iterable[str], why: str) -> None:

@@ -3,14 +3,18 @@
 Under torchrun only the first process shows anything, and nobody has to ask which that is.
 """
 
-import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 from tqdm import tqdm
+
+from vfn.launch import launch
 
 LINE_SECONDS = 10.0  # between the lines that stand for a bar where there is no terminal
 _silences = 0
@@ -33,13 +37,54 @@ def silence() -> Iterator[None]:
 
 def is_shown() -> bool:
     """Whether this process shows anything: the first one, unless it is silenced."""
-    return not _silences and int(os.environ.get("RANK", 0)) == 0
+    return not _silences and launch().rank == 0
 
 
 def say(line: str) -> None:
     """One line to the person, above the bars if there are any."""
     if is_shown():
         tqdm.write(line, file=sys.stderr)
+
+
+def as_typed(*words: str | Path) -> str:
+    """A command of ours as it works in the shell that started this process.
+
+    Where `vfn` is not on its path, as after ``make demo``, that is the program that runs now.
+
+    Args:
+        words: the command and its arguments.
+
+    Returns:
+        a command line.
+
+    >>> as_typed("report", "my runs/a")
+    "vfn report 'my runs/a'"
+    """
+    return shlex.join([*_program(Path(sys.argv[0])), *map(str, words)])
+
+
+def _program(started: Path) -> list[str]:
+    """What stands before our words, by the file that Python was started with."""
+    if started.stem == "vfn" and started.is_file():
+        return ["vfn"] if _is_found("vfn", started) else [_from_here(started)]
+    ours = started.name == "__main__.py" and started.parent.name == "vfn"
+    if not ours and started.name != "cli.py":
+        return ["vfn"]
+    found = _is_found("python", Path(sys.executable))
+    python = "python" if found else _from_here(Path(sys.executable))
+    return [python, "-m", "vfn"] if ours else [python, _from_here(started)]
+
+
+def _is_found(name: str, path: Path) -> bool:
+    """Whether the shell finds this very file by a name."""
+    found = shutil.which(name)
+    return found is not None and Path(found).absolute() == path.absolute()
+
+
+def _from_here(path: Path) -> str:
+    """A path below the current directory as a relative one."""
+    whole = path.absolute()
+    return str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
 
 
 class Progress:
@@ -51,13 +96,20 @@ class Progress:
         title: what is being done, or nothing.
         done: items that were done before.
         lines: show lines where there is no terminal.
+        brief: the bar goes when it is closed, as one within another.
 
     >>> with silence(), Progress(10, "picture") as progress:
     ...     progress.show(4)
     """
 
     def __init__(
-        self, total: int, unit: str, title: str = "", done: int = 0, lines: bool = True
+        self,
+        total: int,
+        unit: str,
+        title: str = "",
+        done: int = 0,
+        lines: bool = True,
+        brief: bool = False,
     ) -> None:
         shown, terminal = is_shown(), sys.stderr.isatty()
         self._lines = lines and shown and not terminal
@@ -66,6 +118,7 @@ class Progress:
             initial=done,
             total=total,
             unit=unit,
+            leave=not brief,
             disable=not (shown and terminal),
             dynamic_ncols=True,
         )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from vfn.files import shown
+
 FORM = "package.module:Name"
 
 
@@ -96,7 +98,7 @@ class Table(Mapping[str, E], Generic[E]):
             ValueError: it names the words.
         """
         if word not in self._entries and not (self.is_open and is_object_name(word)):
-            raise ValueError(f"unknown {self.kind} {word!r}, expected {self.expected()}")
+            raise ValueError(f"unknown {self.kind} {shown(word)}, expected {self.expected()}")
 
     def find(self, word: str) -> E:
         """The entry of a word or of an outside name, which is not imported yet.
@@ -114,6 +116,21 @@ class Table(Mapping[str, E], Generic[E]):
         if word in self._entries or self._outside is None:
             return self._entries[word]
         return self._outside(word)
+
+
+def how_to_install(extra: str) -> str:
+    """What brings packages that are needed for a part only, for messages.
+
+    Args:
+        extra: one of ours.
+
+    Returns:
+        a few words.
+
+    >>> how_to_install("eval")
+    "pip install '.[eval]' in the clone of vfn"
+    """
+    return f"pip install '.[{extra}]' in the clone of vfn"
 
 
 def is_object_name(text: str) -> bool:
@@ -167,7 +184,7 @@ def load_object(name: str) -> Any:
     6.283185307179586
     """
     if not is_object_name(name):
-        raise ValueError(f"expected {FORM}, got {name!r}")
+        raise ValueError(f"expected {FORM}, got {shown(name)}")
     module, _, path = name.partition(":")
     try:
         found = _import(module)

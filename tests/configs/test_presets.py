@@ -15,13 +15,17 @@ FORTY = Labels(tuple(f"tag{k}" for k in range(40)), tags=True)
 NONE = Labels()
 # What a network has to know of the pictures that a preset trains on.
 SHAPES = {
+    "128": DataShape(3, 128, 128, TEN),
+    "64": DataShape(3, 64, 64, TEN),
     "celeba": DataShape(3, 64, 64, FORTY),
     "cifar10_cond": DataShape(3, 32, 32, TEN),
     "cifar10_uncond": DataShape(3, 32, 32, NONE),
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
     "mnist": DataShape(1, 32, 32, TEN),
+    "small": DataShape(3, 32, 32, TEN),
 }
+OWN = ("small", "64", "128")  # for pictures of one's own
 # Data and network are the teacher's.
 DISTILLED = ["cifar10_distill", "digits_distill"]
 
@@ -97,6 +101,28 @@ def test_network_is_built_and_fits_the_pictures(name):
     assert config.data.conditional == bool(legend.names)
     if config.data.image_size:
         assert config.data.image_size == size[1:]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_pictures_need_a_preset_and_their_place(name):
+    """Of one size, or of none, and guided alike where they have labels."""
+    config = load(name)
+    size = () if name == "small" else (int(name), int(name))
+    assert (config.data.image_size or ()) == size
+    assert config.model.network == "unet"
+    assert config.sample.guidance > 0
+    assert config.diffusion.p_uncond > 0
+    assert config.train.accumulate is None  # as memory allows
+
+
+def test_larger_pictures_come_in_smaller_batches():
+    batches, rates, samples = (
+        [getattr(getattr(load(name), section), field) for name in OWN]
+        for section, field in (("train", "batch_size"), ("train", "lr"), ("sample", "sample_batch"))
+    )
+    for values in (batches, rates, samples):
+        assert values == sorted(values, reverse=True)
+        assert len(set(values)) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Configurations: presets, round trips, and every fault named."""
 
 import dataclasses
-from typing import get_args
+import math
+import tomllib
+from typing import get_args, get_origin
 
 import pytest
 
@@ -109,17 +111,20 @@ def test_configuration_is_frozen():
         ("[model]\nch_multipliers = []", r"ch_multipliers to be a list of int, got \(\)"),
         ("[model]\nch_multipliers = [1, 2.5]", "ch_multipliers to be a list of int"),
         ("[model]\napply_attn = [1, 0, 1]", "apply_attn to be a list of bool"),
-        ("[diffusion]\nlogsnr_schedule = 'cosin'", "cosine, linear, sigmoid, legacy, got 'cosin'"),
+        (
+            "[diffusion]\nlogsnr_schedule = 'cosin'",
+            "one of cosine, linear, sigmoid, flow, legacy, or package.module:Name, got 'cosin'",
+        ),
         ("[sample]\nsampler = 1", "expected sampler to be one of ddim, ancestral, heun, "),
         # ranges
         ("[train]\nsteps = 0", "expected steps at least 1, got 0"),
         ("[train]\nlr = -1e-3", "expected lr at least 0, got -0.001"),
-        ("[train]\nlr = nan", "expected lr at least 0, got nan"),
+        ("[train]\nlr = nan", "expected lr in 0..1000.0, got nan"),
         ("[train]\nbeta1 = 1.5", r"expected beta1 in 0..1, got 1.5"),
         ("[model]\ndropout = 1.0", r"expected dropout in 0..0.99, got 1.0"),
         ("[model]\nch_multipliers = [1, 0, 2]", "expected ch_multipliers at least 1, got 0"),
         ("[sample]\nguidance = -1", "expected guidance at least 0, got -1"),
-        ("[diffusion]\nlogsnr_min = nan", "expected logsnr_min to be a number, got nan"),
+        ("[diffusion]\nlogsnr_min = nan", "expected logsnr_min in -700.0..700.0, got nan"),
         ("[data]\nimage_size = 32", "expected image_size to be a list of int, got 32"),
         ("[data]\nimage_size = [0]", "expected image_size at least 1, got 0"),
         ("[data]\ntest_share = 1.0", "expected test_share in 0..0.9, got 1.0"),
@@ -133,6 +138,46 @@ def test_configuration_is_frozen():
         (
             "[model]\napply_attn = [true]",
             "one value for each of the 3 levels of ch_multipliers, got 1",
+        ),
+        ("[diffusion]\nshift = 0", "expected shift at least 0.001, got 0.0"),
+        ("[diffusion]\ninterpolation = [0, 1, 2]", "expected interpolation at least 1, got 0"),
+        ("[diffusion]\ninterpolation = [64, 32, 512]", "to be LOW,HIGH,SIDE, .*, got 64,32,512"),
+        ("[diffusion]\ninterpolation = [32, 64]", "to be LOW,HIGH,SIDE, .*, got 32,64"),
+        ("[diffusion]\nlogsnr_max = 1e6", "expected logsnr_max in -700.0..700.0, got 1000000.0"),
+        # parameters of what a word stands for
+        ("[diffusion]\nschedule_options = {s = 1}", "schedule cosine takes no options, got s"),
+        (
+            "[diffusion]\nlogsnr_schedule = 'legacy'\nschedule_options = {beta_start = 0.05}",
+            "schedule legacy: expected beta_start <= beta_end, got 0.05 and 0.02",
+        ),
+        (
+            "[diffusion]\nlogsnr_schedule = 'legacy'\n"
+            "schedule_options = {beta_end = 1, beta_start = 0}",
+            "legacy: expected beta_end in 0..0.1, got 1; schedule legacy: expected beta_start > 0,",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'min_snr'\nreweight_options = {gamma = -1}",
+            "weighting min_snr: expected gamma > 0, got -1",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'p2'\nreweight_options = {gamma = 'x'}",
+            "weighting p2: expected gamma to be a number, got 'x'",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'sigmoid'\nreweight_options = {bias = nan}",
+            "weighting sigmoid: expected bias finite, got nan",
+        ),
+        (
+            "[diffusion]\nreweight_type = 'edm'\nreweight_options = {sigma_data = [1, 2]}",
+            r"weighting edm: expected sigma_data to be a number, got \(1, 2\)",
+        ),
+        (
+            "[diffusion]\ntime_density = 'lognormal'\ntime_options = {std = -1.0}",
+            "time density lognormal: expected std > 0, got -1.0",
+        ),
+        (
+            "[diffusion]\ntime_density = 'importance'\ntime_options = {weights = [1, -1]}",
+            r"time density importance: expected weights > 0, got \(1, -1\)",
         ),
         ("[diffusion]\nlogsnr_min = 20.0", "expected logsnr_min < logsnr_max, got 20.0 and 20.0"),
         (
@@ -175,7 +220,7 @@ def test_override_names_every_fault_at_once():
         ValueError, match="unknown setting stepps, expected steps.*; .*lr at least 0"
     ):
         override(load("digits"), {"stepps": 3, "lr": -1.0, "hid_channels": 64})
-    with pytest.raises(ValueError, match="expected lr at least 0, got inf"):
+    with pytest.raises(ValueError, match="expected lr in 0..1000.0, got inf"):
         override(load("digits"), {"lr": float("inf")})
 
 
@@ -239,7 +284,7 @@ def test_the_range_of_guidance_is_given_to_any_network():
         ),
         (
             "[sample]\nchurn = 0.1",
-            "expected churn 0 with sampler ddim, got 0.1; it belongs to heun",
+            "expected churn 0 with sampler abm2, got 0.1; it belongs to heun",
         ),
         ("[model]\nguidance_range = [4, 0]", "expected guidance_range to be the lowest and the hi"),
         ("[model]\nguidance_range = [0, 4]", "expected guidance_range with teacher_steps: only a "),
@@ -263,7 +308,10 @@ def test_a_table_of_options_is_merged_key_by_key():
     assert weighted.diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"lr": 1.0}).diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"reweight_type": "snr"}).diffusion.reweight_options == {}
-    with pytest.raises(ValueError, match="weighting p2 takes gamma, got gama"):
+    legacy = override(Config(), {"logsnr_schedule": "legacy", "schedule_options": {"timesteps": 9}})
+    assert override(legacy, {"lr": 1.0}).diffusion.schedule_options == {"timesteps": 9}
+    assert override(legacy, {"logsnr_schedule": "flow"}).diffusion.schedule_options == {}
+    with pytest.raises(ValueError, match="weighting p2 takes gamma, k, got gama"):
         override(Config(), {"reweight_type": "p2", "reweight_options": {"gama": 5.0}})
 
 
@@ -335,22 +383,154 @@ def test_wrong_words_of_earlier_versions_are_still_wrong():
         loads("[distill]\nguidance_span = 3\n")
 
 
-def test_every_whole_number_has_an_end():
-    """So that no size is built that nothing can hold; the seed alone fills its bits."""
-    for name, (field, hint) in flat_fields(*SECTIONS).items():
-        hint, _ = plain_hint(hint)
-        if hint is not int and int not in get_args(hint):
-            continue
-        if name in ("seed", "channels"):  # any bits; 1 or 3
-            continue
-        assert field.metadata["high"] is not None, name
-        for size in (10**10, 10**18):
-            value = size if hint is int else (size,)
-            with pytest.raises(ValueError, match=f"expected {name} .*in "):
-                override(Config(), {name: value})
+def numbers():
+    """Section, name, type and range of every numeric field, also in lists."""
+    for section in SECTIONS:
+        for name, (field, hint) in flat_fields(section).items():
+            hint, _ = plain_hint(hint)
+            item = get_args(hint)[0] if get_origin(hint) is tuple else hint
+            if item in (int, float):
+                yield section, name, hint, field.metadata["low"], field.metadata["high"]
+
+
+def test_every_number_has_a_range():
+    found = list(numbers())
+    assert len(found) >= 50
+    for _, name, hint, low, high in found:
+        assert low is not None, name
+        assert high is not None, name
+        assert low < high, name
+        assert isinstance(low, int | float), name
+        assert math.isfinite(high), name
+        if hint is int:
+            assert isinstance(high, int), name
+
+
+EXTREMES = ("1000000000", "1000000000000000000", "-1", "0", "nan", "inf", "1e308", "'text'", "true")
+
+
+@pytest.mark.parametrize("text", EXTREMES)
+def test_extreme_numbers_are_in_range_or_refused_in_one_line(text):
+    """Of every section and every field, through the loader; in range means in the declared one."""
+    value = tomllib.loads(f"x = {text}")["x"]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    taken = 0
+    for section, name, hint, low, high in numbers():
+        listed = get_origin(hint) is tuple
+        item = get_args(hint)[0] if listed else hint
+        whole = isinstance(value, int)
+        fits = number and (whole or item is float) and low <= value <= high
+        given = f"[{text}]" if listed else text
+        try:
+            config = loads(f"[{section}]\n{name} = {given}\n", "mine.toml")
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith("mine.toml: ")
+            assert name in message, message
+            assert "\n" not in message, message
+            assert len(message) < 250, message
+        else:
+            assert fits, (section, name, given)
+            found = getattr(getattr(config, section), name)
+            assert found == ((value,) if listed else value)
+            taken += 1
+    assert taken == 0 or number
 
 
 def test_levels_of_the_unet_have_an_end():
     many = {"ch_multipliers": (1,) * 100, "apply_attn": (False,) * 100}
     with pytest.raises(ValueError, match="at most 12 levels in ch_multipliers, got 100"):
         override(Config(), many)
+
+
+# Guidance away from other networks, averages of several lengths.
+
+
+def test_settings_of_guidance_and_averages_round_trip():
+    text = """
+[train]
+keep_at = [3, 800]
+ema_profiles = [0.05, 0.1]
+ema_snapshot_every = 7
+[sample]
+guidance_rule = "apg"
+guidance_options = {momentum = -0.5, norm = 2}
+guide_with = "800"
+guide_weight = 0.5
+zero_init = 1
+[distill]
+teacher_guide_with = "runs/weak"
+teacher_guide_weight = 0
+"""
+    config = loads(text)
+    assert loads(dumps(config)) == config
+    assert config.train.keep_at == (3, 800)
+    assert (config.sample.guide_step, config.train.snapshot_every) == (800, 7)
+    usual = dumps(Config())
+    new = ("keep_at", "ema_profiles", "guide_with", "guidance_options", "teacher_guide", "snapshot")
+    assert not [name for name in new if name in usual]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[sample]\nguide_with = '800'",
+            "expected step 800 of guide_with among those of keep_at, go",
+        ),
+        (
+            "[train]\nkeep_at = [3]\n[sample]\nguide_with = '800'",
+            "expected step 800 of guide_with among those of keep_at, got 3",
+        ),
+        (
+            "[sample]\nguide_with = ''",
+            "expected guide_with to be a run, a file or a step, got an em",
+        ),
+        ("[sample]\nguide_with = 800", "expected guide_with to be str, got 800"),
+        ("[sample]\nguide_weight = 2", "expected guide_with beside guide_weight 2"),
+        (
+            "[sample]\nguide_with = 'a'\nguide_weight = -1",
+            "expected guide_weight at least 0, got -1",
+        ),
+        (
+            "[sample]\nguidance_rule = 'apgg'",
+            "expected guidance_rule to be one of plain, zero_star, ",
+        ),
+        (
+            "[sample]\nguidance_rule = 'apg'\nguidance_options = {eta = 1}",
+            "guidance rule apg takes parallel, norm, momentum, got eta",
+        ),
+        (
+            "[sample]\nguidance_options = {norm = 1}",
+            "guidance rule plain takes no options, got norm",
+        ),
+        ("[sample]\nzero_init = 16", "expected zero_init below the 16 steps of sampling, got 16"),
+        (
+            "[train]\nema_profiles = [0.05, 0.05]",
+            "expected ema_profiles that differ, got 0.05, 0.05",
+        ),
+        ("[train]\nema_profiles = [0.5]", "expected ema_profiles in 0.005..0.28, got 0.5"),
+        ("[train]\nema_profiles = []", "expected ema_profiles to be a list of float"),
+        ("[train]\nema_snapshot_every = 3", "expected ema_profiles beside ema_snapshot_every 3"),
+        ("[train]\nkeep_at = [0]", "expected keep_at at least 1, got 0"),
+    ],
+)
+def test_faults_of_guidance_and_averages_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        loads(text)
+
+
+def test_a_weight_of_nothing_asks_for_no_step():
+    config = loads("[sample]\nguide_with = '800'\nguide_weight = 0")
+    assert config.sample.guide_step is None
+    for text in ("runs/800", "800a", "9" * 30, "²"):
+        assert override(Config(), {"guide_with": text}).sample.guide_step is None
+
+
+def test_another_rule_leaves_the_options_of_the_one_before_behind():
+    base = loads("[sample]\nguidance_rule = 'apg'\nguidance_options = {norm = 2}\n")
+    assert override(base, {"guidance_rule": "zero_star"}).sample.guidance_options == {}
+    more = override(base, {"guidance_options": {"momentum": -0.5}}).sample.guidance_options
+    assert more == {"norm": 2, "momentum": -0.5}
+    own = override(base, {"guidance_rule": "mine.rules:Own", "guidance_options": {"x": 1}})
+    assert own.sample.guidance_options == {"x": 1}

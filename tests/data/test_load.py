@@ -6,7 +6,15 @@ import torch
 
 from tests.helpers.formats import fake_mnist, noise, save_pictures
 from vfn.configs import DataConfig
-from vfn.data import data_home, data_name, load_dataset, read_pictures, spec_settings
+from vfn.data import (
+    data_home,
+    data_name,
+    load_dataset,
+    pictures_of,
+    read_pictures,
+    settled,
+    spec_settings,
+)
 
 
 def test_folder_and_npz_hold_the_same(tmp_path):
@@ -95,3 +103,26 @@ def test_an_evaluation_prepares_the_run_s_data_set_as_the_run_did(tmp_path, monk
 def test_what_is_not_there(spec, message):
     with pytest.raises(ValueError, match=message):
         read_pictures(spec)
+
+
+def test_settings_that_mean_the_same_from_any_directory(tmp_path, monkeypatch):
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pics")
+    monkeypatch.chdir(tmp_path)
+    given = DataConfig(dataset="link", data_dir="data", test_share=0.2)
+    found = settled(given)
+    assert (found.dataset, found.data_dir) == (str(tmp_path / "pics"), str(tmp_path / "data"))
+    assert found.test_share == 0.2
+    monkeypatch.chdir("/")
+    assert settled(found) == found
+    assert settled(DataConfig()) == DataConfig()
+    assert settled(DataConfig(dataset="mine.data:Cats")).dataset == "mine.data:Cats"
+
+
+def test_a_path_without_anything_is_told_as_one(tmp_path):
+    for name in (str(tmp_path / "pics"), "pics/", "../pics", "pics.npz"):
+        with pytest.raises(ValueError, match="there is no folder, .npy or .npz file at /"):
+            load_dataset(name)
+    message = "no folder, .npy or .npz file at .*/pics, where the pictures of runs/a were; if they"
+    with pytest.raises(ValueError, match=message), pictures_of("runs/a"):
+        load_dataset("pics")

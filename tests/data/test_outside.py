@@ -186,3 +186,12 @@ def test_tables_and_configurations_need_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_data_set_that_cannot_be_made_is_one_line():
+    """What is named may be anything, such as a class that wants arguments."""
+    with pytest.raises(
+        ValueError, match=r"data set vfn.nn:UNet cannot be opened: TypeError: "
+    ) as e:
+        load_dataset("vfn.nn:UNet")
+    assert len(str(e.value).splitlines()) == 1

@@ -1,16 +1,10 @@
 """Statistics of a side: shared among processes, stored, read."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from vfn.data import load_dataset
-from vfn.distributed import World
 from vfn.evaluation.extractors import PIXELS, extractor_of
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 
@@ -19,18 +13,24 @@ def images():
     return load_dataset("digits", "train").images[:150]
 
 
-def _worker(rank, folder):
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    world = World(rank, 2, torch.device("cpu"), dist.group.WORLD)
-    save_statistics(folder / f"{rank}.npz", compute_statistics(images(), PIXELS, world))
-    dist.destroy_process_group()
+TWO = """
+import sys
+from pathlib import Path
+from tests.evaluation.test_features import images
+from vfn.distributed import processes
+from vfn.evaluation.extractors import PIXELS
+from vfn.evaluation.features import compute_statistics, save_statistics
+with processes("cpu") as world:
+    found = compute_statistics(images(), PIXELS, world)
+    save_statistics(Path(sys.argv[1]) / f"{world.rank}.npz", found)
+"""
 
 
-def test_two_processes_give_the_same_as_one(tmp_path):
+def test_two_processes_give_the_same_as_one(forks, tmp_path):
     """150 pictures are three batches, the last not full; the second process repeats one."""
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
-    workers = [subprocess.Popen(command) for command in commands]
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    script = tmp_path / "script.py"
+    script.write_text(TWO)
+    forks.run(tmp_path, script=script, processes=2)
     one = compute_statistics(images(), PIXELS)
     np.testing.assert_allclose(one.gaussian.cov, np.cov(one.features.T.double()), atol=1e-12)
     for rank in (0, 1):
@@ -86,7 +86,3 @@ def test_damaged_statistics_are_named_in_one_line(tmp_path, arrays):
         read_statistics(path, PIXELS)
     assert len(str(refused.value).splitlines()) == 1
     assert len(str(refused.value)) < 400
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,9 +1,12 @@
 """Held-out losses: the same in any batches, and by any number of processes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.evaluation.conftest import small_network
+from vfn.configs import override
 from vfn.data import Dataset, Labels, to_unit
 from vfn.distributed import World
 from vfn.evaluation.held_out import (
@@ -91,6 +94,20 @@ def test_the_mean_loss_is_that_of_four_fixed_draws(trained, held_out):
     expected = torch.cat(losses).mean().item()
     assert mean_held_out_loss(trained, pictures, seed=5) == pytest.approx(expected, rel=1e-6)
     assert mean_held_out_loss(trained, pictures, seed=6) != pytest.approx(expected, rel=1e-6)
+
+
+def test_the_mean_loss_is_that_of_uniform_times_however_training_draws_its_own(trained, held_out):
+    """So that held-out losses of runs with other densities compare."""
+    pictures = first(held_out, 60)
+    expected = mean_held_out_loss(trained, pictures)
+    for chosen in (
+        {"time_density": "laplace", "keep_expectation": True},
+        {"time_density": "low_discrepancy"},
+        {"time_density": "importance", "time_options": {"weights": (1.0, 9.0)}},
+    ):
+        other = replace(trained, config=override(trained.config, chosen))
+        assert mean_held_out_loss(other, pictures) == expected
+        assert loss_by_logsnr(other, pictures) == loss_by_logsnr(trained, pictures)
 
 
 def test_processes_share_the_mean_loss(trained, held_out, monkeypatch):

@@ -1,26 +1,27 @@
 """Whatever stands for a side is judged, and what cannot be judged is refused before any work."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.evaluation.conftest import small_network
 from vfn.data import Dataset, Labels
-from vfn.evaluation.extractors import PIXELS, extractor_of
-from vfn.evaluation.features import compute_statistics, save_statistics
+from vfn.data.resize import resized
+from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
+from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
-from vfn.evaluation.opening import usual_labels
 from vfn.evaluation.record import read_evaluation
-from vfn.runs import Checkpoint, RunFiles, save_checkpoint
-from vfn.sampling import Draws
+from vfn.evaluation.sides import Figure
+from vfn.ops import Gaussian
+from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
+from vfn.sampling import Draws, usual_labels
 
 REAL = "dataset:digits"
 
@@ -97,7 +98,7 @@ def test_settings_say_what_the_figures_depend_on(trained, run):
     settings = judge(REAL, f"run:{run}", num=20, seed=4, bootstrap=2, device="cpu").settings
     some = {
         "real": REAL, "fake": f"run:{run}", "seed": 4, "num": 20, "labels": "in turn", "step": 7,
-        "train_seconds": 2.5, "ema_sha256": trained.digest, "sampler": "ddim",
+        "train_seconds": 2.5, "ema_sha256": trained.digest, "sampler": "abm2",
         "sample_timesteps": 2, "real_num": 1437, "bootstrap": 2, "extractor": "pixels",
     }  # fmt: skip
     assert {name: settings[name] for name in some} == some
@@ -132,12 +133,41 @@ def _recorded(seen):
     return lambda seed, *rest: seen.append(seed) or keyed_normal(seed, *rest)
 
 
+def of_data(trained, **settings):
+    """The network as if it had been trained on other data."""
+    data = replace(trained.config.data, **settings)
+    return replace(trained, config=replace(trained.config, data=data))
+
+
 def test_a_run_of_all_pictures_has_no_held_out_loss(trained, capsys):
-    data = replace(trained.config.data, split="all")
-    everything = replace(trained, config=replace(trained.config, data=data))
-    found = judge(REAL, everything, "pr,loss", num=5, device="cpu")
+    everything = of_data(trained, split="all")
+    with pytest.raises(ValueError, match="loss needs held-out pictures of the network's own data, "
+                       "and it was trained on all pictures"):  # fmt: skip
+        judge(REAL, undrawable(everything), "pr,loss", device="cpu")
+    found = judge(REAL, everything, "usual", num=5, device="cpu")
     assert found.loss_by_logsnr == []
-    assert "no held-out loss: the run was trained on all pictures" in capsys.readouterr().err
+    assert "left out: loss, which needs held-out pictures of the netw" in capsys.readouterr().err
+
+
+def test_usual_metrics_are_those_that_lack_nothing(held_out, tmp_path, capsys):
+    """Without labels and without the run's own data."""
+    legend = Labels()
+    network = of_data(small_network(legend, conditional=False, guidance=0), dataset="/no/where")
+    found = judge(REAL, network, "usual,is", num=20, features=scored, device="cpu")
+    keys = [figure.key for figure in found.figures]
+    assert keys == ["frechet_distance", "precision", "recall", "memorised", "near_copies",
+                    "inception_score"]  # fmt: skip
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["left out: agreement", "left out: loss"]
+    assert "labels, and the fake pictures have none" in lines[0]
+    assert "its data cannot be read: there is no folder" in lines[1]
+    found = judge(REAL, held_out, "usual", device="cpu")
+    assert "loss" not in capsys.readouterr().err  # it never belongs to pictures
+    np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64))
+    found = judge(tmp_path / "a.npz", held_out, "usual", device="cpu")
+    assert [figure.key for figure in found.figures] == ["frechet_distance"]
+    with pytest.raises(ValueError, match="fd needs at least 2 fake pictures, got 1"):
+        judge(held_out.images, held_out.images[:1], "usual", device="cpu")
 
 
 @dataclass(frozen=True)
@@ -146,6 +176,20 @@ class Undrawable(Draws):
 
     def batch(self, _indices, _watch=None):
         raise AssertionError("a picture was drawn before the refusal")
+
+
+def scores(images):
+    return Outputs(images.flatten(1).float(), images[:, 0, 0].float())
+
+
+scored = Extractor("scored", scores, {"extractor": "scored"})
+narrow = extractor_of("narrow", lambda images: images[:, 0, :3, 0].float())
+FAULTY = {
+    "fails": extractor_of("fails", lambda images: images.no_such_thing),
+    "flat": extractor_of("flat", lambda images: images.float().mean((1, 2, 3))),
+    "array": extractor_of("array", lambda images: images.flatten(1).numpy()),
+}
+not_a_function = 3
 
 
 def undrawable(trained, num=20):
@@ -176,6 +220,24 @@ def undrawable(trained, num=20):
         (REAL, {"features": "x"}, "unknown features 'x', expected one of pixels, inception"),
         ("dataset:x", {}, "unknown data set 'x'"),
         (REAL, {"held_out": "nowhere"}, "expected pictures at 'nowhere'"),
+        (REAL, {"metrics": "fid_infinity"}, "more than 130 fake pictures for 64 features, got 20"),
+        (REAL, {"metrics": "fd,no.such:thing"}, "no.such:thing cannot be imported"),
+        (REAL, {"metrics": f"{__name__}:not_a_function"}, "to be a function of vfn.eval"),
+        (REAL, {"features": f"{__name__}:not_a_function"}, "to be a function, got int"),
+        (
+            REAL,
+            {"features": FAULTY["fails"]},
+            r"features fails fail for pictures \[2, 1, 8, 8\]: At",
+        ),
+        (REAL, {"features": FAULTY["flat"]}, r"expected flat to give features \[2, D\], got \[2\]"),
+        (REAL, {"features": FAULTY["array"]}, r"to give features \[2, D\], got ndarray"),
+        (REAL, {"features": "pixels", "weights": Path("w")}, "pixels need no weights"),
+        (REAL, {"held_out": REAL}, "held-out pictures go with metrics that need them"),
+        (REAL, {"image_size": (8, 8, 8)}, "height,width, or one number for a square, within"),
+        (REAL, {"image_size": 0}, "within 1..32768, got 0"),
+        ("one class", {"metrics": "agreement", "held_out": REAL}, "real pictures of two classes"),
+        ("wide mean", {}, "the real side has 9 features and the fake 64"),
+        ("other features", {"metrics": "fd"}, "has features with extractor vgg16, and this eval"),
         (torch.zeros(2, 8, 8), {}, "expected uint8 pictures"),
         (5, {}, "a path, dataset:NAME, uint8 tensor .* or data set, got int"),
     ],
@@ -186,11 +248,57 @@ def test_refusals_come_before_the_work(trained, tmp_path, held_out, real, option
         "mean": tmp_path / "a.npz",
         "other size": torch.zeros(9, 1, 4, 4, dtype=torch.uint8),
         "images": held_out.images,
+        "one class": held_out._replace(labels=torch.ones_like(held_out.labels)),
+        "wide mean": Statistics(
+            5, Gaussian(torch.zeros(9), torch.eye(9)), torch.zeros(5, 9), None, {}
+        ),
+        "other features": compute_statistics(
+            held_out.images, PIXELS._replace(provenance={"extractor": "vgg16"})
+        ),
         "other classes": held_out._replace(legend=Labels(("0", "a"))),
     }
     given = named.get(real, real) if isinstance(real, str) else real
     with pytest.raises(ValueError, match=message):
         judge(given, undrawable(trained), **{"device": "cpu", **options})
+
+
+def test_nothing_is_asked_of_weights_before_everything_else_is_right(trained, monkeypatch):
+    """Neither a download nor a look at a file."""
+
+    def touched(*_):
+        raise AssertionError("weights were touched before the refusal")
+
+    monkeypatch.setattr("vfn.evaluation.weights.open_network", touched)
+    asked = {"features": "inception", "device": "cpu"}
+    for real, options, message in (
+        (
+            REAL,
+            {"metrics": "fd,agreement", "held_out": "nowhere"},
+            "expected pictures at 'nowhere'",
+        ),
+        (REAL, {"metrics": "fid_infinity"}, "more than 4098 fake pictures for 2048 features"),
+        (torch.zeros(9, 1, 4, 4, dtype=torch.uint8), {"metrics": "fd"}, "of one shape"),
+        (REAL, {"metrics": "fd", "weights": Path("no.pth")}, "no.pth cannot be read: No such file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            judge(real, undrawable(trained), **asked, **options)
+    monkeypatch.setenv("VFN_OFFLINE", "1")
+    with pytest.raises(ValueError, match="forbids a download"):
+        judge(REAL, undrawable(trained), **asked)
+    monkeypatch.setattr("vfn.evaluation.extractors.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"need torch-fidelity; pip install '\.\[eval\]'"):
+        judge(REAL, undrawable(trained), **asked)
+    monkeypatch.undo()
+
+
+DISK = SimpleNamespace(total=100, used=99, free=1)
+
+
+def test_a_disk_without_room_is_told_before(trained, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: DISK)
+    heavy = scored._replace(provenance={"weights_sha256": "a"})
+    with pytest.raises(ValueError, match="features of 1457 pictures take about .* GB, and where"):
+        judge(REAL, undrawable(trained), ["fd"], features=heavy, device="cpu")
 
 
 def test_few_pictures_are_refused_before_they_are_drawn(trained):
@@ -250,7 +358,7 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     images = torch.randint(0, 256, (30, 8, 8, 1), dtype=torch.uint8).numpy()
     tags = (np.arange(30)[:, None] % np.array([2, 3]) == 0).astype(np.uint8)
     np.savez(tmp_path / "a.npz", arr_0=images, arr_1=tags)
-    legend = Labels(("0", "1"), tags=True)
+    legend = Labels(("0", "1"), tags=True)  # an early version's names
     network = small_network(legend, dataset=str(tmp_path / "a.npz"), data_dir=str(tmp_path))
     asked = usual_labels(network, 40, seed=1)
     assert asked.labels.shape == (40, 2)
@@ -260,46 +368,130 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     assert found.settings["labels"] == "as in the data"
 
 
-def test_processes_judge_together(run, tmp_path):
+TOGETHER = f"""
+import sys
+from pathlib import Path
+from vfn.evaluation import judge
+together = judge({REAL!r}, f"run:{{sys.argv[1]}}", num=21, device="cpu")
+if together is not None:
+    together.write(Path(sys.argv[2]))
+"""
+
+
+def test_processes_judge_together(run, forks, tmp_path):
     """21 pictures do not divide; the last is drawn twice and must count once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(run), str(tmp_path / f"{rank}.json")],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
-    found = read_evaluation(tmp_path / "0.json")
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER)
+    forks.run(run, tmp_path / "a.json", script=script, processes=2)
+    found = read_evaluation(tmp_path / "a.json")
     alone = judge(REAL, f"run:{run}", num=21, device="cpu")
     assert values(found) == pytest.approx(values(alone), rel=1e-4)
     assert found.settings["num"] == 21
 
 
-if __name__ == "__main__":
-    together = judge(REAL, f"run:{sys.argv[1]}", num=21, device="cpu")
-    if together is not None:
-        together.write(Path(sys.argv[2]))
-
-
 def test_pictures_that_are_not_finite_are_not_judged(trained):
     params = {name: value * float("nan") for name, value in trained.params.items()}
+    broken = replace(trained, params=params)
     with pytest.raises(ValueError, match="finite pictures to judge, but 20 of 20 that the network"):
-        judge("dataset:digits", replace(trained, params=params), ["fd"], num=20, device="cpu")
+        judge("dataset:digits", broken, ["fd"], num=20, device="cpu")
+    with pytest.raises(ValueError, match="but 4 of 4 that the network"):  # the first batch says so
+        judge("dataset:digits", broken.draws(20, batch=4), ["fd"], device="cpu")
 
 
-def test_a_folder_of_samples_is_understood(tmp_path, trained):
+def nowhere(_judged):
+    return {"Nowhere": float("nan"), "Here": 1.0}
+
+
+def test_a_figure_that_is_not_finite_loses_no_other(held_out, tmp_path, capsys):
+    found = judge(REAL, held_out, ["fd", f"{__name__}:nowhere"], device="cpu")
+    assert [figure.title for figure in found.figures][1:] == ["Here"]
+    told = "got value nan of Nowhere: what computes it gave that; it is left out"
+    assert told in capsys.readouterr().err
+    found.write(tmp_path / "m.json")
+    assert read_evaluation(tmp_path / "m.json").figures == found.figures
+
+
+@pytest.mark.parametrize("kind", ["png", "npz", "safetensors"])
+def test_a_folder_of_samples_is_understood(tmp_path, run, kind):
+    """With its labels, and with what its record says of the pictures."""
+    from vfn.sampling import load, write_samples
+
+    network, asked = load(run, "cpu"), {"metrics": "fd,agreement", "device": "cpu"}
+    draws = network.draws(20, ["7", "3"], guidance=1.0)
+    write_samples(draws, tmp_path / "a", kind, animate=False)
+    direct, found = judge(REAL, draws, **asked), judge(REAL, str(tmp_path / "a"), **asked)
+    assert values(found) == values(direct)
+    for name in ("run", "guidance", "sample_timesteps", "sampler", "step", "ema_sha256"):
+        assert found.settings[name] == direct.settings[name]
+    assert found.settings["run"] == str(run)
+    assert found.settings["fake_classes"] == [0.0, 0.5]
+
+
+def test_records_of_earlier_versions_know_no_classes(tmp_path, trained):
     from vfn.sampling import write_samples
 
-    write_samples(trained.draws(20), tmp_path / "png", animate=False)
-    write_samples(trained.draws(20), tmp_path / "npz", "npz", animate=False)
-    found = [judge(REAL, str(tmp_path / kind), ["fd"], device="cpu") for kind in ("png", "npz")]
-    assert values(found[0]) == values(found[1])
+    write_samples(trained.draws(20, ["7", "3"]), tmp_path, animate=False)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    for name in ("classes", "tags", "run"):
+        record.pop(name, None)
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    assert judge(REAL, tmp_path, "agreement", device="cpu").figures
+
+
+def test_folders_of_samples_that_cannot_be_judged(tmp_path, trained):
+    from vfn.sampling import variants, write_samples
+
+    write_samples(variants(trained, {"steps": [1, 2]}, 20), tmp_path / "sweep", animate=False)
+    with pytest.raises(
+        ValueError, match="several folders of vfn sample; name one of them: steps1, steps2"
+    ):
+        judge(REAL, tmp_path / "sweep", device="cpu")
+    cut = tmp_path / "sweep" / "steps1"
+    (cut / "images" / "000007.png").unlink()
+    with pytest.raises(ValueError, match="holds 19 of 20 pictures; the same vfn sample command dr"):
+        judge(REAL, cut, device="cpu")
+    (cut / "images" / "000007.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="the pictures in .* cannot be read"):
+        judge(REAL, cut, device="cpu")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "settings.json").write_text('{"camera": "old"}')
+    for i in range(5):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(theirs / f"{i}.png")
+    assert judge(REAL, theirs, device="cpu").settings["num"] == 5
+
+
+def test_sides_of_other_sizes_are_brought_together(held_out, tmp_path):
+    """The same pictures twice as large, in a folder beside one of another size."""
+    large = held_out.images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    small = resized(large, (8, 8))
+    with pytest.raises(ValueError, match="bring them together with --image-size"):
+        judge(REAL, large, device="cpu")
+    with pytest.raises(ValueError, match="make all of them grey, or RGB"):
+        judge(REAL, held_out.images.expand(-1, 3, -1, -1), device="cpu")
+    found = judge(
+        REAL, large, image_size=8, held_out=large, metrics="fd,memorisation", device="cpu"
+    )
+    assert values(found) == values(
+        judge(REAL, small, held_out=small, metrics="fd,memorisation", device="cpu")
+    )
+    assert found.settings["image_size"] == [8, 8]
+    assert "as torch-fidelity" in found.settings["image_resize"]
+    for i, picture in enumerate([*large[:9, 0], torch.zeros(20, 9, dtype=torch.uint8)]):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+    assert judge(REAL, tmp_path, image_size=(8, 8), device="cpu").settings["num"] == 10
+    network = small_network(Labels(tuple("0123456789")))
+    assert judge(large, network, image_size=12, num=20, device="cpu").settings["num"] == 20
+
+
+def test_labels_that_nobody_uses_are_not_read(held_out, tmp_path):
+    Image.fromarray(held_out.images[0, 0].numpy()).save(tmp_path / "0.png")
+    for i, picture in enumerate(held_out.images[:9, 0]):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+    (tmp_path / "labels.csv").write_text("somebody,else's,table\n")
+    assert judge(REAL, tmp_path, "fd,pr", device="cpu").settings["num"] == 9
+    with pytest.raises(ValueError, match="to have the columns file,label"):
+        judge(REAL, tmp_path, "fd,agreement", device="cpu")
 
 
 def test_names_of_classes_matter_only_where_they_are_used(real, held_out):
@@ -316,4 +508,91 @@ def test_labels_as_the_data_have_them(trained, real):
     assert judge(REAL, draws, ["fd"], device="cpu").settings["labels"] == "as in the data"
     found = judge(REAL, trained, ["fd"], num=20, device="cpu")
     assert found.settings["labels"] == "in turn"
-    assert "labels: every class as often (--labels as-data" in found.table()
+    assert "labels: every class as often, 10.0 % each (9.3 % to 10.4 % each among" in found.table()
+    unconditional = small_network(Labels(), conditional=False, guidance=0)
+    with pytest.raises(ValueError, match="unconditional and takes no --labels as-data"):
+        usual_labels(unconditional, 5, as_data=True)
+
+
+def none(_judged):
+    return {"Share": float("nan")}
+
+
+def text(_judged):
+    return {"Share": "much"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("none", "expected finite figures, got value nan of Share: what computes it gave that"),
+        ("text", "text to give numbers, got much"),
+    ],
+)
+def test_figures_that_are_no_numbers_are_refused(real, held_out, metric, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        judge(real, held_out, [f"{__name__}:{metric}"], device="cpu")
+    assert str(refused.value).isprintable()
+
+
+def test_a_network_without_finite_losses_is_refused(trained, monkeypatch):
+    """Its pictures may well be finite: here they are drawn by another one."""
+    params = {name: value * float("nan") for name, value in trained.params.items()}
+    drawn = trained.draws(20).all()
+    monkeypatch.setattr(Draws, "by_all", lambda self, world, strict: drawn)
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [
+        {"low": -20.0, "high": 0.0, "loss": float("nan"), "count": 3}])  # fmt: skip
+    monkeypatch.setattr("vfn.evaluation.bits.bits_per_dim", lambda *_: [
+        Figure("bits_flow", "probability flow", float("inf"))])  # fmt: skip
+    for metric, part in (("loss", "nan of held-out loss at logsnr -20"), ("bpd", "inf of prob")):
+        message = f"got value {part}.*: the network gives no finite numbers; use another checkpoint"
+        with pytest.raises(ValueError, match=message):
+            judge(REAL, replace(trained, params=params), [metric], num=20, device="cpu")
+
+
+def test_features_that_are_too_large_are_named(real, held_out):
+    for size, metric, message in (
+        (1e30, "pr", r"expected features within ±.*, whose squared distances are numbers of"),
+        (1e39, "fd", "gives features that are not finite numbers of float32; are its weights"),
+    ):
+        huge = extractor_of("huge", lambda x, size=size: x.flatten(1).double() * size)
+        with pytest.raises(ValueError, match=message):
+            judge(real, held_out.images[:20], [metric], features=huge, device="cpu")
+
+
+def test_statistics_that_nothing_can_be_computed_of(held_out, tmp_path):
+    for sigma, message in (
+        (1e300, r"features of real pictures reach 1e\+150, too large to compute with"),
+        (-1.0, "expected sigma in .*a.npz to be a covariance, symmetric and without negative var"),
+    ):
+        np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64) * sigma, count=100)
+        with pytest.raises(ValueError, match=message):
+            judge(str(tmp_path / "a.npz"), held_out.images, ["fd"], device="cpu")
+
+
+def test_a_damaged_log_is_told_before_anything_is_drawn(run, monkeypatch, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "log.jsonl").write_text("{}\n")
+    monkeypatch.setattr(Draws, "by_all", None)
+    with pytest.raises(ValueError, match='log.jsonl line 1: expected a whole "step"'):
+        judge(REAL, f"run:{copy}", ["fd"], num=20, device="cpu")
+
+
+def test_held_out_pictures_that_are_missing_are_told_before_anything_is_drawn(
+    trained, monkeypatch, tmp_path
+):
+    moved = trained.config.data.__class__(dataset=str(tmp_path / "pics"))
+    network = replace(trained, config=replace(trained.config, data=moved), origin=Path("runs/a"))
+    monkeypatch.setattr(Draws, "by_all", None)
+    with pytest.raises(ValueError, match="there is no folder, .*, where the pictures of runs/a we"):
+        judge(REAL, network, ["loss"], num=20, device="cpu")
+
+
+def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [])
+    network = replace(trained, data=DataMark(1437, "vfn-data-1:other"))
+    judge(REAL, network, ["loss"], num=20, device="cpu")
+    assert "digits is not what the network was trained on any more (other pictures or lab" in (
+        capsys.readouterr().err
+    )

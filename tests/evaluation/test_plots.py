@@ -73,3 +73,11 @@ def test_a_plot_is_written(tmp_path):
     with pytest.raises(ValueError, match="evaluations with figures and a number 'x', got none"):
         write_plot(tmp_path / "q.png", SWEEP, "x")
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_titles_are_no_formulas_and_endless_numbers_are_left_out():
+    def evaluation(guidance, value):
+        return Evaluation([Figure("a", "$\\frac{ costs", value)], {"guidance": guidance})
+
+    some = [evaluation(0.0, 1.0), evaluation(1.0, 1e305), evaluation(2.0, 3.0)]
+    assert draw_figures(some, "guidance", "png").startswith(b"\x89PNG")

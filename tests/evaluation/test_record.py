@@ -69,8 +69,7 @@ def test_what_is_written_is_read_back(tmp_path):
     path = tmp_path / "new" / "m.json"
     EVALUATION.write(path)
     found = read_evaluation(path)
-    # Bits have no direction in files, as ever.
-    bits = [EVALUATION.bits_per_dim[0]._replace(better="")]
+    bits = [EVALUATION.bits_per_dim[0]._replace(better="lower")]  # which files do not tell
     assert found == Evaluation(
         EVALUATION.figures, EVALUATION.settings, EVALUATION.loss_by_logsnr, bits, command="vfn eval"
     )
@@ -182,3 +181,30 @@ def test_any_file_is_read_and_shown_or_refused(tmp_path, value):
         compare([found])
     found.write(path)
     assert read_evaluation(path).figures == found.figures
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"figures": [Figure("a", "A", float("nan"))]}, "got value nan of A$"),
+        ({"figures": [Figure("a", "A", 1.0, float("inf"))]}, "got reference inf of A$"),
+        (
+            {"figures": [Figure("a", "A", 1.0, interval=Interval(0.0, float("nan")))]},
+            "got high end of interval nan of A$",
+        ),
+        ({"bits_per_dim": [Figure("b", "B", -float("inf"))]}, "got value -inf of B$"),
+        (
+            {"loss_by_logsnr": [{"low": -20.0, "high": 0.5, "loss": float("nan"), "count": 3}]},
+            r"got value nan of held-out loss at logsnr -20 \.\. 0.5$",
+        ),
+    ],
+)
+def test_figures_that_are_not_finite_are_not_written(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        Evaluation(**change).write(tmp_path / "m.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_error_is_written_as_none(tmp_path):
+    Evaluation([Figure("a", "A", 1.0, error=float("nan"))]).write(tmp_path / "m.json")
+    assert read_evaluation(tmp_path / "m.json").figures[0].error is None

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.helpers.processes import killed_while_writing
 from vfn.evaluation.judging import judge
 from vfn.evaluation.stored import store_reference
 
@@ -48,6 +49,14 @@ def test_mistakes_leave_nothing_behind(held_out, tmp_path, out, options, message
     with pytest.raises(ValueError, match=message):
         store_reference(held_out, tmp_path / out, device="cpu", **options)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_the_next_one_clears_what_a_killed_one_left(held_out, tmp_path):
+    out = tmp_path / "r.npz"
+    killed_while_writing(out)
+    store_reference(held_out, out, device="cpu")
+    assert [*tmp_path.iterdir()] == [out]
+    assert judge(out, held_out, "fid", device="cpu").figures[0].value == pytest.approx(0, abs=1e-7)
 
 
 def test_one_picture_has_no_covariance(held_out, tmp_path):

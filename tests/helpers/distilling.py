@@ -40,6 +40,7 @@ class Gaussian(nn.Module):
         kind = self.diffusion.model_out_type
         forms = {"x0": lambda: x0, "v": lambda: ops.v_from_x0(z, x0, logsnr),
                  "eps": lambda: ops.eps_from_x0(z, x0, logsnr),
+                 "u": lambda: ops.u_from_x0(z, x0, logsnr),
                  "both": lambda: torch.cat([x0, ops.eps_from_x0(z, x0, logsnr)], 1)}  # fmt: skip
         return forms[kind]().to(z.dtype)
 

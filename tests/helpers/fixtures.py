@@ -1,4 +1,4 @@
-"""Runs that tests of several rooms are held against; their conftest.py imports these names."""
+"""Processes, and runs that tests of several rooms are held against."""
 
 import pytest
 

@@ -10,6 +10,35 @@ def power_of_snr(logsnr, power=0.5):
     return torch.exp(power * logsnr)
 
 
+def arch(logsnr_min, logsnr_max, bend=1.0):
+    """A schedule: logsnr is linear in a power of time."""
+    span = logsnr_max - logsnr_min
+
+    def time(logsnr):
+        return ((logsnr_max - logsnr) / span).clamp(min=0) ** (1 / bend)
+
+    return ops.LogSNRSchedule(lambda t: logsnr_max - span * t**bend, time)
+
+
+def no_schedule(logsnr_min, logsnr_max):
+    """A factory that forgot to return what it made."""
+
+
+def falls_below_0(logsnr):
+    """A weighting that is none."""
+    return logsnr
+
+
+def breaks(logsnr):
+    """A weighting with a mistake in it."""
+    return logsnr.no_such_method()
+
+
+def beyond(draws, _schedule, density=1.0):
+    """A time density whose times are none, or whose density is none."""
+    return (2 if density == 1 else 1) * draws.u, density * torch.ones_like(draws.u)
+
+
 def euler():
     """A solver: DDIM again."""
     return ops.single_step(ops.ddim_step)
@@ -26,6 +55,10 @@ def straight_to_the_end():
 
 def no_solver():
     """A factory that forgot to return what it made."""
+
+
+def no_times(_draws, _schedule):
+    """A time density that forgot to return what it drew."""
 
 
 def early(draws, _schedule, power=2.0):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,45 +14,64 @@ from safetensors.torch import load_file
 
 from tests.helpers.small import DIGITS_FILE, SMALL
 
-TRAIN = ["-m", "vfn", "train", "--config", "digits", "--device", "cpu", *SMALL,
+TRAIN = ["train", "--config", "digits", "--device", "cpu", *SMALL,
          "--dataset", DIGITS_FILE]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 STEPS = 50  # of an undisturbed run
 PATIENCE = 120  # seconds until a test gives up; nothing is measured with it
 # Starting Python costs seconds, so processes are forked from one that has imported everything. It
 # tells the process numbers of each command, and how they ended. Those of one command are told of
-# each other as torchrun would tell them.
+# each other as torchrun would tell them. They end at once: taking down an interpreter with so much
+# in it costs a second.
 FORKS = """
-import json, os, socket, sys
-import sklearn.datasets, torch._dynamo, vfn.train.distillation.stages
+import atexit, json, os, resource, runpy, socket, sys, traceback
+import sklearn.datasets, torch._dynamo, torch.distributed, vfn.train.distillation.stages
+import vfn.evaluation.judging, vfn.sampling.job
 from vfn.cli import main
+
+def start(words, script, variables, limit, err):
+    file = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.environ.update(variables)
+    if "WORLD_SIZE" in variables:
+        torch.set_num_threads(1)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = [script or "vfn", *words]
+    try:
+        runpy.run_path(script, run_name="__main__") if script else main()
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    os._exit(code)
+
 for line in sys.stdin:
-    arguments, processes, err = json.loads(line)
+    asked = json.loads(line)
+    several = asked.pop("several")
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": str(len(several)), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     children = []
-    for rank in range(processes):
+    for rank, own in enumerate(several):
         children.append(os.fork())
         if not children[-1]:
-            file = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(file, 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if processes > 1:
-                torch.set_num_threads(1)
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank),
-                                  WORLD_SIZE=str(processes), MASTER_ADDR="localhost",
-                                  MASTER_PORT=port)
-            sys.argv = ["vfn", *arguments]
-            main()
+            if len(several) > 1:
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **together, **own}
+            start(variables=own, **asked)
     print(*children, flush=True)
     print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 """
 
 
-def start_of(processes, out, *options, launcher=()):
-    """The command line of a training run; of several processes through torchrun."""
-    several = [*TORCHRUN, str(processes), *launcher] if processes > 1 else []
-    return [sys.executable, *several, *TRAIN, "--out", str(out), *options]
+def torchrun(processes, out, *options, launcher=()):
+    """The command line of a training run of several processes."""
+    several = [*TORCHRUN, str(processes), *launcher]
+    return [sys.executable, *several, "-m", "vfn", *TRAIN, "--out", str(out), *options]
 
 
 @contextmanager
@@ -70,12 +90,6 @@ def ended(process, code=0):
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     return err
-
-
-def finish(command, code=0, **options):
-    """Run a command to its end; its standard error."""
-    with running(command, **options) as process:
-        return ended(process, code)
 
 
 def alive(process):
@@ -106,32 +120,46 @@ class Forks:
             [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, *arguments, processes=1):
-        """Begin ``vfn`` with some arguments, in one process or in several that work together."""
+    def start(self, *words, processes=1, script=None, variables=(), limit=None):
+        """Begin ``vfn`` or a script, in one process or in several that work together.
+
+        Args:
+            words: Those after the program's name.
+            processes: How many.
+            script: The path of a Python script in place of ``vfn``.
+            variables: More environment variables, of each process.
+            limit: Bytes at which their files end, as on a disk that is full.
+        """
         self._err.unlink(missing_ok=True)
-        line = json.dumps([[*map(str, arguments)], processes, str(self._err)])
-        print(line, file=self._server.stdin, flush=True)
+        asked = {
+            "words": [*map(str, words)], "script": script and str(script), "limit": limit,
+            "several": [*variables] or [{}] * processes, "err": str(self._err),
+        }  # fmt: skip
+        print(json.dumps(asked), file=self._server.stdin, flush=True)
         self.pid, *_ = map(int, self._server.stdout.readline().split())
 
-    def train(self, out, *options, processes=1):
+    def train(self, out, *options, **layout):
         """Begin a training run."""
-        self.start(*TRAIN[2:], "--out", out, *options, processes=processes)
+        self.start(*TRAIN, "--out", out, *options, **layout)
 
     def alive(self):
         return Path(f"/proc/{self.pid}").exists()
 
     def end(self, code=0, signum=None):
-        """Wait for the command, whose first process is sent a signal first; its standard error."""
+        """Wait for the command, whose first process is sent a signal first; its standard error.
+
+        ``code`` is how every process has to end; a set of codes where they end in different ways.
+        """
         if signum is not None:
             os.kill(self.pid, signum)
         codes = set(map(int, self._server.stdout.readline().split()))
         err = self._err.read_text() if self._err.exists() else ""
-        assert codes == {code}, err
+        assert codes == (code if isinstance(code, set) else {code}), err
         return err
 
-    def run(self, *arguments, processes=1, code=0):
+    def run(self, *words, code=0, **layout):
         """A whole command; its standard error."""
-        self.start(*arguments, processes=processes)
+        self.start(*words, **layout)
         return self.end(code)
 
     def close(self):
@@ -188,3 +216,17 @@ def differing(a, b):
     bits = [{n: v.reshape(-1).view(torch.uint8) for n, v in each.items()} for each in (a, b)]
     assert a.keys() == b.keys()
     return [n for n in a if not torch.equal(*(each[n] for each in bits))]
+
+
+def killed_while_writing(path, content=b"half of it"):
+    """What a process leaves that is killed while it writes a file whole or not at all."""
+    code = (
+        "import os, sys, signal; from pathlib import Path; from vfn.files import open_atomic\n"
+        f"with open_atomic(Path(sys.argv[1])) as file:\n    file.write({content!r}); file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    code_of_end = subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode
+    assert code_of_end == -signal.SIGKILL
+    (left,) = path.parent.glob(f".{path.name}.*.tmp")
+    assert left.read_bytes() == content
+    return left

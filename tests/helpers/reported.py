@@ -19,7 +19,8 @@ EVALUATION = {
     ],
     "loss_by_logsnr": [
         {"low": -20.0, "high": 0.0, "loss": 1.0, "count": 3},
-        {"low": 0.0, "high": 20.0, "loss": 0.1, "count": 3},
+        {"low": 0.0, "high": 10.0, "loss": 0.1, "count": 3},
+        {"low": 10.0, "high": 20.0, "loss": 0.2, "count": 3},
     ],
     "command": "vfn eval --guidance 0 && echo done",
 }

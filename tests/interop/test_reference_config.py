@@ -103,6 +103,9 @@ def test_every_option_is_one_of_these():
         ({"diffusion": {"loss_type": "kl"}}, 'var_type to be fixed_small .*, got "fixed_large"'),
         ({"diffusion": {"model_var_type": "learned"}}, 'loss_type to be kl .*, got "mse"'),
         ({"diffusion": {"model_var_type": "small"}}, "var_type to be one of .*, got 'small'"),
+        ({"diffusion": {"reweight_type": "flow"}}, "reweight_type to be one of .*, got 'flow'"),
+        ({"diffusion": {"model_out_type": "u"}}, "model_out_type to be one of x0, .*, got 'u'"),
+        ({"diffusion": {"logsnr_schedule": "a.b:c"}}, "one of cosine, .*, legacy, got 'a.b:c'"),
         ({"diffusion": {"reweight_type": "snr2"}}, "reweight_type to be one of .*, got 'snr2'"),
         ({"model": {"hid_channels": 48}}, "hid_channels to be a multiple of 32, got 48"),
         (

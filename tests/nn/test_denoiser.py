@@ -6,7 +6,16 @@ from torch import nn
 
 from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet, denoiser, with_params
-from vfn.ops import interval_strength, logsnr_grid, logsnr_schedule, predict, sample
+from vfn.ops import (
+    Remembering,
+    guidance_rule,
+    guided_x0,
+    interval_strength,
+    logsnr_grid,
+    logsnr_schedule,
+    predict,
+    sample,
+)
 
 SCHEDULE = logsnr_schedule("cosine")
 
@@ -54,13 +63,13 @@ def test_samples_match_golden(w, key, golden_unet):
 def test_network_is_conditioned_on_the_time_of_its_own_schedule(stub):
     """So that sampling may use another schedule than training."""
     z, logsnr = torch.zeros(2, 1, 2, 2), torch.tensor([-3.0, 5.0]).double()
-    for name in ("cosine", "linear", "sigmoid"):
+    for name in ("cosine", "linear", "sigmoid", "flow"):
         schedule = logsnr_schedule(name)
         denoiser(stub, {"gain": torch.ones(())}, schedule, "v")(z, logsnr)
         torch.testing.assert_close(schedule.logsnr(stub.calls[-1][1]), logsnr)
 
 
-@pytest.mark.parametrize("out_type", ["x0", "eps", "v"])
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "u"])
 def test_output_is_converted_from_its_type(stub, out_type):
     z, logsnr = torch.randn(2, 1, 2, 2), torch.tensor([-1.0, 1.0]).double()
     labels = torch.tensor([1, 2])
@@ -287,3 +296,101 @@ def test_labels_that_the_network_does_not_know_are_refused(labels, message):
     plain = UNet(1, 1, 32, (1,), 1)
     with pytest.raises(ValueError, match="expected no labels for an unconditional network"):
         denoiser(plain, None, SCHEDULE, "v", torch.tensor([1]))
+
+
+# Away from a weaker network, by rules, and standing still at first.
+
+
+def weaker(value=0.1):
+    """A denoiser that says the same of everything, and is called as often as it says."""
+    calls = []
+
+    def denoise(z, _logsnr):
+        calls.append(len(z))
+        return torch.full_like(z, value)
+
+    denoise.calls = calls
+    return denoise
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.25 + (0.25 - 0.1), 0.5 + (0.5 - 0.1)]),
+        ({"weak_guidance": 2.0}, [0.25 + 2 * (0.25 - 0.1), 0.5 + 2 * (0.5 - 0.1)]),
+        ({"weak_guidance": interval_strength(2.0, 1.0, 2.0)}, [0.25, 0.5]),
+        ({"weak_guidance": torch.tensor([0.0, 1.0])}, [0.25, 0.9]),
+        # cond + w (cond - uncond) + v (cond - weak), and uncond is 0.
+        ({"guidance": 0.5, "weak_guidance": 2.0}, [0.25 * 1.5 + 2 * 0.15, 0.5 * 1.5 + 2 * 0.4]),
+    ],
+)
+def test_x0_is_led_away_from_a_weaker_network(stub, options, expected):
+    """In a call of its own, while the network's own branches share a doubled batch."""
+    weak = weaker()
+    got = denoise(stub, torch.tensor([1, 2]), gain=0.25, weak=weak, **options)
+    assert got[:, 0, 0, 0].tolist() == pytest.approx(expected, abs=1e-7)
+    assert weak.calls == [2]
+    assert [len(z) for z, _, _ in stub.calls] == [4 if "guidance" in options else 2]
+
+
+def test_a_weaker_network_guides_without_labels_too(stub):
+    got = denoise(stub, None, gain=0.25, weak=weaker(-0.5), weak_guidance=0.5)
+    assert got.unique().tolist() == [0.25]  # 0 + (0 - -0.5)/2
+    weak = weaker()
+    denoise(stub, torch.tensor([1, 2]), weak=weak, weak_guidance=0.0)
+    assert weak.calls == []
+    with pytest.raises(ValueError, match="expected weak_guidance >= 0, got -0.5"):
+        denoise(stub, None, weak=weak, weak_guidance=-0.5)
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0])
+def test_variance_stays_that_of_the_network_that_is_guided(w):
+    z, logsnr, labels = torch.zeros(2, 1, 2, 2), torch.zeros(2).double(), torch.tensor([1, 2])
+    both = denoiser(Learner(), {}, SCHEDULE, "x0", labels, w, variance=True, weak=weaker())
+    got = both(z, logsnr)
+    torch.testing.assert_close(got[:, :1], torch.full_like(z, 0.5 + 0.4))
+    torch.testing.assert_close(torch.logit(got[:, 1, 0, 0]), torch.tensor([1.0, 2.0]))
+
+
+def test_contrast_is_brought_back_after_all_guidance(stub):
+    stub.forward = lambda z, t, y: z * (y > 0).float().reshape(-1, 1, 1, 1)
+    z = torch.linspace(-0.3, 0.3, 8).reshape(2, 1, 2, 2)
+    more = {"guidance": 2.0, "weak": lambda z, _: 0.5 * z, "weak_guidance": 2.0}
+    torch.testing.assert_close(denoise(stub, torch.tensor([1, 1]), z=z, **more), 4 * z)
+    back = denoise(stub, torch.tensor([1, 1]), z=z, rescale=1.0, **more)
+    torch.testing.assert_close(back, z)
+
+
+def test_a_rule_combines_the_branches(stub):
+    """And one that remembers makes a denoiser that does."""
+    stub.forward = lambda z, t, y: z * (y > 0).float().reshape(-1, 1, 1, 1)
+    z, labels = torch.linspace(-0.3, 0.4, 8).reshape(2, 1, 2, 2), torch.tensor([1, 1])
+    for rule in (guidance_rule("apg"), guidance_rule("zero_star")):
+        got = denoise(stub, labels, z=z, guidance=2.0, rule=rule)
+        expected = guided_x0(z, [z, 0 * z], torch.zeros(2), [2.0], rule).x0
+        torch.testing.assert_close(got, expected)
+        assert not torch.equal(got, 3 * z)
+    params = {"gain": torch.tensor(1.0)}
+    made = [
+        denoiser(stub, params, SCHEDULE, "x0", labels, w, rule=guidance_rule("apg", momentum=-0.5))
+        for w in (2.0, 0.0)
+    ]
+    assert [isinstance(each, Remembering) for each in made] == [True, False]
+    first = made[0].recall(z, torch.zeros(2), None)
+    torch.testing.assert_close(first.memory[0], z)
+    second = made[0].recall(z, torch.zeros(2), first.memory)
+    torch.testing.assert_close(second.memory[0], z - 0.5 * z)
+
+
+def test_the_flow_stands_still_at_first(stub):
+    z, logsnr = torch.full((2, 1, 2, 2), 0.7), torch.tensor([-20.0, 0.0]).double()
+    params, labels = {"gain": torch.tensor(0.25)}, torch.tensor([1, 1])
+    made = denoiser(stub, params, SCHEDULE, "x0", labels, 1.0, zero_until=-15.0)
+    got = made(z, logsnr)[:, 0, 0, 0].tolist()
+    assert got == pytest.approx([0.7 / (1 + 4.54e-5), 0.5], rel=1e-6)
+
+
+def test_a_network_that_takes_guidance_follows_no_rule(stub):
+    stub.guidance_range = (0.0, 4.0)
+    with pytest.raises(ValueError, match="nor guidance_rule: this network takes guidance as an in"):
+        denoise(stub, torch.tensor([1, 2]), guidance=1.0, rule=guidance_rule("apg"))

@@ -1,6 +1,8 @@
 """What every op keeps: its inputs, the dtype, the shape, and the transforms it works under."""
 
 import inspect
+from collections.abc import Callable
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import pytest
@@ -41,6 +43,9 @@ def with_fraction(z, logsnr):
     return torch.cat([denoise(z, logsnr), z.sigmoid()], 1)
 
 
+MOMENTUM = ops.guided(denoise, [flat], [0.5], ops.guidance_rule("apg", norm=1.0, momentum=-0.5))
+
+
 def batch_draws(u):
     return ops.BatchDraws(u, u.sum() / 100, torch.arange(len(u)), 8)
 
@@ -57,6 +62,8 @@ ELEMENTWISE = {
     "linear_time": lambda a: ops.linear_time(4 * a.x),
     "sigmoid_logsnr": lambda a: ops.sigmoid_logsnr(a.x.sigmoid()),
     "sigmoid_time": lambda a: ops.sigmoid_time(4 * a.x),
+    "flow_logsnr": lambda a: ops.flow_logsnr(a.x.sigmoid()),
+    "flow_time": lambda a: ops.flow_time(4 * a.x),
     "legacy_logsnr": lambda a: ops.legacy_logsnr(a.x.sigmoid()),
     "legacy_time": lambda a: ops.legacy_time(2 * a.x),
     "discrete_time": lambda a: ops.discrete_time(a.x.sigmoid(), 7) + 0 * a.x,
@@ -73,6 +80,13 @@ ELEMENTWISE = {
     "v_from_x0": lambda a: ops.v_from_x0(a.x, a.y, a.t),
     "v_from_eps": lambda a: ops.v_from_eps(a.x, a.y, a.t),
     "v_from_x0_eps": lambda a: ops.v_from_x0_eps(a.x, a.y, a.t),
+    "x0_from_u": lambda a: ops.x0_from_u(a.x, a.y, a.t),
+    "eps_from_u": lambda a: ops.eps_from_u(a.x, a.y, a.t),
+    "v_from_u": lambda a: ops.v_from_u(a.x, a.y, a.t),
+    "u_from_x0": lambda a: ops.u_from_x0(a.x, a.y, a.t),
+    "u_from_eps": lambda a: ops.u_from_eps(a.x, a.y, a.t),
+    "u_from_v": lambda a: ops.u_from_v(a.x, a.y, a.t),
+    "predict u": lambda a: sum(p := ops.predict(a.x, a.y, a.t, "u")) + p.u,
     "predict x0": lambda a: sum(ops.predict(a.x, a.y, a.t, "x0")),
     "predict eps": lambda a: sum(ops.predict(a.x, a.y, a.t, "eps")),
     "predict v": lambda a: sum(ops.predict(a.x, a.y, a.t, "v")),
@@ -112,6 +126,8 @@ ELEMENTWISE = {
     "shift_schedule time": lambda a: SHIFTED.time(4 * a.x),
     "interpolate_schedule logsnr": lambda a: MIXED.logsnr(a.x.sigmoid()),
     "interpolate_schedule time": lambda a: MIXED.time(4 * a.x),
+    "logsnr_slope": lambda a: ops.logsnr_slope(COSINE, a.x.sigmoid()),
+    "laplace_logsnr": lambda a: ops.laplace_logsnr(a.x.sigmoid()),
     "lognormal_logsnr": lambda a: ops.lognormal_logsnr(a.x),
     "logit_normal_time": lambda a: ops.logit_normal_time(a.x),
     "stratified_time": lambda a: ops.stratified_time(a.x.sigmoid(), torch.arange(3), 5),
@@ -120,6 +136,9 @@ ELEMENTWISE = {
     ),
     "importance_time": lambda a: ops.importance_time(a.x.sigmoid(), torch.tensor([1.0, 3.0])).t,
     "classifier_free": lambda a: ops.classifier_free(denoise, flat, 0.5)(a.x, a.t),
+    "standing": lambda a: ops.standing(a.x, a.t),
+    "zero_init": lambda a: ops.zero_init(denoise, 0.5)(a.x, a.t),
+    "guided": lambda a: ops.guided(denoise, [flat, denoise], [0.5, 2.0])(a.x, a.t),
     "mapped": lambda a: ops.mapped(denoise, torch.sin)(a.x, a.t),
     "interval_strength": lambda a: ops.interval_strength(2.0, -1.0, 1.0)(a.x) + 0 * a.x,
     "with_known": lambda a: ops.with_known(denoise, a.y, MASK)(a.x, a.t),
@@ -129,6 +148,16 @@ ELEMENTWISE = {
 BATCHED = {
     "rescale": lambda a: ops.rescale(a.x, a.y, 0.7),
     "classifier_free rescaled": lambda a: ops.classifier_free(denoise, flat, 0.5, 0.7)(a.x, a.t),
+    "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
+    "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
+    "apg_guide memory": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, momentum=-0.5).memory,
+    "guided_x0": lambda a: (
+        ops.guided_x0(a.x, [a.y, a.n, a.x], a.t, [0.5, torch.sigmoid], phi=0.3).x0
+    ),
+    "guided zero_star": lambda a: ops.guided(
+        denoise, [flat], [0.5], ops.guidance_rule("zero_star")
+    )(a.x, a.t),
+    "guided apg": lambda a: ops.sample(MOMENTUM, a.x, GRID).x0,
     "dynamic_threshold": lambda a: ops.dynamic_threshold(2 * a.x, 0.9),
     "slerp": lambda a: ops.slerp(a.x, a.y, 0.3),
     "slerp each": lambda a: ops.slerp(a.x, a.y, a.t.sigmoid()),
@@ -170,6 +199,7 @@ REDUCING = {
             denoise, a.x, -4.0, 4.0, torch.stack([0 * a.t + 0.2, 0 * a.t + 0.8]), lambda k: a.n
         ).total
     ),
+    "balanced_loss": lambda a: ops.balanced_loss(a.x.square().mean((-1, -2)), a.y.mean((-1, -2))),
     "flow_loglik": lambda a: ops.flow_loglik(denoise, a.x, GRID, torch.stack([a.n])).loglik[0],
     "step_logsnrs": lambda a: sum(ops.step_logsnrs(COSINE, 0.52 + 0.1 * a.t, 9)[:2]).to(a.x.dtype),
 }
@@ -181,14 +211,20 @@ REDUCING |= {
 }
 REDUCING |= {
     f"loss_weight {reweight}": lambda a, reweight=reweight: (
-        ops.loss_weight(a.t + 0.1, reweight) + 0 * a.t
-    ).to(a.x.dtype)
+        ops.loss_weight(a.t + 0.1, reweight).to(a.x.dtype) + 0 * a.x.mean((-1, -2))
+    )
     for reweight in ops.WEIGHTINGS
 }
 REDUCING |= {
     f"draw_times {name}": lambda a, name=name: ops.draw_times(
         name, batch_draws(a.t.sigmoid()), COSINE
     ).t.to(a.x.dtype)
+    for name in ops.TIME_DENSITIES
+}
+REDUCING |= {
+    f"time_density {name}": lambda a, name=name: (
+        ops.time_density(name, (0.3 * a.t + 0.1).sigmoid(), COSINE) + 0 * a.t
+    ).to(a.x.dtype)
     for name in ops.TIME_DENSITIES
 }
 # What is not in the suite, and why the contract is not for it.
@@ -234,8 +270,10 @@ ELSEWHERE = {
     "check_zero_snr": "returns nothing",
     "frechet_distance": "returns a Python float",
     "gaussian": "takes moments of features",
+    "guidance_rule": "makes a rule, which is in the suite as guided",
     "mean_and_error": "is a statistic over samples",
     "merge_moments": "takes moments of features",
+    "posthoc_ema_fit": "from Python numbers to one",
     "posthoc_ema_weights": "solves for the weights of Python numbers",
 }
 # What an op in the suite need not keep: property -> name -> reason.
@@ -263,19 +301,85 @@ LACKS = {
             "looked up as lognormal is; the functions beneath compile on their own",
         ),
         **dict.fromkeys(
+            [f"time_density {name}" for name in ops.TIME_DENSITIES if name != "laplace"],
+            "looked up as laplace is, which has the slope of the schedule in it",
+        ),
+        **dict.fromkeys(
             ("logsnr_schedule logsnr", "logsnr_schedule time", "shift_schedule logsnr"),
             "the cosine schedule, which compiles on its own",
         ),
         **dict.fromkeys(
-            ("kl_loss", "classifier_free", "slerp each"),
+            (
+                "kl_loss",
+                "classifier_free",
+                "slerp each",
+                "guided",
+                "guided zero_star",
+                "apg_guide memory",
+            ),
             "the code of another entry, or a part of it",
         ),
+        "guided apg": "a loop of many steps, whose parts compile as apg_guide",
         "interpolate_schedule time": "forty bisections, which take seconds",
         "vlb_bpd": "a loop of many steps",
         "continuous_vlb_bpd": "a loop of many steps",
         "flow_loglik": "a loop of many steps with a gradient within each",
     },
 }
+
+INF = float("inf")
+
+
+class Domain(NamedTuple):
+    """Levels that an op takes, and what its documentation says of the others.
+
+    ``holds(t, s, most)`` with t <= s; ``most`` is the largest level whose 1/sigma is a number of
+    the dtype.
+    """
+
+    reason: str
+    holds: Callable[[float, float, float], bool]
+
+
+DIVIDES_BY_ALPHA = Domain("1 / alpha has no limit", lambda t, s, most: t >= -most)
+DIVIDES_BY_SIGMA = Domain("1 / sigma has no limit", lambda t, s, most: t <= most)
+RISING = Domain("takes steps of some length, from a prediction before t to a finite end",
+                lambda t, s, most: -INF < t < s < INF)  # fmt: skip
+# Ops in the suite that do not take every level with t <= s; their docstrings say so.
+DOMAINS = {
+    "x0_from_eps": DIVIDES_BY_ALPHA,
+    "v_from_eps": DIVIDES_BY_ALPHA,
+    "u_from_eps": DIVIDES_BY_ALPHA,
+    "predict eps": DIVIDES_BY_ALPHA,
+    "eps_from_x0": DIVIDES_BY_SIGMA,
+    "v_from_x0": DIVIDES_BY_SIGMA,
+    "u_from_x0": DIVIDES_BY_SIGMA,
+    "predict x0": DIVIDES_BY_SIGMA,
+    "ddim_inverse_step": Domain("1 / sigma_s has no limit", lambda t, s, most: s <= most),
+    "renoise_step": Domain("1 / alpha has no limit at s", lambda t, s, most: s > -INF),
+    "heun_step": Domain(
+        "its factor exp(h) / 2 has no limit", lambda t, s, most: t > -INF and s - t <= 100
+    ),
+    "dpmpp_2m_step": RISING,
+    "dpmpp_2m_step eta": RISING,
+    "dpmpp_3m_step": RISING,
+    "dpmpp_3m_step long": RISING,
+    "unic_step": RISING,
+    "unic_step first": Domain("a finite end", lambda t, s, most: s < INF),
+    "ab2_step": Domain("steps in a ratio", lambda t, s, most: t > -INF and s - t <= 100),
+    "ab2_step back": Domain("steps in a ratio", lambda t, s, most: s < INF and s - t <= 100),
+    "distill_target": Domain("a step of some length", lambda t, s, most: t < s),
+    "kl_loss": Domain("a step of some length", lambda t, s, most: t < s < INF),
+    "kl_loss learned": Domain("a step of some length", lambda t, s, most: t < s < INF),
+}
+# Of these the levels themselves, or how long steps are, can be seen in the value: not nan will do.
+GROWING = {"dpmpp_2m_step", "dpmpp_2m_step eta", "dpmpp_3m_step", "dpmpp_3m_step long", "unic_step",
+           "learned_logvar", "posterior_logvar", "kl_loss", "prior_bpd"}  # fmt: skip
+# What takes ``t`` or ``s`` for something else than a level.
+NO_LEVELS = {
+    "slerp each", "step_logsnrs", "continuous_vlb_bpd", *(f"{op} {name}" for op in
+    ("draw_times", "time_density") for name in ops.TIME_DENSITIES),
+}  # fmt: skip
 
 
 ALL = ELEMENTWISE | BATCHED | REDUCING
@@ -415,3 +519,102 @@ def test_compiles_whole_and_once(op):
     assert_same(compiled(first), op(first))
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert_same(compiled(second), op(second))
+
+
+# Levels near and beyond the end of exp() in float64, and in their place others at which everything
+# is regular, as far apart up to 45: exp(-45 / 2) = 2e-10 is as good as nothing.
+FAR = {-INF: -690.0, -745.0: -645.0, -700.0: -600.0, 0.0: 0.0, 700.0: 600.0, 745.0: 645.0,
+       INF: 690.0}  # fmt: skip
+MOST = {torch.float64: 700.0, torch.float32: 177.0}  # 1/sigma is exp(most / 2)
+
+
+class Watched:
+    """Inputs that note whether their levels were asked for."""
+
+    def __init__(self, args):
+        self.args, self.asked = args, set()
+
+    def __getattr__(self, name):
+        self.asked.add(name)
+        return getattr(self.args, name)
+
+
+def takes_levels(name, op):
+    watched = Watched(inputs())
+    op(watched)
+    return bool(watched.asked & {"t", "s"}) and name not in NO_LEVELS
+
+
+LEVELS = [name for name, op in ALL.items() if takes_levels(name, op)]
+
+
+def at_levels(pairs, dtype):
+    """Inputs whose rows have some pairs of levels."""
+    first, then = torch.tensor(pairs, dtype=torch.float64).T
+    return inputs(len(pairs), dtype)._replace(t=first, s=then)
+
+
+@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_farthest_levels_give_the_limit(name, dtype):
+    """Never nan; and what regular levels that are as far apart give."""
+    domain = DOMAINS.get(name, Domain("all", lambda t, s, most: True))
+    pairs = [pair for pair in combinations_with_replacement(FAR, 2)
+             if domain.holds(*pair, MOST[dtype])]  # fmt: skip
+    got = ALL[name](at_levels(pairs, dtype)).double()
+    limit = ALL[name](at_levels([(FAR[t], FAR[s]) for t, s in pairs], torch.float64))
+    assert not got.isnan().any(), [
+        p for p, row in zip(pairs, got, strict=True) if row.isnan().any()
+    ]
+    if name not in GROWING:
+        small = limit.abs() < 1e6
+        torch.testing.assert_close(got[small], limit[small], rtol=1e-5, atol=1e-6)
+        assert (got[~small].abs() > 1e6).all()
+
+
+def test_levels_that_an_op_does_not_take_are_few_and_named():
+    assert set(DOMAINS) | GROWING <= set(LEVELS)
+    assert len(LEVELS) > 50
+
+
+ALONE = {
+    "alpha": (lambda level: ops.alpha_sigma(level).alpha, 0.0, 1.0),
+    "sigma": (lambda level: ops.alpha_sigma(level).sigma, 1.0, 0.0),
+    "log_alpha": (lambda level: ops.log_alpha_sigma(level).log_alpha, -INF, 0.0),
+    "log_sigma": (lambda level: ops.log_alpha_sigma(level).log_sigma, 0.0, -INF),
+    "interval_strength": (ops.interval_strength(2.0, -1.0, 1.0), 0.0, 0.0),
+    **{
+        f"time of {name}": (schedule.time, 1.0, 0.0)
+        for name, schedule in {
+            **{word: ops.logsnr_schedule(word) for word in ("cosine", "linear", "sigmoid")},
+            "legacy": ops.logsnr_schedule("legacy"),
+            "endless": ops.logsnr_schedule("cosine", -INF, INF),
+            "shifted": SHIFTED,
+            "mixed": MIXED,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", MOST)
+@pytest.mark.parametrize("name", ALONE)
+def test_functions_of_a_level_alone_have_limits(name, dtype):
+    function, low, high = ALONE[name]
+    levels = torch.tensor([-INF, -745.0, -700.0, 700.0, 745.0, INF], dtype=dtype)
+    got = function(levels)
+    assert got.dtype == dtype
+    assert not got.isnan().any()
+    assert got[[0, -1]].tolist() == pytest.approx([low, high], abs=1e-12)  # of bisections
+    assert (got.diff() * (1 if high >= low else -1) >= -1e-9).all()
+    assert function(levels[3:5])[1] == pytest.approx(high, abs=1e-9) or name == "log_sigma"
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "sigmoid", "legacy"])
+def test_times_beyond_the_ends_are_the_ends(name):
+    schedule = ops.logsnr_schedule(name)
+    for dtype in MOST:
+        times = torch.tensor([-INF, -1.0, 0.0, 1.0, 2.0, INF], dtype=dtype)
+        got = schedule.logsnr(times)
+        assert got[:3].tolist() == [got[2].item()] * 3
+        assert got[3:].tolist() == [got[3].item()] * 3
+        assert not got.isnan().any()

@@ -1,5 +1,7 @@
 """The table of time densities: each against its distribution, under any layout of the batch."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
@@ -9,7 +11,10 @@ from vfn import ops
 COUNT = 4000
 SCHEDULE = ops.logsnr_schedule("cosine")
 OUTSIDE = "tests.helpers.outside_math"
-PARAMETERS = {"importance": {"weights": (1.0, 4.0, 0.5, 2.0)}}
+PARAMETERS = {
+    "importance": {"weights": (1.0, 4.0, 0.5, 2.0)},
+    "weighted": {"weighting": "min_snr", "gamma": 3.0},
+}
 NAMES = [*ops.TIME_DENSITIES, f"{OUTSIDE}:early"]
 
 
@@ -21,8 +26,9 @@ def draws(position=None):
     return ops.BatchDraws(u, common, position, COUNT)
 
 
-def drawn(name, position=None, **parameters):
-    return ops.draw_times(name, draws(position), SCHEDULE, **PARAMETERS.get(name, {}), **parameters)
+def drawn(name, position=None, keep=None, **parameters):
+    given = {**PARAMETERS.get(name, {}), **parameters}
+    return ops.draw_times(name, draws(position), SCHEDULE, keep, **given)
 
 
 def p_value(values, law):
@@ -30,8 +36,10 @@ def p_value(values, law):
 
 
 def test_words_and_their_order():
-    words = "uniform, stratified, low_discrepancy, logit_normal, lognormal, importance"
-    assert ops.TIME_DENSITIES.words() == words
+    words = "uniform, stratified, low_discrepancy, logit_normal, lognormal, laplace, importance"
+    assert ops.TIME_DENSITIES.words() == f"{words}, weighted"
+    kept = [name for name, entry in ops.TIME_DENSITIES.items() if entry.kept]
+    assert kept == ["importance", "weighted"]
     assert ops.TIME_DENSITIES.is_open
 
 
@@ -42,11 +50,11 @@ def test_uniform_times_are_the_draws():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_times_do_not_depend_on_the_layout(name):
-    t, density = drawn(name)
+    t, density = drawn(name, keep=True)
     assert t.shape == density.shape == (COUNT,)
     assert t.dtype == density.dtype == torch.float64
     assert ((t >= 0) & (t <= 1)).all()
-    shards = [drawn(name, torch.arange(COUNT)[rank::4]) for rank in range(4)]
+    shards = [drawn(name, torch.arange(COUNT)[rank::4], True) for rank in range(4)]
     for whole, parts in zip((t, density), zip(*shards, strict=True), strict=True):
         assert torch.equal(torch.stack(parts, dim=1).flatten(), whole)
 
@@ -64,20 +72,114 @@ def test_uniform_densities(name):
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 2.0)])
 def test_logit_normal(mean, std):
-    t, density = drawn("logit_normal", mean=mean, std=std)
+    t, density = drawn("logit_normal", keep=True, mean=mean, std=std)
     assert p_value(torch.logit(t), stats.norm(mean, std).cdf) > 0.01
-    assert (density == 1).all()
+    expected = stats.norm(mean, std).pdf(torch.logit(t)) / (t * (1 - t)).numpy()
+    torch.testing.assert_close(density, torch.from_numpy(expected), rtol=1e-9, atol=0)
     if (mean, std) == (0.0, 1.0):
         assert torch.equal(t, drawn("logit_normal").t)
 
 
 def test_lognormal_noise_levels():
-    t, density = drawn("lognormal")
+    t, _ = drawn("lognormal")
     sigma = torch.exp(-0.5 * SCHEDULE.logsnr(t))
     assert p_value(sigma, stats.lognorm(1.2, scale=2.718281828**-1.2).cdf) > 0.01
-    assert (density == 1).all()
     other = torch.exp(-0.5 * SCHEDULE.logsnr(drawn("lognormal", mean=0.4, std=1.0).t))
     assert p_value(other, stats.lognorm(1.0, scale=2.718281828**0.4).cdf) > 0.01
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 0.5), (-1.0, 2.0)])
+def test_laplace_noise_levels(mean, scale):
+    logsnr = SCHEDULE.logsnr(drawn("laplace", mean=mean, scale=scale).t)
+    assert p_value(logsnr, stats.laplace(mean, scale).cdf) > 0.01
+    assert (drawn("laplace").t.sort().indices == draws().u.sort().indices).all()
+
+
+SCHEDULES = {
+    "cosine": SCHEDULE,
+    "flow": ops.logsnr_schedule("flow"),
+    "legacy": ops.logsnr_schedule("legacy"),
+    "mixed": ops.shift_schedule(
+        ops.interpolate_schedule(ops.logsnr_schedule("linear"), 32, 64, 128), 2, base=1
+    ),
+}
+LAWS = {name: PARAMETERS.get(name, {}) for name in ops.TIME_DENSITIES}
+
+
+def quadrature(values, dt):
+    """The integral from the start to each node, of a function given between the nodes."""
+    return torch.cat([torch.zeros(1, dtype=values.dtype), (values * dt).cumsum(0)])
+
+
+def integrated(name, schedule):
+    """Nodes, and the integral of a density up to each; they lie closer where the ends are near."""
+    nodes = torch.sigmoid(torch.linspace(-30, 30, 60_001, dtype=torch.float64))
+    nodes = torch.cat([nodes[nodes < 0.5], 1 - nodes[nodes < 0.5].flip(0)])
+    middles = 0.5 * (nodes[1:] + nodes[:-1])
+    density = ops.time_density(name, middles, schedule, **LAWS[name])
+    assert (density >= 0).all()
+    return nodes, quadrature(density, nodes.diff())
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_samples_follow_the_density_which_integrates_to_1(name, schedule):
+    """Kolmogorov and Smirnov against the integral; legacy and mixed end at logsnr of about -10."""
+    nodes, integral = integrated(name, schedule)
+    # The midpoint rule, with nodes 1e-3 apart in logit(t); a law may be cut off at an end.
+    assert integral[-1].item() == pytest.approx(1, abs=2e-4)
+    t, density = ops.draw_times(name, draws(), schedule, True, **LAWS[name])
+    torch.testing.assert_close(
+        density, ops.time_density(name, t, schedule, **LAWS[name]), rtol=0, atol=0
+    )
+
+    def law(values):
+        place = torch.searchsorted(nodes, torch.as_tensor(values)).clamp(max=len(nodes) - 1)
+        return integral[place].numpy()
+
+    assert p_value(t, law) > 0.01
+
+
+EVEN = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+
+
+@pytest.mark.parametrize("name", sorted({*LAWS} - {"stratified", "low_discrepancy"}))
+@pytest.mark.parametrize("limit", [20.0, 2.0])
+def test_a_loss_divided_by_the_density_has_the_mean_of_uniform_times(name, limit):
+    """Of t^2 (1-t)^2, 1/30, also where a fifth of the levels lie beyond the schedule.
+
+    Even draws in place of random ones, as the rare times, which count much, spread widely; what
+    lies beyond the first and the last draw is left out.
+    """
+    schedule = ops.logsnr_schedule("flow", -limit, limit)
+    even = ops.BatchDraws(EVEN, EVEN[0], torch.arange(len(EVEN)), len(EVEN))
+    t, density = ops.draw_times(name, even, schedule, True, **LAWS[name])
+    mean = (t.square() * (1 - t).square() / density).mean().item()
+    assert mean == pytest.approx(1 / 30, rel=2e-3)
+    beyond = density.isinf().double().mean().item()
+    share = {
+        "lognormal": stats.norm(-1.2, 1.2).sf(1) + stats.norm(-1.2, 1.2).cdf(-1),
+        "laplace": math.exp(-4),
+    }
+    assert beyond == pytest.approx(share.get(name, 0.0) if limit == 2 else 0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weighting": "min_snr", "gamma": 3.0}, {"weighting": "flow"}, {}]
+)
+def test_a_weighting_of_the_v_error_says_how_often(options):
+    """weight / (1 + SNR), on 1,024 intervals of time."""
+    t = torch.linspace(0.02, 0.98, 50, dtype=torch.float64)
+    logsnr = SCHEDULE.logsnr(t)
+    chosen = {"weighting": "truncated_snr", **options}
+    weight = ops.loss_weight(logsnr, chosen.pop("weighting"), **chosen) / (1 + logsnr.exp())
+    ratio = ops.time_density("weighted", t, SCHEDULE, **options) / weight
+    assert (ratio / ratio[0] - 1).abs().max() < 0.02
+    outside = ops.time_density(
+        "weighted", t, SCHEDULE, weighting=f"{OUTSIDE}:power_of_snr", power=1
+    )
+    snr = ops.time_density("weighted", t, SCHEDULE, weighting="snr")
+    torch.testing.assert_close(outside, snr)
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "sigmoid", "legacy"])
@@ -107,14 +209,16 @@ def test_importance_is_undone_by_its_density():
     assert (plain.density == 1).all()
 
 
-@pytest.mark.parametrize("name", ops.TIME_DENSITIES)
-def test_density_is_given_where_it_is_undone(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_the_density_is_given_where_it_is_to_be_undone(name):
+    entry = ops.TIME_DENSITIES.find(name)
     t, density = drawn(name)
-    entry = ops.TIME_DENSITIES[name]
-    assert entry.undone == bool((density != 1).any())
-    # Undone, the mean is that of uniform times: four standard errors and more.
-    if entry.undone:
-        assert (t / density).mean().item() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(density, drawn(name, keep=entry.kept).density)
+    plain = drawn(name, keep=False)
+    assert torch.equal(plain.t, t)
+    assert (plain.density == 1).all()
+    assert entry.kept == (name in ("importance", "weighted", f"{OUTSIDE}:early"))
+    assert not entry.kept or (density != 1).any()
 
 
 def test_a_density_from_outside():
@@ -130,6 +234,26 @@ def test_a_density_from_outside():
     [
         ("normal", {}, "unknown time density 'normal', expected one of uniform, .*, or package"),
         ("uniform", {"std": 1.0}, "expected no settings for time density uniform, got std"),
+        ("laplace", {"scale": 0.0}, "expected scale > 0, got 0.0"),
+        ("laplace", {"mean": math.inf}, "expected mean finite, got inf"),
+        ("importance", {"weights": ()}, r"expected weights to be numbers, got \(\)"),
+        (
+            "weighted",
+            {"weighting": "snrr"},
+            "expected weighting to be one of constant, .*, got 'sn",
+        ),
+        (
+            "weighted",
+            {"gamma": 2.0},
+            "expected only weighting for time density weighted, got gamma",
+        ),
+        (
+            "weighted",
+            {"weighting": "p2", "gama": 2.0},
+            "expected only weighting, gamma, k for time density weighted, got gama",
+        ),
+        ("weighted", {"weighting": "p2", "gamma": -2.0}, "expected gamma > 0, got -2.0"),
+        (f"{OUTSIDE}:no_times", {}, r"to give a WeightedTime\(t, density\), got NoneType"),
         ("lognormal", {"sd": 1.0}, "expected only mean, std for time density lognormal, got sd"),
         ("logit_normal", {"std": 0.0}, "expected std > 0, got 0.0"),
         ("importance", {"weights": (1.0, -1.0)}, "expected weights > 0, got"),
@@ -138,3 +262,10 @@ def test_a_density_from_outside():
 def test_what_is_refused(name, parameters, message):
     with pytest.raises(ValueError, match=message):
         ops.draw_times(name, draws(), SCHEDULE, **parameters)
+
+
+def test_a_density_from_outside_is_not_asked_for_other_times():
+    with pytest.raises(
+        ValueError, match="expected a word of TIME_DENSITIES, uniform, .*:early, wh"
+    ):
+        ops.time_density(f"{OUTSIDE}:early", draws().u, SCHEDULE)

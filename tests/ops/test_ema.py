@@ -156,6 +156,33 @@ def test_posthoc_weights_are_those_of_the_paper_s_program():
     assert got.sum().item() == pytest.approx(1, abs=1e-14)
 
 
+def posthoc_fit_by_quadrature(steps, gammas, step, gamma):
+    """|sum_i w_i p_i - p| / |p|, the integrals taken numerically."""
+    weights = posthoc_weights_in_50_digits(steps, gammas, step, gamma)
+
+    def profile(tau, t, g):
+        return (g + 1) * tau**g / t ** (g + 1) if tau <= t else 0
+
+    def off(tau):
+        stored = zip(weights, steps, gammas, strict=True)
+        return sum(w * profile(tau, t, g) for w, t, g in stored) - profile(tau, step, gamma)
+
+    ends = sorted({0, *steps, step})
+    square = mpmath.quad(lambda tau: off(tau) ** 2, ends)
+    return float(
+        mpmath.sqrt(square / mpmath.quad(lambda tau: profile(tau, step, gamma) ** 2, ends))
+    )
+
+
+@pytest.mark.parametrize("wanted", [0.05, 0.15, 0.2])
+def test_posthoc_fit_is_the_distance_of_the_profiles(wanted):
+    stored, gamma = ops.sigma_rel_to_gamma(0.10), ops.sigma_rel_to_gamma(wanted)
+    got = ops.posthoc_ema_fit([1000, 2000, 3000], [stored] * 3, 3000, gamma)
+    expected = posthoc_fit_by_quadrature([1000, 2000, 3000], [stored] * 3, 3000, gamma)
+    assert got == pytest.approx(expected, rel=1e-6)
+    assert ops.posthoc_ema_fit([1000, 3000], [stored, gamma], 3000, gamma) < 1e-6
+
+
 def test_average_of_a_constant_is_the_constant():
     """Which no scale of the weights but one gives."""
     for seed in range(10):

@@ -15,7 +15,10 @@ import vfn.ops
 from vfn import ops
 
 MODULES = sorted(path.stem for path in Path(vfn.ops.__file__).parent.glob("*.py"))
-LIGHT = ["__init__", "_options", "densities", "solver_table", "weightings", "words"]
+LIGHT = [
+    "__init__", "_options", "densities", "guidance_rules", "schedule_table", "solver_table",
+    "weightings", "words",
+]  # fmt: skip
 
 
 def loads_torch(code):
@@ -43,10 +46,11 @@ def test_names_are_sorted_and_listed():
 def test_tables_are_read_without_torch():
     lines = [
         "from vfn import ops",
-        "from vfn.ops import SOLVERS, TIME_DENSITIES, WEIGHTINGS, OutType, Schedule",
+        "from vfn.ops import GUIDANCE_RULES, SCHEDULES, SOLVERS, TIME_DENSITIES, WEIGHTINGS",
+        "from vfn.ops import OutType",
         *(f"import vfn.ops.{module}" for module in LIGHT[1:]),
         "assert SOLVERS.find('mine.module:Solver').text",
-        "for table in (SOLVERS, TIME_DENSITIES, WEIGHTINGS):",
+        "for table in (GUIDANCE_RULES, SOLVERS, TIME_DENSITIES, WEIGHTINGS):",
         "    assert table.expected() and all(entry.text for entry in table.values())",
     ]
     assert not loads_torch("\n".join(lines))

@@ -1,5 +1,7 @@
 """Combinators over denoisers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,227 @@ def test_guidance_extrapolates_from_the_unconditional(w, expected):
 def test_guidance_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match=r"uncond to have the shape of cond, \(2,\), got \(1,\)"):
         ops.guide(torch.zeros(2), torch.zeros(1), 0.5)
+
+
+# Rules, beside numpy: classes that are Gaussian, whose predictions are known.
+
+STD, MEANS = 0.3, np.array([[0.9, -0.2, 0.1, 0.4], [-0.5, 0.6, 0.3, -0.1]])
+LEVELS = [-20.0, -6.0, -1.0, 0.5, 4.0]
+
+
+def scales(logsnr):
+    return 1 / np.sqrt(1 + np.exp(-logsnr)), 1 / np.sqrt(1 + np.exp(logsnr))
+
+
+def of_class(z, logsnr, k):
+    """E[x0 | z] for the data of one class."""
+    alpha, sigma = scales(logsnr)
+    gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+    return MEANS[k] + gain * (z - alpha * MEANS[k])
+
+
+def of_both(z, logsnr):
+    """E[x0 | z] for both classes, as likely."""
+    alpha, sigma = scales(logsnr)
+    variance = alpha**2 * STD**2 + sigma**2
+    logs = np.array([-((z - alpha * m) ** 2).sum() / (2 * variance) for m in MEANS])
+    shares = np.exp(logs - logs.max())
+    return sum(s / shares.sum() * of_class(z, logsnr, k) for k, s in enumerate(shares))
+
+
+def as_denoiser(function):
+    """A function of one sample in numpy as a denoiser."""
+
+    def denoise(z, logsnr):
+        rows = [function(row, level) for row, level in zip(z.numpy(), logsnr.numpy(), strict=True)]
+        return torch.from_numpy(np.stack(rows))
+
+    return denoise
+
+
+COND, BOTH = as_denoiser(partial(of_class, k=0)), as_denoiser(of_both)
+
+
+def states(count=5):
+    z = np.random.default_rng(0).normal(size=(count, 4))
+    return z, np.array(LEVELS[:count])
+
+
+@pytest.mark.parametrize("w", [0.5, 3.0])
+def test_zero_star_is_the_paper_s_rule_for_velocities(w):
+    """(1 - w') s u_uncond + w' u_cond with w' = 1 + w, on the path x = z/(alpha + sigma)."""
+    z, levels = states()
+    expected = []
+    for row, level in zip(z, levels, strict=True):
+        alpha, sigma = scales(level)
+        t, x = sigma / (alpha + sigma), row / (alpha + sigma)
+        cond, uncond = ((x - x0) / t for x0 in (of_class(row, level, 0), of_both(row, level)))
+        s = cond @ uncond / (uncond @ uncond)
+        expected.append(x - t * ((1 - (1 + w)) * s * uncond + (1 + w) * cond))
+    rule = ops.guidance_rule("zero_star")
+    got = ops.guided(COND, [BOTH], [w], rule)(torch.from_numpy(z), torch.from_numpy(levels))
+    # Near the data the oracle divides by t = 0.1, and at level 4 its differences cancel.
+    np.testing.assert_allclose(got.numpy(), np.stack(expected), rtol=1e-10, atol=1e-12)
+
+
+def apg_by_hand(cond, uncond, w, eta, r, running, beta):
+    """Their program for one sample: the parallel part by the unit vector along cond."""
+    running = (cond - uncond) + beta * running
+    d = running * min(1.0, r / np.linalg.norm(running)) if r else running
+    unit = cond / np.linalg.norm(cond)
+    along = (d @ unit) * unit
+    return cond + w * ((d - along) + eta * along), running
+
+
+@pytest.mark.parametrize(
+    ("eta", "r", "beta"), [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.3, 0.4, 0.0), (0.0, 0.5, -0.75)]
+)
+def test_apg_is_the_paper_s_program_step_after_step(eta, r, beta):
+    z, levels = states()
+    rule = ops.guidance_rule("apg", parallel=eta, norm=r, momentum=beta)
+    running, memory = np.zeros(4), None
+    for row, level in zip(z, levels, strict=True):
+        cond, uncond = of_class(row, level, 0), of_both(row, level)
+        expected, running = apg_by_hand(cond, uncond, 2.0, eta, r, running, beta)
+        pair = [torch.from_numpy(x)[None] for x in (cond, uncond)]
+        x0, memory = ops.guided_x0(
+            torch.from_numpy(row)[None], pair, torch.tensor([level]), [2.0], rule, 0.0, memory
+        )
+        np.testing.assert_allclose(x0[0].numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_apg_that_keeps_all_is_plain_guidance():
+    cond, uncond = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(ops.apg_guide(cond, uncond, 1.5, parallel=1.0).x0,
+                               ops.guide(cond, uncond, 1.5), rtol=0, atol=1e-14)  # fmt: skip
+    without = ops.apg_guide(cond, uncond, 1.5).x0 - cond
+    assert (without * cond).flatten(1).sum(1).abs().max() < 1e-12
+    short = ops.apg_guide(cond, uncond, 1.0, parallel=1.0, norm=0.5).x0 - cond
+    torch.testing.assert_close(short.flatten(1).norm(dim=1), torch.full((3,), 0.5).double())
+
+
+def test_directions_of_nothing_leave_the_prediction():
+    """Neither a conditional prediction of zero nor a velocity of zero divides by it."""
+    zero, other = torch.zeros(2, 3), torch.ones(2, 3)
+    assert torch.equal(ops.apg_guide(zero, other, 2.0).x0, -2 * other)
+    z, logsnr = torch.ones(2, 3), torch.zeros(2)
+    still = ops.standing(z, logsnr)
+    assert torch.equal(ops.zero_star_guide(z, other, still, logsnr, 0.5), 1.5 * other - 0.5 * still)
+    for rule in (ops.guidance_rule("apg", norm=1.0), ops.guidance_rule("zero_star")):
+        got = ops.guided_x0(z, [zero, zero], logsnr, [2.0], rule)
+        assert torch.equal(got.x0, zero)
+
+
+def test_a_standing_flow_stands_still():
+    """x = z / (alpha + sigma) is the same after any step of DDIM."""
+    z = torch.randn(3, 4, dtype=torch.float64)
+    t, s = torch.tensor([-6.0, -1.0, 2.0]).double(), torch.tensor([-5.0, 1.0, 7.0]).double()
+    after = ops.ddim_step(z, ops.standing(z, t), t, s)
+    torch.testing.assert_close(ops.standing(after, s), ops.standing(z, t), rtol=0, atol=1e-14)
+    denoise = ops.zero_init(double, until=0.0)
+    got = denoise(z, t)
+    torch.testing.assert_close(got[:2], ops.standing(z, t)[:2])
+    torch.testing.assert_close(got[2], 2 * z[2])
+
+
+def test_changes_away_from_several_add_up():
+    z, logsnr = torch.ones(2, 3), torch.zeros(2)
+    three, two, one = (lambda z, _l, k=k: k * z for k in (3.0, 2.0, 1.0))
+    got = ops.guided(three, [one, two], [1.0, 0.5])(z, logsnr)
+    assert got.unique().tolist() == [3 + 1.0 * (3 - 1) + 0.5 * (3 - 2)]
+    rule = ops.guidance_rule("zero_star")
+    parts = [ops.guided(three, [other], [w], rule)(z, logsnr) for other, w in ((one, 1), (two, 2))]
+    together = ops.guided(three, [one, two], [1, 2], rule)(z, logsnr)
+    torch.testing.assert_close(together, sum(parts) - 3 * z)
+    varied = ops.guided(three, [one], [ops.interval_strength(1.0, 1.0, 2.0)])
+    assert varied(z, torch.tensor([0.0, 1.5]))[:, 0].tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize("strengths", [[], [1.0], [1.0, 1.0, 1.0]])
+def test_each_of_the_others_has_its_strength(strengths):
+    with pytest.raises(ValueError, match=f"at least one, got {len(strengths)} for 2"):
+        ops.guided(double, [same, same], strengths)(torch.ones(1), torch.zeros(1))
+
+
+# Memory of the steps before.
+
+
+def momentum_by_hand(z, grid, beta, heun=False):
+    """DDIM or Heun with APG's momentum, all of it in numpy; the last step goes to x0."""
+    running, first = np.zeros(4), None
+    for i in range(len(grid) - 1):
+
+        def guided(z, level, running=running):
+            return apg_by_hand(
+                of_class(z, level, 0), of_both(z, level), 2.0, 0.0, 0.6, running, beta
+            )
+
+        t, s, last = grid[i], grid[i + 1], i == len(grid) - 2
+        x0, now = guided(z, t)
+        (a_t, s_t), (a_s, s_s) = scales(t), scales(s)
+        after = x0 if last else a_s * x0 + s_s / s_t * (z - a_t * x0)
+        if heun and not last and first is not None:
+            # The same slope at both ends in x = z/alpha over sigma/alpha.
+            end, _ = guided(after, s)
+            slope = 0.5 * ((z / a_t - x0) / (s_t / a_t) + (after / a_s - end) / (s_s / a_s))
+            after = a_s * (z / a_t + (s_s / a_s - s_t / a_t) * slope)
+        z, running, first = after, now, True
+    return z
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun"])
+def test_momentum_goes_from_step_to_step(solver):
+    """Each evaluation of a step starts from what was known at its beginning."""
+    grid = np.linspace(-6, 6, 7)
+    rule = ops.guidance_rule("apg", norm=0.6, momentum=-0.75)
+    start = states(3)[0]
+    denoise = ops.guided(COND, [BOTH], [2.0], rule)
+    for _ in range(2):  # nothing stays behind in the denoiser
+        got = ops.sampler(solver)(denoise, torch.from_numpy(start), torch.from_numpy(grid))
+        expected = [momentum_by_hand(z, grid, -0.75, solver == "heun") for z in start]
+        np.testing.assert_allclose(got.x0.numpy(), np.stack(expected), rtol=1e-9, atol=1e-10)
+    without = ops.guided(COND, [BOTH], [2.0], ops.guidance_rule("apg", norm=0.6))
+    plain = ops.sampler(solver)(without, torch.from_numpy(start), torch.from_numpy(grid))
+    assert (plain.x0 - got.x0).abs().max() > 1e-3
+    assert plain.nfe == got.nfe
+
+
+def test_combinators_keep_the_memory():
+    """Clipping, known pixels and standing still at first, around a denoiser that remembers."""
+    rule = ops.guidance_rule("apg", momentum=-0.5)
+    denoise, mask = ops.guided(COND, [BOTH], [2.0], rule), torch.tensor([True, False, True, False])
+    z, grid = torch.randn(3, 4, dtype=torch.float64), torch.linspace(-6, 6, 5).double()
+    for wrapped in (ops.mapped(denoise, torch.sin), ops.with_known(denoise, z, mask),
+                    ops.zero_init(denoise, -5.0)):  # fmt: skip
+        assert isinstance(wrapped, ops.Remembering)
+        state = wrapped.recall(z, torch.zeros(3), None)
+        own = denoise.recall(z, torch.zeros(3), None)
+        assert torch.equal(state.memory[0], own.memory[0])
+        assert torch.equal(state.x0, wrapped(z, torch.zeros(3)))
+    encoded = ops.encode(denoise, z, grid)
+    assert encoded.nfe == 4
+    path = ops.inpaint(denoise, z, grid, z, mask, lambda _k: z, resample=1)
+    forgetful = ops.inpaint(lambda *a: denoise(*a), z, grid, z, mask, lambda _k: z, resample=1)
+    assert path.nfe == forgetful.nfe == 4
+    assert not torch.equal(path.x0, forgetful.x0)
+
+
+@pytest.mark.parametrize("name", ["adaptive", "tests.ops.test_guidance:outside"])
+def test_where_no_step_follows_another_a_memory_is_refused(name):
+    denoise = ops.guided(COND, [BOTH], [2.0], ops.guidance_rule("apg", momentum=-0.5))
+    grid = torch.linspace(-6, 6, 5)
+    with pytest.raises(ValueError, match="expected a denoiser without memory: .* use one of fixed"):
+        ops.sampler(name)(denoise, torch.zeros(1, 4).double(), grid)
+    with pytest.raises(ValueError, match="expected a denoiser without memory"):
+        ops.sample_adaptive(denoise, torch.zeros(1, 4).double(), grid)
+    forgetful = ops.guided(COND, [BOTH], [2.0], ops.guidance_rule("apg"))
+    assert ops.sampler(name)(forgetful, torch.zeros(1, 4).double(), grid).x0.isfinite().all()
+
+
+def outside():
+    """A solver from outside that goes over the grid by itself."""
+
+    def integrate(denoise, z, logsnrs, **_more):
+        return ops.Sample(denoise(z, logsnrs[:1]), 1)
+
+    return integrate

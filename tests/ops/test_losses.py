@@ -5,9 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfn.ops import Prediction, loss_weight, mse_loss, predict, q_sample, v_from_x0_eps
+from vfn.ops import (
+    Prediction,
+    balanced_loss,
+    loss_weight,
+    mse_loss,
+    predict,
+    q_sample,
+    v_from_x0_eps,
+)
 
-OUT_TYPES = ("x0", "eps", "v", "both")
+OUT_TYPES = ("x0", "eps", "v", "u", "both")
 GOLDEN_KEYS = {
     "constant": "constant",
     "snr": "snr",
@@ -20,7 +28,7 @@ def diffused(x0, eps, logsnr):
     return q_sample(x0, logsnr, eps), Prediction(x0, eps, v_from_x0_eps(x0, eps, logsnr))
 
 
-@pytest.mark.parametrize("out_type", OUT_TYPES)
+@pytest.mark.parametrize("out_type", sorted({*OUT_TYPES} - {"u"}))
 @pytest.mark.parametrize("reweight", GOLDEN_KEYS)
 def test_loss_matches_golden(out_type, reweight, golden_math):
     """float32, a mean over 48 pixels: 2e-6 is 16 units."""
@@ -35,7 +43,7 @@ def test_loss_matches_golden(out_type, reweight, golden_math):
 @given(
     logsnr=st.floats(-12, 12),
     out_type=st.sampled_from(OUT_TYPES),
-    reweight=st.sampled_from(sorted(GOLDEN_KEYS)),
+    reweight=st.sampled_from(sorted([*GOLDEN_KEYS, "flow"])),
 )
 def test_perfect_prediction_has_no_loss(logsnr, out_type, reweight):
     """The square of 1e-16 magnified by exp(6) is below 1e-24."""
@@ -50,7 +58,7 @@ def test_perfect_prediction_has_no_loss(logsnr, out_type, reweight):
 @given(
     logsnr=st.floats(-12, 12),
     out_type=st.sampled_from(OUT_TYPES),
-    reweight=st.sampled_from(sorted(GOLDEN_KEYS)),
+    reweight=st.sampled_from(sorted([*GOLDEN_KEYS, "flow"])),
 )
 def test_loss_is_the_weighted_error_of_x0(logsnr, out_type, reweight):
     """Whatever the network predicts; an error of exactly 0.1 in x0."""
@@ -81,7 +89,13 @@ def test_truncated_loss_takes_the_larger_mean_of_each_sample():
 
 @pytest.mark.parametrize(
     ("reweight", "at_minus_log2", "at_log2"),
-    [("constant", 1, 1), ("snr", 0.5, 2), ("truncated_snr", 1, 2), ("alpha2", 1.5, 3)],
+    [
+        ("constant", 1, 1),
+        ("snr", 0.5, 2),
+        ("truncated_snr", 1, 2),
+        ("alpha2", 1.5, 3),
+        ("flow", 1.5 + 2**0.5, 3 + 8**0.5),
+    ],
 )
 def test_weight_by_hand(reweight, at_minus_log2, at_log2):
     logsnr = torch.tensor([0.5, 2.0], dtype=torch.float64).log()
@@ -93,7 +107,8 @@ def test_unknown_weighting_is_refused():
     pred = Prediction(*torch.zeros(3, 1, 1))
     for call in (lambda name: mse_loss(pred, pred, name), lambda name: loss_weight(0.0, name)):
         with pytest.raises(
-            ValueError, match="weighting 'snr_trunc', expected one of .*, p2, sigmoid, edm, or"
+            ValueError,
+            match="weighting 'snr_trunc', expected one of .*, p2, sigmoid, edm, flow, or",
         ):
             call("snr_trunc")
 
@@ -103,3 +118,17 @@ def test_shapes_that_differ_are_refused():
     for reweight in GOLDEN_KEYS:
         with pytest.raises(ValueError, match=r"target to have the shape of prediction, \(2, 4\)"):
             mse_loss(a, b, reweight)
+
+
+def test_balanced_loss_is_least_where_the_uncertainty_is_the_log_of_the_loss():
+    """exp(-u) L + u, whose minimum is 1 + log L."""
+    loss, u = torch.tensor([0.1, 4.0]).double(), torch.linspace(-5, 5, 2001).double()
+    values = torch.stack([balanced_loss(loss, torch.full_like(loss, x)) for x in u])
+    least = values.min(0)
+    torch.testing.assert_close(u[least.indices], loss.log(), rtol=0, atol=5e-3)
+    torch.testing.assert_close(least.values, 1 + loss.log(), rtol=0, atol=1e-4)
+    assert torch.equal(balanced_loss(loss, torch.zeros_like(loss)), loss)
+    with pytest.raises(
+        ValueError, match=r"uncertainty to have the shape of loss, \(2,\), got \(1,"
+    ):
+        balanced_loss(loss, torch.zeros(1).double())

@@ -255,3 +255,22 @@ def test_few_pairs_are_looked_at_again():
         neighbourhood(real, fake, 3)
     looked_at = sum(len(call.args[2]) for call in apart.call_args_list)
     assert looked_at < 1.2 * (len(real) + len(fake))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e16])
+def test_the_scale_does_not_matter(scale):
+    """Down to squares that float32 rounds to 0, up to the largest that it has."""
+    real, fake = points(60, 4).float(), points(50, 4, 1).float()
+    assert precision_recall(real * scale, fake * scale) == precision_recall(real, fake)
+    assert density_coverage(real * scale, fake * scale) == density_coverage(real, fake)
+
+
+@pytest.mark.parametrize("value", [1e20, float("inf"), float("nan")])
+def test_features_whose_squares_leave_the_dtype_are_refused(value):
+    real, fake = points(20, 3).float(), points(20, 3, 1).float()
+    fake[4, 1] = value
+    for compute in (precision_recall, density_coverage, nearest_distances):
+        with pytest.raises(ValueError, match=r"expected features within ±2.7e\+18, whose squared"):
+            compute(real, fake)
+    wide = nearest_distances(real.double(), torch.full((1, 3), 1e20).double())
+    assert wide.isfinite().all()

@@ -1,4 +1,6 @@
-"""Conversions between x0, eps and v: 50 digits, golden numbers, round trips."""
+"""Conversions between x0, eps, v and u: 50 digits, golden numbers, round trips."""
+
+import math
 
 import pytest
 import torch
@@ -10,10 +12,10 @@ from vfn.ops import Prediction, predict, q_sample, v_from_x0_eps, x0_from_both
 
 LOGSNRS = torch.linspace(-30, 30, 121, dtype=torch.float64)
 PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
-OUT_TYPES = ("x0", "eps", "v", "both")
+OUT_TYPES = ("x0", "eps", "v", "u", "both")
 
-# Coefficients of the first and second argument, from z = alpha x0 + sigma eps and
-# v = alpha eps - sigma x0.
+# Coefficients of the first and second argument, from z = alpha x0 + sigma eps,
+# v = alpha eps - sigma x0 and u = eps - x0.
 COEFFICIENTS = {
     "x0_from_eps": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
     "x0_from_v": lambda alpha, sigma: (alpha, -sigma),
@@ -22,6 +24,12 @@ COEFFICIENTS = {
     "v_from_x0": lambda alpha, sigma: (alpha / sigma, -1 / sigma),
     "v_from_eps": lambda alpha, sigma: (-sigma / alpha, 1 / alpha),
     "v_from_x0_eps": lambda alpha, sigma: (-sigma, alpha),
+    "x0_from_u": lambda alpha, sigma: (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+    "eps_from_u": lambda alpha, sigma: (1 / (alpha + sigma), alpha / (alpha + sigma)),
+    "v_from_u": lambda alpha, sigma: ((alpha - sigma) / (alpha + sigma), 1 / (alpha + sigma)),
+    "u_from_x0": lambda alpha, sigma: (1 / sigma, -(alpha + sigma) / sigma),
+    "u_from_eps": lambda alpha, sigma: (-1 / alpha, (alpha + sigma) / alpha),
+    "u_from_v": lambda alpha, sigma: (sigma - alpha, alpha + sigma),
 }
 
 
@@ -87,6 +95,79 @@ def test_process_and_both_match_golden(golden_math):
     torch.testing.assert_close(got, golden_math["conv/x0_from_both"], **close)
 
 
+def straight(t):
+    """The straight path of some data and noise at times [B]: x_t and u, and z as we have it."""
+    generator = torch.Generator().manual_seed(1)
+    x0, eps = torch.randn(2, len(t), 2, 3, generator=generator, dtype=torch.float64)
+    time = t.view(-1, 1, 1)
+    x_t = (1 - time) * x0 + time * eps
+    return x0, eps, x_t, eps - x0, x_t / ((1 - time) ** 2 + time**2).sqrt()
+
+
+def test_u_is_the_velocity_of_the_straight_path():
+    """To 1e-13, of what is not magnified by an end; 1/t and 1/(1-t) are divided out."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    x0, eps, _, u, z = straight(t)
+    logsnr = 2 * torch.log((1 - t) / t)
+    v = v_from_x0_eps(x0, eps, logsnr)
+    close = {"rtol": 1e-13, "atol": 1e-13}
+    torch.testing.assert_close(q_sample(x0, logsnr, eps), z, **close)
+    scale = ((1 - t) ** 2 + t**2).sqrt().view(-1, 1, 1)
+    time = t.view(-1, 1, 1)
+    torch.testing.assert_close(u, (v - (1 - 2 * time) * z) / scale, **close)
+    for got, expected in (
+        (ops.x0_from_u(z, u, logsnr), x0),
+        (ops.eps_from_u(z, u, logsnr), eps),
+        (ops.v_from_u(z, u, logsnr), v),
+        (ops.u_from_v(z, v, logsnr), u),
+        (ops.u_from_x0(z, x0, logsnr) * time, u * time),
+        (ops.u_from_eps(z, eps, logsnr) * (1 - time), u * (1 - time)),
+    ):
+        torch.testing.assert_close(got, expected, **close)
+    for out_type, out in (("u", u), ("v", v), ("x0", x0), ("eps", eps)):
+        pred = predict(z, out, logsnr, out_type)
+        torch.testing.assert_close(pred.u * time * (1 - time), u * time * (1 - time), **close)
+
+
+@pytest.mark.parametrize("step", [0.3, 1e-3, -0.3])
+def test_an_euler_step_of_the_flow_is_a_ddim_step(step):
+    """Of any prediction: x_(t-h) = x_t - h u."""
+    t = torch.linspace(0.31, 0.69, 20, dtype=torch.float64)
+    s = t - step
+    _, _, x_t, u, z = straight(t)
+    wrong = u.flip(0) + 0.3
+    at_t, at_s = (2 * torch.log((1 - time) / time) for time in (t, s))
+    euler = x_t - step * wrong
+    back = ((1 - s) ** 2 + s**2).sqrt().view(-1, 1, 1)
+    x0 = ops.x0_from_u(z, wrong, at_t)
+    move = ops.ddim_step if step > 0 else ops.ddim_inverse_step
+    torch.testing.assert_close(move(z, x0, at_t, at_s) * back, euler, rtol=1e-13, atol=1e-13)
+
+
+def test_u_has_a_limit_at_both_ends():
+    z, u = torch.randn(2, 2, 3, dtype=torch.float64)
+    ends = torch.tensor([math.inf, -math.inf], dtype=torch.float64)
+    torch.testing.assert_close(ops.x0_from_u(z, u, ends), torch.stack([z[0], z[1] - u[1]]))
+    torch.testing.assert_close(ops.eps_from_u(z, u, ends), torch.stack([z[0] + u[0], z[1]]))
+    torch.testing.assert_close(ops.v_from_u(z, u, ends), torch.stack([u[0] + z[0], u[1] - z[1]]))
+    torch.testing.assert_close(ops.u_from_v(z, u, ends), torch.stack([u[0] - z[0], u[1] + z[1]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("u_from_x0", math.inf), ("eps_from_x0", math.inf), ("v_from_x0", math.inf),
+     ("u_from_eps", -math.inf), ("x0_from_eps", -math.inf), ("v_from_eps", -math.inf)],
+)  # fmt: skip
+def test_what_cannot_be_found_at_an_end_is_refused(name, end):
+    """Of a number; tensors are not looked at."""
+    z = torch.ones(2, 3)
+    gone = "noise" if end > 0 else "data"
+    message = f"expected another logsnr than {end}, where z holds no {gone} .* from {name[-3:]}"
+    with pytest.raises(ValueError, match=message.replace("_x0", "x0")):
+        getattr(ops, name)(z, z, end)
+    assert getattr(ops, name)(z, z, -end).isfinite().all()
+
+
 @given(logsnr=st.floats(-12, 12), out_type=st.sampled_from(OUT_TYPES))
 def test_perfect_output_predicts_the_truth(logsnr, out_type):
     """exp(12 / 2) = 400 magnifies the rounding of z, 1e-16."""
@@ -106,9 +187,9 @@ def test_any_prediction_is_consistent(logsnr, out_type):
     torch.testing.assert_close(v, pred.v, rtol=1e-11, atol=1e-11)
 
 
-@given(logsnr=st.floats(-12, 12), pair=st.permutations(("x0", "eps", "v")))
+@given(logsnr=st.floats(-12, 12), pair=st.permutations(("x0", "eps", "v", "u")))
 def test_conversion_round_trip(logsnr, pair):
-    here, there, _ = pair
+    here, there, *_ = pair
     z, target, logsnr = truth(logsnr)
     forth = getattr(ops, f"{here}_from_{there}")(z, getattr(target, there), logsnr)
     back = getattr(ops, f"{there}_from_{here}")(z, forth, logsnr)
@@ -139,11 +220,13 @@ def test_both_of_a_wrong_shape_is_refused(shape):
 
 
 def test_unknown_type_is_refused():
-    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both, got 'x_0'"):
+    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, u, both, got 'x_0'"):
         predict(torch.zeros(1, 1), torch.zeros(1, 1), 0.0, "x_0")
 
 
-@pytest.mark.parametrize(("out_type", "outputs"), [("v", 1), ("x0", 1), ("eps", 1), ("both", 2)])
+@pytest.mark.parametrize(
+    ("out_type", "outputs"), [("v", 1), ("u", 1), ("x0", 1), ("eps", 1), ("both", 2)]
+)
 def test_variance_is_what_comes_after_the_prediction(out_type, outputs):
     z = torch.zeros(2, 3, 4, 4)
     out = torch.randn(2, 3 * outputs + 3, 4, 4)
@@ -155,14 +238,19 @@ def test_variance_is_what_comes_after_the_prediction(out_type, outputs):
     assert plain.frac is None
 
 
-@pytest.mark.parametrize("name", ["x0_from_eps", "eps_from_x0", "v_from_x0", "v_from_eps"])
+OVERFLOWING = ["x0_from_eps", "eps_from_x0", "v_from_x0", "v_from_eps", "u_from_x0", "u_from_eps"]
+
+
+@pytest.mark.parametrize("name", OVERFLOWING)
 def test_float16_is_refused_where_it_overflows(name):
     half = torch.ones(2, 3).half()
     with pytest.raises(TypeError, match=f"or float64 for {name}.*got float16"):
         getattr(ops, name)(half, half, torch.zeros(2))
 
 
+@pytest.mark.parametrize("out_type", ["v", "u"])
 @pytest.mark.parametrize("logsnr", [-20.0, 0.0, 20.0])
-def test_float16_of_v_stays_in_range(logsnr):
+def test_float16_of_velocities_stays_in_range(logsnr, out_type):
     half = torch.ones(2, 3).half()
-    assert all(part.isfinite().all() for part in ops.predict(half, half, logsnr, "v"))
+    pred = ops.predict(half, half, logsnr, out_type)
+    assert all(part.isfinite().all() for part in (*pred, pred.u))

@@ -16,7 +16,7 @@ from vfn.ops import logsnr_schedule
 
 mpf, exp, log = mpmath.mpf, mpmath.exp, mpmath.log
 
-NAMES = ("cosine", "linear", "sigmoid")
+NAMES = ("cosine", "linear", "sigmoid", "flow")
 LIMITS = ((-20.0, 20.0), (-10.0, 12.0), (-5.0, 30.0))
 COSINE = ops.logsnr_schedule("cosine")
 T = torch.linspace(0, 1, 21, dtype=torch.float64)
@@ -37,14 +37,23 @@ def exact_sigmoid(t, low, high):
     return high - t * (high - low)
 
 
-def exact_legacy(t):
-    k = mpf("0.98") - mpf("0.9999")
-    start, end = mpf("0.9999"), mpf("0.9999") + k * t
-    log_alpha2 = 1000 / k * ((end * log(end) - end) - (start * log(start) - start))
+def exact_flow(t, low, high):
+    first, last = 1 / (1 + exp(high / 2)), 1 / (1 + exp(low / 2))
+    time = first + (last - first) * t
+    return 2 * log((1 - time) / time)
+
+
+def exact_legacy(t, first="0.0001", last="0.02", steps=1000):
+    k = mpf(first) - mpf(last)
+    start = 1 - mpf(first)
+    end = start + k * t
+    log_alpha2 = steps / k * ((end * log(end) - end) - (start * log(start) - start))
     return log_alpha2 - log(1 - exp(log_alpha2))
 
 
-EXACT = {"cosine": exact_cosine, "linear": exact_linear, "sigmoid": exact_sigmoid}
+EXACT = {
+    "cosine": exact_cosine, "linear": exact_linear, "sigmoid": exact_sigmoid, "flow": exact_flow
+}  # fmt: skip
 
 
 def times():
@@ -55,7 +64,7 @@ def times():
 
 # The size down to which an error is counted in relative terms: below 1 an absolute error in log SNR
 # is what counts, and the sigmoid schedule is a difference of two terms as large as its limits.
-FLOORS = {"cosine": 1.0, "linear": 1.0, "sigmoid": 16.0}
+FLOORS = {"cosine": 1.0, "linear": 1.0, "sigmoid": 16.0, "flow": 1.0}
 
 
 @pytest.mark.parametrize(("name", "low", "high"), RANGES)
@@ -104,6 +113,24 @@ def test_logsnr_matches_golden(key, limits, relative, golden_math):
     t = golden_math["t"][-len(golden) :]
     got = logsnr_schedule(name, *limits).logsnr(t)
     assert ((got - golden).abs() / golden.abs().clamp(min=1)).max() <= relative
+
+
+# One step of betas, the steepest, and those of others' networks; the last is flat.
+@pytest.mark.parametrize(
+    ("first", "last", "steps"),
+    [(1e-4, 0.02, 1000), (8.5e-4, 0.012, 1000), (1e-6, 0.1, 6000), (0.01, 0.01 + 1e-12, 300)],
+)
+def test_legacy_betas_match_50_digits(first, last, steps, max_ulp):
+    """As without settings, 4.1 units at most: see above."""
+    chosen = {"beta_start": first, "beta_end": last, "timesteps": steps}
+    t, schedule = times(), logsnr_schedule("legacy", **chosen)
+    exact = [exact_legacy(mpf(value), first, last, steps) for value in t.tolist()]
+    assert max_ulp(schedule.logsnr(t), exact, floor=1.0) <= 5
+    inner = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(schedule.logsnr(inner)), inner, rtol=0, atol=1e-14)
+    assert schedule.time(torch.tensor([-700.0, 700.0])).tolist() == [1, pytest.approx(0, abs=1e-99)]
+    if (first, last, steps) == (1e-4, 0.02, 1000):
+        assert torch.equal(schedule.logsnr(t), ops.legacy_logsnr(t))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,7 +201,10 @@ def test_integer_tensors_are_refused(name, direction):
 
 
 def test_schedule_by_name_refuses_what_it_cannot_be():
-    with pytest.raises(ValueError, match="schedule to be one of cosine, linear, sigmoid, legacy"):
+    with pytest.raises(
+        ValueError,
+        match="unknown schedule 'cosin', expected one of cosine, linear, sigmoid, flow, legacy, or",
+    ):
         logsnr_schedule("cosin")
     with pytest.raises(ValueError, match="expected logsnr_min < logsnr_max"):
         logsnr_schedule("linear", 5.0, -5.0)
@@ -238,7 +268,7 @@ def test_interpolated_schedule_has_the_derivative_of_both_directions(sizes):
     torch.testing.assert_close(inverse, 1 / slope, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "flow"])
 def test_zero_terminal_snr_gives_no_nan(name):
     schedule = ops.logsnr_schedule(name, -math.inf, math.inf)
     logsnr = schedule.logsnr(T)
@@ -247,22 +277,22 @@ def test_zero_terminal_snr_gives_no_nan(name):
     assert not logsnr.isnan().any()
     z = out = torch.ones(1, 2)
     end, middle = torch.tensor([-math.inf]), torch.zeros(1)
-    for out_type in ("v", "x0"):
+    for out_type in ("v", "u", "x0"):
         assert all(part.isfinite().all() for part in ops.predict(z, out, end, out_type))
     assert ops.ddim_step(z, out, end, middle).isfinite().all()
     assert ops.ddim_inverse_step(z, out, middle, end).isfinite().all()
     assert ops.ancestral_step(z, out, end, middle, z).isfinite().all()
-    with pytest.raises(ValueError, match="expected out_type x0, v or both"):
+    with pytest.raises(ValueError, match="expected out_type x0, v, u or both"):
         ops.check_zero_snr(schedule.logsnr(1.0).item(), "eps")
     with pytest.raises(ValueError, match="expected finite limits"):
         ops.logsnr_schedule("sigmoid", -math.inf, 20.0).logsnr(0.5)
 
 
 def test_zero_snr_is_refused_for_eps_alone():
-    for out_type in ("x0", "v", "both"):
+    for out_type in ("x0", "v", "u", "both"):
         ops.check_zero_snr(-math.inf, out_type)
     ops.check_zero_snr(-20.0, "eps")
-    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, both"):
+    with pytest.raises(ValueError, match="out_type to be one of x0, eps, v, u, both"):
         ops.check_zero_snr(-math.inf, "x_0")
 
 
@@ -279,19 +309,45 @@ def test_moved_schedules_round_once(moved):
     assert torch.equal(schedule.logsnr(t), schedule.logsnr(t.double()).float())
 
 
-@pytest.mark.parametrize(("low", "high"), [(-7.0, 13.37), (-3.3, 17.0), (0.1, 0.3)])
-def test_sigmoid_schedule_reaches_its_ends_exactly(low, high):
-    ends = ops.sigmoid_logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64), low, high)
-    assert ends.tolist() == [high, low]
+@pytest.mark.parametrize("name", ["sigmoid", "flow"])
+@pytest.mark.parametrize(("low", "high"), [(-7.0, 13.37), (-3.3, 17.0), (0.1, 0.3), (-700, 700)])
+def test_ends_are_reached_exactly(name, low, high):
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert logsnr_schedule(name, low, high).logsnr(ends).tolist() == [high, low]
+
+
+def test_flow_without_limits_is_the_straight_path_s_own_time():
+    """x_t = (1-t) x0 + t eps has the SNR ((1-t) / t)^2."""
+    schedule = logsnr_schedule("flow", -math.inf, math.inf)
+    t = times()
+    # Rounding t at 1 - 1e-12 leaves four digits of 1 - t.
+    torch.testing.assert_close(schedule.logsnr(t), 2 * torch.log((1 - t) / t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(schedule.time(schedule.logsnr(t)), t, rtol=0, atol=1e-15)
+    assert schedule.time(torch.tensor([math.inf, -math.inf])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("k", [0.5, 3.0, 3.16])
+def test_shift_of_flow_matching_is_the_shift(k):
+    """Esser et al. 2024 (2403.03206), eq. 23: t goes to k t / (1 + (k-1) t)."""
+    flow = logsnr_schedule("flow", -math.inf, math.inf)
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    shifted = ops.shift_schedule(flow, k, base=1)
+    moved = k * t / (1 + (k - 1) * t)
+    torch.testing.assert_close(shifted.logsnr(t), flow.logsnr(moved), rtol=0, atol=1e-13)
+    torch.testing.assert_close(shifted.logsnr(t), flow.logsnr(t) - 2 * math.log(k))
+    torch.testing.assert_close(shifted.time(flow.logsnr(moved)), t, rtol=0, atol=1e-14)
 
 
 ALL_SCHEDULES = {
     "cosine": COSINE,
     "linear": ops.logsnr_schedule("linear"),
     "sigmoid": ops.logsnr_schedule("sigmoid"),
+    "flow": ops.logsnr_schedule("flow"),
     "legacy": ops.logsnr_schedule("legacy"),
     "endless cosine": ops.logsnr_schedule("cosine", -math.inf, math.inf),
     "endless linear": ops.logsnr_schedule("linear", -math.inf, math.inf),
+    "endless flow": ops.logsnr_schedule("flow", -math.inf, math.inf),
+    "legacy of other betas": ops.logsnr_schedule("legacy", beta_end=0.01, timesteps=400),
     "shifted": ops.shift_schedule(COSINE, 256),
     "interpolated": ops.interpolate_schedule(COSINE, 32, 256, 512),
     "interpolated legacy": ops.interpolate_schedule(ops.logsnr_schedule("legacy"), 8, 32, 64),

@@ -9,8 +9,8 @@ import torch
 from vfn import ops
 
 
-@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "both"])
-@pytest.mark.parametrize("reweight", ["min_snr", "p2", "sigmoid", "edm"])
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "u", "both"])
+@pytest.mark.parametrize("reweight", ["min_snr", "p2", "sigmoid", "edm", "flow"])
 def test_perfect_prediction_has_no_loss(out_type, reweight):
     """The square of 1e-16 magnified by exp(6), times a weight of at most exp(12)."""
     x0, eps = torch.randn(2, 25, 2, 3, dtype=torch.float64)
@@ -28,7 +28,10 @@ def test_perfect_prediction_has_no_loss(out_type, reweight):
         ("min_snr", {"gamma": 2.0}, lambda snr: min(snr, 2)),
         ("p2", {"gamma": 0.5}, lambda snr: snr / (1 + snr) ** 0.5),
         ("sigmoid", {"bias": -1.0}, lambda snr: snr / (1 + snr * math.e)),
+        ("p2", {"gamma": 0.5, "k": 3.0}, lambda snr: snr / (3 + snr) ** 0.5),
         ("edm", {"sigma_data": 2.0}, lambda snr: snr + 0.25),
+        ("flow", {}, lambda snr: (1 + mpmath.sqrt(snr)) ** 2),
+        ("flow", {"t_min": 0.05}, lambda snr: min((1 + mpmath.sqrt(snr)) ** 2, 400)),
     ],
 )
 def test_weightings(reweight, options, formula):
@@ -63,7 +66,7 @@ def test_gamma_must_be_positive(reweight):
 
 
 def test_words_and_their_order():
-    words = "constant, snr, truncated_snr, alpha2, min_snr, p2, sigmoid, edm"
+    words = "constant, snr, truncated_snr, alpha2, min_snr, p2, sigmoid, edm, flow"
     assert words == ops.WEIGHTINGS.words()
     assert ops.WEIGHTINGS.is_open
 
@@ -91,7 +94,7 @@ def test_weight_at_infinite_logsnr_is_its_limit(name):
     limits = {
         "constant": (1, 1), "snr": (0, math.inf), "truncated_snr": (1, math.inf),
         "alpha2": (1, math.inf), "min_snr": (0, 5), "p2": (0, None), "sigmoid": (0, 1),
-        "edm": (4, math.inf),
+        "edm": (4, math.inf), "flow": (1, math.inf),
     }  # fmt: skip
     assert low == limits[name][0]
     if name != "p2":  # SNR / (1 + SNR) as exp(inf - inf)
@@ -112,6 +115,38 @@ def test_a_weighting_from_outside():
         ops.loss_weight(logsnr, name, pwer=1.0)
     with pytest.raises(ValueError, match="there is no nothing in tests.helpers.outside_math"):
         ops.loss_weight(logsnr, "tests.helpers.outside_math:nothing")
+
+
+@pytest.mark.parametrize("t_min", [0.0, 0.05])
+def test_predicting_x0_and_weighing_as_u_is_the_error_of_u(t_min):
+    """Li & He 2025 (2511.13720): |u error|^2 of the straight path, whose x_t - x0 is t u."""
+    t = torch.tensor([0.01, 0.3, 0.99], dtype=torch.float64)
+    x0, eps, out = torch.randn(3, 3, 2, 5, dtype=torch.float64)
+    time = t.view(-1, 1, 1)
+    x_t = (1 - time) * x0 + time * eps
+    z = x_t / ((1 - time) ** 2 + time**2).sqrt()
+    u = (x_t - out) / time.clamp(min=t_min)
+    expected = (u - (x_t - x0) / time.clamp(min=t_min)).square().mean((1, 2))
+    logsnr = 2 * torch.log((1 - t) / t)
+    target = ops.Prediction(x0, eps, ops.v_from_x0_eps(x0, eps, logsnr))
+    loss = ops.mse_loss(ops.predict(z, out, logsnr, "x0"), target, "flow", logsnr, t_min=t_min)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("reweight", "options", "message"),
+    [
+        ("flow", {"t_min": -0.1}, "expected t_min in 0..1, got -0.1"),
+        ("flow", {"t_min": "x"}, "expected t_min to be a number, got 'x'"),
+        ("p2", {"k": 0.0}, "expected k > 0, got 0.0"),
+        ("sigmoid", {"bias": math.nan}, "expected bias finite, got nan"),
+        ("sigmoid", {"bias": True}, "expected bias to be a number, got True"),
+        ("edm", {"sigma_data": [1.0, 2.0]}, r"expected sigma_data to be a number, got \[1.0, 2.0"),
+    ],
+)
+def test_parameters_out_of_range(reweight, options, message):
+    with pytest.raises(ValueError, match=message):
+        ops.loss_weight(0.0, reweight, **options)
 
 
 def test_sigma_data_must_be_positive():

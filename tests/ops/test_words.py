@@ -9,7 +9,7 @@ from vfn.ops.words import check_choice
 
 
 def test_a_word_of_the_set_is_taken():
-    for choices in (words.Schedule, words.OutType, words.VarType, words.Grid, words.Ending):
+    for choices in (words.OutType, words.LossType, words.VarType, words.Grid, words.Ending):
         for word in get_args(choices):
             check_choice(word, choices, "word")
 

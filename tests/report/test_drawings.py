@@ -16,7 +16,7 @@ from vfn.report.drawings import (
 )
 from vfn.report.read import read_run
 
-BINS = [{"low": -20.0, "high": 0.0, "loss": 1.0}, {"low": 0.0, "high": 20.0, "loss": 0.1}]
+BINS = [{"low": low, "high": low + 9.0, "loss": 1 / (low + 21)} for low in (-20.0, 0.0, 9.0)]
 
 
 def evaluation(title, bins):
@@ -34,10 +34,11 @@ def size(content):
 @pytest.mark.parametrize(
     ("train", "held_out"),
     [
-        ({20: 0.5}, {}),
-        ({}, {20: 0.5}),
-        ({20: float("nan"), 40: float("inf")}, {}),
-        ({20: 0.0, 40: -1.0}, {}),
+        ({20: 0.5, 40: 0.4, 60: 0.3}, {}),
+        ({}, {20: 0.5, 40: 0.4, 60: 0.3}),
+        ({20: 0.5}, {20: 0.5, 40: 0.4, 60: 0.3}),
+        ({20: float("nan"), 40: float("inf"), 60: 1.0}, {}),
+        ({20: 0.0, 40: -1.0, 60: 1.0}, {}),
     ],
 )
 def test_odd_losses_can_be_drawn(train, held_out):
@@ -50,14 +51,25 @@ def test_nothing_to_draw():
     assert draw_against([recall(0.5, guidance=1.0)], "guidance") is None
 
 
+def test_two_points_are_no_curve():
+    two = {20: 0.5, 40: 0.4}
+    assert draw_losses(two, two) is None
+    assert draw_loss_by_logsnr([evaluation("a", BINS[:2])]) is None
+    several = [recall(w, guidance=w, step=9) for w in (0.0, 1.0)]
+    assert draw_against(several, "guidance") is None
+    assert draw_against([*several, recall(2, guidance=2.0, step=8)], "guidance") is None
+
+
 def test_steps_are_drawn_in_order():
-    assert draw_losses({2: 0.5, 1: 1.0}, {}) == draw_losses({1: 1.0, 2: 0.5}, {})
+    one, other = {3: 0.2, 2: 0.5, 1: 1.0}, {1: 1.0, 2: 0.5, 3: 0.2}
+    assert draw_losses(one, {}) == draw_losses(other, {})
 
 
-def test_one_step_alone_is_seen():
-    colours = Image.open(io.BytesIO(draw_losses({20: 0.5}, {}))).convert("RGB")
+def test_one_held_out_loss_beside_a_curve_is_seen():
+    losses = {20: 0.5, 40: 0.45, 60: 0.4}
+    colours = Image.open(io.BytesIO(draw_losses(losses, {40: 0.42}))).convert("RGB")
     inside = colours.crop((120, 40, 600, 400))  # without the legend
-    assert (0x1C, 0x65, 0xB3) in {colour for _, colour in inside.getcolors(480 * 360)}
+    assert (0xD9, 0x48, 0x0F) in {colour for _, colour in inside.getcolors(480 * 360)}
 
 
 def test_evaluations_with_the_same_losses_share_a_line():
@@ -68,7 +80,7 @@ def test_evaluations_with_the_same_losses_share_a_line():
 
 
 def test_figures_that_differ_in_a_setting_are_drawn():
-    found = [recall(w, guidance=w, step=9) for w in (0.0, 1.0)]
+    found = [recall(w, guidance=w, step=9) for w in (0.0, 0.5, 1.0)]
     assert size(draw_against(found, "guidance"))
     assert draw_against(found, "step") is None
 

@@ -71,8 +71,8 @@ def test_the_markup_is_balanced_and_every_picture_is_described(run):
 def test_numbers_stand_beside_their_reference(run):
     text = unescape(re.sub(r"<[^>]+>", " ", _page(run)))
     words = " ".join(text.split())
-    assert "two halves of the real pictures 0.03918 0.084 ↓ lower" in words
-    assert "accuracy 1 – ↑ higher" in words
+    assert "Metric Model Reference Fréchet distance ↓ 0.03918 0.084 accuracy ↑ 1 –" in words
+    assert "Fréchet distance reference: two halves of the real pictures" in words
     assert "steps 64 eta –" in words
     assert "The held-out loss is 0.125 at step 800." in words
     assert "trained for 800 of 1,600 steps" in words
@@ -80,21 +80,83 @@ def test_numbers_stand_beside_their_reference(run):
     assert 'logsnr_schedule = "cosine"' in words
 
 
-def test_every_evaluation_is_shown(run):
-    other = EVALUATION | {"title": "guidance 3", "command": "vfn eval --guidance 3"}
-    (run / "metrics.json").write_text(json.dumps(other))
-    page = _page(run)
-    assert re.findall(r"<h3>(.*?)</h3>", page) == ["guidance 0", "guidance 3"]
-    assert "vfn eval --guidance 3\n" in page or "\nvfn eval --guidance 3" in page
+def rows_of(page, style):
+    """The cells of a table as texts."""
+    table = re.search(rf'<table class="{style}".*?</table>', page, flags=re.DOTALL)[0]
+    return [
+        [unescape(re.sub(r"<[^>]+>", " ", cell)).split() for cell in re.findall(
+            r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.DOTALL)]
+        for row in re.findall(r"<tr>(.*?)</tr>", table, flags=re.DOTALL)
+    ]  # fmt: skip
+
+
+def told(guidance, run=None, **more):
+    """An evaluation as `vfn eval` writes it."""
+    figures = [
+        {"key": "recall", "name": "Recall", "value": 0.5 + guidance, "reference": 0.9,
+         "better": "higher", "baseline": "halves", "interval": [0.4, 0.6]},
+        {"key": "near_copies", "name": "Near-copies", "value": 0.002, "reference": guidance / 8,
+         "better": "lower", "baseline": "held-out", "warning": "9 copies are left out"},
+    ]  # fmt: skip
+    bits = [{"key": "bits_flow", "name": "probability flow", "value": 2.0, "error": 0.01}]
+    settings = {
+        "guidance": guidance,
+        "fake": "run:somewhere",
+        "seed": 0,
+        "train_seconds": 12.0,
+        "labels": "in turn",
+        "fake_classes": [0.1, 0.1],
+        "real_classes": [0.05, 0.2],
+    }
+    settings |= {"run": str(run)} if run else {}
+    return {"settings": settings, "metrics": figures, "bits_per_dim": bits, **more}
+
+
+def test_evaluations_stand_in_one_table(bare):
+    for guidance, name in ((0.5, "metrics"), (0.0, "metrics-w0")):
+        record = told(guidance, command=f"vfn eval --guidance {guidance}")
+        (bare / f"{name}.json").write_text(json.dumps(record))
+    page = _page(bare)
+    assert rows_of(page, "figures") == [
+        [["Metric"], ["guidance", "0"], ["guidance", "0.5"], ["Reference"]],
+        [["Recall", "↑"], ["0.5", "0.4", "..", "0.6"], ["1", "0.4", "..", "0.6"], ["0.9"]],
+        [
+            ["Near-copies", "↓", "9", "copies", "are", "left", "out"],
+            ["0.2", "%", "reference", "0", "%"],
+            ["0.2", "%", "reference", "6.25", "%"],
+            ["beside", "the", "figures"],
+        ],
+        [
+            ["probability", "flow", "↓"],
+            ["2", "bits/dim", "±", "0.01", "bits/dim"],
+            ["2", "bits/dim", "±", "0.01", "bits/dim"],
+            ["–"],
+        ],
+    ]
+    assert page.count("every class as often, 10.0 % each (5.0 % to 20.0 % each among") == 1
+    assert page.count("<h3>") == 0
+    shown, *_, folded = page.partition("How the figures were computed")
+    assert "train_seconds" not in shown
+    assert ["train_seconds"] in [row[0] for row in rows_of(folded, "settings")]
+    assert ["12", "s"] in rows_of(folded, "settings")[4]
+    commands = unescape(page).partition("How to reproduce")[2]
+    assert "vfn eval --guidance 0.0\nvfn eval --guidance 0.5" in commands
+
+
+def test_evaluations_with_the_same_settings_have_titles_of_their_own(bare):
+    for name in ("metrics", "metrics-again"):
+        (bare / f"{name}.json").write_text(json.dumps(told(0.5)))
+    heads = rows_of(_page(bare), "figures")[0]
+    assert [" ".join(head) for head in heads[1:3]] == ["metrics-again", "metrics"]
 
 
 def test_metrics_are_drawn_against_training_and_sampling(bare):
     lines = []
-    for step in (1, 2):
+    for step in (1, 2, 3):
         lines += [{"step": step, "loss": 1.0, "seconds": 7.0 * step}]
         lines += [{"step": step, "frechet_distance": 1 / step, "precision": 0.5, "recall": 0.5}]
     write_log(bare, lines)
-    for guidance in (0.0, 1.0):
+    for guidance in (0.0, 0.5, 1.0):
         record = {**EVALUATION, "settings": {"guidance": guidance, "sample_timesteps": 4}}
         (bare / f"metrics-{guidance}.json").write_text(json.dumps(record))
     page = _page(bare)
@@ -155,8 +217,9 @@ def test_text_is_escaped(run):
     renamed = run.rename(run.parent / "<script>run")
     page = _page(renamed)
     assert "<script" not in page
-    # 6 in the evaluation and its command, 3 in title, heading and sentence, 1 in the configuration.
-    assert page.count("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;") == 10
+    # 2 in the table, 2 below it with the note, 2 in the settings, 1 in the command, 3 in title,
+    # heading and sentence, 1 in the configuration.
+    assert page.count("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;") == 11
     assert page.count("&lt;script&gt;run") == 2
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: whole or refused by name; the newest intact one wins."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.processes import killed_while_writing
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.configs import override
 from vfn.data import Labels
@@ -203,6 +205,37 @@ def test_an_exported_file_is_plain_tensors(saved, tmp_path):
     assert tensors.keys() == checkpoint.params.keys()
 
 
+def test_an_export_does_not_replace_a_run_s_checkpoint(saved, run, tmp_path):
+    """Nor one elsewhere, nor what stands in its place and cannot be read; it does its own."""
+    checkpoint, elsewhere = load_checkpoint(saved), tmp_path / "kept.safetensors"
+    elsewhere.write_bytes(saved.read_bytes())
+    damaged = run.checkpoint(99)
+    damaged.write_bytes(b"damaged")
+    for path in (saved, elsewhere, damaged):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="is a checkpoint that a run goes on from.*another --"):
+            export_model(checkpoint, path)
+        assert path.read_bytes() == before
+        assert [*path.parent.glob(".*.tmp")] == []
+    own = tmp_path / "model.safetensors"
+    for _ in range(2):
+        export_model(checkpoint, own)
+    assert load_checkpoint(own).step == checkpoint.step
+
+
+def test_an_export_clears_what_a_killed_one_left(saved, tmp_path):
+    """That of one that still writes, or of another file, is left as it is."""
+    path = tmp_path / "model.safetensors"
+    left = killed_while_writing(path)
+    alive = left.with_name(left.name.replace(f".{left.suffixes[-2][1:]}.", f".{os.getppid()}."))
+    others = [alive, left.with_name(left.name.replace("model", "other"))]
+    for other in others:
+        other.write_bytes(b"theirs")
+    export_model(load_checkpoint(saved), path)
+    assert sorted(tmp_path.glob(".*.tmp")) == sorted(others)
+    assert load_checkpoint(path).step == 7
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         find_checkpoint(tmp_path / "missing")
@@ -219,3 +252,65 @@ def test_a_failed_write_leaves_the_last_one(saved, run, monkeypatch):
         save_checkpoint(run, small_checkpoint(step=8), keep=1)
     assert [f.name for f in saved.parent.iterdir()] == [saved.name]
     assert load_checkpoint(saved).step == 7
+
+
+def kept_at(step, *steps):
+    return small_checkpoint(override(small_config(), {"keep_at": steps}), step=step)
+
+
+def test_steps_that_are_to_be_kept_stay_and_are_not_counted(run):
+    for step in range(1, 8):
+        save_checkpoint(run, kept_at(step, 2, 3), keep=2)
+    assert list(run.checkpoint_steps()) == [7, 6, 3, 2]
+    assert load_checkpoint(run.checkpoint(2)).ema.keys() == small_checkpoint().ema.keys()
+
+
+def test_a_step_stays_where_the_run_goes_on_with_others_to_keep(run):
+    """What was to be kept for ever is, also by a run that no longer says so."""
+    save_checkpoint(run, kept_at(2, 2), keep=1)
+    save_checkpoint(run, small_checkpoint(step=3), keep=1)
+    save_checkpoint(run, kept_at(4, 3), keep=1)
+    assert list(run.checkpoint_steps()) == [4, 3, 2]
+    save_checkpoint(run, kept_at(5, 9), keep=1)
+    assert list(run.checkpoint_steps()) == [5, 2]
+    run.checkpoint(2).write_bytes(b"damaged")
+    save_checkpoint(run, small_checkpoint(step=6), keep=1)
+    assert list(run.checkpoint_steps()) == [6]
+
+
+def with_profiles(*lengths):
+    checkpoint = small_checkpoint(step=7)
+    averages = {s: {n: v + s for n, v in checkpoint.ema.items()} for s in lengths}
+    return checkpoint._replace(profiles=averages)
+
+
+def test_averages_of_several_lengths_are_kept(tmp_path):
+    saved = with_profiles(0.1, 0.05)
+    write_checkpoint(tmp_path / "a", saved)
+    found = load_checkpoint(tmp_path / "a").profiles
+    assert list(found) == [0.1, 0.05]
+    for length, average in saved.profiles.items():
+        assert all(torch.equal(found[length][name], value) for name, value in average.items())
+    write_checkpoint(tmp_path / "b", with_profiles())
+    with safe_open(tmp_path / "b", "pt") as file:
+        assert "profiles" not in file.metadata()  # files are as they were
+    export_model(load_checkpoint(tmp_path / "a"), tmp_path / "c", ema="made of something")
+    exported = load_checkpoint(tmp_path / "c")
+    assert exported.profiles == {}
+    with safe_open(tmp_path / "c", "pt") as file:
+        assert file.metadata()["ema"] == "made of something"
+
+
+@pytest.mark.parametrize(
+    "text", ["[0.1, 0.1]", "[0.1, 0.05, 0.2]", "0.1", '["a", "b"]', "[1, 2]", "{}", "[[0.1]]"]
+)
+def test_lengths_that_are_no_lengths(tmp_path, text):
+    from vfn.runs import digest
+
+    write_checkpoint(tmp_path / "a", with_profiles(0.1, 0.05))
+    with safe_open(tmp_path / "a", "pt") as file:
+        metadata = {**file.metadata(), "profiles": text}
+    tensors = load_file(tmp_path / "a")
+    save_file(tensors, tmp_path / "a", {**metadata, "sha256": digest(tensors, metadata)})
+    with pytest.raises(ValueError, match="does not hold what it should"):
+        load_checkpoint(tmp_path / "a")

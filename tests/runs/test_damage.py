@@ -1,10 +1,7 @@
 """Damaged checkpoints and failing disks: one line, and what was good stays good."""
 
 import pickle
-import resource
 import shutil
-import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,8 @@ from tests.helpers.processes import (
     STEPS,
     checkpoints,
     differing,
-    ended,
-    finish,
     losses,
-    running,
     saved_steps,
-    start_of,
 )
 
 HALF = STEPS // 2
@@ -86,7 +79,7 @@ def one_line(err, *parts):
     assert all(part in lines[0] for part in parts), err
 
 
-def test_each_damaged_file_is_refused_by_name(run, tmp_path):
+def test_each_damaged_file_is_refused_by_name(forks, run, tmp_path):
     good, mark = checkpoints(run)[0], tmp_path / "mark"
     bad = {damage.__name__: damage(good.read_bytes(), mark) for damage in DAMAGES}
     for name, content in bad.items():
@@ -94,19 +87,20 @@ def test_each_damaged_file_is_refused_by_name(run, tmp_path):
     of_another_architecture(good, tmp_path / "architecture.safetensors")
     for name in (*bad, "architecture"):
         path = tmp_path / f"{name}.safetensors"
-        command = [sys.executable, "-m", "vfn", "sample", "--out", str(tmp_path / "samples")]
-        err = finish([*command, "--checkpoint", str(path)], 2)
+        command = ["sample", "--out", tmp_path / "samples", "--checkpoint", path]
+        err = forks.run(*command, code=2)
         one_line(err, path.name)
         assert len(err.splitlines()) == 1
     assert not mark.exists()
     assert not (tmp_path / "samples").exists()
 
 
-def test_a_run_goes_on_from_the_newest_intact_checkpoint(undisturbed, run, tmp_path):
+def test_a_run_goes_on_from_the_newest_intact_checkpoint(undisturbed, forks, run, tmp_path):
     good, mark = checkpoints(run)[0].read_bytes(), tmp_path / "mark"
     for step, damage in enumerate(DAMAGES, HALF + 1):
         (run / "checkpoints" / f"step-{step:08d}.safetensors").write_bytes(damage(good, mark))
-    err = finish(start_of(1, run, "--resume", "--steps", str(STEPS)))
+    forks.train(run, "--resume", "--steps", STEPS)
+    err = forks.end()
     said = [line for line in err.splitlines() if "passed over" in line]
     assert len(said) == len(DAMAGES)
     for step, line in zip(range(HALF + len(DAMAGES), HALF, -1), said, strict=True):
@@ -116,64 +110,66 @@ def test_a_run_goes_on_from_the_newest_intact_checkpoint(undisturbed, run, tmp_p
     assert differing(run, undisturbed(1, 1)) == []
 
 
-def test_damaged_files_do_not_crowd_out_good_ones(run):
+def test_damaged_files_do_not_crowd_out_good_ones(forks, run):
     """With one checkpoint to keep, a damaged one of a later step is not it."""
     late = run / "checkpoints" / f"step-{STEPS:08d}.safetensors"
     late.write_bytes(b"damaged")
-    options = ["--checkpoint-every", "1", "--max-checkpoints", "1", "--steps", str(HALF + 2)]
-    finish(start_of(1, run, "--resume", *options))
+    options = ["--checkpoint-every", 1, "--max-checkpoints", 1, "--steps", HALF + 2]
+    forks.train(run, "--resume", *options)
+    forks.end()
     assert saved_steps(run) == [HALF + 2, STEPS]
 
 
-def test_nothing_intact_is_no_reason_to_begin_anew(run):
+def test_nothing_intact_is_no_reason_to_begin_anew(forks, run):
     checkpoints(run)[0].write_bytes(b"damaged")
     log = (run / "log.jsonl").read_bytes()
-    err = finish(start_of(1, run, "--resume", "--steps", str(STEPS)), 2)
+    forks.train(run, "--resume", "--steps", STEPS)
+    err = forks.end(2)
     one_line(err, f"step-{HALF:08d}")
     assert (run / "log.jsonl").read_bytes() == log
 
 
-def test_a_checkpoint_of_another_architecture_is_passed_over(run, tmp_path):
-    finish(start_of(1, tmp_path / "wider", "--steps", "1", "--hid-channels", "64"))
+def test_a_checkpoint_of_another_architecture_is_passed_over(forks, run, tmp_path):
+    forks.train(tmp_path / "wider", "--steps", 1, "--hid-channels", 64)
+    forks.end()
     late = run / "checkpoints" / f"step-{STEPS:08d}.safetensors"
     shutil.copy(checkpoints(tmp_path / "wider")[0], late)
-    err = finish(start_of(1, run, "--resume", "--steps", str(HALF + 1)))
+    forks.train(run, "--resume", "--steps", HALF + 1)
+    err = forks.end()
     assert [late.name in line for line in err.splitlines() if "passed over" in line] == [True]
 
 
-def limit(size):
-    """Files of this process and its children end there, as on a disk that is full."""
-    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.parametrize("full", ["config", "log", "log on the way", "checkpoint"])
-def test_a_full_disk_costs_no_checkpoint(undisturbed, run, full):
+def test_a_full_disk_costs_no_checkpoint(undisturbed, forks, run, full):
     log, good = (run / "log.jsonl").stat().st_size, checkpoints(run)[0].read_bytes()
     size = {"config": 200, "log": log // 2, "log on the way": log, "checkpoint": 10**6}[full]
-    command = start_of(1, run, "--resume", "--steps", str(STEPS), "--checkpoint-every", "5")
-    err = finish(command, 2, preexec_fn=limit(size))
+    options = ["--resume", "--steps", STEPS, "--checkpoint-every", 5]
+    forks.train(run, *options, limit=size)
+    err = forks.end(2)
     one_line(err, "File too large")
     assert "Traceback" not in err
     assert [path.read_bytes() for path in checkpoints(run)] == [good]
     assert not list(run.rglob(".*"))
     if full == "checkpoint":
-        finish(command)
+        forks.train(run, *options)
+        forks.end()
         assert differing(run, undisturbed(1, 1)) == []
         assert losses(run) == losses(undisturbed(1, 1))
 
 
-def test_no_process_hangs_when_one_cannot_write(tmp_path):
-    command = start_of(2, tmp_path / "run", "--steps", "100000", "--checkpoint-every", "3")
-    one_line(finish(command, 1, preexec_fn=limit(10**6)), "File too large")
+def test_no_process_hangs_when_one_cannot_write(forks, tmp_path):
+    options = ["--steps", 100000, "--checkpoint-every", 3]
+    forks.train(tmp_path / "run", *options, processes=2, limit=10**6)
+    one_line(forks.end({1, 2}), "File too large")  # 1: torch's own error in the one that is left
     left = [path.name for path in (tmp_path / "run").rglob(".*")]
     assert left == [".no-checkpoint-yet"]  # so that the same command begins again
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_places_that_cannot_be_written(forks, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/vfn")):
-        with running(start_of(1, out, "--steps", "1")) as process:
-            err = ended(process, 2)
+        forks.train(out, "--steps", 1)
+        err = forks.end(2)
         one_line(err, str(out) if out.parent == tmp_path else str(out.parent))
         assert len(err.splitlines()) == 1
     assert (tmp_path / "file").read_text() == "in the way"

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from vfn.runs import RunFiles
+import pytest
+
+from vfn.runs import RunFiles, find_checkpoint, run_path
+from vfn.runs.directory import run_of
 
 NAMES = {
     "config": "config.toml",
@@ -46,3 +49,34 @@ def test_what_is_there_is_found_in_order(tmp_path):
 def test_runs_of_one_place_are_equal():
     assert RunFiles(Path("r")) == RunFiles(Path("r"))
     assert RunFiles(Path("r")).stage(2) == RunFiles(Path("r/steps-2"))
+
+
+def test_a_run_is_called_by_its_path_with_or_without_the_word(tmp_path):
+    run = RunFiles(tmp_path / "a")
+    run.checkpoints.mkdir(parents=True)
+    run.config.touch()
+    for spec in (run.path, str(run.path), f"run:{run.path}"):
+        assert run_path(spec) == run_of(spec) == run.path
+    assert run_of("run:nowhere") == Path("nowhere")
+    assert run_of(tmp_path) is None  # pictures, or nothing
+    assert run_of(3) is None
+
+
+def test_a_run_without_checkpoints_is_no_folder_of_pictures(tmp_path):
+    """Its previews would be taken for samples."""
+    run = RunFiles(tmp_path)
+    run.config.touch()
+    assert run_of(tmp_path) is None  # somebody else's config.toml
+    run.log.touch()
+    assert run_of(tmp_path) == tmp_path
+
+
+def test_the_students_of_a_distillation_are_named(tmp_path):
+    run = RunFiles(tmp_path)
+    for steps in (4, 16, 8):
+        run.stage(steps).path.mkdir()
+        run.stage(steps).config.touch()
+    (tmp_path / "steps-all").mkdir()
+    assert run.students() == [run.stage(16), run.stage(8), run.stage(4)]
+    with pytest.raises(ValueError, match="name one of them: steps-16, steps-8, steps-4$"):
+        find_checkpoint(tmp_path)

@@ -41,8 +41,8 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     """Logs of earlier versions have NaN and Infinity, which JSON has not."""
     path = tmp_path / "log.jsonl"
     lines = '{"step": 1, "loss": NaN, "seconds": -Infinity, "grad_norm": 1e999}\n{"step": 2, '
-    path.write_text(lines + '"loss": null, "bins": [1, null, NaN]}\n')
-    assert read_log(path) == [{"step": 1}, {"step": 2, "bins": [1, None, None]}]
+    path.write_text(lines + '"loss": null, "loss_by_logsnr": [1, null, NaN]}\n')
+    assert read_log(path) == [{"step": 1}, {"step": 2, "loss_by_logsnr": [1, None, None]}]
 
 
 BAD = ["{}", "[]", "3", "null", "NaN", '"text"', "[" * 100_000, "", "\ufeff{}", '{"step": null}',

@@ -85,3 +85,37 @@ def test_tags_are_combined(tmp_path):
     asked = ask(legend, tags=["Male,Wavy", "Bald"])
     write_samples(vfn.load(file, "cpu").draws(2, asked), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_labels_as_the_data_have_them(run, tmp_path):
+    import csv
+
+    from vfn.data import load_dataset
+
+    text = sample(run, tmp_path, "--labels", "as-data", "-n", 1437, "--steps", 1, "--no-animate")
+    assert "labels as in the data: 10 classes, 9.3 % to 10.4 % each" in text
+    with (tmp_path / "images" / "labels.csv").open() as file:
+        names = [row["label"] for row in csv.DictReader(file)]
+    counts = load_dataset("digits").labels.bincount()[1:].tolist()
+    assert [names.count(str(digit)) for digit in range(10)] == counts
+
+
+def test_what_a_record_notes_changes_no_picture(run, trained, tmp_path):
+    """Folders of earlier versions, which did not note it, and runs that were moved go on."""
+    import json
+    import shutil
+
+    write_samples(trained.draws(4), tmp_path / "a", animate=False)
+    path = tmp_path / "a" / "settings.json"
+    record = json.loads(path.read_text())
+    assert record["run"] == str(run)
+    assert (record["classes"], record["tags"]) == ([*"0123456789"], False)
+    moved = shutil.copytree(run, tmp_path / "elsewhere")
+    assert "4 of 4 pictures" in sample(moved, tmp_path / "a", "-n", 4)
+    path.write_text(json.dumps({k: v for k, v in record.items() if k not in ("run", "classes")}))
+    assert "4 of 4 pictures" in sample(moved, tmp_path / "a", "-n", 4)
+
+
+def test_a_forgotten_or_written_run(run, tmp_path):
+    sample(f"run:{run}", tmp_path, "-n", 4)
+    assert "4 of 4 pictures" in sample(run, tmp_path, "-n", 4)

@@ -161,3 +161,10 @@ def test_the_bar_moves_with_every_evaluation(trained, monkeypatch):
     monkeypatch.setattr(Progress, "show", lambda self, done: shown.append((done, self._total)))
     trained.draws(5, sampler="heun", steps=5, batch=3).all()
     assert shown == [(n, 16) for n in (0, 2, 4, 6, 8, 8, 8, 10, 12, 14, 16, 16)]
+
+
+def test_the_grid_is_on_the_host(trained):
+    """Where it is looked at without a wait for the device, and made once for all batches."""
+    draws = replace(trained, device=torch.device("meta")).draws(4, steps=3)
+    assert draws._grid.device == torch.device("cpu")
+    assert draws._grid is draws._grid

@@ -2,11 +2,9 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +13,13 @@ from PIL import Image, ImageSequence
 from safetensors.numpy import load_file
 
 import vfn
+from tests.helpers.processes import wait_until
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.sampling import Draws, ask, untrained, variants, write_samples
 from vfn.sampling.output import PARTS, open_output
 
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -65,28 +63,23 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_two_processes_write_what_one_does(run, trained, script, tmp_path, kind):
+def test_two_processes_write_what_one_does(run, trained, forks, script, tmp_path, kind):
     write_samples(trained.draws(30, batch=7), tmp_path / "one", kind)
-    words = map(str, (script, run, tmp_path / "two", kind, 30, 7, 2, "animate"))
-    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    words = (run, tmp_path / "two", kind, 30, 7, 2, "animate")
+    err = forks.run(*words, script=script, processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert done.stderr.count("30 pictures at guidance") == 1
+    assert err.count("30 pictures at guidance") == 1
 
 
 @pytest.mark.parametrize("kind", ["png", "npz"])
-def test_a_killed_job_goes_on(run, trained, script, tmp_path, capsys, kind):
+def test_a_killed_job_goes_on(run, trained, forks, script, tmp_path, capsys, kind):
     """SIGKILL among 1,000 pictures: then the whole is there, and what was there is not touched."""
     out = tmp_path / "out"
     draws = trained.draws(1000, batch=50, steps=1)
     output = open_output(kind, out, 1000)
-    words = map(str, (script, run, out, kind, 1000, 50, 1, "still"))
-    killed = subprocess.Popen([sys.executable, *words])
-    while len(output.present()) < 200:
-        assert killed.poll() is None, "it ended before it was killed"
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    forks.start(run, out, kind, 1000, 50, 1, "still", script=script)
+    wait_until(lambda: len(output.present()) >= 200, forks.alive)
+    forks.end(-signal.SIGKILL, signal.SIGKILL)
     kept = output.present()
     assert 200 <= len(kept) < 1000
     times = {p: p.stat().st_mtime_ns for p in out.glob("images/*.png")}
@@ -253,7 +246,8 @@ def test_guidance_is_animated(trained, tmp_path):
 
 
 def test_any_setting_can_be_compared(trained, tmp_path):
-    written = write_samples(variants(trained, {"eta": [0.0, 0.5]}, num=2), tmp_path)
+    compared = variants(trained, {"eta": [0.0, 0.5]}, num=2, sampler="ddim")
+    written = write_samples(compared, tmp_path)
     assert [one.folder.name for one in written] == ["eta0", "eta0.5"]
 
 
@@ -303,7 +297,7 @@ def test_learned_variance(tmp_path, capsys):
     ("settings", "told"),
     [
         ({"sampler": "heun", "steps": 4, "guidance": 0.0}, "with heun, NFE 6\n"),
-        ({"guidance": 1.0}, "with ddim, NFE 2 of doubled batches for guidance\n"),
+        ({"guidance": 1.0}, "with abm2, NFE 2 of doubled batches for guidance\n"),
         ({"sampler": "adaptive", "guidance": 0.0}, "with adaptive, NFE up to "),
     ],
 )
@@ -315,7 +309,7 @@ def test_evaluations_are_told(trained, tmp_path, capsys, settings, told):
 def test_a_network_that_takes_guidance_has_no_second_branch(tmp_path, capsys):
     config = override(small_config(), {"guidance_range": [0, 4], "teacher_steps": 4})
     write_samples(untrained(config, SHAPE).draws(4, guidance=2.0), tmp_path)
-    assert "4 pictures drawn with ddim, NFE 2\n" in capsys.readouterr().err
+    assert "4 pictures drawn with abm2, NFE 2\n" in capsys.readouterr().err
 
 
 def test_tags_and_combinations_of_tags(tmp_path):
@@ -413,13 +407,48 @@ def test_a_large_animation_is_refused_before_drawing(tmp_path, drawn):
     assert drawn == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "free", "count"),
+    [("png", 4 * 4095, 4), ("npz", 2 * 4 * 64 - 1, 4), ("safetensors", 2 * 4 * 64 - 1, 4)],
+)
+def test_a_disk_without_room_is_told_before(
+    trained, tmp_path, drawn, monkeypatch, kind, free, count
+):
+    def disk(_path):
+        return SimpleNamespace(total=10**9, used=0, free=free)
+
+    monkeypatch.setattr("shutil.disk_usage", disk)
+    with pytest.raises(ValueError, match="4 pictures take about .* GB, and where"):
+        write_samples(trained.draws(count), tmp_path / "a", kind, animate=False)
+    assert drawn == []
+    assert not (tmp_path / "a").exists()
+    free += 10
+    write_samples(trained.draws(count), tmp_path / "a", kind, animate=False)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_where_nothing_can_be_written_is_told_before(trained, tmp_path, drawn, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected a directory at .*, but there is a file"):
+        write_samples(trained.draws(4), tmp_path / place)
+    assert drawn == []
+
+
+def test_names_that_no_file_can_hold_are_told_before(tmp_path, drawn):
+    broken = SHAPE._replace(legend=Labels(("a", "\udcff")))
+    with pytest.raises(ValueError, match=r"the label '\\udcff', which is no UTF-8"):
+        write_samples(untrained(small_config(), broken).draws(2, steps=1), tmp_path / "a")
+    assert drawn == []
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_job_tells_of_pictures_that_are_not_finite(trained, tmp_path, capsys):
     params = {name: value * float("nan") for name, value in trained.params.items()}
     write_samples(replace(trained, params=params).draws(6, batch=2), tmp_path)
     assert capsys.readouterr().err.count("6 of 6 pictures are not finite") == 1
 
 
-def test_processes_that_were_asked_for_something_else(run, tmp_path):
+def test_processes_that_were_asked_for_something_else(run, forks, tmp_path):
     """Each process gets another seed: all of them refuse, and nothing is written."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -429,8 +458,6 @@ def test_processes_that_were_asked_for_something_else(run, tmp_path):
         "draws = vfn.load(sys.argv[1], 'cpu').draws(4, steps=2, seed=int(os.environ['RANK']))\n"
         "write_samples(draws, Path(sys.argv[2]))\n"
     )
-    words = [str(script), str(run), str(tmp_path / "out")]
-    done = subprocess.run([*LAUNCHER, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "started with different arguments: seed differs" in done.stderr
+    err = forks.run(run, tmp_path / "out", script=script, processes=2, code=1)  # uncaught there
+    assert err.count("started with different arguments: seed differs") == 2
     assert not (tmp_path / "out").exists()

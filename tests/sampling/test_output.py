@@ -146,11 +146,16 @@ def test_an_empty_place_needs_no_record(tmp_path):
 
 def test_a_format_of_somebody_else(tmp_path, monkeypatch):
     (tmp_path / "their_format.py").write_text(
-        "class Lines:\n"
+        "class Half:\n"
         "    def __init__(self, folder, num):\n"
         "        self.folder, self.num = folder, num\n"
+        "    def present(self): ...\n"
+        "class Lines(Half):\n"
+        "    write = read = finish = clear = Half.present\n"
     )
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="their_format:Half to be an Output, but it has no write"):
+        open_output("their_format:Half", tmp_path, 6)
     output = open_output("their_format:Lines", tmp_path, 6)
     assert (output.folder, output.num) == (tmp_path, 6)
     monkeypatch.delitem(sys.modules, "their_format")
@@ -260,3 +265,32 @@ def test_any_record_is_read_or_refused(tmp_path_factory, changes, text):
         assert "\n" not in message
     else:
         assert found == {**RECORD, **changes}
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_a_part_that_a_power_cut_damaged_is_drawn_again(tmp_path, kind):
+    output = open_output(kind, tmp_path, 6)
+    for start in (0, 2, 4):
+        output.write(torch.arange(start, start + 2), IMAGES[start : start + 2])
+    parts = sorted((tmp_path / PARTS).iterdir())
+    for content in (b"", parts[1].read_bytes()[:-9], b"\0" * 200, b"PK\3\4 no archive"):
+        parts[1].write_bytes(content)
+        assert output.present() == {0, 1, 4, 5}
+    (tmp_path / PARTS / "notes.npy").write_text("somebody else's")
+    with pytest.raises(ValueError, match="has been changed: its parts do not make 6 pictures"):
+        output.finish(LABELS, [], False)
+    output.write(torch.arange(2, 4), IMAGES[2:4])
+    output.finish(LABELS, [], False)
+    assert torch.equal(output.read(torch.arange(6)), IMAGES)
+    assert [path.name for path in (tmp_path / PARTS).iterdir()] == ["notes.npy"]
+
+
+def test_damaged_files_of_all_pictures_are_told(tmp_path):
+    for kind in ("png", "npz", "safetensors"):
+        output = open_output(kind, tmp_path / kind, 6)
+        output.write(torch.arange(6), IMAGES)
+        output.finish(LABELS, [], False)
+        path = max((p for p in (tmp_path / kind).rglob("*") if p.is_file()), key=str)
+        path.write_bytes(path.read_bytes()[:40])
+        with pytest.raises(ValueError, match=f"{path.name} is damaged .*; draw the pictures anew"):
+            output.read(torch.arange(6))

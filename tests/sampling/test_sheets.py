@@ -6,7 +6,7 @@ import torch
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import SampleConfig
 from vfn.data import Labels
-from vfn.sampling import ask, untrained, variants
+from vfn.sampling import ask, of_each, untrained, variants
 from vfn.sampling.sheets import (
     ANIMATED,
     FRAMES,
@@ -106,7 +106,7 @@ def test_a_row_for_each_number_of_steps(trained):
 def test_steps_alone_are_titled_with_solver_and_strength(trained):
     several = variants(trained, {"steps": [2, 4]}, num=4, guidance=0.5)
     blocks = comparison(several, [reader(0)[0], reader(0)[0]])
-    assert [text for text, _ in blocks] == ["ddim, w = 0.5"]
+    assert [text for text, _ in blocks] == ["abm2, w = 0.5"]
 
 
 def test_pictures_come_out_of_the_noise(trained):
@@ -124,22 +124,22 @@ def test_pictures_come_out_of_the_noise(trained):
     ("given", "folders", "titles"),
     [
         ([{"guidance": 0.5}, {"guidance": 1}], ["w0.5", "w1"], ["w = 0.5", "w = 1"]),
-        ([{"sample_timesteps": 16}, {}], ["steps16", "steps64"], ["ddim, w = 0"] * 2),
-        ([{"sampler": "ab2"}, {}], ["ab2", "ddim"], ["ab2", "ddim"]),
+        ([{"sample_timesteps": 8}, {}], ["steps8", "steps16"], ["abm2, w = 0"] * 2),
+        ([{"sampler": "ab2"}, {}], ["ab2", "abm2"], ["ab2", "abm2"]),
         (
             [{"sampler": "ab2", "sample_timesteps": 8}, {}],
-            ["ab2-steps8", "ddim-steps64"],
-            ["ab2", "ddim"],
+            ["ab2-steps8", "abm2-steps16"],
+            ["ab2", "abm2"],
         ),
-        ([{"sampler": "mine.solvers:Best"}, {}], ["mine.solvers.Best", "ddim"],
-         ["mine.solvers:Best", "ddim"]),
+        ([{"sampler": "mine.solvers:Best"}, {}], ["mine.solvers.Best", "abm2"],
+         ["mine.solvers:Best", "abm2"]),
         (
             [{"guidance_interval": (-3, 5), "guidance": 2}, {"guidance": 2}],
             ["guidance_interval-3,5", "guidance_intervalNone"],
             ["guidance_interval = -3,5", "guidance_interval = None"],
         ),
         ([{"grid": "karras"}, {}], ["gridkarras", "gridtime"], ["grid = karras", "grid = time"]),
-        ([{"sample_batch": 1}, {}], ["", ""], ["ddim, w = 0"] * 2),
+        ([{"sample_batch": 1}, {}], ["", ""], ["abm2, w = 0"] * 2),
     ],
 )  # fmt: skip
 def test_names_tell_what_differs(given, folders, titles):
@@ -147,3 +147,22 @@ def test_names_tell_what_differs(given, folders, titles):
     names = varied(settings)
     assert [folder_name(one, names) for one in settings] == folders
     assert [title(one, names) for one in settings] == titles
+
+
+def test_a_grid_of_labels_as_the_data_have_them():
+    """A column for each class that fills the rows; a rare one would leave one row."""
+    labels = torch.tensor([2, 1, 2, 1, 1, 2, 3, 1])
+    draws = untrained("digits").draws(8, of_each(labels, untrained("digits").shape.legend))
+    shown = panel(draws)
+    assert shown.column_labels == ["0", "1"]
+    assert shown.indices.tolist() == [1, 0, 3, 2, 4, 5]
+    assert shown.columns == 2
+    assert panel(draws, 1).indices.tolist() == [1, 0, 6]
+
+
+def test_a_grid_of_tags_as_the_data_have_them_has_no_heads():
+    legend = Labels(("a", "b"), tags=True)
+    network = untrained(small_config(), SHAPE._replace(legend=legend))
+    draws = network.draws(12, of_each(torch.tensor([[0, 1], [1, 1], [0, 0]] * 4), legend))
+    assert panel(draws)[1:] == (10, (), [])
+    assert len(panel(draws).indices) == 12

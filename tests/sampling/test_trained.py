@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_settings_are_the_runs_unless_they_are_given(trained):
     [
         ({"step": 3}, "unknown setting of sampling 'step', expected among steps, batch, sampler"),
         ({"conflicts": 3}, "unknown setting of sampling 'conflicts'"),
-        ({"churn": 0.1}, "solver ddim takes no churn, which belongs to heun; leave it out"),
+        ({"churn": 0.1}, "solver abm2 takes no churn, which belongs to heun; name"),
         ({"sampler": "heun", "eta": 0.0}, "solver heun takes no eta, which belongs to ddim"),
         (
             {"sampler": "hoin"},
@@ -250,3 +251,14 @@ def test_untrained_networks():
     outside = vfn.configs.override(config, {"dataset": "some/folder"})
     with pytest.raises(ValueError, match="expected the shape of data set some/folder"):
         untrained(outside)
+
+
+def test_a_configuration_of_a_larger_network_takes_no_memory(tmp_path):
+    """16,384 channels would be ten gigabytes before anybody compares them."""
+    made = small_checkpoint(small_config())
+    model = replace(made.config.model, hid_channels=2**14)
+    vfn.runs.export_model(
+        made._replace(config=replace(made.config, model=model)), tmp_path / "a.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"and configuration differ: .* expected \(16384,\)"):
+        vfn.load(tmp_path / "a.safetensors", "cpu")

@@ -1,10 +1,9 @@
-"""A network so small that a step takes milliseconds, and runs that others are held against."""
+"""A network so small that a step takes milliseconds, and a teacher."""
 
 from dataclasses import replace
 
 import pytest
 
-from tests.helpers.fixtures import forks, undisturbed
 from tests.helpers.small import DIGITS_FILE
 from vfn.configs import (
     Config,
@@ -17,8 +16,6 @@ from vfn.configs import (
     override,
 )
 from vfn.train import train
-
-__all__ = ["forks", "undisturbed"]
 
 
 @pytest.fixture(scope="session")

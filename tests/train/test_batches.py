@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from vfn import ops
 from vfn.configs import Config, DataConfig, DiffusionConfig, TrainConfig
 from vfn.data import Dataset, Labels, load_dataset, to_unit
 from vfn.train.batches import image_indices, make_batch, prefetch
@@ -57,14 +58,16 @@ def test_discrete_times_lie_on_the_grid():
     assert t.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
-@pytest.mark.parametrize("density", ["stratified", "low_discrepancy", "logit_normal", "importance"])
+@pytest.mark.parametrize("density", sorted({*ops.TIME_DENSITIES} - {"uniform"}))
 def test_times_of_a_density_do_not_depend_on_the_layout(density):
     """Each micro-batch has its part of the times of the whole batch, and of no other batch."""
     options = {"weights": (1, 3)} if density == "importance" else {}
-    chosen = {"batch_size": 32, "time_density": density, "time_options": options}
+    chosen = {"batch_size": 32, "time_density": density, "time_options": options,
+              "keep_expectation": True}  # fmt: skip
     whole = batch(torch.arange(64), **chosen)
     parts = [batch(torch.arange(start, start + 8), **chosen) for start in range(0, 64, 8)]
     assert torch.equal(whole.t, torch.cat([part.t for part in parts]))
+    assert torch.equal(whole.weight, torch.cat([part.weight for part in parts]))
     assert not torch.equal(*whole.t.split(32))
     if density in ("stratified", "low_discrepancy"):
         strata = (whole.t[:32] * 32).floor()
@@ -77,6 +80,32 @@ def test_a_density_that_is_undone_leaves_the_mean_of_uniform_times():
     )
     assert (drawn.t > 0.5).double().mean().item() == pytest.approx(0.75, abs=0.02)
     assert (drawn.weight * drawn.t).mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_configuration_says_whether_a_density_is_undone():
+    """The times stay as they are; of a weighting it is undone unless it says otherwise."""
+    for density, options in (("logit_normal", {"std": 0.7}), ("weighted", {"weighting": "p2"})):
+        chosen = {"time_density": density, "time_options": options}
+        by = {keep: batch(torch.arange(400), **chosen, keep_expectation=keep)
+              for keep in (None, True, False)}  # fmt: skip
+        assert torch.equal(by[True].t, by[None].t)
+        assert torch.equal(by[True].t, by[False].t)
+        assert by[False].weight is None
+        assert (by[None].weight is None) == (density == "logit_normal")
+        schedule = ops.logsnr_schedule("cosine")
+        expected = 1 / ops.time_density(density, by[True].t, schedule, **options)
+        torch.testing.assert_close(by[True].weight, expected)
+
+
+@pytest.mark.parametrize("density", ["laplace", "importance"])
+def test_of_discrete_times_the_mean_is_that_of_uniform_ones_too(density):
+    options = {"weights": (1.0, 3.0)} if density == "importance" else {"scale": 3.0}
+    drawn = batch(torch.arange(8000), time_density=density, time_options=options,
+                  keep_expectation=True, train_timesteps=4)  # fmt: skip
+    assert drawn.t.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
+    # Four standard errors and more.
+    bump = (drawn.t == 0.5).double()
+    assert (drawn.weight * bump).mean().item() == pytest.approx(0.25, abs=0.02)
 
 
 def test_half_of_the_pictures_are_mirrored_and_the_rest_are_not():

@@ -5,8 +5,17 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tests.helpers.processes import differing, entries, last_step, losses, saved_steps, wait_until
+from tests.helpers.processes import (
+    differing,
+    entries,
+    last_step,
+    losses,
+    saved_steps,
+    tensors,
+    wait_until,
+)
 from tests.helpers.small import TRAINED_ON
 from vfn.configs import override
 from vfn.data import load_dataset
@@ -66,7 +75,7 @@ def test_the_network_is_trained_without_labels_too(config, tmp_path):
 
 def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
     """With a checkpoint, and with the last batch's pictures by number."""
-    hopeless = {"lr": 1e30, "warmup": 0, "steps": 40, "max_bad_steps": 3}
+    hopeless = {"lr": 1e3, "weight_decay": 1e3, "warmup": 0, "steps": 40, "max_bad_steps": 3}
     with pytest.raises(ValueError, match=r"no finite gradient in the last 3 steps up to step"):
         train(override(config, hopeless), tmp_path, device="cpu")
     (record,) = tmp_path.glob("not-finite-*.json")
@@ -165,7 +174,8 @@ def test_signals_end_with_a_checkpoint_and_a_line(forks, tmp_path, signum):
 
 
 def test_killed_run_resumes_to_the_same_result(forks, tmp_path):
-    arguments = ["--steps", 80, "--checkpoint-every", 7]
+    arguments = ["--steps", 80, "--checkpoint-every", 7, "--keep-at", 9,
+                 "--ema-profiles", "0.05,0.1", "--ema-snapshot-every", 3]  # fmt: skip
     forks.train(tmp_path / "whole", *arguments)
     forks.end()
     killed = tmp_path / "killed"
@@ -177,16 +187,41 @@ def test_killed_run_resumes_to_the_same_result(forks, tmp_path):
     forks.end()
     assert differing(tmp_path / "whole", killed) == []
     assert losses(tmp_path / "whole") == losses(killed)
+    assert saved_steps(killed) == saved_steps(tmp_path / "whole") == [9, 70, 77, 80]
+    ours, theirs = (
+        {path.name: load_file(path) for path in (run / "ema").iterdir()}
+        for run in (killed, tmp_path / "whole")
+    )
+    assert (
+        ours.keys()
+        == theirs.keys()
+        == {f"step-{n:08d}.safetensors" for n in (*range(3, 81, 3), 80)}
+    )
+    assert all(
+        torch.equal(value, ours[file][name])
+        for file in theirs
+        for name, value in theirs[file].items()
+    )
 
 
 def test_two_processes_give_the_losses_of_one(forks, tmp_path):
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        forks.train(out, "--steps", 6, "--preview-every", 3, processes=processes)
+        averages = ["--ema-profiles", "0.05,0.1", "--ema-snapshot-every", 4, "--keep-at", 2]
+        forks.train(out, "--steps", 6, "--preview-every", 3, *averages, processes=processes)
         forks.end()
     # Sums in another order: float32 rounding, amplified by a few Adam steps.
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
-    assert saved_steps(tmp_path / "2") == [6]
+    assert saved_steps(tmp_path / "2") == [2, 6]
+    assert [path.stem for path in sorted((tmp_path / "2" / "ema").iterdir())] == [
+        "step-00000004", "step-00000006"
+    ]  # fmt: skip
+    two, one = (
+        torch.cat([v.flatten() for n, v in sorted(tensors(tmp_path / n_processes).items())
+                   if n.startswith("profile")])
+        for n_processes in "21"
+    )  # fmt: skip
+    assert (two - one).norm() < 1e-4 * one.norm()
 
 
 def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp_path, monkeypatch):

@@ -136,11 +136,16 @@ def test_grey_array_without_labels(tmp_path):
     assert checkpoint.shape == (1, 8, 8, ((), False))
 
 
-def test_guidance_without_labels_is_refused_before_the_first_step(tmp_path):
+def test_a_preset_s_guidance_counts_where_there_are_labels(tmp_path):
+    """Without them it is 0, which a line tells and the run records."""
     np.save(tmp_path / "own.npy", noise(30, 8, 8))
-    with pytest.raises(ValueError, match="guidance 0.5 needs a class-conditional model"):
-        train(tmp_path / "run", "--dataset", tmp_path / "own.npy")
-    assert not (tmp_path / "run").exists()
+    run, told = tmp_path / "run", "there are no labels to guide by: guidance 0 in place of 0.5"
+    begin = ("train", "--device", "cpu", "--steps", "1", *SMALL, "--out")
+    assert vfn(*begin, run, "--dataset", tmp_path / "own.npy").count(told) == 1
+    assert find_checkpoint(run).config.sample.guidance == 0
+    assert told not in vfn(*begin, run, "--resume", "--steps", "2")
+    assert told not in vfn(*begin, tmp_path / "digits")
+    assert find_checkpoint(tmp_path / "digits").config.sample.guidance == 0.5
 
 
 def test_all_pictures_may_be_trained_on(tmp_path):
@@ -150,8 +155,8 @@ def test_all_pictures_may_be_trained_on(tmp_path):
     )
     assert held_out == []
     output = vfn("eval", "--real", f"dataset:{tmp_path / 'own.npy'}", "--num", "8", "--device",
-                 "cpu", "--fake", f"run:{tmp_path / 'run'}", "--metrics", "fd,loss")  # fmt: skip
-    assert "no held-out loss: the run was trained on all pictures" in output
+                 "cpu", "--fake", f"run:{tmp_path / 'run'}")  # fmt: skip
+    assert "left out: loss, which needs held-out pictures of the network's own data" in output
 
 
 def test_many_classes_do_not_make_a_preview_of_all(tmp_path):

@@ -145,7 +145,7 @@ def test_resuming_compares_the_data(short, tmp_path):
         "number of pictures 80, before 90": whole._replace(
             images=whole.images[:80], labels=whole.labels[:80]
         ),
-        "class names 0, one": whole._replace(legend=replace_names(whole.legend, names)),
+        "names: class 1 is 0, before 1": whole._replace(legend=replace_names(whole.legend, names)),
         "other pictures or labels": whole._replace(labels=labels),
         "sizes": whole._replace(images=whole.images[..., :4]),
     }

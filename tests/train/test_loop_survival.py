@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,12 +14,11 @@ from tests.helpers.processes import (
     checkpoints,
     differing,
     ended,
-    finish,
     last_step,
     losses,
     running,
     saved_steps,
-    start_of,
+    torchrun,
     wait_until,
     workers,
 )
@@ -79,31 +77,23 @@ def test_twenty_kills_do_not_change_a_bit(forks, tmp_path):
 def test_torchrun_replaces_killed_workers(undisturbed, tmp_path):
     """First the one that writes the files, then the other one."""
     options = ["--steps", str(STEPS), "--checkpoint-every", "7"]
-    command = start_of(2, tmp_path, *options, launcher=["--max-restarts", "3"])
-    with running(command, env=os.environ | FRESH_STORE) as torchrun:
+    command = torchrun(2, tmp_path, *options, launcher=["--max-restarts", "3"])
+    with running(command, env=os.environ | FRESH_STORE) as launcher:
         for rank, step in ((0, 12), (1, 27)):
-            wait_until(lambda step=step: last_step(tmp_path) >= step, alive(torchrun))
-            os.kill(workers(torchrun)[rank], signal.SIGKILL)
-        ended(torchrun)
+            wait_until(lambda step=step: last_step(tmp_path) >= step, alive(launcher))
+            os.kill(workers(launcher)[rank], signal.SIGKILL)
+        ended(launcher)
     assert differing(tmp_path, undisturbed(2, 1)) == []
     assert losses(tmp_path) == losses(undisturbed(2, 1))
 
 
-def test_machines_need_not_count_the_same_restarts(undisturbed, tmp_path):
+def test_machines_need_not_count_the_same_restarts(undisturbed, forks, tmp_path):
     """torchrun counts only on the machine where a process died; on others it joins anew."""
     shutil.copytree(undisturbed(2, 1), tmp_path / "run")
     checkpoints(tmp_path / "run")[-1].unlink()
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
-    command = start_of(1, tmp_path / "run", "--steps", str(STEPS // 2 + 1))
-    with (
-        running(command, env=os.environ | common | own[0]) as first,
-        running(command, env=os.environ | common | own[1]) as second,
-    ):
-        ended(first)
-        ended(second)
+    restarts = [{"TORCHELASTIC_RESTART_COUNT": str(rank)} for rank in range(2)]
+    forks.train(tmp_path / "run", "--steps", STEPS // 2 + 1, variables=restarts)
+    forks.end()
 
 
 def send(process, run, signum):
@@ -142,19 +132,19 @@ def test_a_signal_ends_the_sampling_of_a_preview(forks, tmp_path):
     assert saved_steps(tmp_path) == [1]
 
 
-def test_all_processes_stop_when_one_or_torchrun_gets_a_signal(undisturbed, tmp_path):
+def test_all_processes_stop_when_one_or_torchrun_gets_a_signal(undisturbed, forks, tmp_path):
     options = ["--resume", "--steps", str(STEPS)]
     for to_one in (True, False):
         before = last_step(tmp_path)
-        with running(start_of(2, tmp_path, *options)) as torchrun:
-            wait_until(lambda before=before: last_step(tmp_path) > before + 2, alive(torchrun))
+        with running(torchrun(2, tmp_path, *options)) as launcher:
+            wait_until(lambda before=before: last_step(tmp_path) > before + 2, alive(launcher))
             if to_one:
-                os.kill(workers(torchrun)[1], signal.SIGUSR1)
+                os.kill(workers(launcher)[1], signal.SIGUSR1)
             else:
-                torchrun.terminate()
-            err = ended(torchrun, 1)  # torchrun's own code: its workers' are in its table
-        print(err)
+                launcher.terminate()
+            ended(launcher, 1)  # its own code: its workers' are in its table
         assert saved_steps(tmp_path)[-1] == last_step(tmp_path)
-    finish(start_of(2, tmp_path, *options))
+    forks.train(tmp_path, *options, processes=2)
+    forks.end()
     assert differing(tmp_path, undisturbed(2, 1)) == []
     assert losses(tmp_path) == losses(undisturbed(2, 1))

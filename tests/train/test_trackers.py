@@ -55,7 +55,7 @@ def test_trackers_that_do_not_exist_are_refused_before_anything_is_written(
 
 def test_a_package_that_is_missing_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ValueError, match=r"pip install 'vfn\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[tensorboard\]' in the clone"):
         train(override(config, {"trackers": ("tensorboard",)}), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 

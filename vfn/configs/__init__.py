@@ -23,6 +23,7 @@ from vfn.configs.schema import (
     renewed,
     to_tables,
 )
+from vfn.files import shortened, shown
 
 __all__ = [
     "Config",
@@ -94,7 +95,7 @@ def read(name: str) -> str:
     if not name.endswith(".toml"):
         if name not in presets():
             raise ValueError(
-                f"unknown config {name!r}, expected a preset ({', '.join(presets())}) "
+                f"unknown config {shown(name)}, expected a preset ({', '.join(presets())}) "
                 "or a path to a .toml file"
             )
         return (resources.files(__name__) / f"{name}.toml").read_text()
@@ -127,7 +128,7 @@ def loads(text: str, origin: str = "config", base: Config | None = None) -> Conf
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers and nesting without end
-        raise ValueError(f"{origin} is not valid TOML: {error}") from None
+        raise ValueError(f"{origin} is not valid TOML: {shortened(str(error), 200)}") from None
     if base is None:
         return from_tables(tables, origin)
     merged: dict[str, Any] = to_tables(base)

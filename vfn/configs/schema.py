@@ -1,22 +1,24 @@
 """The configuration of a run: frozen dataclasses that check themselves.
 
 Every field is described once, by `option`; the command line, the TOML files and the error messages
-all read that description.
+all read that description. Every number has a range: what is out of it is refused before anything is
+built.
 """
 
 import dataclasses
-import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vfn.files import printable
+from vfn.files import few, shortened, shown
 from vfn.nn.network import NETWORKS, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
+from vfn.ops.guidance_rules import GUIDANCE_RULES
+from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
-from vfn.ops.words import Grid, LossType, OutType, Schedule, VarType
+from vfn.ops.words import FARTHEST, Grid, LossType, OutType, VarType
 from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
@@ -26,6 +28,12 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 # Far beyond what is of use, and below what nobody could wait for, hold or count.
 SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
+SEED = 2**63 - 1  # what an integer of a tensor holds
+LOGSNR = 700.0  # exp() of more is no float64
+RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
+UNCLIPPED = 1e30  # a norm that no gradient has
+FAR = 100.0  # an upper end from here on is one that nobody comes to by himself
+SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
 LEVELS = 12  # of the UNet: 2^11 pixels become one
 
 
@@ -56,7 +64,7 @@ class Section:
             faults += _faults(f.name, value, hints[f.name], f.metadata)
         faults += [] if faults else self.conflicts()
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError(_told(faults))
 
     def conflicts(self) -> list[str]:
         """What is wrong with the fields in combination."""
@@ -82,7 +90,9 @@ class DataConfig(Section):
         0,
         SIDE,
     )
-    channels: int | None = option(None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1)
+    channels: int | None = option(
+        None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1, 3
+    )
     flip: bool = option(False, "mirror half of the pictures, at random")
     test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
     on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
@@ -95,9 +105,13 @@ class DataConfig(Section):
         """Sizes, crops and channels that no picture can have."""
         faults = []
         if self.image_size is not None and len(self.image_size) > 2:
-            faults.append(f"expected image_size to be height, width, got {list(self.image_size)}")
+            faults.append(
+                f"expected image_size to be height, width, got {shown(list(self.image_size))}"
+            )
         if self.crop is not None and (len(self.crop) != 4 or 0 in self.crop[2:]):
-            faults.append(f"expected crop to be top, left, height, width, got {list(self.crop)}")
+            faults.append(
+                f"expected crop to be top, left, height, width, got {shown(list(self.crop))}"
+            )
         if self.channels not in (None, 1, 3):
             faults.append(f"expected channels to be 1 or 3, got {self.channels}")
         return faults
@@ -114,11 +128,11 @@ class ModelConfig(Section):
     network: str = option("unet", "network", table=NETWORKS)
     options: dict[str, Any] = option({}, "what another network than the unet is built with")
     guidance_range: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0
+        None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0, WEIGHT
     )
     hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32, WIDTH)
     ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1, 256)
-    num_res_blocks: int = option(2, "residual blocks a level", 1, 256)
+    num_res_blocks: int = option(2, "residual blocks a level", 1, 64)
     apply_attn: tuple[bool, ...] = option((False, True, True), "attention, for each level")
     embedding_dim: int | None = option(
         None, "conditioning width; 4 x hid-channels if unset", 1, 4 * WIDTH
@@ -146,13 +160,13 @@ class ModelConfig(Section):
         if span is not None and (len(span) != 2 or span[0] >= span[1]):
             faults.append(
                 "expected guidance_range to be the lowest and the highest w, such as 0,4, "
-                f"got {','.join(f'{value:g}' for value in span)}"
+                f"got {few((f'{value:g}' for value in span), joint=',')}"
             )
         if NETWORKS.find(self.network).sectioned:
             if self.options:
                 faults.append(
                     f"expected no [model.options] for network {self.network}, whose options are "
-                    f"the fields of [model], got {', '.join(self.options)}"
+                    f"the fields of [model], got {few(self.options)}"
                 )
             if len(self.ch_multipliers) > LEVELS:
                 faults.append(
@@ -174,21 +188,40 @@ class ModelConfig(Section):
 class DiffusionConfig(Section):
     """The section [diffusion]: noise levels, prediction and loss."""
 
-    logsnr_schedule: Schedule = option("cosine", "log-SNR schedule")
-    logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset")
-    logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset")
+    logsnr_schedule: str = option("cosine", "log-SNR schedule", table=SCHEDULES)
+    logsnr_min: float | None = option(None, "logsnr at t=1; -20 if unset", -LOGSNR, LOGSNR)
+    logsnr_max: float | None = option(None, "logsnr at t=0; 20 if unset", -LOGSNR, LOGSNR)
+    schedule_options: dict[str, Any] = option({}, "parameters of the schedule")
+    shift: float = option(
+        1.0, "k: logsnr - 2 log k, more noise for pictures k times larger", 1e-3, 1e3
+    )
+    interpolation: tuple[int, ...] | None = option(
+        None,
+        "LOW,HIGH,SIDE: for pictures of SIDE pixels, the noise of LOW pixels at t=1, of HIGH at "
+        "t=0; as the schedule has it if unset",
+        1,
+        SIDE,
+    )
     model_out_type: OutType = option("v", "what the network predicts")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: str = option(
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
     )
     reweight_options: dict[str, Any] = option({}, "parameters of the weighting")
+    learned_weight: bool = option(
+        False, "also learn how much each noise level weighs: exp(-u) loss + u"
+    )
     time_density: str = option(
         "uniform", "how the times of a batch are drawn", table=TIME_DENSITIES
     )
     time_options: dict[str, Any] = option({}, "parameters of the time density")
+    keep_expectation: bool | None = option(
+        None,
+        "divide the loss by the time density, so that its mean is that of uniform times; if unset "
+        "with importance, weighted and those from outside",
+    )
     learned_variance: bool = option(False, "also learn the variance of ancestral steps")
-    bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0)
+    bound_weight: float = option(0.001, "weight of the bound beside mse that trains it", 0, WEIGHT)
     train_timesteps: int = option(0, "discrete training times; 0 is continuous", 0, COUNT)
     p_uncond: float = option(0.1, "probability of dropping the label in training", 0, 1)
 
@@ -206,26 +239,49 @@ class DiffusionConfig(Section):
                     f"expected train_timesteps above 0, such as 1000, with {name} "
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
-        low = -20.0 if self.logsnr_min is None else self.logsnr_min
-        high = 20.0 if self.logsnr_max is None else self.logsnr_max
-        if self.logsnr_schedule == "legacy":
-            if self.logsnr_min is not None or self.logsnr_max is not None:
-                faults.append("expected no logsnr_min or logsnr_max with the legacy schedule")
-        elif low >= high:
-            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        faults += self._faults_of_the_schedule()
         chosen = (
+            (self.logsnr_schedule, SCHEDULES, self.schedule_options),
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
-        for word, table, options in chosen:
-            taken = table.find(word).parameters
-            unknown = [] if taken is None else [name for name in options if name not in taken]
-            if unknown:
+        return faults + [fault for each in chosen for fault in _option_faults(*each)]
+
+    def _faults_of_the_schedule(self) -> list[str]:
+        """Limits in the wrong order or where none are taken, and sides that no picture has."""
+        faults = []
+        low = -20.0 if self.logsnr_min is None else self.logsnr_min
+        high = 20.0 if self.logsnr_max is None else self.logsnr_max
+        if not SCHEDULES.find(self.logsnr_schedule).limited:
+            if self.logsnr_min is not None or self.logsnr_max is not None:
                 faults.append(
-                    f"{table.kind} {word} takes {', '.join(taken or []) or 'no options'}, "
-                    f"got {', '.join(map(printable, unknown))}"
+                    f"expected no logsnr_min or logsnr_max with the {self.logsnr_schedule} schedule"
                 )
+        elif low >= high:
+            faults.append(f"expected logsnr_min < logsnr_max, got {low} and {high}")
+        elif max(-low, high) > FARTHEST:
+            faults.append(
+                f"expected logsnr_min and logsnr_max within ±{FARTHEST:g}, got {low} and {high}"
+            )
+        sides = self.interpolation
+        if sides is not None and (len(sides) != 3 or list(sides) != sorted(sides)):
+            faults.append(
+                "expected interpolation to be LOW,HIGH,SIDE, sides of pictures that do not fall, "
+                f"such as 32,256,512, got {','.join(map(str, sides[:4]))}"
+            )
         return faults
+
+
+def _option_faults(word: str, table: Table[Any], options: Mapping[str, Any]) -> list[str]:
+    """Options that the thing behind a word does not take, or not with these values."""
+    entry = table.find(word)
+    taken = entry.taken(options)
+    unknown = [] if taken is None else [name for name in options if name not in taken]
+    if not unknown:
+        return [f"{table.kind} {word}: {fault}" for fault in entry.faults(options)]
+    return [
+        f"{table.kind} {word} takes {', '.join(taken or ()) or 'no options'}, got {few(unknown)}"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,22 +290,37 @@ class TrainConfig(Section):
 
     steps: int = option(100_000, "optimizer steps", 1, COUNT)
     batch_size: int = option(128, "images a step, over all processes", 1, BATCH)
-    accumulate: int = option(1, "micro-batches a step on each process", 1, BATCH)
+    accumulate: int | None = option(
+        None, "micro-batches a step on each process; as few as fit into memory if unset", 1, BATCH
+    )
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
-    lr: float = option(2e-4, "learning rate", 0)
+    lr: float = option(2e-4, "learning rate", 0, RATE)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
     beta1: float = option(0.9, "AdamW beta1", 0, 1)
     beta2: float = option(0.999, "AdamW beta2", 0, 1)
-    weight_decay: float = option(0.0, "AdamW weight decay", 0)
-    grad_norm: float = option(1.0, "clip gradients to this global norm", 0)
+    weight_decay: float = option(0.0, "AdamW weight decay", 0, RATE)
+    grad_norm: float = option(1.0, "clip gradients to this global norm", 0, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
-    seed: int = option(0, "seed of everything random", 0)
+    seed: int = option(0, "seed of everything random", 0, SEED)
+    ema_profiles: tuple[float, ...] | None = option(
+        None,
+        "sigma_rel of averages that are kept along the run, such as 0.05,0.10, of which vfn ema "
+        "makes others",
+        0.005,
+        0.28,
+    )
+    ema_snapshot_every: int | None = option(
+        None, "steps between snapshots of those; a 16th of the run if unset", 1, COUNT
+    )
     log_every: int = option(50, "steps between log lines", 1, COUNT)
     checkpoint_every: int = option(1000, "steps between checkpoints", 1, COUNT)
     max_checkpoints: int = option(3, "checkpoints that are kept", 1, COUNT)
+    keep_at: tuple[int, ...] | None = option(
+        None, "steps whose checkpoints are kept for ever, beside the newest", 1, COUNT
+    )
     preview_every: int = option(
         1000, "steps between sample grids and held-out losses; 0 is none", 0, COUNT
     )
@@ -260,26 +331,78 @@ class TrainConfig(Section):
     )
     trackers: tuple[str, ...] | None = option(None, "where else the log goes")
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches a step on each process; one where nobody has chosen."""
+        return self.accumulate or 1
+
+    @property
+    def snapshot_every(self) -> int | None:
+        """Steps between snapshots of the averages of ema_profiles; None without any."""
+        if self.ema_profiles is None:
+            return None
+        return self.ema_snapshot_every or -(-self.steps // SNAPSHOTS)
+
+    def conflicts(self) -> list[str]:
+        """The same profile twice, or snapshots of none."""
+        profiles = self.ema_profiles
+        if profiles is None:
+            every = self.ema_snapshot_every
+            return (
+                []
+                if every is None
+                else [f"expected ema_profiles beside ema_snapshot_every {every}"]
+            )
+        if len(set(profiles)) < len(profiles):
+            return [f"expected ema_profiles that differ, got {few(map(str, profiles))}"]
+        return []
+
+
+def step_of(text: str) -> int | None:
+    """The number of a step that a text is; None if it is anything else.
+
+    Args:
+        text: as a person gives it.
+
+    Returns:
+        a number, or None.
+
+    >>> step_of("800"), step_of("runs/800")
+    (800, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
     """The section [sample]: solver, steps and guidance."""
 
-    sampler: str = option("ddim", "solver", table=SOLVERS)
+    sampler: str = option("abm2", "solver", table=SOLVERS)
     sample_timesteps: int = option(
-        64, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
+        16, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
     )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
-    guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0)
+    guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0, WEIGHT)
     guidance_interval: tuple[float, ...] | None = option(
-        None, "LOW,HIGH: guide at these logsnr only; at all if unset"
+        None, "LOW,HIGH: guide at these logsnr only; at all if unset", -WEIGHT, WEIGHT
     )
     guidance_rescale: float = option(0.0, "phi: bring guided contrast back to the plain one", 0, 1)
+    guidance_rule: str = option(
+        "plain", "how a prediction is led away from another", table=GUIDANCE_RULES
+    )
+    guidance_options: dict[str, Any] = option({}, "parameters of the guidance rule")
+    zero_init: int = option(0, "first steps in which nothing moves, as of CFG-Zero*", 0, 10**6)
+    guide_with: str | None = option(
+        None,
+        "weaker network to be led away from, too: a run, a file, or the number of a kept step of "
+        "the run itself",
+    )
+    guide_weight: float = option(1.0, "w of guide_with; 0 leaves it out", 0, WEIGHT)
     eta: float = option(0.0, "share of new noise in a DDIM step", 0, 1)
     var_type: VarType = option("fixed_small", "variance of an ancestral step")
     intp_frac: float | None = option(None, "interpolation for fixed_medium", 0, 1)
     churn: float = option(0.0, "growth of the noise before a step of heun", 0, 0.41)
-    tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6)
+    tolerance: float = option(0.003, "error of a step of the adaptive sampler", 1e-6, RATE)
     sample_batch: int = option(250, "images sampled at a time", 1, BATCH)
 
     @property
@@ -287,16 +410,31 @@ class SampleConfig(Section):
         """Whether a step takes a variance from the network."""
         return self.sampler == "ancestral" and self.var_type == "learned"
 
+    @property
+    def guide_step(self) -> int | None:
+        """The step of the run itself that guides; None where something else does, or nothing."""
+        return step_of(self.guide_with) if self.guide_with and self.guide_weight else None
+
     def conflicts(self) -> list[str]:
         """An interval not of two ends in order, a missing share, settings of another solver."""
         faults, interval = [], self.guidance_interval
         if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
             faults.append(
                 "expected guidance_interval to be the lowest and the highest logsnr, such as -3,5, "
-                f"got {','.join(f'{value:g}' for value in interval)}"
+                f"got {few((f'{value:g}' for value in interval), joint=',')}"
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
+        if self.zero_init >= self.sample_timesteps:
+            faults.append(
+                f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
+                f"{self.zero_init}"
+            )
+        if self.guide_with == "":
+            faults.append("expected guide_with to be a run, a file or a step, got an empty text")
+        if self.guide_with is None and self.guide_weight != 1:
+            faults.append(f"expected guide_with beside guide_weight {self.guide_weight:g}")
+        faults += _option_faults(self.guidance_rule, GUIDANCE_RULES, self.guidance_options)
         taken = SOLVERS.find(self.sampler).options
         for name in ("eta", "churn"):  # the others wait for the solver that takes them
             if getattr(self, name) and name not in taken:
@@ -320,7 +458,15 @@ class DistillConfig(Section):
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
-        None, "guidance w distilled into the students; the teacher's own if unset", 0
+        None, "guidance w distilled into the students; the teacher's own if unset", 0, WEIGHT
+    )
+    teacher_guide_with: str | None = option(
+        None,
+        "weaker network that the teacher is led away from: a run, a file or a step of its run; "
+        "the teacher's own if unset",
+    )
+    teacher_guide_weight: float | None = option(
+        None, "w of that; the teacher's own if unset, 0 for none", 0, WEIGHT
     )
     first_steps: int | None = option(
         None,
@@ -358,7 +504,11 @@ class Config(Section):
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def conflicts(self) -> list[str]:
-        """A range of guidance beside a single w, or without a distillation."""
+        """A step that guides and is not kept; guidance that is one w and many, or not learned."""
+        step, kept = self.sample.guide_step, self.train.keep_at or ()
+        if step is not None and step not in kept:
+            steps = few(map(str, kept)) or "none"
+            return [f"expected step {step} of guide_with among those of keep_at, got {steps}"]
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
@@ -390,8 +540,10 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
 # What is an option of the thing behind a word, and goes where another one takes its place.
 OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
+    "logsnr_schedule": ("schedule_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
+    "guidance_rule": ("guidance_options",),
 }
 
 
@@ -417,23 +569,49 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     """
     known = list(flat_fields(*SECTIONS))
     faults = [
-        f"unknown setting {k}, expected {_closest(k, known)}" for k in values if k not in known
+        f"unknown setting {shortened(k, 40)}, expected {_closest(k, known)}"
+        for k in values
+        if k not in known
     ]
     changed: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         old = getattr(config, section)
         mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-        for word, options in OPTIONS.items():
-            if mine.get(word, getattr(old, word, None)) != getattr(old, word, None):
-                old = dataclasses.replace(old, **_defaults(cls, options))
-        mine = {k: {**getattr(old, k), **v} if isinstance(v, dict) else v for k, v in mine.items()}
         try:
-            changed[section] = dataclasses.replace(old, **mine)
+            changed[section] = changed_section(old, mine)
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError("; ".join(faults))
+        raise ValueError(_told(faults))
     return Config(**changed)
+
+
+def changed_section(section: S, values: Mapping[str, Any]) -> S:
+    """A section with some fields replaced, as `override` does it for all of them.
+
+    Args:
+        section: it is not changed.
+        values: new values by the names of its fields.
+
+    Returns:
+        a section of the same kind.
+
+    Raises:
+        ValueError: for wrong values, all of them at once.
+
+    >>> apg = SampleConfig(guidance_rule="apg", guidance_options={"norm": 2.0})
+    >>> changed_section(apg, {"guidance_options": {"momentum": -0.5}}).guidance_options
+    {'norm': 2.0, 'momentum': -0.5}
+    >>> changed_section(apg, {"guidance_rule": "plain"}).guidance_options
+    {}
+    """
+    for word, options in OPTIONS.items():
+        if word in values and values[word] != getattr(section, word):
+            section = dataclasses.replace(section, **_defaults(type(section), options))
+    merged = {
+        k: {**getattr(section, k), **v} if isinstance(v, dict) else v for k, v in values.items()
+    }
+    return dataclasses.replace(section, **merged)
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:
@@ -454,14 +632,16 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
     built: dict[str, Any] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
-            faults.append(f"unknown section [{printable(name)}], expected {', '.join(SECTIONS)}")
+            faults.append(
+                f"unknown section [{shortened(name, 40)}], expected {', '.join(SECTIONS)}"
+            )
         elif not isinstance(table, dict):
-            faults.append(f"expected [{name}] to be a table, got {table!r}")
+            faults.append(f"expected [{name}] to be a table, got {shown(table)}")
         else:
             known = [f.name for f in dataclasses.fields(SECTIONS[name])]
             unknown = [key for key in table if key not in known]
             faults += [
-                f"unknown key {printable(key)} in [{name}], expected {_closest(key, known)}"
+                f"unknown key {shortened(key, 40)} in [{name}], expected {_closest(key, known)}"
                 for key in unknown
             ]
             try:
@@ -469,7 +649,7 @@ def from_tables(tables: dict[str, Any], origin: str) -> Config:
             except ValueError as error:
                 faults.append(str(error))
     if faults:
-        raise ValueError(f"{origin}: " + "; ".join(faults))
+        raise ValueError(f"{origin}: {_told(faults)}")
     try:
         return Config(**built)
     except ValueError as error:
@@ -509,6 +689,12 @@ def to_tables(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def flat_values(config: Config) -> dict[str, Any]:
+    """All settings by their names, without their sections, the unset ones too."""
+    sections = dataclasses.asdict(config).values()
+    return {name: value for section in sections for name, value in section.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -545,6 +731,11 @@ def _huge(value: Any) -> bool:
     return isinstance(value, int) and value.bit_length() > 63
 
 
+def _told(faults: Sequence[str]) -> str:
+    """All faults, or of very many the first."""
+    return shortened(few(faults, 20, 1500, "; "), 1500)
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
@@ -560,17 +751,17 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return []
-        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {value!r}"]
+        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {shown(value)}"]
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
-            return [f"expected {name} to be a list of {item.__name__}, got {value!r}"]
+            return [f"expected {name} to be a list of {item.__name__}, got {shown(value)}"]
         numbers = value if item in (int, float) else ()
-        return [fault for number in numbers for fault in _range(name, number, metadata)]
+        return [fault for number in numbers for fault in _range(name, number, metadata)][:1]
     if table := metadata.get("table"):
         return _word_faults(name, value, table)
     if not _is_a(value, hint):
-        return [f"expected {name} to be {hint.__name__}, got {value!r}"]
+        return [f"expected {name} to be {hint.__name__}, got {shown(value)}"]
     return _range(name, value, metadata) if hint in (int, float) else []
 
 
@@ -578,18 +769,19 @@ def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     try:
         table.check(word if isinstance(word, str) else "")
     except ValueError:
-        return [f"expected {name} to be {table.expected()}, got {word!r}"]
+        return [f"expected {name} to be {table.expected()}, got {shown(word)}"]
     return []
 
 
 def _dict_faults(name: str, value: Any) -> list[str]:
     """What is wrong with a table of plain values, such as options of a network."""
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return [f"expected {name} to be a table of names and values, got {value!r}"]
+        return [f"expected {name} to be a table of names and values, got {shown(value)}"]
     plain = (bool, int, float, str)
     lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
     return [
-        f"expected {name}.{printable(key)} to be numbers, texts, true or false, got {item!r}"
+        f"expected {name}.{shortened(key, 40)} to be numbers, texts, true or false, "
+        f"got {shown(item)}"
         for key, items in lists.items()
         for item in items
         if not isinstance(item, plain) or _huge(item)
@@ -597,10 +789,8 @@ def _dict_faults(name: str, value: Any) -> list[str]:
 
 
 def _range(name: str, value: float, metadata: Any) -> list[str]:
-    low, high = metadata.get("low"), metadata.get("high")
-    inside = (low is None or value >= low) and (high is None or value <= high)
-    if not math.isfinite(value) or not inside:
-        below = isinstance(value, int) and low is not None and value < low  # of a size
-        bounds = f"at least {low}" if high is None or below else f"in {low}..{high}"
-        return [f"expected {name} {'to be a number' if low is high else bounds}, got {value}"]
-    return []
+    low, high = metadata["low"], metadata["high"]
+    if low <= value <= high:  # which no nan is
+        return []
+    bounds = f"at least {low}" if value < low and high >= FAR else f"in {low}..{high}"
+    return [f"expected {name} {bounds}, got {value}"]

@@ -14,9 +14,11 @@ from .load import datasets as datasets
 from .load import find_prepared as find_prepared
 from .load import load_dataset as load_dataset
 from .load import load_held_out as load_held_out
+from .load import pictures_of as pictures_of
 from .load import prepare as prepare
 from .load import read_pictures as read_pictures
 from .load import same_data as same_data
+from .load import settled as settled
 from .load import spec_settings as spec_settings
 from .source import Source as Source
 from .standard import DATASETS as DATASETS
@@ -38,9 +40,11 @@ __all__ = [
     "in_turn",
     "load_dataset",
     "load_held_out",
+    "pictures_of",
     "prepare",
     "read_pictures",
     "same_data",
+    "settled",
     "spec_settings",
     "to_uint8",
     "to_unit",

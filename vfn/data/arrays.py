@@ -14,7 +14,7 @@ from vfn.files import printable, shortened
 SUFFIXES = {".npy", ".npz"}
 
 
-def array_source(path: Path, test_share: float) -> Source:
+def array_source(path: Path, test_share: float, labelled: bool = True) -> Source:
     """The pictures of an array file.
 
     Args:
@@ -23,6 +23,7 @@ def array_source(path: Path, test_share: float) -> Source:
             ``class_names``, K texts. Classes count from 0 if there are names or a 0 among them,
             as in the files of ADM and torch-fidelity; else from 1.
         test_share: share of the test split.
+        labelled: without, nothing but the pictures matters.
 
     Returns:
         Source.
@@ -32,12 +33,14 @@ def array_source(path: Path, test_share: float) -> Source:
     """
     where = printable(str(path))
     try:
-        images, labels, class_names = _load(path)
+        images, labels, class_names = _load(path, labelled)
     except Exception as error:  # a damaged file can make zip and npy readers raise nearly anything
         raise ValueError(
             f"{where} is not an array file of pictures (uint8 [N, H, W, C]): "
             f"{shortened(' '.join(str(error).split()) or type(error).__name__, 200)}"
         ) from None
+    if not all(isinstance(part, np.ndarray) for part in (images, labels) if part is not None):
+        raise ValueError(f"expected arr_0 and arr_1 in {where} to be arrays, got bytes")
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -88,10 +91,12 @@ def _named(
     return checked, class_names
 
 
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+def _load(path: Path, labelled: bool) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     if path.suffix == ".npy":
         return np.lib.format.open_memmap(path, mode="r"), None, ()
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        if not labelled:
+            return file["arr_0"], None, ()
         class_names = _texts(file["class_names"]) if "class_names" in file else ()
         return file["arr_0"], file.get("arr_1"), class_names
 

@@ -26,8 +26,16 @@ from vfn.data.dataset import Dataset
 from vfn.data.digest import data_digest, images_digest, remember_digest
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
-from vfn.data.source import Bad, Rows, Source, bad_line, read_rows
-from vfn.files import few, locked, make_directory, printable, shortened, sync_directory
+from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows
+from vfn.files import (
+    check_space,
+    few,
+    locked,
+    make_directory,
+    printable,
+    shortened,
+    sync_directory,
+)
 from vfn.progress import Progress, say
 
 FORMAT = 1
@@ -68,7 +76,7 @@ class Prepared(NamedTuple):
         bounds = {k: (end - self.splits[k], end) for k, end in ends.items()}
         bounds["all"] = (0, len(self.images))
         if split not in bounds:
-            raise ValueError(f"unknown split {split!r}, expected one of {', '.join(bounds)}")
+            raise ValueError(f"unknown split {split!r}, expected one of {few(bounds)}")
         start, end = bounds[split]
         if start == end:
             raise ValueError(f"split {split} has no pictures; change --test-share or add pictures")
@@ -81,7 +89,7 @@ class Prepared(NamedTuple):
 
     def summary(self) -> str:
         """Lines of text for a terminal."""
-        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        splits = few(f"{count} {split}" for split, count in self.splits.items())
         lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}"]
         if self.labels is not None:
             names, tags = self.legend
@@ -114,12 +122,13 @@ class Prepared(NamedTuple):
         return Labels(self.class_names or tuple(str(k) for k in range(1, count + 1)), tags)
 
 
-def in_memory(source: Source, settings: DataConfig) -> Prepared:
+def in_memory(source: Source, settings: DataConfig, fit: Fit = cover) -> Prepared:
     """Read a source into memory.
 
     Args:
         source: the pictures.
         settings: size, crop, channels, and what to do about bad pictures.
+        fit: brings a picture to the size.
 
     Returns:
         Prepared, without a path.
@@ -129,7 +138,7 @@ def in_memory(source: Source, settings: DataConfig) -> Prepared:
             bad.
     """
     rows: list[np.ndarray] = []
-    found = read_rows(source, settings, rows.append)
+    found = read_rows(source, settings, rows.append, fit=fit)
     images = torch.from_numpy(np.stack(rows))
     return Prepared(
         images, _tensor(found.labels), source.class_names, found.splits, found.bad, None
@@ -256,7 +265,14 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
 def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Rows:
     total = sum(len(numbers) for numbers in source.splits.values())
     with Progress(total, "picture", f"preparing {title}") as progress, path.open("wb") as file:
-        return read_rows(source, settings, lambda row: file.write(row.tobytes()), progress.advance)
+
+        def write(row: np.ndarray) -> None:
+            if not file.tell():
+                what = f"{total} prepared pictures"
+                check_space(path.parent, total * row.nbytes, what, "name another --data-dir")
+            file.write(row.tobytes())
+
+        return read_rows(source, settings, write, progress.advance)
 
 
 def _digests(path: Path, shape: list[int], splits: Mapping[str, int]) -> dict[str, str]:

@@ -99,7 +99,7 @@ def read_labels(path: Path, info: Info) -> np.ndarray:
     except Exception as error:  # bytes of any kind can make the reader fail in any way
         raise ValueError(f"{path.name} is no array: {error}") from None
     names, tags = len(info.class_names), labels.ndim == 2
-    fits = labels.dtype == (np.uint8 if tags else np.int64) and len(labels) == info.shape[0]
+    fits = labels.dtype == (np.uint8 if tags else np.int64) and labels.shape[:1] == (info.shape[0],)
     fits = fits and labels.ndim in (1, 2) and labels.size > 0
     if fits and tags:
         fits = labels.max() <= 1 and names in (0, labels.shape[1])

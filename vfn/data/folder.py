@@ -23,13 +23,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # by content, whatever the name says
 TABLE = "labels.csv"
 
 
-def folder_source(path: Path, test_share: float) -> Source:
+def folder_source(path: Path, test_share: float, labelled: bool = True) -> Source:
     """The pictures of a folder and of the folders in it; hidden ones are left out.
 
     Args:
         path: holds pictures, or a folder for each class, or pictures and ``labels.csv`` with the
             columns ``file`` and ``label`` (one class), or ``file`` and ``tags`` (joined by ``+``).
         test_share: share of the test split.
+        labelled: without, neither ``labels.csv`` nor names of folders matter.
 
     Returns:
         Source.
@@ -40,7 +41,11 @@ def folder_source(path: Path, test_share: float) -> Source:
     """
     found = picture_files(path)
     kind: str | None
-    if has_table(path):
+    texts: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    if not labelled:
+        kind, names = None, found
+    elif has_table(path):
         kind, texts = read_table(path / TABLE)
         names = sorted({*found, *texts})  # a row without its picture is a bad picture
         reasons = dict.fromkeys(set(names) - set(texts), f"no label in {TABLE}")
@@ -55,8 +60,9 @@ def folder_source(path: Path, test_share: float) -> Source:
             f"{printable(str(path))} holds no pictures ({', '.join(sorted(SUFFIXES))})"
         )
     labels, class_names = _labels(names, texts, kind)
-    where = TABLE if has_table(path) else "the names of the folders"
-    check_names(class_names, kind == "tags", f"{printable(str(path))}, by {where},")
+    if class_names:
+        where = TABLE if has_table(path) else "the names of the folders"
+        check_names(class_names, kind == "tags", f"{printable(str(path))}, by {where},")
     splits = own_splits(len(names), test_share, labels)
     return Source(
         str(path), names, partial(_read, path, names, reasons), labels, class_names, splits

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TAG_SEPARATOR = "+"
+AS_DATA = "as-data"  # in place of names: as often as the training pictures have them
 MOST_NAMES = 100_000  # classes or tags; more would be a mistake in the labels
 
 

@@ -1,7 +1,8 @@
 """Data sets by name or path, and the pictures that an evaluation compares."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -12,14 +13,58 @@ from vfn.data.arrays import array_source
 from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
+from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
-from vfn.data.standard import DATASETS
-from vfn.files import printable, shortened
+from vfn.data.standard import DATASETS, Standard
+from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name
 
 DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
 _RULES = 2
+
+
+class MissingData(ValueError):
+    """A data set that is not where its name says.
+
+    Args:
+        name: as it was given.
+        place: the path that it would be.
+    """
+
+    def __init__(self, name: str, place: Path) -> None:
+        self.fault = f"there is no folder, .npy or .npz file at {printable(str(place))}"
+        path = Path(name)
+        named = path.name == name and path.suffix not in arrays.SUFFIXES
+        super().__init__(
+            f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
+            f"{DATASETS.expected()}, or the path of a folder, .npy or .npz file"
+        )
+
+
+@contextmanager
+def pictures_of(owner: str) -> Iterator[None]:
+    """Say of a data set that is missing whose it was, and what names its new place.
+
+    Args:
+        owner: a run, for the message.
+
+    Raises:
+        ValueError: in place of `MissingData`.
+
+    >>> with pictures_of("runs/a"):
+    ...     load_dataset("/nowhere/cats")
+    Traceback (most recent call last):
+    ValueError: there is no folder, .npy or .npz file at /nowhere/cats, where the
+    pictures of runs/a were; if they have moved, name their new place with --dataset
+    """
+    try:
+        yield
+    except MissingData as error:
+        raise ValueError(
+            f"{error.fault}, where the pictures of {owner} were; if they have moved, name their "
+            "new place with --dataset"
+        ) from None
 
 
 class _Origin(NamedTuple):
@@ -87,6 +132,24 @@ def data_name(name: str) -> str:
         return name
     path = _resolved(name)
     return name if is_object_name(name) and not path.exists() else str(path)
+
+
+def settled(settings: DataConfig) -> DataConfig:
+    """Settings that mean the same from any directory: `data_name`, and ``data_dir`` absolute.
+
+    Args:
+        settings: which data set, and where all are.
+
+    Returns:
+        DataConfig.
+
+    >>> settled(DataConfig(dataset="digits", data_dir="/data/here/../there")).data_dir
+    '/data/there'
+    """
+    home = settings.data_dir
+    if home is not None:
+        home = os.path.abspath(Path(home).expanduser())  # noqa: PTH100  # links stay
+    return replace(settings, dataset=data_name(settings.dataset), data_dir=home)
 
 
 def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
@@ -168,13 +231,20 @@ def load_held_out(settings: DataConfig) -> Dataset | None:
     return prepared.dataset("test", settings.conditional)
 
 
-def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
+def read_pictures(
+    spec: str,
+    settings: DataConfig | None = None,
+    size: tuple[int, int] | None = None,
+    labelled: bool = True,
+) -> Dataset:
     """Pictures from ``dataset:NAME[:split]``, a folder, or an array file.
 
     Args:
         spec: NAME is a data set's name or path; a folder or array file alone is read as it is, all
             of it, into memory.
         settings: how the data set of that NAME is prepared; where all data are.
+        size: height and width that all pictures are brought to by `resize_and_crop`.
+        labelled: without, the labels and their names do not matter.
 
     Returns:
         Dataset.
@@ -186,15 +256,16 @@ def read_pictures(spec: str, settings: DataConfig | None = None) -> Dataset:
     torch.Size([360, 1, 8, 8])
     """
     if spec.startswith("dataset:"):
-        return load_dataset(spec_settings(spec, settings or DataConfig()))
-    own = DataConfig(dataset=spec, test_share=0.0)
-    found = _find_files(own)
+        known = load_dataset(spec_settings(spec, settings or DataConfig()))
+        return known._replace(images=resized(known.images, size))
+    own = DataConfig(dataset=spec, test_share=0.0, image_size=size)
+    found = _find_files(own, labelled)
     if found is None:
         raise ValueError(
-            f"expected pictures at {spec!r}: an existing folder, an .npy or .npz file, "
+            f"expected pictures at {shown(spec)}: an existing folder, an .npy or .npz file, "
             "dataset:NAME[:train|test|all], or run:DIR"
         )
-    everything = in_memory(found.source(), own)
+    everything = in_memory(found.source(), own, fit=resize_and_crop)
     return Dataset(everything.images, everything.labels, everything.legend)
 
 
@@ -249,31 +320,43 @@ def _find(settings: DataConfig) -> _Origin:
     if found is not None:
         return found
     if name not in DATASETS and not is_object_name(name):
-        raise ValueError(
-            f"unknown data set {name!r}, expected {DATASETS.expected()}, or the path of a folder, "
-            ".npy or .npz file"
-        )
+        raise MissingData(name, _resolved(name))
     known = DATASETS.find(name)
     size = settings.image_size or known.image_size
     resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)
-    return _Origin(name, known.content, lambda: known.source(data_home(settings)), resolved)
+    return _Origin(name, known.content, lambda: _source_of(known, settings), resolved)
 
 
-def _find_files(settings: DataConfig) -> _Origin | None:
+def _source_of(known: Standard, settings: DataConfig) -> Source:
+    """The pictures of a data set that is named; one from outside can fail in any way."""
+    try:
+        return known.source(data_home(settings))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        if not is_object_name(settings.dataset):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"data set {shortened(settings.dataset)} cannot be opened: {shortened(reason, 200)}"
+        ) from error
+
+
+def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
     if path.is_dir():
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), folder_state(path)],
-            lambda: folder_source(path, settings.test_share),
+            lambda: folder_source(path, settings.test_share, labelled),
             settings,
         )
     if path.suffix in arrays.SUFFIXES and path.is_file():
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],
-            lambda: array_source(path, settings.test_share),
+            lambda: array_source(path, settings.test_share, labelled),
             settings,
         )
     return None

@@ -56,11 +56,20 @@ class Rows(NamedTuple):
     bad: list[Bad]
 
 
+def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture scaled (bilinear, antialiased) until it covers a height and width, its centre."""
+    return ImageOps.fit(picture, size[::-1], Image.Resampling.BILINEAR)
+
+
+Fit = Callable[[Image.Image, tuple[int, int]], Image.Image]
+
+
 def read_rows(
     source: Source,
     settings: DataConfig,
     take: Callable[[np.ndarray], object],
     advance: Callable[[], object] = lambda: None,
+    fit: Fit = cover,
 ) -> Rows:
     """Read all pictures of a source, in the order of its splits.
 
@@ -69,6 +78,7 @@ def read_rows(
         settings: size, crop, channels, and what to do about bad pictures.
         take: gets uint8 [C, H, W] of each good picture; all have one shape.
         advance: called for each picture, good or bad.
+        fit: brings a picture to ``image_size``.
 
     Returns:
         Rows.
@@ -83,7 +93,7 @@ def read_rows(
     counts: dict[str, int] = {}
     for split, numbers in source.splits.items():
         before = len(kept)
-        for number, row in _rows(source, numbers, settings):
+        for number, row in _rows(source, numbers, settings, fit):
             advance()
             name = source.names[number]
             if isinstance(row, np.ndarray):
@@ -103,13 +113,14 @@ def read_rows(
     return Rows(first[1], labels, counts, bad)
 
 
-def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
+def to_row(picture: Image.Image, settings: DataConfig, fit: Fit = cover) -> np.ndarray:
     """A picture as settings want it: turned, grey or RGB, cropped, resized and cut to size.
 
     Args:
         picture: 8 bits a channel; transparency is dropped.
         settings: ``channels``, ``crop`` and ``image_size``. The picture is scaled (bilinear, with
             antialiasing) until it covers the size, and what sticks out is cut off on both sides.
+        fit: does so.
 
     Returns:
         uint8 [C, H, W].
@@ -131,8 +142,7 @@ def to_row(picture: Image.Image, settings: DataConfig) -> np.ndarray:
             raise ValueError(f"{picture.height} x {picture.width} does not hold the crop")
         picture = picture.crop((left, top, left + width, top + height))
     if settings.image_size:
-        size = (settings.image_size[-1], settings.image_size[0])  # width, height
-        picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+        picture = fit(picture, (settings.image_size[0], settings.image_size[-1]))
     row = np.asarray(picture)
     return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
 
@@ -195,7 +205,7 @@ def available_cores() -> int:
 
 
 def _rows(
-    source: Source, numbers: Sequence[int], settings: DataConfig
+    source: Source, numbers: Sequence[int], settings: DataConfig, fit: Fit
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Each number with its row, or with what is wrong; read by all cores, given in order."""
 
@@ -203,7 +213,7 @@ def _rows(
         # A damaged file can make a decoder raise nearly anything.
         try:
             with source.read(number) as picture:
-                return to_row(picture, settings)
+                return to_row(picture, settings, fit)
         except Exception as error:
             return " ".join(str(error).split()) or type(error).__name__
 

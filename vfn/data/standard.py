@@ -225,8 +225,8 @@ def _fetch(
     except Exception as error:  # the network, the server and the archive fail in many ways
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise ValueError(
-            f"{name} is not in {folder} and cannot be downloaded; put {', '.join(files)} there "
-            f"({reason})"
+            f"{name} is not in {folder} and cannot be downloaded; put {', '.join(files)} there, "
+            f"or name the directory that has them with --data-dir ({reason})"
         ) from None
 
 

@@ -21,7 +21,7 @@ from .metrics import METRICS as METRICS
 from .metrics import FigureKind as FigureKind
 from .metrics import Metric as Metric
 from .metrics import usual_metrics as usual_metrics
-from .opening import usual_labels as usual_labels
+from .planning import usual_labels as usual_labels
 from .plots import AXES as AXES
 from .plots import draw_figures as draw_figures
 from .plots import lines_against as lines_against

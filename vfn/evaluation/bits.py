@@ -79,7 +79,7 @@ def bits_per_dim(
             mean.item(),
             better=KINDS[key].better,
             note=note.format(var_type=_var_type(diffusion)),
-            error=error.item(),
+            error=error.item() if error.isfinite() else None,  # of a single picture
         )
         for (key, note), (mean, error) in zip(NOTES.items(), estimates, strict=True)
     ]
@@ -119,7 +119,7 @@ def _of_batch(
     even = low_discrepancy_time(u, torch.arange(DRAWS, device=x0.device)[:, None], DRAWS)
     values = dequantize(x0, keyed_uniform(seed, Stream.BITS_LEVEL, keys, shape))
     signs = keyed_normal(seed, Stream.BITS_PROBE, keys, shape).sign()
-    grid = uniform_logsnr_grid(low, high, FLOW_STEPS, x0.device)
+    grid = uniform_logsnr_grid(low, high, FLOW_STEPS)  # on the host: it is looked at once
     with torch.no_grad():
         steps = denoise(clip=True, variance=diffusion.learned_variance)
         discrete = vlb_bpd(steps, x0, schedule, STEPS, noise, var_type)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from vfn.data import Dataset
 from vfn.distributed import ALONE, World
 from vfn.evaluation.extractors import PIXELS, Extractor
@@ -10,8 +12,10 @@ from vfn.evaluation.features import Statistics, compute_statistics
 from vfn.evaluation.metrics import Metric, Need
 from vfn.evaluation.needs import Planned, check_needs, find_metrics, needed
 from vfn.evaluation.sides import Figure, Judged, Sides
+from vfn.files import short
 from vfn.tables import load_object
 
+_LARGE = 1e12  # of features, whose powers are summed
 _REAL: frozenset[Need] = frozenset({"gaussian", "real features", "logits"})
 _FAKE: frozenset[Need] = frozenset({"gaussian", "fake features", "logits"})
 
@@ -116,18 +120,68 @@ def computed(word: str, metric: Metric, judged: Judged) -> list[Any]:
         figures, or the rows.
 
     Raises:
-        ValueError: if the function of the user's gives something else.
+        ValueError: if the function of the user's gives something else, or the features cannot be
+            computed with.
     """
-    found = load_object(metric.target)(judged)
+    try:
+        found = load_object(metric.target)(judged)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(
+            f"{word} cannot be computed ({short(str(error))}): {reason_of(judged)}"
+        ) from None
     if isinstance(found, Mapping):
-        found = [Figure(str(name), str(name), float(value)) for name, value in found.items()]
+        found = [Figure(str(name), str(name), _float(word, value)) for name, value in found.items()]
     if metric.part == "figures" and not (
         isinstance(found, list) and all(isinstance(figure, Figure) for figure in found)
     ):
         raise ValueError(
-            f"expected metric {word} to give a list of Figure or numbers by name, got {found!r}"
+            f"expected metric {word} to give a list of Figure or numbers by name, got "
+            f"{short(found)}"
         )
+    if metric.part == "figures":
+        found = [figure._replace(value=_float(word, figure.value)) for figure in found]
     return found
+
+
+def _float(word: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"expected metric {word} to give numbers, got {short(value)}") from None
+
+
+def reason_of(judged: Judged) -> str:
+    """What makes figures that are not finite.
+
+    Args:
+        judged: what the metric saw.
+
+    Returns:
+        a part of a message.
+
+    >>> import torch
+    >>> huge = Statistics(2, None, torch.full((2, 1), 1e30), None, {})
+    >>> reason_of(Judged(Sides(huge, huge), huge, huge, None, "mine"))
+    'features of real pictures reach 1e+30, too large to compute with'
+    """
+    sides = {"real": judged.real, "fake": judged.fake, "held-out": judged.held_out}
+    for name, side in sides.items():
+        most = _largest(side)
+        if most > _LARGE:
+            return f"features of {name} pictures reach {most:.3g}, too large to compute with"
+    if judged.subject is not None:
+        return "the network gives no finite numbers; use another checkpoint, or less guidance"
+    return "what computes it gave that"
+
+
+def _largest(side: Statistics | None) -> float:
+    """The largest feature, or mean of one."""
+    if side is None:
+        return 0.0
+    found = side.gaussian
+    values = [] if side.features is None else [side.features]
+    values += [] if found is None else [found.mean, found.cov.diagonal().abs().sqrt()]
+    return max((value.abs().max().item() for value in values), default=0.0)
 
 
 def _width(side: Statistics) -> int | None:

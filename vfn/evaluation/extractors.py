@@ -3,11 +3,13 @@
 Nothing here loads torch before an extractor is opened: help texts are made of this table.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vfn.tables import Entry, Table
+from vfn.tables import Entry, Table, how_to_install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,13 +28,23 @@ class Outputs(NamedTuple):
 class Extractor(NamedTuple):
     """A function from uint8 [B, C, H, W] to `Outputs`, its name, and what identifies it.
 
-    logits: whether it gives logits; None if that shows only when it runs.
+    logits: whether it gives logits; None if that shows only when it runs. width: D of its features,
+    None likewise.
     """
 
     name: str
     run: Callable[["Tensor"], Outputs]
     provenance: dict[str, Any]
     logits: bool | None = None
+    width: int | None = None
+
+
+class Outlook(NamedTuple):
+    """What is known of an extractor before it is opened; fields as those of `Extractor`."""
+
+    name: str
+    logits: bool | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +52,14 @@ class Features(Entry):
     """Features that a network or a function gives.
 
     target: without ``url`` a function from uint8 [B, C, H, W] to [B, D]; with it a function from
-    names of layers and weights to the network, whose outputs are the `Outputs`. packages: what it
-    is built with. sha256: how the hash of the file at ``url`` begins; empty where none is known.
+    names of layers and weights to the network, whose outputs are the `Outputs`: features, and
+    logits where there are two layers. width: of the features; 0 where it depends on the pictures.
+    packages: what it is built with. sha256: how the hash of the file at ``url`` begins; empty where
+    none is known.
     """
 
     layers: tuple[str, ...] = ()
+    width: int = 0
     resize: str = ""
     packages: tuple[str, ...] = ()
     url: str = ""
@@ -67,6 +82,7 @@ EXTRACTORS: Table[Features] = Table(
             text="Inception v3 of TensorFlow, for FID, KID and Inception Score",
             target="vfn.evaluation.fidelity:build_inception",
             layers=("2048", "logits_unbiased"),
+            width=2048,
             resize=_TF_RESIZE.format(299),
             packages=("torch-fidelity",),
             url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -77,6 +93,7 @@ EXTRACTORS: Table[Features] = Table(
             text="VGG16, for precision and recall as published",
             target="vfn.evaluation.fidelity:build_vgg16",
             layers=("fc2_relu",),
+            width=4096,
             resize=_TF_RESIZE.format(224),
             packages=("torch-fidelity",),
             url="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -86,6 +103,7 @@ EXTRACTORS: Table[Features] = Table(
             text="DINOv2 ViT-L/14, for FD-DINOv2",
             target="vfn.evaluation.dinov2:build_dinov2",
             layers=("dinov2",),
+            width=1024,
             resize=_TF_RESIZE.format(224),
             packages=("torch-fidelity", "timm"),
             url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
@@ -131,6 +149,60 @@ def extractor_of(name: str, function: Callable[["Tensor"], "Tensor"]) -> Extract
 PIXELS = extractor_of("pixels", pixels)
 
 
+def outlook_of(extractor: str | Extractor, shape: tuple[int, ...] | None = None) -> Outlook:
+    """What is known of an extractor without opening it.
+
+    Args:
+        extractor: a word of `EXTRACTORS`, ``package.module:Name``, or one that is open.
+        shape: [C, H, W] of the pictures.
+
+    Returns:
+        Outlook.
+
+    Raises:
+        ValueError: for an unknown word.
+
+    >>> outlook_of("inception"), outlook_of("pixels", (1, 8, 8))
+    (Outlook(name='inception', logits=True, width=2048), Outlook(name='pixels', logits=False, ...))
+    """
+    if isinstance(extractor, Extractor):
+        return Outlook(extractor.name, extractor.logits, extractor.width)
+    entry = EXTRACTORS.find(extractor)
+    if extractor == "pixels":
+        return Outlook("pixels", False, math.prod(shape) if shape else None)
+    return Outlook(extractor, len(entry.layers) > 1, entry.width or None)
+
+
+def check_extractor(name: str, weights: "Path | None" = None, data_dir: str | None = None) -> None:
+    """Refuse an extractor that cannot be had, before its weights are read or downloaded.
+
+    Args:
+        name: a word of `EXTRACTORS`, or ``package.module:Name``.
+        weights: the file that is named for it.
+        data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
+
+    Raises:
+        ValueError: for an unknown word, missing packages, a file that is not there and must not be
+            downloaded, weights of what needs none, or a function that cannot be imported.
+
+    >>> check_extractor("pixels")
+    """
+    entry = EXTRACTORS.find(name)
+    if missing := [each for each in entry.packages if find_spec(each.replace("-", "_")) is None]:
+        raise ValueError(
+            f"features {name} need {' and '.join(missing)}; {how_to_install('eval')}, or use pixels"
+        )
+    if entry.url:
+        from vfn.evaluation.weights import check_weights
+
+        check_weights(name, entry, weights, data_dir)
+        return
+    if weights:
+        raise ValueError(f"{name} need no weights, got {weights}; leave --weights out")
+    if not callable(found := entry.load()):
+        raise ValueError(f"expected {name} to be a function, got {type(found).__name__}")
+
+
 def open_extractor(
     name: str,
     weights: "Path | None" = None,
@@ -158,6 +230,7 @@ def open_extractor(
     >>> open_extractor("pixels").name
     'pixels'
     """
+    check_extractor(name, weights, data_dir)
     entry = EXTRACTORS.find(name)
     if entry.url:
         from vfn.distributed import choose_device
@@ -165,6 +238,4 @@ def open_extractor(
 
         where = choose_device(device) if isinstance(device, str) else device
         return open_network(name, entry, weights, where, data_dir)
-    if weights:
-        raise ValueError(f"{name} need no weights, got {weights}; leave --weights out")
     return PIXELS if name == "pixels" else extractor_of(name, entry.load())

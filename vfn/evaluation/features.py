@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,12 +140,12 @@ def holds_statistics(path: Path, with_pictures: bool) -> bool:
         return False
 
 
-def read_statistics(path: Path, extractor: Extractor) -> Statistics:
+def read_statistics(path: Path, extractor: Extractor | None = None) -> Statistics:
     """Statistics that `save_statistics`, pytorch-fid or ADM's evaluator has written.
 
     Args:
         path: npz with ``mu`` and ``sigma``, or with ``features``, or both.
-        extractor: that of the other side.
+        extractor: that of the other side; None where it is compared later.
 
     Returns:
         Statistics.
@@ -163,12 +164,8 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     for name in ("mu", "sigma", "features", "logits"):
         if name in found and not np.isfinite(found[name]).all():
             raise ValueError(f"{name} in {path} is not finite; compute it again")
-    for name in _IDENTITY:
-        if name in provenance and provenance[name] != extractor.provenance.get(name):
-            raise ValueError(
-                f"{path} has features with {name} {short(provenance[name])}, and this evaluation "
-                f"{extractor.provenance.get(name)}; compute both with the same"
-            )
+    if extractor is not None:
+        check_identity(provenance, extractor.provenance, str(path))
     features, logits = (
         torch.from_numpy(found[name]).float() if name in found else None
         for name in ("features", "logits")
@@ -183,6 +180,28 @@ def read_statistics(path: Path, extractor: Extractor) -> Statistics:
     return Statistics(count, fitted, features, logits, provenance or {"file": path.name})
 
 
+_ASYMMETRY = 1e-3  # of a covariance, relative; beyond what half precision rounds to
+
+
+def check_identity(found: Mapping[str, Any], ours: Mapping[str, Any], where: str) -> None:
+    """Refuse features that are others than ours.
+
+    Args:
+        found: what statistics say of their features; what they do not say is not compared.
+        ours: the same of the other side's extractor, as far as it is known.
+        where: the statistics' file.
+
+    Raises:
+        ValueError: it names the first difference.
+    """
+    for name in _IDENTITY:
+        if name in found and found[name] != ours.get(name):
+            raise ValueError(
+                f"{where} has features with {name} {short(found[name])}, and this evaluation "
+                f"{ours.get(name)}; compute both with the same"
+            )
+
+
 # What a file of statistics may hold, and of how many dimensions.
 _STORED = {"mu": 1, "sigma": 2, "features": 2, "logits": 2, "count": 0, "provenance": 0}
 
@@ -195,6 +214,8 @@ def _check_stored(path: Path, found: dict[str, np.ndarray], provenance: Any) -> 
         if name == "provenance":
             continue
         kinds = "iu" if name == "count" else "fiu"
+        if not isinstance(array, np.ndarray):  # a member of another name than numpy's
+            raise ValueError(f"expected {name} in {path} to be an array, got bytes")
         if array.dtype.kind not in kinds or array.ndim != _STORED[name] or not array.size:
             raise ValueError(
                 f"expected {name} in {path} to be numbers of {_STORED[name]} dimensions, got "
@@ -216,16 +237,43 @@ def _read_gaussian(found: dict[str, np.ndarray], path: Path) -> Gaussian:
             f"expected mu [D] and sigma [D, D] in {path}, got {list(mean.shape)} and "
             f"{list(cov.shape)}"
         )
+    apart = (cov - cov.T).abs().max() > _ASYMMETRY * cov.abs().max()
+    if apart or (cov.diagonal() < 0).any():
+        raise ValueError(
+            f"expected sigma in {path} to be a covariance, symmetric and without negative variances"
+        )
     return Gaussian(mean, cov)
 
 
+def checked_outputs(out: Outputs, size: int, name: str) -> Outputs:
+    """Refuse what are no features of as many pictures.
+
+    Args:
+        out: of an extractor.
+        size: pictures it was given.
+        name: of the extractor.
+
+    Returns:
+        ``out`` itself.
+
+    Raises:
+        ValueError: for anything but a tensor [B, D].
+    """
+    found = out.features
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != size or not found.shape[1]:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"expected {name} to give features [{size}, D], got {shape}")
+    return out
+
+
 def _checked(out: Outputs, size: int, name: str) -> Outputs:
-    if out.features.ndim != 2 or len(out.features) != size:
-        raise ValueError(
-            f"expected {name} to give features [{size}, D], got {list(out.features.shape)}"
-        )
-    if not out.features.isfinite().all():
-        raise ValueError(f"{name} gives features that are not finite; are its weights damaged?")
+    checked_outputs(out, size, name)
+    for kind, values in out._asdict().items():
+        if values is not None and not values.float().isfinite().all():
+            raise ValueError(
+                f"{name} gives {kind} that are not finite numbers of float32; are its weights "
+                "damaged?"
+            )
     return out
 
 

@@ -23,9 +23,10 @@ from vfn.objective import (
     keyed_guidance,
     keyed_time,
     logsnr_edges,
+    parts_of,
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
-from vfn.progress import say, silence
+from vfn.progress import silence
 from vfn.sampling import Draws, Trained, Watch, ask, of_each
 from vfn.streams import Stream
 
@@ -121,6 +122,7 @@ def mean_held_out_loss(
     objective: Objective = batch_loss,
     seed: int = 0,
     world: World = ALONE,
+    batch: int = MEAN_PICTURES,
 ) -> float:
     """Mean training loss on some held-out pictures, with times and noise that are always the same.
 
@@ -130,6 +132,7 @@ def mean_held_out_loss(
         objective: the loss.
         seed: of the times and the noise.
         world: the processes; all of them have to call this, and each does its share.
+        batch: pictures at a time, bounds the memory; the value is the same.
 
     Returns:
         the loss, the same on every process.
@@ -142,14 +145,14 @@ def mean_held_out_loss(
     labels = None
     if held_out.labels is not None:
         labels = some_of(held_out.labels, MEAN_PICTURES)[mine].to(device)
-    batches = []
+    batches: list[Batch] = []
     for draw in range(MEAN_DRAWS):
         keys = mine.to(device) + draw * count
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
         span = trained.config.model.guidance_range
         guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        batches.append(Batch(x0, labels, t, noise, guidance))
+        batches += parts_of(Batch(x0, labels, t, noise, guidance), batch)
     network = with_params(trained.model, trained.params)
     summed = held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)
@@ -162,6 +165,7 @@ def preview_figures(
     seed: int = 0,
     world: World = ALONE,
     watch: Watch | None = None,
+    weak: Trained | None = None,
 ) -> list[Figure]:
     """What a training evaluates on the way: Fréchet distance, precision and recall of pixels.
 
@@ -173,6 +177,7 @@ def preview_figures(
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
         watch: called as ``watch(i, z, x0)`` before each step of sampling.
+        weak: what the network is led away from, where its settings say so.
 
     Returns:
         the figures; on other processes than the first an empty list.
@@ -181,10 +186,8 @@ def preview_figures(
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:
         asked = of_each(some_of(dataset.labels, num), legend)
-    with silence():
-        drawn = Draws(trained, trained.config.sample, asked, num, seed).by_all(world, watch)
-    if drawn.fault:
-        say(f"evaluation at step {trained.step}: {drawn.fault}")
+    draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
+    drawn = draws.by_all(world, watch, f"evaluation at step {trained.step}")
     with silence():
         fake = Dataset(drawn.images, drawn.classes, legend)
         real = dataset._replace(images=some_of(dataset.images, num), labels=None)

@@ -10,6 +10,7 @@ from vfn.tables import Entry, Table
 
 NEIGHBOURS = 3  # of precision and recall
 DENSITY_NEIGHBOURS = 5  # of density and coverage
+USUAL = "usual"  # in place of a word: the usual metrics that lack nothing
 
 Better = Literal["lower", "higher", ""]
 # gaussian: mean and covariance of both sides. features, logits: of every picture. labels: one
@@ -32,7 +33,8 @@ class FigureKind(NamedTuple):
 
     key: in logs and files. title: for people, where the features need not be named. of: the title
     with the features' name in the place of ``{}``, if they matter. inception: the title where they
-    are Inception's, if it has one of its own.
+    are Inception's, if it has one of its own. unit: % for a share of pictures, which files have as
+    a number in [0, 1].
 
     >>> KINDS["frechet_distance"].title_of("vgg16"), KINDS["precision"].title_of("vgg16")
     ('Fréchet distance (vgg16)', 'Precision')
@@ -43,6 +45,7 @@ class FigureKind(NamedTuple):
     better: Better
     of: str = ""
     inception: str = ""
+    unit: str = ""
 
     def title_of(self, features: str) -> str:
         """The title where the figure is one of these features."""
@@ -50,19 +53,35 @@ class FigureKind(NamedTuple):
             return self.inception
         return self.of.format(features) if self.of else self.title
 
+    def text(self, value: float) -> str:
+        """A value as people read it.
+
+        Args:
+            value: as files have it.
+
+        Returns:
+            text.
+
+        >>> KINDS["label_agreement"].text(0.995), KINDS["recall"].text(0.5)
+        ('99.5 %', '0.5000')
+        """
+        return f"{100 * value:.4g} %" if self.unit == "%" else f"{value:.4f}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Entry):
     """A metric: a function of `vfn.evaluation.Judged`.
 
     needs: what it cannot do without; nothing else is computed for it. figures: what it gives.
-    fewest: pictures of each side whose features it needs. part: of the `Evaluation`, that its
-    results go to. usual: whether the command line computes it unasked.
+    fewest: pictures of each side whose features it needs. per_feature: more fakes than so many
+    times D + 1, for D features. part: of the `Evaluation`, that its results go to. usual: whether
+    the command line computes it unasked.
     """
 
     needs: frozenset[Need]
     figures: tuple[FigureKind, ...] = ()
     fewest: int = 1
+    per_feature: int = 0
     part: Part = "figures"
     usual: bool = False
 
@@ -100,6 +119,7 @@ METRICS: Table[Metric] = Table(
                 ),
             ),
             fewest=2,
+            per_feature=2,
         ),
         "kid": Metric(
             text="kernel distance; of inception's features it is the KID",
@@ -151,7 +171,7 @@ METRICS: Table[Metric] = Table(
             text="a classifier trained on the real pictures finds the asked label",
             target="vfn.evaluation.label_figures:agreement_figures",
             needs=frozenset(["labels", "held-out pictures"]),
-            figures=(FigureKind("label_agreement", "Label agreement", "higher"),),
+            figures=(FigureKind("label_agreement", "Label agreement", "higher", unit="%"),),
             usual=True,
         ),
         "memorisation": Metric(
@@ -159,8 +179,8 @@ METRICS: Table[Metric] = Table(
             target="vfn.evaluation.copy_figures:memorisation_figures",
             needs=frozenset([*_FEATURES, "held-out features"]),
             figures=(
-                FigureKind("memorised", "Memorised", "lower"),
-                FigureKind("near_copies", "Near-copies", "lower"),
+                FigureKind("memorised", "Memorised", "lower", unit="%"),
+                FigureKind("near_copies", "Near-copies", "lower", unit="%"),
             ),
             usual=True,
         ),
@@ -178,9 +198,9 @@ METRICS: Table[Metric] = Table(
             target="vfn.evaluation.bits:bits_figures",
             needs=frozenset(["model"]),
             figures=(
-                FigureKind("bits_bound_discrete", "bound, discrete", "lower"),
-                FigureKind("bits_bound_continuous", "bound, continuous", "lower"),
-                FigureKind("bits_flow", "probability flow", "lower"),
+                FigureKind("bits_bound_discrete", "bound, discrete", "lower", unit="bits/dim"),
+                FigureKind("bits_bound_continuous", "bound, continuous", "lower", unit="bits/dim"),
+                FigureKind("bits_flow", "probability flow", "lower", unit="bits/dim"),
             ),
             part="bits_per_dim",
         ),

@@ -4,25 +4,34 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from vfn.data import Dataset, Labels
-from vfn.evaluation.extractors import Extractor
+from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
-from vfn.evaluation.metrics import METRICS, Metric, Need
+from vfn.evaluation.metrics import METRICS, Metric, Need, usual_metrics
+from vfn.files import shortened
 from vfn.sampling import Draws
+from vfn.tables import load_object
 
 Content = Dataset | Statistics | Draws
+Size = tuple[int, int]  # height, width
 
 
 class Planned(NamedTuple):
-    """The sides of an evaluation before any work; pictures of a network are not drawn yet."""
+    """The sides of an evaluation before any work; pictures of a network are not drawn yet.
+
+    extractor: what is known of it. size: height and width that all pictures are brought to. unseen:
+    held-out pictures of the data of the network itself; a text says why there are none.
+    """
 
     real: Content
     fake: Content
     held_out: Dataset | None
-    extractor: Extractor
+    extractor: Extractor | Outlook
+    size: Size | None = None
+    unseen: Dataset | str | None = None
 
 
 def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
-    """Metrics by their words, in order.
+    """Metrics by their words, in order; functions of the user's are imported.
 
     Args:
         names: words of `METRICS` or ``package.module:Name``, in a list or separated by commas.
@@ -31,7 +40,7 @@ def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
         metrics by their words.
 
     Raises:
-        ValueError: if there is none of them, or a word is unknown.
+        ValueError: if there is none of them, a word is unknown, or a function cannot be imported.
 
     >>> list(find_metrics("fd, pr"))
     ['fd', 'pr']
@@ -40,6 +49,9 @@ def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
     found = {word.strip(): METRICS.find(word.strip()) for word in words}
     if not found:
         raise ValueError(f"expected metrics, {METRICS.expected()}, got none")
+    for word, metric in found.items():
+        if word not in METRICS and not callable(load_object(metric.target)):
+            raise ValueError(f"expected metric {word} to be a function of vfn.evaluation.Judged")
     return found
 
 
@@ -59,20 +71,55 @@ def check_needs(metrics: dict[str, Metric], planned: Planned, bootstrap: int = 0
     Raises:
         ValueError: for pictures of different shapes, or what the first metric lacks.
     """
+    check_bootstrap(bootstrap)
+    check_shapes(planned)
+    check_model(metrics, isinstance(planned.fake, Draws))
+    for word, metric in metrics.items():
+        if text := lack(metric, planned):
+            raise ValueError(f"{word} needs {text}")
+
+
+def find_usual(planned: Planned) -> tuple[dict[str, Metric], list[str]]:
+    """The usual metrics that lack nothing, where nobody says which.
+
+    Args:
+        planned: the sides.
+
+    Returns:
+        metrics by their words, and for each that is left out a line that says why.
+
+    Raises:
+        ValueError: for pictures of different shapes, or if all of them lack something.
+    """
+    check_shapes(planned)
+    usual = {word: METRICS[word] for word in usual_metrics(isinstance(planned.fake, Draws))}
+    faults = {word: lack(metric, planned) for word, metric in usual.items()}
+    if all(faults.values()):
+        first = next(iter(faults))
+        raise ValueError(f"{first} needs {faults[first]}")
+    left_out = [f"left out: {word}, which needs {text}" for word, text in faults.items() if text]
+    return {word: metric for word, metric in usual.items() if not faults[word]}, left_out
+
+
+def check_bootstrap(bootstrap: int) -> None:
+    """Refuse a number of resampled sets that gives no interval."""
     if bootstrap == 1 or bootstrap < 0:
         raise ValueError(
             f"an interval needs at least 2 resampled sets, got --bootstrap {bootstrap}"
         )
-    shapes = {shape for side in planned[:3] if (shape := shape_of_side(side))}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"expected real, fake and held-out pictures of one shape, got {sorted(shapes)}"
-        )
-    check_model(metrics, isinstance(planned.fake, Draws))
-    for word, metric in metrics.items():
-        for need, fault in _FAULTS.items():
-            if need in metric.needs and (text := fault(planned, metric)):
-                raise ValueError(f"{word} needs {text}")
+
+
+def check_shapes(planned: Planned) -> None:
+    """Refuse pictures that cannot be compared; it says what would help."""
+    sides = (planned.real, planned.fake, planned.held_out)
+    shapes = {shape for side in sides if (shape := shape_of_side(side, planned.size))}
+    if len(shapes) < 2:
+        return
+    alike = len({channels for channels, *_ in shapes}) == 1
+    advice = "bring them together with --image-size" if alike else "make all of them grey, or RGB"
+    raise ValueError(
+        f"expected real, fake and held-out pictures of one shape, got {sorted(shapes)}; {advice}"
+    )
 
 
 def check_model(metrics: dict[str, Metric], drawn: bool) -> None:
@@ -93,19 +140,43 @@ def check_model(metrics: dict[str, Metric], drawn: bool) -> None:
             )
 
 
-def shape_of_side(side: Content | None) -> tuple[int, ...] | None:
-    """[C, H, W] of pictures, or of those that statistics are of; None where they do not say."""
+def lack(metric: Metric, planned: Planned) -> str:
+    """What a metric lacks first, as the end of a message; nothing if it lacks nothing."""
+    texts = (fault(planned, metric) for need, fault in _FAULTS.items() if need in metric.needs)
+    return next(filter(None, texts), "")
+
+
+def shape_of_side(side: Content | None, size: Size | None = None) -> tuple[int, ...] | None:
+    """[C, H, W] of pictures, or of those that statistics are of; None where they do not say.
+
+    Args:
+        side: as it is.
+        size: what its pictures are brought to; not those that statistics are of.
+
+    Returns:
+        the shape that is compared.
+    """
     if isinstance(side, Statistics):
         shape = side.provenance.get("shape")
         return tuple(shape[1:]) if isinstance(shape, list) and len(shape) == 4 else None
-    if isinstance(side, Draws):
-        return side.trained.shape.size
-    return tuple(side.images.shape[1:]) if isinstance(side, Dataset) else None
+    if side is None:
+        return None
+    own = side.trained.shape.size if isinstance(side, Draws) else tuple(side.images.shape[1:])
+    return (own[0], *size) if size else own
 
 
 def count_of_side(side: Content) -> int | None:
     """Number of pictures; None for statistics that do not say."""
     return len(side.images) if isinstance(side, Dataset) else side.num
+
+
+def width_of_side(side: Content) -> int | None:
+    """How many features stored statistics have; None for pictures."""
+    if not isinstance(side, Statistics):
+        return None
+    if side.gaussian:
+        return len(side.gaussian.mean)
+    return None if side.features is None else side.features.shape[1]
 
 
 def _few(side: Content, role: str, metric: Metric) -> str:
@@ -132,6 +203,18 @@ def _no_features(side: Content, role: str, metric: Metric) -> str:
     return _few(side, role, metric)
 
 
+def _no_fake_features(planned: Planned, metric: Metric) -> str:
+    fault, fakes = _no_features(planned.fake, "fake", metric), count_of_side(planned.fake)
+    widths = (width_of_side(planned.real), width_of_side(planned.fake), planned.extractor.width)
+    width = next(filter(None, widths), None)
+    if fault or width is None or fakes is None or fakes > metric.per_feature * (width + 1):
+        return fault
+    return (
+        f"more than {metric.per_feature * (width + 1)} fake pictures for {width} features, "
+        f"got {fakes}; make more with --num"
+    )
+
+
 def _no_logits(planned: Planned, _: Metric) -> str:
     fake, extractor = planned.fake, planned.extractor
     known = fake.logits is not None if isinstance(fake, Statistics) else extractor.logits
@@ -145,6 +228,7 @@ def _no_held_out(planned: Planned, _: Metric) -> str:
 
 
 def _no_labels(planned: Planned, _: Metric) -> str:
+    legends = []
     for side, role in (
         (planned.real, "real"),
         (planned.fake, "fake"),
@@ -157,7 +241,27 @@ def _no_labels(planned: Planned, _: Metric) -> str:
             return f"labels, and the {role} pictures have none"
         if labels.tags:
             return f"one class a picture, the {role} ones have tags"
+        legends.append(labels)
+    real, *others = legends
+    known_names = set(real.names)
+    strange = [name for legend in others for name in legend.names if name not in known_names]
+    if strange and real.names:
+        return (
+            f"classes of the same names, and label '{shortened(strange[0])}' is not among the real "
+            f"pictures' {real.listed()}"
+        )
+    if isinstance(planned.real, Dataset) and planned.real.labels is not None:
+        known = planned.real.labels
+        if len(known) and bool((known == known[0]).all()):
+            return "real pictures of two classes or more, got those of one"
     return ""
+
+
+def _no_model(planned: Planned, _: Metric) -> str:
+    if isinstance(planned.unseen, Dataset):
+        return ""
+    why = planned.unseen or "there are none"
+    return f"held-out pictures of the network's own data, and {why}"
 
 
 def _kind_of_labels(side: Dataset | Draws | None) -> Labels | None:
@@ -175,6 +279,7 @@ _FAULTS: dict[Need, Callable[[Planned, Metric], str]] = {
     "labels": _no_labels,
     "gaussian": _no_gaussian,
     "real features": lambda planned, metric: _no_features(planned.real, "real", metric),
-    "fake features": lambda planned, metric: _no_features(planned.fake, "fake", metric),
+    "fake features": _no_fake_features,
     "logits": _no_logits,
+    "model": _no_model,
 }

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import matplotlib.figure
 
+from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.record import Evaluation, is_number
-from vfn.files import write_atomic
+from vfn.files import printable, shown, write_atomic
 
 # Settings that evaluations of a line share, unless it is drawn against one of them; its label.
 AXES = {
@@ -15,6 +16,9 @@ AXES = {
     "sample_timesteps": "sampling steps",
     "step": "training step",
     "train_seconds": "training time / s",
+    "guide_weight": "weight of the weaker network",
+    "guide_step": "step of the weaker network",
+    "sigma_rel": "length of the average, sigma_rel",
 }
 _TRAINING = {"step", "train_seconds"}  # one goes with the other
 _COLUMNS = 4
@@ -66,6 +70,12 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     titles = list(
         dict.fromkeys(f.title for line in lines.values() for e in line for f in e.figures)
     )
+    units = {
+        f.title: f" / {KINDS[f.key].unit}" if f.key in KINDS and KINDS[f.key].unit else ""
+        for line in lines.values()
+        for e in line
+        for f in e.figures
+    }
     rows = -(-len(titles) // _COLUMNS)
     columns = -(-len(titles) // rows)
     page = matplotlib.figure.Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
@@ -74,11 +84,12 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
         axes.remove()
     for axes, title in zip(panels, titles, strict=False):
         for label, line in lines.items():
-            drawn = [(e.settings[against], f.value) for e in line for f in e.figures
-                     if f.title == title]  # fmt: skip
+            drawn = [(e.settings[against], f.value * _scale(f.key)) for e in line for f in e.figures
+                     if f.title == title and is_number(f.value)]  # fmt: skip
             if drawn:
                 axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label)
-        axes.set(xlabel=AXES.get(against, against), title=title)
+        named = plain_text(f"{title}{units[title]}")
+        axes.set(xlabel=AXES.get(against, plain_text(against)), title=named)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", lw=0.6)
     if len(lines) > 1:
@@ -89,6 +100,26 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     buffer = io.BytesIO()
     page.savefig(buffer, format=kind, dpi=130, metadata=_PLAIN[kind])
     return buffer.getvalue()
+
+
+def plain_text(text: str) -> str:
+    r"""A text of somebody's as it is drawn: nothing in it is a formula.
+
+    Args:
+        text: any text.
+
+    Returns:
+        text for matplotlib.
+
+    >>> print(plain_text("a $ b"))
+    a \$ b
+    """
+    return printable(text).replace("$", "\\$")
+
+
+def _scale(key: str) -> float:
+    """What a figure is multiplied by, to be in its unit."""
+    return 100.0 if key in KINDS and KINDS[key].unit == "%" else 1.0
 
 
 def write_plot(
@@ -111,5 +142,7 @@ def write_plot(
         raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")
     lines = lines_against(evaluations, against)
     if not any(evaluation.figures for line in lines.values() for evaluation in line):
-        raise ValueError(f"expected evaluations with figures and a number {against!r}, got none")
+        raise ValueError(
+            f"expected evaluations with figures and a number {shown(against)}, got none"
+        )
     write_atomic(path, draw_figures(evaluations, against, kind))

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vfn.data.labels import AS_DATA
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure
-from vfn.files import read_json, short, write_json
+from vfn.files import read_json, short, shortened, shown, write_json
 from vfn.ops import Interval
 from vfn.progress import text_table
+from vfn.sampling import balance_text
 
 _NUMBER = (int, float)
 
@@ -74,7 +76,12 @@ class Evaluation:
     def _figure_lines(self) -> str:
         rows = [["", "pictures", "reference", ""]]
         rows += [
-            [f.title, f"{f.value:.4f}", number_text(f.reference), f"{_direction(f)}{_spread(f)}"]
+            [
+                f.title,
+                value_text(f.key, f.value),
+                value_text(f.key, f.reference),
+                f"{_direction(f)}{_spread(f)}",
+            ]
             for f in self.figures
         ]
         lines = [text_table(rows, left=(0, 3))]
@@ -82,10 +89,30 @@ class Evaluation:
         for baseline in dict.fromkeys(f.baseline for f in compared):
             titles = ", ".join(f.title for f in compared if f.baseline == baseline)
             lines.append(f"reference: {baseline} ({titles})")
-        if self.settings.get("labels") == "in turn":
-            lines.append("labels: every class as often (--labels as-data: as in the data)")
+        if balance := self.balance():
+            lines.append(f"labels: {balance}")
         lines += [f"{f.title}: {f.warning}" for f in self.figures if f.warning]
         return "\n".join(lines)
+
+    def balance(self) -> str:
+        """How often each class was asked for, and how often the real pictures have it.
+
+        Returns:
+            text, empty where nothing is known.
+
+        >>> shares = {"fake_classes": [0.5, 0.5], "real_classes": [0.3, 0.7]}
+        >>> Evaluation(settings={"labels": "in turn", **shares}).balance()
+        'every class as often, 50.0 % each (30.0 % to 70.0 % each among the real ones; ...)'
+        """
+        labels = self.settings.get("labels")
+        if not isinstance(labels, str):
+            return ""
+        ours, theirs = (balance_text(_shares(self.settings, side)) for side in ("fake", "real"))
+        asked = "every class as often" if labels == "in turn" else short(labels)
+        real = f"{theirs} among the real ones" if theirs else ""
+        advice = f"--labels {AS_DATA} asks for them so" if labels == "in turn" else ""
+        beside = "; ".join(filter(None, (real, advice)))
+        return f"{asked}{f', {ours}' if ours else ''}{f' ({beside})' if beside else ''}"
 
     def record(self) -> dict[str, Any]:
         """The evaluation as plain values for a JSON file."""
@@ -105,9 +132,39 @@ class Evaluation:
         """Write the evaluation as JSON, which `read_evaluation` reads.
 
         Raises:
+            ValueError: if a figure is not finite, for which JSON has no number.
             OSError: if it cannot be written.
         """
+        if fault := not_finite([*self.figures, *self.loss_by_logsnr, *self.bits_per_dim]):
+            raise ValueError(f"expected finite figures to write to {path}, got {fault}")
         write_json(Path(path), self.record())
+
+
+def not_finite(parts: Sequence[Figure | Mapping[str, float]]) -> str:
+    """The first number that is not finite, for a message.
+
+    Args:
+        parts: figures, or rows of the loss by logsnr; an error may be unknown, and is left aside.
+
+    Returns:
+        what it is and of what; empty if all are finite.
+
+    >>> not_finite([Figure("recall", "Recall", float("nan"))])
+    'value nan of Recall'
+    """
+    for part in parts:
+        if isinstance(part, Figure):
+            of, numbers = part.title, {"value": part.value, "reference": part.reference}
+            for name in ("interval", "reference_interval"):
+                low, high = getattr(part, name) or (None, None)
+                numbers |= {f"low end of {name}": low, f"high end of {name}": high}
+        else:
+            of = f"held-out loss at logsnr {part['low']:.4g} .. {part['high']:.4g}"
+            numbers = {"value": part["loss"]}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                return f"{name} {number} of {shortened(of)}"
+    return ""
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -171,39 +228,61 @@ def compare(
     for name, evaluation in each:
         if not is_number(evaluation.settings.get(against)):
             raise ValueError(
-                f"{name if named else evaluation.title} has no number {against!r} among its "
+                f"{name if named else evaluation.title} has no number {shown(against)} among its "
                 "settings; choose another --against"
             )
     ordered = sorted(each, key=lambda item: item[1].settings[against])
     titles = list(dict.fromkeys(f.title for _, e in ordered for f in e.figures))
     rows = [[against, *titles, *(["file"] if named else [])]]
     for name, evaluation in ordered:
-        values = {figure.title: f"{figure.value:.4f}" for figure in evaluation.figures}
+        values = {
+            figure.title: value_text(figure.key, figure.value) for figure in evaluation.figures
+        }
         cells = [f"{evaluation.settings[against]:g}", *(values.get(t, "") for t in titles)]
         rows.append([*cells, *([str(name)] if named else [])])
     return text_table(rows, left=())
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a setting is a finite number.
+    """Whether a value of a setting is a number that can be compared and drawn.
 
     Args:
         value: any value.
 
     Returns:
-        True for integers and floats, False for truth values, NaN and what exceeds a float.
+        True for integers and floats, False for truth values, NaN and what is nearly beyond a float.
 
     >>> is_number(1.5), is_number(True), is_number(10**400)
     (True, False, False)
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return abs(value) < 10**308 if isinstance(value, int) else math.isfinite(value)
+    return abs(value) < 10**300  # with room for the axes of a plot; not of nan
 
 
-def number_text(value: float | None) -> str:
-    """A figure with four digits after the point; nothing for None."""
-    return "" if value is None else f"{value:.4f}"
+def value_text(key: str, value: float | None) -> str:
+    """A figure as people read it: a share in per cent, else four digits after the point.
+
+    Args:
+        key: of the figure.
+        value: None for nothing.
+
+    Returns:
+        text.
+
+    >>> value_text("near_copies", 0.002), value_text("fid", 2.5), value_text("fid", None)
+    ('0.2 %', '2.5000', '')
+    """
+    if value is None:
+        return ""
+    return KINDS[key].text(value) if key in KINDS else f"{value:.4f}"
+
+
+def _shares(settings: Mapping[str, Any], side: str) -> list[float] | None:
+    """Shares of the rarest and the most frequent class, as a file may have them."""
+    found = settings.get(f"{side}_classes")
+    known = isinstance(found, list) and len(found) == 2 and all(map(is_number, found))
+    return found if known else None
 
 
 def _direction(figure: Figure) -> str:
@@ -214,15 +293,18 @@ def _spread(figure: Figure) -> str:
     """The error and the interval of a figure, if it has them."""
     text = _error(figure, ", ± ")
     if figure.interval:
-        text += f", 95 % {figure.interval.low:.4f} .. {figure.interval.high:.4f}"
+        text += f", 95 % {_ends(figure.key, figure.interval)}"
     if figure.reference_interval:
-        low, high = figure.reference_interval
-        text += f", reference 95 % {low:.4f} .. {high:.4f}"
+        text += f", reference 95 % {_ends(figure.key, figure.reference_interval)}"
     return text
 
 
+def _ends(key: str, interval: Interval) -> str:
+    return f"{value_text(key, interval.low)} .. {value_text(key, interval.high)}"
+
+
 def _error(figure: Figure, sign: str) -> str:
-    return "" if figure.error is None else f"{sign}{figure.error:.4f}"
+    return "" if figure.error is None else f"{sign}{value_text(figure.key, figure.error)}"
 
 
 def _bin_line(row: Mapping[str, float]) -> str:
@@ -242,12 +324,13 @@ def _figure_record(figure: Figure) -> dict[str, Any]:
 def _figure_read(path: Path, row: Mapping[str, Any], extractor: Any) -> Figure:
     """A figure of a file; a key that earlier versions did not write is found by the title."""
     title, better = row["name"], row.get("better")
+    key = str(row.get("key") or _key_of(title, str(extractor)))
     figure = Figure(
-        str(row.get("key") or _key_of(title, str(extractor))),
+        key,
         title,
         row["value"],
         _optional(path, row, "reference"),
-        better if better in ("lower", "higher") else "",
+        better if better in ("lower", "higher") else KINDS[key].better if key in KINDS else "",
         str(row.get("note") or ""),
         str(row.get("baseline") or ""),
         _interval(path, row, "interval"),
@@ -293,7 +376,8 @@ def _rows(
     if not isinstance(rows, list) or not all(
         isinstance(row, dict)
         and all(
-            isinstance(row.get(n), t) and not isinstance(row[n], bool) for n, t in types.items()
+            is_number(row.get(n)) if t is _NUMBER else isinstance(row.get(n), t)
+            for n, t in types.items()
         )
         for row in rows
     ):

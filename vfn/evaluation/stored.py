@@ -1,5 +1,6 @@
 """Statistics of real pictures in a file, as one side of evaluations to come."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +10,15 @@ from torch import Tensor
 from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
-from vfn.distributed import processes
-from vfn.evaluation.extractors import EXTRACTORS, Extractor, open_extractor
+from vfn.data.resize import resized
+from vfn.distributed import check_alike, processes, together
+from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import open_pictures
+from vfn.evaluation.planning import check_room, checked_size, resize_settings, tried
 from vfn.evaluation.shards import SHARDS, resumable
-from vfn.files import make_directory
+from vfn.files import check_place, check_space
+from vfn.memory import in_memory
 
 
 class StoredReference(NamedTuple):
@@ -38,6 +42,7 @@ class StoredReference(NamedTuple):
         return f"{self.path}: {parts} of {self.pictures} pictures"
 
 
+@in_memory("computing statistics", "take fewer pictures, or leave out the features (--no-keep)")
 def store_reference(
     real: str | Path | Tensor | Dataset,
     out: Path,
@@ -45,6 +50,9 @@ def store_reference(
     keep: bool = True,
     device: str = "auto",
     data_dir: str | None = None,
+    *,
+    weights: Path | None = None,
+    image_size: int | Sequence[int] | None = None,
 ) -> StoredReference:
     """Write the statistics of real pictures, by all processes; one that was killed goes on.
 
@@ -55,34 +63,46 @@ def store_reference(
         keep: keep the features, for more than fid and is.
         device: auto, cpu or cuda.
         data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
+        weights: file of the features' network, as of `open_extractor`.
+        image_size: what the pictures are brought to, as of `judge`.
 
     Returns:
         StoredReference.
 
     Raises:
-        ValueError: for pictures or weights that do not fit.
+        ValueError: for pictures or weights that do not fit, or a disk without room.
         OSError: if ``out`` cannot be written.
     """
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
+    size = checked_size(image_size)
     if isinstance(features, str):
-        EXTRACTORS.check(features)
-    make_directory(out.parent)  # before hours of work
+        check_extractor(features, weights, data_dir)
+    check_place(out)
     data = DataConfig(data_dir=data_dir)
     with processes(device) as world:
-        if isinstance(features, str):
-            features = open_extractor(features, None, world.device, data_dir)
-        text, pictures = open_pictures(real, data)
-        assert isinstance(pictures, Dataset)
-        count = len(pictures.images)
-        if count < 2:
-            raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
+        with together(world):
+            text, content, _ = open_pictures(real, data, size, labelled=False)
+            assert isinstance(content, Dataset)
+            count = len(content.images)
+            if count < 2:
+                raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
+            if isinstance(features, str):
+                features = open_extractor(features, weights, world.device, data_dir)
+            images = resized(content.images, size)
+            features = tried(features, images[:2])
+            room = check_room(features, count, data)
+            wanted = (room if keep else 0) + 8 * (features.width or 0) ** 2
+            check_space(out, wanted, "the statistics", "--no-keep")
+        job = {"real": text, "out": str(out.resolve()), "keep": keep, **features.provenance}
+        check_alike({"pictures": count, **job}, world)
         with resumable(features, data_home(data) / SHARDS, world.device) as kept:
-            found = compute_statistics(pictures.images, kept, world, keep=keep)
+            found = compute_statistics(images, kept, world, keep=keep)
             provenance = {
                 **found.provenance,
+                **resize_settings(size),
                 "real": text,
-                "shape": list(pictures.images.shape),
+                "shape": list(images.shape),
                 "version": __version__,
                 "torch": torch.__version__,
             }

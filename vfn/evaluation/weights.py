@@ -16,6 +16,7 @@ from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
 from vfn.files import write_atomic
+from vfn.tables import how_to_install
 
 OFFLINE_VARIABLE = "VFN_OFFLINE"
 
@@ -44,19 +45,51 @@ def open_network(
         "resize": entry.resize,
         **{package.replace("-", "_"): version(package) for package in entry.packages},
     }
-    return Extractor(name, run, provenance, len(entry.layers) > 1)
+    return Extractor(name, run, provenance, len(entry.layers) > 1, entry.width or None)
+
+
+def check_weights(name: str, entry: Features, weights: Path | None, data_dir: str | None) -> None:
+    """Refuse weights that are not there and must not be downloaded; none are read.
+
+    Args:
+        name: of the extractor.
+        entry: that has weights.
+        weights: the file that is named for them.
+        data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
+
+    Raises:
+        ValueError: it says where they are looked for.
+    """
+    variable = os.environ.get(_variable(name))
+    named = weights or (Path(variable) if variable else None)
+    if named is not None and not named.is_file():
+        raise ValueError(f"weights {named} cannot be read: No such file")
+    path = _kept(entry, data_dir)
+    if named is None and not path.is_file() and os.environ.get(OFFLINE_VARIABLE):
+        raise ValueError(
+            f"weights of {name} are not at {path}, and ${OFFLINE_VARIABLE} forbids a download; "
+            f"{_help(name)}"
+        )
 
 
 def _variable(name: str) -> str:
     return f"VFN_WEIGHTS_{name.upper()}"
 
 
+def _help(name: str) -> str:
+    return f"pass their file as --weights or in ${_variable(name)}"
+
+
+def _kept(entry: Features, data_dir: str | None) -> Path:
+    """Where a download is kept."""
+    return data_home(DataConfig(data_dir=data_dir)) / "weights" / entry.url.rpartition("/")[2]
+
+
 def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Path, str]:
     """The weights from the environment or the cache, and how their hash has to begin."""
     if named := os.environ.get(_variable(name)):
         return Path(named), ""
-    home = data_home(DataConfig(data_dir=data_dir))
-    path = home / "weights" / entry.url.rpartition("/")[2]
+    path = _kept(entry, data_dir)
     # Where no hash is published, that of the download tells whether the file is still the same.
     kept = path.with_name(f"{path.name}.sha256")
     if not path.is_file():
@@ -69,18 +102,12 @@ def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Pat
 
 
 def _download(name: str, entry: Features, path: Path) -> None:
-    help_text = f"pass their file as --weights or in ${_variable(name)}"
-    if os.environ.get(OFFLINE_VARIABLE):
-        raise ValueError(
-            f"weights of {name} are not at {path}, and ${OFFLINE_VARIABLE} forbids a download; "
-            f"{help_text}"
-        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress=False)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"weights of {name} cannot be downloaded from {entry.url} ({error}); {help_text}"
+            f"weights of {name} cannot be downloaded from {entry.url} ({error}); {_help(name)}"
         ) from None
 
 
@@ -111,7 +138,7 @@ def _build(name: str, entry: Features, state: dict[str, Tensor], path: Path) -> 
         return entry.load()(list(entry.layers), state)
     except ImportError:
         raise ValueError(
-            f"features {name} need {' and '.join(entry.packages)}; pip install 'vfn[eval]', or "
+            f"features {name} need {' and '.join(entry.packages)}; {how_to_install('eval')}, or "
             "use pixels"
         ) from None
     except (KeyError, RuntimeError):

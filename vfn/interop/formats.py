@@ -1,5 +1,6 @@
 """The table of foreign formats, and their importers by word. This module does not import torch."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,4 +102,20 @@ def importer(word: str, what: What) -> Callable[..., Any]:
     found = load_object(target)
     if not callable(found):
         raise ValueError(f"expected {target} to be a function, got {type(found).__name__}")
+    if what == "checkpoint":
+        _check_takes(found, target)
     return found
+
+
+def _check_takes(found: Callable[..., Any], target: str) -> None:
+    """Refuse a function that cannot be called as one of a checkpoint is."""
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # of a function that does not tell
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"expected {target} to be called with file, source and out, but: {error}"
+        ) from None

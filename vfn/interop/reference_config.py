@@ -6,6 +6,7 @@ from typing import Any
 from vfn.configs import load
 from vfn.configs.schema import Config, from_tables, to_tables
 from vfn.data.standard import DATASETS, Standard
+from vfn.files import few, shortened, shown
 from vfn.interop.formats import FORMATS
 from vfn.interop.reference_settings import Json, Settings, read_json, reference_settings
 
@@ -19,6 +20,13 @@ WITHOUT_EFFECT = {
     "diffusion.x0eps_coef": "both forms of the posterior mean are one function",
     "speedup": "settings of a device",
     "args": "all but use_ddim and num_accum stand in the other sections",
+}
+
+# Of [diffusion]: what the reference knows; this library has more, and takes names of modules.
+WORDS = {
+    "logsnr_schedule": ("cosine", "linear", "sigmoid", "legacy"),
+    "model_out_type": ("x0", "eps", "v", "both"),
+    "reweight_type": ("constant", "snr", "truncated_snr", "alpha2"),
 }
 
 
@@ -40,7 +48,7 @@ def reference_data(settings: Settings) -> Standard:
     name, known = settings["data"]["name"], FORMATS["reference"].datasets
     if name not in known:
         raise ValueError(
-            f"unknown data set {name!r} in data.name, expected one of {', '.join(known)}"
+            f"unknown data set {shown(name)} in data.name, expected one of {', '.join(known)}"
         )
     return DATASETS[name]
 
@@ -68,7 +76,7 @@ def import_config(source: Json) -> Config:
     settings = reference_settings(source)
     faults = _without_counterpart(settings, reference_data(settings))
     if faults:
-        raise ValueError(f"configuration: {'; '.join(faults)}")
+        raise ValueError(f"configuration: {few(faults, 20, 600, '; ')}")
     tables = {
         "data": _data(settings),
         "model": _model(settings),
@@ -128,7 +136,12 @@ def _without_counterpart(settings: Settings, data: Standard) -> list[str]:
             f"a multiple of args.num_accum {accumulate}",
         ),
     }
-    return [
+    unknown = [
+        f"expected {name} to be one of {', '.join(words)}, got {shortened(repr(diffusion[name]))}"
+        for name, words in WORDS.items()
+        if diffusion[name] not in words
+    ]
+    return unknown + [
         f"expected {name} to be {text}, got {_json(settings, name)}"
         for name, (fits, text) in wanted.items()
         if not fits

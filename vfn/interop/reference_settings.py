@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vfn.files import printable
+from vfn.files import few, shortened, shown
 
 Settings = dict[str, dict[str, Any]]
 Json = str | PathLike[str] | Mapping[str, Any]
@@ -171,25 +171,26 @@ def reference_settings(source: Json) -> Settings:
     if "denoise" in given:
         defaults = EARLY
         given = _renamed(given)
-    faults = [f"unknown section {printable(str(name))}" for name in given if name not in OPTIONS]
+    faults = [f"unknown section {shortened(str(name))}" for name in given if name not in OPTIONS]
     settings = {}
     for name, options in OPTIONS.items():
         section = _section(given, name)
         if name != "args":
-            unknown = [printable(str(key)) for key in section if key not in options]
+            unknown = [shortened(str(key)) for key in section if key not in options]
             faults += [f"unknown option {name}.{key}" for key in unknown]
         settings[name] = {
             key: _value(section.get(key), defaults.get(name, {}).get(key, default))
             for key, (_, default) in options.items()
         }
         faults += [
-            f"expected {name}.{key} to be {_named(kind)}, got {_short(settings[name][key])}"
+            f"expected {name}.{key} to be {_named(kind)}, got {shown(settings[name][key], LONGEST)}"
             for key, (kind, _) in options.items()
             if settings[name][key] is not None and not _is(settings[name][key], kind)
         ]
     if faults:
         where = "configuration" if isinstance(source, Mapping) else str(source)
-        raise ValueError(f"{where} is not one of the reference implementation: {'; '.join(faults)}")
+        told = few(faults, 20, 600, "; ")
+        raise ValueError(f"{where} is not one of the reference implementation: {told}")
     return settings
 
 
@@ -208,10 +209,6 @@ def _named(kind: Any) -> str:
     return kind if isinstance(kind, str) else kind.__name__
 
 
-def _short(value: Any) -> str:
-    return text if len(text := repr(value)) <= LONGEST else f"{text[:LONGEST]}..."
-
-
 def unet_options(settings: Settings) -> dict[str, Any]:
     """Arguments of `UNet` that the settings determine: all but those about labels."""
     model = settings["model"]
@@ -228,7 +225,9 @@ def unet_options(settings: Settings) -> dict[str, Any]:
 def _section(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = given.get(name) or {}
     if not isinstance(section, Mapping):
-        raise ValueError(f"expected section {name} to be a JSON object, got {_short(section)}")
+        raise ValueError(
+            f"expected section {name} to be a JSON object, got {shown(section, LONGEST)}"
+        )
     return dict(section)
 
 

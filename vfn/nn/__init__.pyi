@@ -7,12 +7,14 @@ from .dropout import dropout as dropout
 from .dropout import keyed_dropout as keyed_dropout
 from .network import NETWORKS as NETWORKS
 from .network import Network as Network
+from .uncertainty import Uncertainty as Uncertainty
 from .unet import UNet as UNet
 
 __all__ = [
     "NETWORKS",
     "Network",
     "UNet",
+    "Uncertainty",
     "check_guidance_input",
     "check_labels",
     "denoiser",

@@ -11,15 +11,19 @@ from vfn.nn.conditions import check_labels
 from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
+    GuidanceRule,
     LogSNRSchedule,
     OutType,
+    Remembered,
     Strength,
     VarianceSplit,
     check_zero_snr,
-    classifier_free,
+    guided_x0,
     predict,
     split_variance,
+    zero_init,
 )
+from vfn.ops.guidance import PLAIN, denoiser_of
 
 
 def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Network:
@@ -81,12 +85,17 @@ def denoiser(
     rescale: float = 0.0,
     variance: bool = False,
     gradient: bool = False,
+    weak: Denoiser | None = None,
+    weak_guidance: Strength = 1.0,
+    rule: GuidanceRule = PLAIN,
+    zero_until: float | None = None,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
     With ``guidance`` w the result is ``cond + w (cond - uncond)``, both branches in one doubled
-    batch and each clipped before `classifier_free` combines them. A network that takes
-    guidance as an input gets w instead, and is evaluated once.
+    batch and each clipped before `guided_x0` combines them; with ``weak`` it is also led away from
+    what that says, by ``weak_guidance (cond - weak)``. A network that takes guidance as an input
+    gets w instead, and is evaluated once.
 
     Args:
         model: a `UNet`, or any module called as ``model(z, t, y)``.
@@ -102,17 +111,22 @@ def denoiser(
         variance: also return the fraction of a learned variance, of the conditional branch.
         gradient: whether gradients reach the parameters. Otherwise they are taken as constants, so
             that sampling keeps nothing of the steps behind it; gradients by z are there either way.
+        weak: a denoiser of a weaker network of the same data (autoguidance), of any prediction,
+            schedule and size: x0 is what both have in common.
+        weak_guidance: w >= 0 of it, [B], or a function of logsnr; 0 leaves it out.
+        rule: how two predictions are combined, as `guidance_rule` makes it.
+        zero_until: highest logsnr at which the flow stands still, see `zero_init`; None is none.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
-        `learned_ancestral_solver` wants it.
+        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers.
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or not what the network
             takes, the parameters are not the network's, it does not know the labels, or the
             schedule ends at zero signal and the network predicts eps.
 
-    Source: Ho & Salimans 2021 (2207.12598), eq. 6.
+    Source: Ho & Salimans 2021 (2207.12598), eq. 6; Karras et al. 2024 (2406.02507), eq. 2.
 
     >>> from vfn.nn import UNet
     >>> from vfn.ops import logsnr_schedule
@@ -122,12 +136,12 @@ def denoiser(
     torch.Size([2, 1, 8, 8])
     """
     check_zero_snr(schedule.logsnr(1.0).item(), out_type)
-    number = None if callable(guidance) or isinstance(guidance, Tensor) else guidance
-    if number is not None and number < 0:
-        raise ValueError(f"expected guidance >= 0, got {number}")
+    number = _number(guidance, "guidance")
+    if _number(weak_guidance, "weak_guidance") == 0:
+        weak = None
     known = guidance_range(model)
     if known is not None:
-        check_guidance_input(guidance, known, rescale)
+        check_guidance_input(guidance, known, rescale, rule)
     doubled = known is None and number != 0
     if doubled and labels is None:
         raise ValueError(
@@ -143,6 +157,7 @@ def denoiser(
         own = dict(model.named_parameters()) if params is None else params
         params = {name: value.detach() for name, value in own.items()}
     network = with_params(model, params)
+    strengths = [guidance] * doubled + [weak_guidance] * (weak is not None)
 
     def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
@@ -152,21 +167,39 @@ def denoiser(
         x0 = predict(z, out, logsnr, out_type).x0
         return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
 
-    def guided(z: Tensor, logsnr: Tensor) -> VarianceSplit:
-        both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
-        cond, uncond = both.out.chunk(2)
-        x0 = classifier_free(lambda *_: cond, lambda *_: uncond, guidance, rescale)(z, logsnr)
-        return VarianceSplit(x0, None if both.frac is None else both.frac[: len(z)])
+    def branches(z: Tensor, logsnr: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """What is guided and what it is led away from, and the fraction of the first."""
+        if doubled:
+            both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
+            x0s, frac = list(both.out.chunk(2)), None if both.frac is None else both.frac[: len(z)]
+        else:
+            x0, frac = predicted(z, logsnr)
+            x0s = [x0]
+        return x0s if weak is None else [*x0s, weak(z, logsnr)], frac
 
-    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
-        x0, frac = (guided if doubled else predicted)(z, logsnr)
+    def recall(z: Tensor, logsnr: Tensor, memory: Any) -> Remembered:
+        x0s, frac = branches(z, logsnr)
+        x0 = x0s[0]
+        if strengths:
+            x0, memory = guided_x0(z, x0s, logsnr, strengths, rule, rescale, memory)
+        if zero_until is not None:
+            x0 = zero_init(lambda *_: x0, zero_until)(z, logsnr)
         if not variance:
-            return x0
+            return Remembered(x0, memory)
         if frac is None:
             raise ValueError("expected a network with learned variance, and this one has none")
-        return torch.cat([x0, frac], dim=1)
+        return Remembered(torch.cat([x0, frac], dim=1), memory)
 
-    return denoise
+    return denoiser_of(recall, rule.remembers and bool(strengths))
+
+
+def _number(strength: Strength, name: str) -> float | None:
+    """A strength that is one number, which must not be negative; None where it varies."""
+    if callable(strength) or isinstance(strength, Tensor):
+        return None
+    if strength < 0:
+        raise ValueError(f"expected {name} >= 0, got {strength}")
+    return strength
 
 
 def _check_known(model: nn.Module, labels: Tensor) -> None:
@@ -185,7 +218,9 @@ def guidance_range(model: nn.Module) -> Sequence[float] | None:
     return getattr(model, "guidance_range", None)
 
 
-def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: float = 0.0) -> None:
+def check_guidance_input(
+    guidance: Strength, known: Sequence[float], rescale: float = 0.0, rule: GuidanceRule = PLAIN
+) -> None:
     """Refuse guidance that a network which takes it as an input was not distilled for.
 
     The values of a tensor are not looked at: that would wait for the device.
@@ -194,18 +229,19 @@ def check_guidance_input(guidance: Strength, known: Sequence[float], rescale: fl
         guidance: w, one for all or [B].
         known: lowest and highest w of the network.
         rescale: phi in [0, 1], brings the guided x0 towards the contrast of the conditional one.
+        rule: how two predictions would be combined.
 
     Raises:
-        ValueError: if it is out of range, depends on logsnr or is rescaled.
+        ValueError: if it is out of range, depends on logsnr, is rescaled or follows a rule.
 
     >>> check_guidance_input(5.0, (0.0, 4.0))
     Traceback (most recent call last):
     ValueError: expected guidance in 0..4, the weights this network was distilled for, got 5
     """
-    if callable(guidance) or rescale:
+    if callable(guidance) or rescale or rule is not PLAIN:
         raise ValueError(
-            "expected neither guidance_interval nor guidance_rescale: this network takes guidance "
-            "as an input and has no second branch; leave them out"
+            "expected neither guidance_interval nor guidance_rescale nor guidance_rule: this "
+            "network takes guidance as an input and has no second branch; leave them out"
         )
     low, high = known
     if not isinstance(guidance, Tensor) and not low <= guidance <= high:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vfn.ops.words import FARTHEST
+
 Scalar = Tensor | float
-FARTHEST = 700.0  # of finite logsnr: exp(710) is no longer a float64
+_ENDLESS = 1e300  # in place of infinity where two of them are subtracted
 
 
 def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
@@ -172,14 +174,80 @@ def alpha_over_sigma(logsnr: Tensor) -> Tensor:
     return torch.exp(0.5 * logsnr)
 
 
+def line_scale(logsnr: Tensor) -> Tensor:
+    """``1 / (alpha + sigma)``, which takes z to the straight path ``(1-t) x0 + t eps``."""
+    return torch.rsqrt(1 + 1 / torch.cosh(0.5 * logsnr))  # (alpha + sigma)^2 = 1 + 2 alpha sigma
+
+
+def inv_line_scale(logsnr: Tensor) -> Tensor:
+    """``alpha + sigma``."""
+    return torch.sqrt(1 + 1 / torch.cosh(0.5 * logsnr))
+
+
+def line_time(logsnr: Tensor) -> Tensor:
+    """``t = sigma / (alpha + sigma)`` of the straight path."""
+    return 1 / (1 + torch.exp(0.5 * logsnr))
+
+
+def line_rest(logsnr: Tensor) -> Tensor:
+    """``1 - t = alpha / (alpha + sigma)`` of the straight path."""
+    return 1 / (1 + torch.exp(-0.5 * logsnr))
+
+
+def inv_line_time(logsnr: Tensor) -> Tensor:
+    return 1 + torch.exp(0.5 * logsnr)
+
+
+def inv_line_rest(logsnr: Tensor) -> Tensor:
+    return 1 + torch.exp(-0.5 * logsnr)
+
+
+def line_lead(logsnr: Tensor) -> Tensor:
+    """``1 - 2t = (alpha - sigma) / (alpha + sigma)`` of the straight path."""
+    return tanh(0.25 * logsnr)
+
+
+def alpha_minus_sigma(logsnr: Tensor) -> Tensor:
+    """``(alpha^2 - sigma^2) / (alpha + sigma)``, without the difference."""
+    return tanh(0.5 * logsnr) * line_scale(logsnr)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, whose value and derivative both keep their digits."""
+    # Autograd takes 1 - tanh^2 for the derivative, which is all rounding far from 0.
+    far = x.sign() * (1 - 2 / (1 + torch.exp(2 * x.abs())))
+    return torch.where(x.abs() > 0.5, far, torch.tanh(x))
+
+
+def gap(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+    """``logsnr_t - logsnr_s``, and 0 of an infinity and itself: a step of no length."""
+    return logsnr_t.clamp(-_ENDLESS, _ENDLESS) - logsnr_s.clamp(-_ENDLESS, _ENDLESS)
+
+
 def snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
     """``r = SNR(t) / SNR(s)``, of two exact arguments instead of their rounded difference."""
-    return torch.exp(logsnr_t) * torch.exp(-logsnr_s)
+    # Beyond the farthest, where one of them is no number any more, of the difference.
+    near = torch.exp(logsnr_t.clamp(max=FARTHEST)) * torch.exp(-logsnr_s.clamp(min=-FARTHEST))
+    far = (logsnr_t > FARTHEST) | (logsnr_s < -FARTHEST)
+    return torch.where(far, torch.exp(gap(logsnr_t, logsnr_s)), near)
+
+
+def sigma_ratio(logsnr_s: Tensor, logsnr_t: Tensor) -> Tensor:
+    """``sigma_s / sigma_t``, 1 where both are 0."""
+    # Beyond the farthest, where 1 / sigma_t is no number any more, of the difference.
+    near = sigma(logsnr_s) * inv_sigma(logsnr_t.clamp(max=FARTHEST))
+    far = torch.exp(0.5 * gap(logsnr_t, logsnr_s.clamp(min=0))) * alpha(logsnr_s.abs())
+    return torch.where(logsnr_t > FARTHEST, far, near)
+
+
+def alpha_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+    """``alpha_t / alpha_s``, 1 where both are 0."""
+    return sigma_ratio(-logsnr_t, -logsnr_s)
 
 
 def one_minus_snr_ratio(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
     """1 - r without cancellation for close neighbours."""
-    return one_minus_exp(logsnr_t - logsnr_s)
+    return one_minus_exp(gap(logsnr_t, logsnr_s))
 
 
 def one_minus_exp(x: Tensor) -> Tensor:

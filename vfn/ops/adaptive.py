@@ -7,7 +7,15 @@ from torch import Tensor
 
 from vfn.ops import _coef
 from vfn.ops._coef import from_left
-from vfn.ops.integration import Counted, Denoiser, Sample, Watch, as_grid, check_grid
+from vfn.ops.integration import (
+    Counted,
+    Denoiser,
+    Sample,
+    Watch,
+    as_grid,
+    check_forgetful,
+    check_grid,
+)
 from vfn.ops.multistep import add_terms, turn
 from vfn.ops.predictions import v_from_x0
 from vfn.ops.words import Ending, check_choice
@@ -54,8 +62,8 @@ def sample_adaptive(
         Sample(x0, nfe): three evaluations for each attempted step, and one.
 
     Raises:
-        ValueError: for a grid without a step, a tolerance that is not positive, or when
-            ``max_steps`` are not enough.
+        ValueError: for a grid without a step, a tolerance that is not positive, a denoiser with a
+            memory, or when ``max_steps`` are not enough.
 
     Source: Bogacki & Shampine 1989, "A 3(2) pair of Runge-Kutta formulas".
 
@@ -66,6 +74,7 @@ def sample_adaptive(
     del noise
     grid = as_grid(logsnrs, z)
     check_choice(final, Ending, "final")
+    check_forgetful(denoise)
     if not tolerance > 0:
         raise ValueError(f"expected tolerance > 0, got {tolerance}")
     grid = grid[: len(grid) - int(grid[-1].isposinf())]

@@ -19,6 +19,7 @@ from vfn.ops.words import NormalCdf, PixelDecoder, VarType, check_choice
 # the tails.
 _LEVELS, _HALF_BIN, _TAIL = 256, 1 / 255, 0.999
 _LEAST_PROBABILITY = 1e-12
+_APART = 1e9  # distance of levels in noise
 _AT_ONCE = 16  # levels that are summed in one pass
 
 
@@ -134,7 +135,7 @@ def categorical_loglik(x: Tensor, noise: Tensor, logsnr: Scalar) -> Tensor:
     Args:
         x: pictures in [-1, 1], multiples of 2/255 from -1.
         noise: standard normal that ``z`` was made with, shape of ``x``.
-        logsnr: noise level of z, a number, [B] or broadcasting from the left; finite.
+        logsnr: noise level of z, a number, [B] or broadcasting from the left.
 
     Returns:
         log-likelihood in nats, shape and dtype of ``x``.
@@ -149,7 +150,8 @@ def categorical_loglik(x: Tensor, noise: Tensor, logsnr: Scalar) -> Tensor:
     tensor([-5.5452, -5.5452])
     """
     same_shape(x, noise, "x", "noise")
-    spacing = 2 * _HALF_BIN * _coef.alpha_over_sigma(as_logsnr(logsnr, x))
+    # Levels farther apart than that are told apart for sure, and their squares are numbers.
+    spacing = (2 * _HALF_BIN * _coef.alpha_over_sigma(as_logsnr(logsnr, x))).clamp(max=_APART)
     place = torch.round((x.detach() + 1) / (2 * _HALF_BIN)).clamp(0, _LEVELS - 1)
     total = torch.zeros_like(x)
     for some in torch.arange(_LEVELS, device=x.device).split(_AT_ONCE):

@@ -5,44 +5,50 @@ A new one, with its parameters, is one entry here, or a function ``draw(draws, s
 they are called, as whoever has tensors to draw from has done.
 
 Sources: low_discrepancy: Kingma et al. 2021 (2107.00630), appendix I.1. logit_normal: Esser et al.
-2024 (2403.03206), eq. 19. lognormal: Karras et al. 2022 (2206.00364), table 1. importance: Nichol &
-Dhariwal 2021 (2102.09672), eq. 18, in continuous time.
+2024 (2403.03206), eq. 19. lognormal: Karras et al. 2022 (2206.00364), table 1. laplace: Hang et al.
+2024 (2407.03297), table 1. importance: Nichol & Dhariwal 2021 (2102.09672), eq. 18, in continuous
+time. weighted: the density of least variance where the v error is the same at all levels.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vfn.ops._options import Parametric
+from vfn.ops.weightings import WEIGHTINGS
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vfn.ops.schedules import LogSNRSchedule
-    from vfn.ops.times import BatchDraws, WeightedTime
+    from vfn.ops.times import BatchDraws
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeDensity(Parametric):
     """A density of training times behind a word.
 
-    text: one line that says what it is. draw: ``draw(draws, schedule, **parameters) ->
-    WeightedTime`` of `BatchDraws` and a `LogSNRSchedule`, or the ``package.module:Name`` of such a
-    function; the time of a position depends on that position's draw, the common one, the position
-    and the batch's size alone. parameters: name -> default. positive: those that are > 0. undone:
-    whether the loss is divided by the density, which keeps its mean that of uniform times;
-    otherwise the preference for some times is meant, and the density is given as 1.
+    text: one line that says what it is. draw: ``draw(draws, schedule, **parameters) -> t`` of
+    `BatchDraws` and a `LogSNRSchedule`; the time of a position depends on that position's draw, the
+    common one, the position and the batch's size alone. Of a function from outside its
+    ``package.module:Name``; it gives a `WeightedTime`. density: ``density(t, schedule,
+    **parameters)``, what one time is drawn with, which integrates to 1 over [0, 1]; +inf at an end
+    that whatever lies beyond is moved to. None from outside. parameters: name -> default. positive:
+    those that are > 0. kept: whether, if nobody says otherwise, the loss is divided by the density,
+    which keeps its mean that of uniform times.
 
     >>> TIME_DENSITIES["logit_normal"].parameters
     {'mean': 0.0, 'std': 1.0}
     """
 
     text: str
-    draw: "Callable[..., WeightedTime] | str"
-    undone: bool = False
+    draw: "Callable[..., Tensor] | str"
+    density: "Callable[..., Tensor] | None" = None
+    kept: bool = False
 
-    def load(self) -> "Callable[..., WeightedTime]":
+    def load(self) -> "Callable[..., Any]":
         """The function ``draw``, imported now if it was named.
 
         Returns:
@@ -55,55 +61,101 @@ class TimeDensity(Parametric):
         '_uniform'
         """
         if isinstance(self.draw, str):
-            loaded: Callable[..., WeightedTime] = load_object(self.draw)
+            loaded: Callable[..., Any] = load_object(self.draw)
             return loaded
         return self.draw
 
 
-def _uniform(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "WeightedTime":
-    return _as_meant(draws.u)
+def _uniform(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "Tensor":
+    return draws.u
 
 
-def _stratified(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "WeightedTime":
+def _stratified(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "Tensor":
     from vfn.ops.times import stratified_time
 
-    return _as_meant(stratified_time(draws.u, draws.position, draws.batch_size))
+    return stratified_time(draws.u, draws.position, draws.batch_size)
 
 
-def _low_discrepancy(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "WeightedTime":
+def _low_discrepancy(draws: "BatchDraws", _schedule: "LogSNRSchedule") -> "Tensor":
     from vfn.ops.times import low_discrepancy_time
 
-    return _as_meant(low_discrepancy_time(draws.common, draws.position, draws.batch_size))
+    return low_discrepancy_time(draws.common, draws.position, draws.batch_size)
+
+
+def _one(t: "Tensor", _schedule: "LogSNRSchedule") -> "Tensor":
+    return t.new_ones(t.shape)
 
 
 def _logit_normal(
     draws: "BatchDraws", _schedule: "LogSNRSchedule", mean: float, std: float
-) -> "WeightedTime":
+) -> "Tensor":
     from vfn.ops.times import logit_normal_time
 
-    return _as_meant(logit_normal_time(_normal(draws.u), mean, std))
+    return logit_normal_time(_normal(draws.u), mean, std)
+
+
+def _logit_normal_density(
+    t: "Tensor", _schedule: "LogSNRSchedule", mean: float, std: float
+) -> "Tensor":
+    return _gauss(t.logit(), mean, std) / (t * (1 - t))
 
 
 def _lognormal(
     draws: "BatchDraws", schedule: "LogSNRSchedule", mean: float, std: float
-) -> "WeightedTime":
-    """Where the schedule has the levels; at its ends for those beyond."""
+) -> "Tensor":
     from vfn.ops.times import lognormal_logsnr
 
-    lowest, highest = schedule.logsnr(draws.u.new_tensor([1.0, 0.0]))
-    logsnr = lognormal_logsnr(_normal(draws.u), mean, std).clamp(lowest, highest)
-    return _as_meant(schedule.time(logsnr).clamp(0, 1))
+    return _time_of(lognormal_logsnr(_normal(draws.u), mean, std), draws, schedule)
+
+
+def _lognormal_density(
+    t: "Tensor", schedule: "LogSNRSchedule", mean: float, std: float
+) -> "Tensor":
+    return _by_level(lambda logsnr: 0.5 * _gauss(-0.5 * logsnr, mean, std), t, schedule)
+
+
+def _laplace(
+    draws: "BatchDraws", schedule: "LogSNRSchedule", mean: float, scale: float
+) -> "Tensor":
+    from vfn.ops.times import laplace_logsnr
+
+    return _time_of(laplace_logsnr(draws.u, mean, scale), draws, schedule)
+
+
+def _laplace_density(
+    t: "Tensor", schedule: "LogSNRSchedule", mean: float, scale: float
+) -> "Tensor":
+    return _by_level(
+        lambda logsnr: (-(logsnr - mean).abs() / scale).exp() / (2 * scale), t, schedule
+    )
 
 
 def _importance(
     draws: "BatchDraws", _schedule: "LogSNRSchedule", weights: "Sequence[float] | Tensor"
-) -> "WeightedTime":
-    import torch
-
+) -> "Tensor":
     from vfn.ops.times import importance_time
 
-    shares = torch.as_tensor(weights, dtype=torch.float64, device=draws.u.device)
-    return importance_time(draws.u, shares)
+    return importance_time(draws.u, _shares(weights, draws.u)).t
+
+
+def _importance_density(
+    t: "Tensor", _schedule: "LogSNRSchedule", weights: "Sequence[float] | Tensor"
+) -> "Tensor":
+    return _stairs(t, _shares(weights, t))
+
+
+def _weighted(
+    draws: "BatchDraws", schedule: "LogSNRSchedule", weighting: str, **options: Any
+) -> "Tensor":
+    from vfn.ops.times import importance_time
+
+    return importance_time(draws.u, _weights(draws.u, schedule, weighting, options)).t
+
+
+def _weighted_density(
+    t: "Tensor", schedule: "LogSNRSchedule", weighting: str, **options: Any
+) -> "Tensor":
+    return _stairs(t, _weights(t, schedule, weighting, options))
 
 
 def _normal(u: "Tensor") -> "Tensor":
@@ -113,47 +165,112 @@ def _normal(u: "Tensor") -> "Tensor":
     return torch.special.ndtri(u)
 
 
-def _as_meant(t: "Tensor") -> "WeightedTime":
-    """Times whose density is not to be undone."""
-    from vfn.ops.times import WeightedTime
+def _gauss(x: "Tensor", mean: float, std: float) -> "Tensor":
+    return (-0.5 * ((x - mean) / std).square()).exp() / (std * math.sqrt(2 * math.pi))
 
-    return WeightedTime(t, t.new_ones(t.shape))
+
+def _time_of(logsnr: "Tensor", draws: "BatchDraws", schedule: "LogSNRSchedule") -> "Tensor":
+    """Where the schedule has the levels; at its ends for those beyond."""
+    lowest, highest = schedule.logsnr(draws.u.new_tensor([1.0, 0.0]))
+    return schedule.time(logsnr.clamp(lowest, highest)).clamp(0, 1)
+
+
+def _by_level(
+    law: "Callable[[Tensor], Tensor]", t: "Tensor", schedule: "LogSNRSchedule"
+) -> "Tensor":
+    """A density of noise levels as one of times; at the ends stands all that lies beyond."""
+    from vfn.ops.schedules import logsnr_slope
+
+    density = law(schedule.logsnr(t)) * logsnr_slope(schedule, t).abs()
+    return density.masked_fill((t <= 0) | (t >= 1), math.inf)
+
+
+def _shares(weights: "Sequence[float] | Tensor", like: "Tensor") -> "Tensor":
+    import torch
+
+    return torch.as_tensor(weights, dtype=torch.float64, device=like.device)
+
+
+def _stairs(t: "Tensor", weights: "Tensor") -> "Tensor":
+    """A density that is constant on equal intervals of time."""
+    count = weights.shape[0]
+    step = (t * count).long().clamp(0, count - 1)
+    return weights[step] * (count / weights.sum())
+
+
+INTERVALS = 1024  # of time, on which a weighting is taken as constant
+
+
+def _weights(
+    like: "Tensor", schedule: "LogSNRSchedule", weighting: str, options: Mapping[str, Any]
+) -> "Tensor":
+    """The weight of the v error, which is alike at all levels, in the middle of each interval."""
+    import torch
+
+    from vfn.ops.losses import loss_weight
+
+    middles = (torch.arange(INTERVALS, dtype=torch.float64, device=like.device) + 0.5) / INTERVALS
+    logsnr = schedule.logsnr(middles)
+    return loss_weight(logsnr, weighting, **options) * torch.sigmoid(-logsnr)
 
 
 def _outside(name: str) -> TimeDensity:
-    return TimeDensity(text=f"what {name}(draws, schedule) draws", draw=name, parameters=None)
+    text = f"what {name}(draws, schedule) draws"
+    return TimeDensity(text=text, draw=name, parameters=None, kept=True)
 
 
 TIME_DENSITIES: Table[TimeDensity] = Table(
     "time density",
     {
-        "uniform": TimeDensity(text="uniform in time, each on its own", draw=_uniform),
+        "uniform": TimeDensity(
+            text="uniform in time, each on its own", draw=_uniform, density=_one
+        ),
         "stratified": TimeDensity(
             text="uniform, one time in each of as many equal strata as the batch has pictures",
             draw=_stratified,
+            density=_one,
         ),
         "low_discrepancy": TimeDensity(
             text="uniform, the batch evenly spaced from one common offset",
             draw=_low_discrepancy,
+            density=_one,
         ),
         "logit_normal": TimeDensity(
             text="logit(t) ~ N(mean, std^2), which prefers the middle",
             draw=_logit_normal,
+            density=_logit_normal_density,
             parameters={"mean": 0.0, "std": 1.0},
             positive=("std",),
         ),
         "lognormal": TimeDensity(
             text="ln(sigma/alpha) ~ N(mean, std^2), the noise levels of EDM",
             draw=_lognormal,
+            density=_lognormal_density,
             parameters={"mean": -1.2, "std": 1.2},
             positive=("std",),
+        ),
+        "laplace": TimeDensity(
+            text="logsnr ~ Laplace(mean, scale), which prefers levels near the mean",
+            draw=_laplace,
+            density=_laplace_density,
+            parameters={"mean": 0.0, "scale": 0.5},
+            positive=("scale",),
         ),
         "importance": TimeDensity(
             text="as often as the weights of equal intervals of time say, and undone in the loss",
             draw=_importance,
+            density=_importance_density,
             parameters={"weights": (1.0,)},
             positive=("weights",),
-            undone=True,
+            kept=True,
+        ),
+        "weighted": TimeDensity(
+            text="as often as a weighting of the v error says, and undone in the loss",
+            draw=_weighted,
+            density=_weighted_density,
+            parameters={"weighting": "truncated_snr"},
+            chooses={"weighting": WEIGHTINGS},
+            kept=True,
         ),
     },
     _outside,

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from vfn.ops._coef import Scalar, check_logsnr, from_left, linear_combination, same_shape
+from vfn.ops.guidance import mapped
 from vfn.ops.integration import (
-    Counted,
     Denoiser,
     Sample,
     Solver,
     Span,
     Stepped,
     as_grid,
+    counted,
     integrate,
 )
 from vfn.ops.multistep import renoise_step
@@ -138,7 +139,7 @@ def with_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     >>> half(torch.zeros(1, 2), torch.zeros(1))
     tensor([[1., 0.]])
     """
-    return lambda z, logsnr: torch.where(mask, known, denoise(z, logsnr))
+    return mapped(denoise, lambda x0: torch.where(mask, known, x0))
 
 
 def inpaint(
@@ -186,7 +187,7 @@ def inpaint(
     same_shape(z, known, "z", "known")
     if resample < 1 or jump < 1:
         raise ValueError(f"expected resample and jump >= 1, got {resample} and {jump}")
-    counted, draws = Counted(denoise), itertools.count()
+    calls, draws = counted(denoise), itertools.count()
     path = _repaint_path(len(grid) - 1, resample, jump)
     grid = torch.cat([grid[:-1], grid.new_full((1,), math.inf)])
     here = next(path)
@@ -195,10 +196,11 @@ def inpaint(
         if there < here:
             z = renoise_step(z, at, to, noise(next(draws)))
         else:
-            z = step(z, counted(z, at), at, to, noise=noise(next(draws)))
+            z = step(z, calls(z, at), at, to, noise=noise(next(draws)))
+            calls.next_step()
             z = torch.where(mask, q_sample(known, to, noise(next(draws))), z)
         here = there
-    return Sample(z, counted.calls)
+    return Sample(z, calls.calls)
 
 
 def _repaint_path(steps: int, resample: int, jump: int) -> Iterator[int]:

@@ -180,6 +180,43 @@ def posthoc_ema_weights(
     return weights / weights.sum()
 
 
+def posthoc_ema_fit(
+    steps: Sequence[float], gammas: Sequence[float], step: float, gamma: float
+) -> float:
+    """How far the weighted profiles of `posthoc_ema_weights` are from the wanted one.
+
+    ``|sum_i w_i p_i - p| / |p|`` over the training so far, with ``|p|^2`` the integral of the
+    square of the profile. The error of the averaged parameters is smaller by as much as they change
+    less from step to step than the profiles do.
+
+    Args:
+        steps: t of each stored average, [N].
+        gammas: its exponent, [N].
+        step: t of the wanted average.
+        gamma: its exponent.
+
+    Returns:
+        the relative error, 0 where the wanted average is stored.
+
+    Raises:
+        ValueError: if ``steps`` and ``gammas`` differ in length or are empty.
+
+    Source: Karras et al. 2023 (2312.02696), section 3.2.
+
+    >>> posthoc_ema_fit([10, 20], [7.0, 7.0], 20, 7.0) < 1e-6
+    True
+    >>> round(posthoc_ema_fit([10, 20], [7.0, 7.0], 20, 30.0), 2)
+    0.66
+    """
+    weights = posthoc_ema_weights(steps, gammas, step, gamma)
+    t, g = (torch.tensor(list(values), dtype=torch.float64) for values in (steps, gammas))
+    wanted_t, wanted_g = (torch.tensor([v], dtype=torch.float64) for v in (step, gamma))
+    own = _profile_product(wanted_t, wanted_g, wanted_t, wanted_g)[0]
+    mixed = _profile_product(t[:, None], g[:, None], wanted_t, wanted_g)[:, 0]
+    square = weights @ _profile_product(t[:, None], g[:, None], t, g) @ weights
+    return float(((square - 2 * weights @ mixed + own).clamp(min=0) / own).sqrt())
+
+
 def _profile_product(t_a: Tensor, g_a: Tensor, t_b: Tensor, g_b: Tensor) -> Tensor:
     """Integral of the product of two profiles; the shorter one ends it."""
     exponent = torch.where(t_a < t_b, g_b, -g_a)

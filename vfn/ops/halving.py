@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, check_logsnr, from_left, one_minus_exp
+from vfn.ops._coef import Scalar, check_logsnr, from_left, gap, one_minus_exp
 from vfn.ops.integration import Denoiser
 from vfn.ops.steps import ddim_step
 
@@ -23,7 +23,8 @@ def distill_target(
         z: noisy data at t [B, ...].
         logsnr_t: [B] or broadcasting from the left.
         logsnr_mid: likewise, half way in time.
-        logsnr_s: likewise; +inf at s = 0, where the target is the teacher's last x0.
+        logsnr_s: likewise, ``> logsnr_t``; +inf at s = 0, where the target is the teacher's last
+            x0.
 
     Returns:
         target x0, shape and dtype of ``z``.
@@ -41,5 +42,5 @@ def distill_target(
     ls = check_logsnr(logsnr_s, z, "logsnr_s")
     x0_t = denoise(z, lt)
     x0_mid = denoise(ddim_step(z, x0_t, lt, lm), lm)
-    share = one_minus_exp(0.5 * (lm - ls)) / one_minus_exp(0.5 * (lt - ls))
+    share = one_minus_exp(0.5 * gap(lm, ls)) / one_minus_exp(0.5 * gap(lt, ls))
     return torch.lerp(x0_t, x0_mid, from_left(share, z).to(z.dtype).expand_as(z))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple, Protocol
@@ -116,6 +117,34 @@ class Sample(NamedTuple):
     nfe: int
 
 
+class Remembered(NamedTuple):
+    """A prediction, and what the next step is to know of it."""
+
+    x0: Tensor
+    memory: Any
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """A denoiser that knows of the steps before: ``recall(z, logsnr, memory) -> Remembered``.
+
+    ``memory`` is None in the first step. `sample`, `encode` and `inpaint` hand it on as a value:
+    each evaluation of a step starts from what was known at its beginning, and what its first one
+    gives goes on. Called as a plain denoiser it remembers nothing, as in the first step.
+
+    >>> ones = torch.ones(1)
+    >>> counting = Remembering(lambda z, l, n: Remembered(z + (n or 0), (n or 0) + 1))
+    >>> counting(ones, ones), counting.recall(ones, ones, 2)
+    (tensor([1.]), Remembered(x0=tensor([3.]), memory=3))
+    """
+
+    recall: Callable[[Tensor, Tensor, Any], Remembered]
+
+    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The prediction of somebody who remembers nothing."""
+        return self.recall(z, logsnr, None).x0
+
+
 class Counted:
     """A denoiser that counts its calls."""
 
@@ -126,6 +155,50 @@ class Counted:
         """The prediction, counted."""
         self.calls += 1
         return self.denoise(z, logsnr)
+
+    def next_step(self) -> None:
+        """A step is done."""
+
+
+class CountedRemembering(Counted):
+    """A denoiser with a memory, which goes from step to step, and counts its calls."""
+
+    denoise: Remembering
+
+    def __init__(self, denoise: Remembering) -> None:
+        super().__init__(denoise)
+        self._memory: Any = None
+        self._first: Remembered | None = None
+
+    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The prediction, counted."""
+        self.calls += 1
+        found = self.denoise.recall(z, logsnr, self._memory)
+        self._first = self._first or found
+        return found.x0
+
+    def next_step(self) -> None:
+        """A step is done: what its first evaluation gave is what the next step knows."""
+        if self._first is not None:
+            self._memory, self._first = self._first.memory, None
+
+
+def counted(denoise: Denoiser) -> Counted:
+    """The denoiser with a count of its calls, and its memory if it has one."""
+    return CountedRemembering(denoise) if isinstance(denoise, Remembering) else Counted(denoise)
+
+
+def check_forgetful(denoise: Denoiser) -> None:
+    """Refuse a denoiser with a memory where there are no steps that it could go along.
+
+    Raises:
+        ValueError: it says what to do.
+    """
+    if isinstance(denoise, Remembering):
+        raise ValueError(
+            "expected a denoiser without memory: this solver takes back steps, or hands nothing "
+            "from one to the next; use one of fixed steps, or guidance without momentum"
+        )
 
 
 def sample(
@@ -199,18 +272,19 @@ def integrate(
             "expected noise, a function of the step's number, for a solver that draws it, got "
             "None; give noise or choose a deterministic solver"
         )
-    counted, memory, last = Counted(denoise), None, len(logsnrs) - 2
+    calls, memory, last = counted(denoise), None, len(logsnrs) - 2
     for i in range(last + 1):
         logsnr_t, logsnr_s = (logsnrs[j].double().expand(z.shape[0]) for j in (i, i + 1))
         if i == last and final == "x0":
             logsnr_s = torch.full_like(logsnr_s, math.inf)
         advance = solver.end if i == last else solver.advance
         drawn = noise(i) if noise is not None and solver.draws and i < last else None
-        after, x0, memory = advance(counted, z, Span(logsnr_t, logsnr_s, drawn), memory)
+        after, x0, memory = advance(calls, z, Span(logsnr_t, logsnr_s, drawn), memory)
+        calls.next_step()
         if callback is not None:
             callback(i, z, x0)
         z = after
-    return Sample(z, counted.calls)
+    return Sample(z, calls.calls)
 
 
 def as_grid(logsnrs: Any, z: Tensor) -> Tensor:

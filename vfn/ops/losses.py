@@ -10,7 +10,7 @@ from vfn.ops.weightings import WEIGHTINGS
 
 
 class _Errors:
-    """Mean square errors of a prediction in its three forms, each computed when it is asked for."""
+    """Mean square errors of a prediction in its forms, each computed when it is asked for."""
 
     def __init__(self, pred: Prediction, target: Prediction) -> None:
         self.pred, self.target = pred, target
@@ -26,6 +26,10 @@ class _Errors:
     @property
     def v(self) -> Tensor:
         return _mean_square(self.pred.v, self.target.v)
+
+    @property
+    def u(self) -> Tensor:
+        return _mean_square(self.pred.u, self.target.u)
 
 
 def _mean_square(a: Tensor, b: Tensor) -> Tensor:
@@ -43,9 +47,9 @@ def mse_loss(
     """Mean square error, weighted over noise levels: ``weight(logsnr) |x0 error|^2``.
 
     Some weightings are the error of another quantity, and are computed as that: ``snr`` is the eps
-    error, ``alpha2`` the v error. The others multiply the x0 error by `loss_weight`, and need
-    ``logsnr``. `WEIGHTINGS` has the formula of each. An error is a mean of squares over all but the
-    first dimension.
+    error, ``alpha2`` the v error, ``flow`` the u error. The others multiply the x0 error by
+    `loss_weight`, and need ``logsnr``. `WEIGHTINGS` has the formula of each. An error is a mean of
+    squares over all but the first dimension.
 
     Args:
         pred: a Prediction, [B, ...] each; every prediction type goes with every weighting.
@@ -78,6 +82,33 @@ def mse_loss(
         raise ValueError(f"expected logsnr of shape [B] for reweight {reweight}, got None")
     x0_error = errors.x0
     return loss_weight(logsnr, reweight, **parameters).to(x0_error.dtype) * x0_error
+
+
+def balanced_loss(loss: Tensor, uncertainty: Tensor) -> Tensor:
+    """A loss with a learned weight: ``exp(-u) loss + u``.
+
+    Where u is learned beside the network it comes to be the logarithm of the mean loss at its noise
+    level, so that all levels count alike. u is the uncertainty of EDM2 and has its sign; the
+    log-weight w of sCM, whose loss is ``exp(w) loss - w``, is -u.
+
+    Args:
+        loss: of each sample, [B], >= 0.
+        uncertainty: u at its noise level [B], such as `vfn.nn.Uncertainty` gives it.
+
+    Returns:
+        loss [B], dtype of ``loss``; least where u is log(loss), and perhaps below 0.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: Karras et al. 2023 (2312.02696), eq. 21; Lu & Song 2024 (2410.11081), eq. 8; Kendall et
+    al. 2017 (1705.07115), eq. 7.
+
+    >>> balanced_loss(torch.tensor([4.0, 4.0]), torch.tensor([0.0, 4.0]).log1p())
+    tensor([4.0000, 2.4094])
+    """
+    same_shape(loss, uncertainty, "loss", "uncertainty")
+    return (-uncertainty).exp() * loss + uncertainty
 
 
 def loss_weight(logsnr: Scalar, reweight: str, **parameters: float) -> Tensor:

@@ -50,14 +50,15 @@ def renoise_step(z: Tensor, logsnr_s: Scalar, logsnr_t: Scalar, noise: Tensor) -
     same_shape(z, noise, "z", "noise")
     ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
     std = torch.sqrt(_coef.one_minus_snr_ratio(lt, ls)) * _coef.sigma(lt)
-    return linear_combination(_coef.alpha(lt) * _coef.inv_alpha(ls), z, std, noise)
+    return linear_combination(_coef.alpha_ratio(lt, ls), z, std, noise)
 
 
 def heun_step(z: Tensor, x0: Tensor, logsnr_t: Scalar, logsnr_s: Scalar, x0_next: Tensor) -> Tensor:
     """Heun's step t -> s: the noise is the mean of that implied at t and after a DDIM step, at s.
 
     The step of ``x0 + exp(h)/2 (x0_next - x0)``. For a long step the factor is large, 1,000 at
-    h = 7.6: take such a step, as the first from logsnr -20 is, with `ddim_step` instead.
+    h = 7.6 and beyond float32 at 89: take such a step, as the first from logsnr -20 is, with
+    `ddim_step` instead.
 
     Args:
         z: noisy data at t [B, ...].
@@ -257,7 +258,7 @@ def ab2_step(
         logsnr_t: [B] or broadcasting from the left.
         logsnr_s: likewise; ``< logsnr_t`` goes back towards noise.
         v_prev: velocity at the step before.
-        logsnr_prev: where that was, on the other side of t than s.
+        logsnr_prev: where that was, on the other side of t than s; ``d / d_prev`` is a number.
 
     Returns:
         z_s, shape and dtype of ``z``.
@@ -315,7 +316,7 @@ def turn(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
     Returns:
         angle in [0, pi/2], negative where s is noisier.
     """
-    gap = _coef.one_minus_exp(0.5 * (logsnr_t - logsnr_s))
+    gap = _coef.one_minus_exp(0.5 * _coef.gap(logsnr_t, logsnr_s))
     return torch.atan(gap / (torch.exp(0.5 * logsnr_t) + torch.exp(-0.5 * logsnr_s)))
 
 
@@ -341,14 +342,15 @@ def _step(
     """The exact step for an x0 that is a mixture of the given ones; eta is `dpmpp_2m_step`'s."""
     if eta < 0:
         raise ValueError(f"expected eta >= 0, got {eta}")
-    minus_h, of_z = 0.5 * (lt - ls), _coef.sigma(ls) * _coef.inv_sigma(lt)
+    minus_h, of_z = 0.5 * _coef.gap(lt, ls), _coef.sigma_ratio(ls, lt)
     of_x0 = _coef.alpha(ls) * _coef.one_minus_exp((1 + eta) * minus_h)
     terms = [(of_x0 * weight, x0) for weight, x0 in mixture]
     if eta:
         if noise is None:
             raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
         _check(z, noise=noise)
-        of_z = of_z * torch.exp(0.5 * eta * lt) * torch.exp(-0.5 * eta * ls)
+        with_eta = of_z * torch.exp(0.5 * eta * lt) * torch.exp(-0.5 * eta * ls)
+        of_z = torch.where(lt == ls, of_z, with_eta)  # also at the infinities
         std = _coef.sigma(ls) * torch.sqrt(_coef.one_minus_exp(2 * eta * minus_h))
         terms.append((std, noise))
     return add_terms(of_z.to(z.dtype) * z, terms)

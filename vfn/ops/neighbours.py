@@ -70,7 +70,7 @@ def nearest_distances(queries: Tensor, references: Tensor, tile: int = TILE) -> 
         [N], dtype of ``queries``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or squares of the values leave the dtype.
 
     >>> nearest_distances(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [7.0]]))
     tensor([1., 2.])
@@ -79,6 +79,7 @@ def nearest_distances(queries: Tensor, references: Tensor, tile: int = TILE) -> 
     check_features(references, 1, "references")
     check_same_width(queries, references)
     centre = _centre(references)
+    _check_range(queries, references, centre)
     found = _kth_squared(queries, references, centre, 0, tile)
     return found.sqrt().to(queries.dtype)
 
@@ -96,7 +97,8 @@ def neighbourhood(real: Tensor, fake: Tensor, k: int = 3, tile: int = TILE) -> N
         Neighbourhood(precise [M], recalled [N], density [M], covered [N]).
 
     Raises:
-        ValueError: if a side has k or fewer rows, or the widths differ.
+        ValueError: if a side has k or fewer rows, the widths differ, or squares of the values
+            leave the dtype, float32 or wider.
 
     Source: Kynkäänniemi et al. 2019 (1904.06991), eqs. 1-3; Naeem et al. 2020 (2002.09797),
         eqs. 3-4.
@@ -111,6 +113,7 @@ def neighbourhood(real: Tensor, fake: Tensor, k: int = 3, tile: int = TILE) -> N
     check_features(fake, k + 1, "fake")
     check_same_width(real, fake)
     centre = _centre(real)
+    _check_range(real, fake, centre)
     of_real, of_fake = (_kth_squared(points, points, centre, k, tile) for points in (real, fake))
     precise, recalled, covered = (
         torch.zeros(len(side), dtype=torch.bool, device=side.device) for side in (fake, real, real)
@@ -152,7 +155,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3, tile: int = TILE) -
         PrecisionRecall(precision, recall), each in [0, 1].
 
     Raises:
-        ValueError: if a side has k or fewer rows, or the widths differ.
+        ValueError: if a side has k or fewer rows, the widths differ, or squares of the values
+            leave the dtype, float32 or wider.
 
     Source: Kynkäänniemi et al. 2019 (1904.06991), eqs. 1-3.
 
@@ -181,7 +185,8 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5, tile: int = TILE) -
         DensityCoverage(density, coverage).
 
     Raises:
-        ValueError: if a side has k or fewer rows, or the widths differ.
+        ValueError: if a side has k or fewer rows, the widths differ, or squares of the values
+            leave the dtype, float32 or wider.
 
     Source: Naeem et al. 2020 (2002.09797), eqs. 3-4.
 
@@ -201,6 +206,18 @@ def _centre(points: Tensor) -> Tensor:
     """Their mean, in the dtype of distances: differences of squares lose less near zero."""
     wide = torch.promote_types(points.dtype, torch.float32)
     return points.mean(0, dtype=wide)
+
+
+def _check_range(one: Tensor, other: Tensor, centre: Tensor) -> None:
+    """Refuse values whose distances, sums of D squares, would be infinite or no numbers."""
+    most = (torch.finfo(centre.dtype).max / (16 * max(1, len(centre)))) ** 0.5
+    for side in (one, other):
+        largest = side.abs().max().item() if side.numel() else 0.0
+        if not largest <= most:  # nan neither
+            raise ValueError(
+                f"expected features within ±{most:.2g}, whose squared distances are numbers of "
+                f"{centre.dtype}, got {largest:.3g}; scale them down"
+            )
 
 
 class _Products(NamedTuple):

@@ -134,7 +134,7 @@ def posterior_logvar(
     if var_type == "fixed_large":
         return log_gap + _coef.log_sigmoid(-lt)
     small, large = _coef.log_sigmoid(-ls), _coef.log_sigmoid(-lt)
-    return log_gap + torch.lerp(small, large, _fraction(intp_frac))
+    return log_gap + _between(small, large, small.new_full((), _fraction(intp_frac)))
 
 
 def _fraction(intp_frac: float | None) -> float:
@@ -155,8 +155,8 @@ def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
 
     Returns:
         log-variance, shape and dtype of ``frac``; -inf where s = t. At ``logsnr_s = +inf`` the
-        small one is a point and there is nothing to interpolate: give a finite one, as `vlb_bpd`
-        does.
+        small one is a point and there is nothing to interpolate: it is -inf but where ``frac`` is
+        1; give a finite one, as `vlb_bpd` does.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -171,7 +171,16 @@ def learned_logvar(logsnr_t: Tensor, logsnr_s: Tensor, frac: Tensor) -> Tensor:
     log_gap = torch.log(_coef.one_minus_snr_ratio(lt, ls))
     small, large = _coef.log_sigmoid(-ls), _coef.log_sigmoid(-lt)
     log_gap, small, large = (x.to(frac.dtype) for x in (log_gap, small, large))
-    return log_gap + torch.lerp(small, large, frac)
+    return log_gap + _between(small, large, frac)
+
+
+def _between(small: Tensor, large: Tensor, frac: Tensor) -> Tensor:
+    """Log-variances, interpolated; where the small one is that of a point, only 1 leads away."""
+    point = small.isneginf() & (frac < 1)
+    mixed = torch.lerp(
+        torch.where(small.isneginf(), torch.finfo(small.dtype).min, small), large, frac
+    )
+    return torch.where(point, -torch.inf, mixed)
 
 
 def q_posterior(
@@ -237,7 +246,7 @@ def posterior_mean(z: Tensor, x0: Tensor, lt: Tensor, ls: Tensor, gap: Tensor) -
         shape and dtype of ``z``.
     """
     # r alpha_s / alpha_t = sqrt(r) sigma_s / sigma_t stays finite at alpha_t = 0.
-    coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
+    coef_z = _coef.sigma_ratio(ls, lt) * torch.sqrt(_coef.snr_ratio(lt, ls))
     return linear_combination(coef_z, z, gap * _coef.alpha(ls), x0)
 
 

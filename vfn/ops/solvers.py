@@ -16,6 +16,7 @@ from vfn.ops.integration import (
     Span,
     Stepped,
     Watch,
+    check_forgetful,
     sample,
     single_step,
 )
@@ -403,4 +404,19 @@ def sampler(name: str, final: Ending = "x0", **options: Any) -> DrawSamples:
             f"expected {name} to be a function that returns a Solver or an Integrator, got "
             f"{made if callable(factory) else factory!r}"
         )
-    return partial(made, final=final)
+    return partial(_by_itself, made=made, final=final)
+
+
+def _by_itself(
+    denoise: Denoiser,
+    z: Tensor,
+    logsnrs: Tensor,
+    *,
+    made: Integrator,
+    final: Ending,
+    noise: Callable[[int], Tensor] | None = None,
+    callback: Watch | None = None,
+) -> Sample:
+    """What an integrator makes of a denoiser, which must not have a memory."""
+    check_forgetful(denoise)
+    return made(denoise, z, logsnrs, noise=noise, callback=callback, final=final)

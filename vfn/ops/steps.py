@@ -50,17 +50,15 @@ def ddim_step(
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
     if eta == 0:
-        coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt)
-        return linear_combination(
-            coef_z, z, _coef.alpha(ls) * _coef.one_minus_exp(0.5 * (lt - ls)), x0
-        )
+        coef_x0 = _coef.alpha(ls) * _coef.one_minus_exp(0.5 * _coef.gap(lt, ls))
+        return linear_combination(_coef.sigma_ratio(ls, lt), z, coef_x0, x0)
     if noise is None:
         raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
     same_shape(z, noise, "z", "noise")
     r, gap = _coef.snr_ratio(lt, ls), _coef.one_minus_snr_ratio(lt, ls)
     kept = (1 - eta**2) + eta**2 * r  # 1 - var / sigma_s^2
     q = gap * (1 + eta**2 * r)
-    coef_z = _coef.sigma(ls) * _coef.inv_sigma(lt) * torch.sqrt(kept)
+    coef_z = _coef.sigma_ratio(ls, lt) * torch.sqrt(kept)
     coef_x0 = _coef.alpha(ls) * q / (1 + torch.sqrt(r * kept))
     std = (eta * torch.sqrt(gap) * _coef.sigma(ls)).to(z.dtype)
     return torch.addcmul(linear_combination(coef_z, z, coef_x0, x0), std, noise)
@@ -74,7 +72,8 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     Args:
         z: less noisy data at s [B, ...].
         x0: predicted data, shape of ``z``.
-        logsnr_s: [B] or broadcasting from the left; not +inf, where z holds no noise to amplify.
+        logsnr_s: [B] or broadcasting from the left; not +inf, where z holds no noise to amplify,
+            and in float32 below 177.
         logsnr_t: likewise, ``<= logsnr_s``.
 
     Returns:
@@ -91,10 +90,10 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     """
     same_shape(z, x0, "z", "x0")
     ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
-    coef_z = _coef.sigma(lt) * _coef.inv_sigma(ls)
     # alpha_t exp((l_s - l_t)/2) = sigma_t alpha_s/sigma_s stays finite at alpha_t = 0.
-    coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * _coef.one_minus_exp(0.5 * (lt - ls))
-    return linear_combination(coef_z, z, coef_x0, x0)
+    share = _coef.one_minus_exp(0.5 * _coef.gap(lt, ls))
+    coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * share
+    return linear_combination(_coef.sigma_ratio(lt, ls), z, coef_x0, x0)
 
 
 def ancestral_step(

@@ -126,6 +126,32 @@ def lognormal_logsnr(normal: Tensor, mean: float = -1.2, std: float = 1.2) -> Te
     return (-2 * (mean + _positive(std, "std") * as_float64(normal, "normal"))).to(normal.dtype)
 
 
+def laplace_logsnr(u: Tensor, mean: float = 0.0, scale: float = 0.5) -> Tensor:
+    """Noise levels around one: ``logsnr ~ Laplace(mean, scale)``, by its inverse distribution.
+
+    ``logsnr = mean - scale log(2u)`` for u below 1/2, ``mean + scale log(2 - 2u)`` above.
+
+    Args:
+        u: uniform draws in (0, 1), any shape.
+        mean: of logsnr, which is preferred.
+        scale: mean distance from it, > 0.
+
+    Returns:
+        logsnr, shape and dtype of ``u``; it falls in u, as a schedule does in time.
+
+    Raises:
+        ValueError: if ``scale <= 0``.
+
+    Source: Hang et al. 2024 (2407.03297), table 1.
+
+    >>> laplace_logsnr(torch.tensor([0.25, 0.5, 0.75]))
+    tensor([ 0.3466,  0.0000, -0.3466])
+    """
+    value = as_float64(u, "u")
+    away = torch.where(value < 0.5, -torch.log(2 * value), torch.log(2 * (1 - value)))
+    return (mean + _positive(scale, "scale") * away).to(u.dtype)
+
+
 def logit_normal_time(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Times whose logit is normal: ``t = sigmoid(mean + std n)``.
 
@@ -200,7 +226,11 @@ def _positive(value: float, name: str) -> float:
 
 
 def draw_times(
-    name: str, draws: BatchDraws, schedule: LogSNRSchedule, **parameters: Any
+    name: str,
+    draws: BatchDraws,
+    schedule: LogSNRSchedule,
+    keep_expectation: bool | None = None,
+    **parameters: Any,
 ) -> WeightedTime:
     """Training times by the name of their density.
 
@@ -209,17 +239,20 @@ def draw_times(
             function ``draw(draws, schedule, **parameters) -> WeightedTime``.
         draws: the draws of the batch or of a part of it, [B] each.
         schedule: which noise level a time has; for densities of noise levels.
+        keep_expectation: whether the loss is to keep the mean that it has over uniform times;
+            otherwise the preference for some times is meant. None: as `TIME_DENSITIES` says, it is
+            kept by ``importance``, ``weighted`` and whatever comes from outside.
         **parameters: those of the density, such as mean and std of ``logit_normal``; the defaults
             are in `TIME_DENSITIES`.
 
     Returns:
-        WeightedTime(t, density), [B] each, float64: divide the loss by ``density``. It is other
-        than 1 only where the density is to be undone, so that the mean of the loss is that of
-        uniform times; the preference of ``logit_normal`` and ``lognormal`` is meant.
+        WeightedTime(t, density), [B] each, float64: divide the loss by ``density``. It is 1 where
+        the preference is meant. Otherwise it is +inf, so that they do not count, where levels
+        beyond the schedule were moved to its end.
 
     Raises:
-        ValueError: for an unknown name, or a parameter that the density does not take or that is
-            out of range.
+        ValueError: for an unknown name, a parameter that the density does not take or that is out
+            of range, or a function from outside that gives something else.
 
     >>> from vfn.ops import logsnr_schedule
     >>> u, position = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.arange(2)
@@ -229,5 +262,49 @@ def draw_times(
     """
     entry = TIME_DENSITIES.find(name)
     draw = entry.load()
-    drawn = draw(draws, schedule, **entry.filled(f"time density {name}", draw, parameters))
-    return WeightedTime(*drawn)
+    values = entry.filled(f"time density {name}", draw, parameters)
+    keep = entry.kept if keep_expectation is None else keep_expectation
+    drawn = draw(draws, schedule, **values)
+    if entry.density is not None:
+        t = drawn
+        density = entry.density(t, schedule, **values) if keep else t.new_ones(t.shape)
+        return WeightedTime(t, density)
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise ValueError(
+            f"expected time density {name} to give a WeightedTime(t, density), got "
+            f"{type(drawn).__name__}"
+        )
+    t, density = drawn
+    return WeightedTime(t, density if keep else t.new_ones(t.shape))
+
+
+def time_density(name: str, t: Tensor, schedule: LogSNRSchedule, **parameters: Any) -> Tensor:
+    """How often a time is drawn, relative to uniform times.
+
+    Args:
+        name: a word of `TIME_DENSITIES`, such as ``logit_normal``.
+        t: times in (0, 1), any shape.
+        schedule: which noise level a time has; for densities of noise levels.
+        **parameters: those of the density, such as mean and std of ``logit_normal``; the defaults
+            are in `TIME_DENSITIES`.
+
+    Returns:
+        density, float64, shape of ``t``; over [0, 1] it integrates to 1, less what lies beyond the
+        ends of the schedule.
+
+    Raises:
+        ValueError: for an unknown name or one from outside, or a parameter that the density does
+            not take or that is out of range.
+
+    >>> from vfn.ops import logsnr_schedule
+    >>> time_density("logit_normal", torch.tensor([0.1, 0.5]), logsnr_schedule("flow"))
+    tensor([0.3966, 1.5958], dtype=torch.float64)
+    """
+    entry = TIME_DENSITIES.find(name)
+    if entry.density is None:
+        raise ValueError(
+            f"expected a word of TIME_DENSITIES, {TIME_DENSITIES.words()}, got {name}, which tells "
+            "its density of what it draws alone"
+        )
+    values = entry.filled(f"time density {name}", entry.density, parameters)
+    return entry.density(as_float64(t, "t"), schedule, **values)

@@ -7,7 +7,8 @@ named as ``package.module:Name``.
 
 Sources: constant, snr, truncated_snr, alpha2: Salimans & Ho 2022 (2202.00512), section 4. min_snr:
 Hang et al. 2023 (2303.09556), section 3.4. p2: Choi et al. 2022 (2204.00227), eq. 8. sigmoid:
-Hoogeboom et al. 2024 (2410.19324), section 3. edm: Karras et al. 2022 (2206.00364), table 1.
+Hoogeboom et al. 2024 (2410.19324), section 3. edm: Karras et al. 2022 (2206.00364), table 1. flow:
+Liu et al. 2022 (2209.03003), eq. 1; its t_min: Li & He 2025 (2511.13720), appendix A.
 """
 
 import math
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Errors(Protocol):
-    """Mean square errors of a prediction in its three forms, [B] each."""
+    """Mean square errors of a prediction in its forms, [B] each."""
 
     @property
     def x0(self) -> "Tensor":
@@ -36,6 +37,10 @@ class Errors(Protocol):
     @property
     def v(self) -> "Tensor":
         """Of the velocity."""
+
+    @property
+    def u(self) -> "Tensor":
+        """Of the straight path's velocity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +79,22 @@ class Weighting(Parametric):
         return self.weight
 
 
-def _p2(logsnr: "Tensor", gamma: float) -> "Tensor":
-    """SNR (1 + SNR)^-gamma without inf / inf."""
+def _p2(logsnr: "Tensor", gamma: float, k: float) -> "Tensor":
+    """SNR (k + SNR)^-gamma without inf / inf."""
     from vfn.ops._coef import log_sigmoid  # loads torch, which whoever holds a tensor has
 
-    return (logsnr + gamma * log_sigmoid(-logsnr)).exp()
+    logsnr, log_k = logsnr.clamp(-1e300, 1e300), math.log(k)
+    return (logsnr + gamma * (log_sigmoid(log_k - logsnr) - log_k)).exp()
+
+
+def _flow(logsnr: "Tensor", t_min: float) -> "Tensor":
+    """1 / t^2 with t of the straight path, no less than t_min."""
+    weight = (1 + (0.5 * logsnr).exp()).square()
+    return weight.clamp(max=t_min**-2) if t_min else weight
+
+
+def _flow_error(errors: Errors, t_min: float) -> "Tensor":
+    return errors.u.minimum(errors.x0 / t_min**2) if t_min else errors.u
 
 
 def _outside(name: str) -> Weighting:
@@ -115,10 +131,10 @@ WEIGHTINGS: Table[Weighting] = Table(
             positive=("gamma",),
         ),
         "p2": Weighting(
-            text="SNR / (1 + SNR)^gamma",
+            text="SNR / (k + SNR)^gamma",
             weight=_p2,
-            parameters={"gamma": 1.0},
-            positive=("gamma",),
+            parameters={"gamma": 1.0, "k": 1.0},
+            positive=("gamma", "k"),
         ),
         "sigmoid": Weighting(  # SNR sigmoid(bias - l) = exp(bias) sigmoid(l - bias)
             text="SNR sigmoid(bias - logsnr)",
@@ -131,6 +147,13 @@ WEIGHTINGS: Table[Weighting] = Table(
             parameters={"sigma_data": 0.5},
             positive=("sigma_data",),
             error=lambda errors, sigma_data: errors.eps + errors.x0 / sigma_data**2,
+        ),
+        "flow": Weighting(
+            text="(1 + sqrt(SNR))^2, the u error; at most 1 / t_min^2",
+            weight=_flow,
+            parameters={"t_min": 0.0},
+            within={"t_min": (0, 1)},
+            error=_flow_error,
         ),
     },
     _outside,

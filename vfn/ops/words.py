@@ -1,13 +1,13 @@
 """The closed sets of words, defined once for functions, configuration and command line.
 
-Without torch, as help texts read them. Sets that can grow are tables: `vfn.ops.solver_table`,
-`vfn.ops.weightings` and `vfn.ops.densities`.
+Without torch, as help texts read them. Sets that can grow are tables: `vfn.ops.schedule_table`,
+`vfn.ops.solver_table`, `vfn.ops.weightings` and `vfn.ops.densities`.
 """
 
 from typing import Any, Literal, get_args
 
-Schedule = Literal["cosine", "linear", "sigmoid", "legacy"]
-OutType = Literal["x0", "eps", "v", "both"]
+FARTHEST = 700.0  # of finite logsnr: exp(710) is no longer a float64
+OutType = Literal["x0", "eps", "v", "u", "both"]
 FixedVarType = Literal["fixed_small", "fixed_large", "fixed_medium"]
 VarType = Literal["fixed_small", "fixed_large", "fixed_medium", "learned"]
 Grid = Literal["time", "logsnr", "karras"]

@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vfn.evaluation import Evaluation, draw_figures, lines_against
+from vfn.evaluation.plots import plain_text
 from vfn.report.read import Curve, RunContents
 
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve
 _OF_SAMPLING, _OF_TRAINING = ("guidance", "sample_timesteps"), ("step", "train_seconds")
+FEWEST = 3  # points of a curve; fewer stand in tables
 _RAW, _SMOOTH, _HELD_OUT = "#a9c7e8", "#1c65b3", "#d9480f"
 
 
@@ -43,22 +45,23 @@ def draw_losses(train: Curve, held_out: Curve) -> bytes | None:
         held_out: the same, of pictures never trained on.
 
     Returns:
-        PNG file, or None if there is nothing to draw.
+        PNG file, or None if there are too few points to draw.
 
-    >>> draw_losses({1: 0.5, 2: 0.25}, {2: 0.3})[1:4]
+    >>> draw_losses({1: 0.5, 2: 0.25, 3: 0.2}, {2: 0.3})[1:4]
     b'PNG'
     """
-    if not train and not held_out:
+    if max(len(train), len(held_out)) < FEWEST:
         return None
     figure, axes = _canvas()
     if train:
         steps, values = sorted(train), np.array([train[step] for step in sorted(train)])
         axes.plot(steps, values, color=_RAW, lw=0.7, label="training")
-        style = "-" if len(steps) > 1 else "o-"  # one point alone is no line
+        style = "-" if len(steps) >= FEWEST else "o"  # few points are no line
         axes.plot(steps, _smooth(values), style, color=_SMOOTH, ms=4, label="training, smoothed")
     if held_out:
         held = [held_out[step] for step in sorted(held_out)]
-        axes.plot(sorted(held_out), held, "o-", color=_HELD_OUT, ms=4, label="held out")
+        style = "o-" if len(held) >= FEWEST else "o"
+        axes.plot(sorted(held_out), held, style, color=_HELD_OUT, ms=4, label="held out")
     axes.set(xlabel="step", ylabel="loss")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
@@ -78,7 +81,7 @@ def draw_loss_by_logsnr(evaluations: Sequence[Evaluation]) -> bytes | None:
     """
     lines: dict[str, Evaluation] = {}
     for evaluation in evaluations:
-        if evaluation.loss_by_logsnr:
+        if len(evaluation.loss_by_logsnr) >= FEWEST:
             lines.setdefault(repr(list(evaluation.loss_by_logsnr)), evaluation)
     if not lines:
         return None
@@ -86,7 +89,9 @@ def draw_loss_by_logsnr(evaluations: Sequence[Evaluation]) -> bytes | None:
     for evaluation in lines.values():
         rows = evaluation.loss_by_logsnr
         centres = [(row["low"] + row["high"]) / 2 for row in rows]
-        axes.plot(centres, [row["loss"] for row in rows], "o-", ms=4, label=evaluation.title)
+        axes.plot(
+            centres, [row["loss"] for row in rows], "o-", ms=4, label=plain_text(evaluation.title)
+        )
     axes.set(xlabel="log-SNR (left: noise, right: clean picture)", ylabel="held-out loss")
     if len(lines) > 1:
         axes.legend(frameon=False)
@@ -101,10 +106,10 @@ def draw_against(evaluations: Sequence[Evaluation], against: str) -> bytes | Non
         against: a word of `vfn.evaluation.plots.AXES`.
 
     Returns:
-        PNG file, or None if all have the same setting.
+        PNG file, or None if no line has as many settings as a curve needs.
     """
     lines = lines_against(evaluations, against).values()
-    if not any(len({each.settings[against] for each in line}) > 1 for line in lines):
+    if not any(len({each.settings[against] for each in line}) >= FEWEST for line in lines):
         return None
     return draw_figures(evaluations, against, "png")
 

@@ -1,7 +1,6 @@
 """The page about a run: pictures, numbers and how to get them again, in one HTML file."""
 
 import platform
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -13,35 +12,49 @@ from typing import Any
 import numpy as np
 
 from vfn import __version__
-from vfn.configs import Config
-from vfn.evaluation import AXES, Evaluation, Figure
+from vfn.configs import Config, SampleConfig
+from vfn.evaluation import AXES, KINDS
 from vfn.files import write_atomic
 from vfn.nn import NETWORKS
 from vfn.report.drawings import draw_all
+from vfn.report.evaluated import evaluated
+from vfn.report.markup import (
+    ARROWS,
+    code,
+    details,
+    embedded,
+    paragraph,
+    picture,
+    plain,
+    section,
+    table,
+)
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
 from vfn.runs import RunFiles
 from vfn.sampling.job import DENOISING, GRID, SWEEP
 from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
-_MISSING = "–"
-_ARROWS = {"lower": "↓", "higher": "↑"}
+_FOLDERS = 6  # of samples, and of comparisons
 
 
-def report(run: str | Path) -> Path:
+def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
     """Write ``report.html`` about a run, and its plots under ``plots/``.
 
     The page holds its pictures, so it can be moved and mailed. What the run does not have yet is
-    left out.
+    left out. Samples, comparisons and evaluations are found in the run's directory, beside it and
+    in the current directory, where they say that they are of this run.
 
     Args:
         run: a run directory, that is one with a ``config.toml``.
+        add: more folders of `vfn sample` and files of ``vfn eval --json``.
 
     Returns:
         path of the page.
 
     Raises:
-        ValueError: if it is no run directory, or a file in it is malformed; the file is named.
+        ValueError: if it is no run directory, a file in it is malformed, or what is to be added is
+            something else; the file is named.
         OSError: if the page or a plot cannot be written; the page is then as it was.
 
     >>> import tempfile
@@ -51,16 +64,13 @@ def report(run: str | Path) -> Path:
     ...     report(run).name
     'report.html'
     """
-    contents = read_run(run)
+    contents = read_run(run, add)
     files, plots = contents.files, draw_all(contents)
     page = _page(contents, plots)
     for name, content in plots.items():
         write_atomic(files.plot(name), content)
     write_atomic(files.report, page)
     return files.report
-
-
-# HTML: every function returns markup, and an empty string when there is nothing to show.
 
 
 def _page(contents: RunContents, plots: Mapping[str, bytes]) -> str:
@@ -99,27 +109,107 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[str]:
     files, stages = contents.files, contents.stages or []
     plot = partial(_plot, plots, contents)
     return [
-        _section("Samples", _picture(files.sample / GRID, *_GRID_TEXTS)),
-        _section("From noise to picture", _picture(files.sample / DENOISING, *_MOVIE_TEXTS)),
-        _section("Guidance", _picture(files.sweep / SWEEP, *_SWEEP_TEXTS)),
-        _section("Stages", _stage_table(stages), _stage_pictures(files, stages)),
-        _section(
+        section("Samples", *_samples(contents)),
+        section("From noise to picture", _movie(contents)),
+        *_sweeps(contents),
+        section("Stages", _stage_table(stages), _stage_pictures(files, stages)),
+        section(
             "Evaluation",
-            *map(_evaluation, contents.evaluations),
+            evaluated(contents.evaluations),
             plot("guidance"),
             plot("sample_timesteps"),
         ),
-        _section(
+        section(
             "Training",
-            plot("losses"),
+            plot("losses") or paragraph(_losses(contents)),
             plot("step"),
             plot("train_seconds"),
             plot("loss_by_logsnr"),
         ),
-        _section("Samples during training", _previews(files)),
-        _section("How to reproduce", _commands(contents.commands)),
-        _section("Configuration", _details(files.config.name, contents.config_text)),
+        section("Samples during training", _previews(files)),
+        section("How to reproduce", code("\n".join(contents.commands))),
+        section("Configuration", details(files.config.name, code(contents.config_text))),
     ]
+
+
+def _place(path: Path, contents: RunContents) -> str:
+    """Where samples are, by names that tell nothing of the machine."""
+    own = contents.files.path.resolve()
+    inside = path.is_relative_to(own)
+    return str(path.relative_to(own) if inside else Path(path.parent.name, path.name))
+
+
+def _samples(contents: RunContents) -> list[str]:
+    """The grid of each folder of samples, with what tells it from the others."""
+    alone = len(contents.samples) == 1
+    figures = []
+    for path, record in contents.samples[:_FOLDERS]:
+        told = f" {text}." if (text := _settings_text(record)) else ""
+        place = "" if alone else f" In {_place(path, contents)}."
+        caption = f"{_GRID_TEXTS[1]}{told}{place}"
+        figures.append(picture(path / GRID, _GRID_TEXTS[0], caption))
+    return [*figures, _more(len(contents.samples) - _FOLDERS, "folders of samples")]
+
+
+def _settings_text(record: Mapping[str, Any]) -> str:
+    """How samples were drawn, in few words.
+
+    Returns:
+        text, empty where nothing is known.
+
+    >>> _settings_text({"guidance": 0.5, "sampler": "ddim", "sample_timesteps": 64, "step": 800})
+    'Guidance 0.5, ddim, 64 steps, after 800 training steps'
+    """
+    parts = [
+        text.format(plain(record[name]))
+        for name, text in _TOLD.items()
+        if isinstance(record.get(name), str | int | float)
+    ]
+    return ", ".join(parts)
+
+
+def _more(count: int, what: str) -> str:
+    return paragraph(f"{count} more {what} are not shown.") if count > 0 else ""
+
+
+def _movie(contents: RunContents) -> str:
+    """The first animation that is found."""
+    paths = (samples.path / DENOISING for samples in contents.samples)
+    return next(filter(None, (picture(path, *_MOVIE_TEXTS) for path in paths)), "")
+
+
+def _sweeps(contents: RunContents) -> list[str]:
+    """Sheets that compare: of guidance, and of anything else."""
+    sheets: dict[str, list[str]] = {"Guidance": [], "Comparison": []}
+    for path, parts in contents.sweeps[:_FOLDERS]:
+        differing = _differing([part.record for part in parts])
+        title, texts = ("Guidance", _SWEEP_TEXTS)
+        if differing and differing != ["guidance"]:
+            named = " and ".join(_NAMES.get(name, name) for name in differing)
+            title, texts = "Comparison", (_COMPARED_TEXT.format(named), f"The same noise: {named}.")
+        place = "" if len(contents.sweeps) == 1 else f" In {_place(path, contents)}."
+        sheets[title].append(picture(path / SWEEP, texts[0], texts[1] + place))
+    sheets["Comparison"].append(_more(len(contents.sweeps) - _FOLDERS, "comparisons"))
+    return [section(title, *figures) for title, figures in sheets.items()]
+
+
+def _differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings of sampling in which folders differ."""
+    names = [name for name in vars(SampleConfig()) if name in (records[0] if records else {})]
+    return [n for n in names if any(record.get(n) != records[0][n] for record in records)]
+
+
+def _losses(contents: RunContents) -> str:
+    """The last losses, where there are too few for a curve."""
+    parts = [
+        f"{what} {curve[max(curve)]:.4g} at step {max(curve):,}"
+        for what, curve in (
+            ("Loss", contents.train_loss),
+            ("held-out loss", contents.held_out_loss),
+        )
+        if curve
+    ]
+    return f"{', '.join(parts)}." if parts else ""
 
 
 # What stands instead of a picture, and below it.
@@ -131,6 +221,15 @@ _MOVIE_TEXTS = (
     "Animation of noise turning into pictures",
     "The sampler at work: each frame is a step from noise towards a picture.",
 )
+_COMPARED_TEXT = "Grids of generated pictures for several values of {}"
+_NAMES = {"sample_timesteps": "steps", "sampler": "solver", "guidance": "guidance"}
+# What is said of a folder of samples.
+_TOLD = {
+    "guidance": "Guidance {}",
+    "sampler": "{}",
+    "sample_timesteps": "{} steps",
+    "step": "after {} training steps",
+}
 _SWEEP_TEXTS = (
     "Grids of generated pictures for several guidance weights",
     "The same noise under growing guidance weight w: from variety towards typical pictures.",
@@ -202,33 +301,12 @@ def _versions() -> str:
     return f"Made by vfn {__version__} with Python {platform.python_version()}, {packages}."
 
 
-def _section(title: str, *parts: str) -> str:
-    content = "\n".join(part for part in parts if part)
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
-
-
-def _picture(path: Path, alt: str, caption: str) -> str:
-    """A picture file, if it is there."""
-    if not path.is_file():
-        return ""
-    return _embedded(path.read_bytes(), path.suffix[1:], alt, caption, "tiles")
-
-
 def _plot(plots: Mapping[str, bytes], contents: RunContents, name: str) -> str:
     """A plot, if it is drawn."""
     if name not in plots:
         return ""
     texts = _plot_texts(name, contents.held_out_loss)
-    return _embedded(plots[name], "png", *texts, "plot")
-
-
-def _embedded(content: bytes, kind: str, alt: str, caption: str, style: str) -> str:
-    """A figure with the bytes of the picture in it."""
-    return (
-        f'<figure class="{style}"><img alt="{escape(alt)}" '
-        f'src="data:image/{kind};base64,{b64encode(content).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return embedded(plots[name], "png", *texts, "plot")
 
 
 def _previews(files: RunFiles) -> str:
@@ -238,7 +316,7 @@ def _previews(files: RunFiles) -> str:
     figures = []
     for path in (paths[i] for i in chosen):
         step = path.stem.removeprefix("step-").lstrip("0") or "0"
-        figures.append(_picture(path, f"Generated pictures after step {step}", f"Step {step}"))
+        figures.append(picture(path, f"Generated pictures after step {step}", f"Step {step}"))
     if not figures:
         return ""
     return (
@@ -250,7 +328,7 @@ def _previews(files: RunFiles) -> str:
 def _stage_heads() -> dict[str, str]:
     """Heads of the table of stages by the keys of figures, in order."""
     arrows = {
-        key: f"{kind.title} {_ARROWS.get(kind.better, '')}".rstrip()
+        key: f"{kind.title} {ARROWS.get(kind.better, '')}".rstrip()
         for key, kind in figure_kinds().items()
     }
     losses = {"updates": "Updates", "loss": "Loss", "held_out_loss": "Held out"}
@@ -266,23 +344,15 @@ def _stage_table(stages: Sequence[Stage]) -> str:
         for key, title in _stage_heads().items()
         if any(key in stage.figures for stage in stages)
     }
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ["Steps", *heads.values()])
-    rows = "\n".join(
-        f'<tr><th scope="row">{stage.student_steps}</th>'
-        + "".join(f"<td>{escape(_figure(key, stage.figures.get(key)))}</td>" for key in heads)
-        + "</tr>"
+    rows = [
+        [str(stage.student_steps), *(_figure(key, stage.figures.get(key)) for key in heads)]
         for stage in stages
-    )
-    return f"""<div class="wide"><table class="stages">
-<thead><tr>{head}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table></div>"""
+    ]
+    return table(["Steps", *heads.values()], rows, "stages")
 
 
 def _figure(key: str, value: float | None) -> str:
-    """Seconds as minutes, others as they are.
+    """Seconds as minutes, shares in per cent, others as they are; as markup.
 
     Returns:
         text of a cell.
@@ -290,94 +360,22 @@ def _figure(key: str, value: float | None) -> str:
     >>> _figure("seconds", 90.0), _figure("loss", 0.00123456), _figure("loss", None)
     ('1.5', '0.001235', '–')
     """
-    return f"{value / 60:.1f}" if key == "seconds" and value is not None else _text(value)
+    if key == "seconds" and value is not None:
+        return f"{value / 60:.1f}"
+    shares = key in KINDS and KINDS[key].unit == "%" and value is not None
+    return escape(KINDS[key].text(value) if shares and value is not None else plain(value))
 
 
 def _stage_pictures(files: RunFiles, stages: Sequence[Stage]) -> str:
     """The teacher's grid, and the last one of each student."""
-    figures = [_picture(files.teacher_grid, "Pictures that the teacher drew", "The teacher")]
+    figures = [picture(files.teacher_grid, "Pictures that the teacher drew", "The teacher")]
     for steps in (stage.student_steps for stage in stages):
         title = "1 step" if steps == 1 else f"{steps} steps"
         for path in files.stage(steps).previews()[-1:]:
-            figures.append(_picture(path, f"Pictures of the student of {title}", title))
+            figures.append(picture(path, f"Pictures of the student of {title}", title))
     if not any(figures):
         return ""
     return (
         "<p>Every grid starts from the same noise, so one place shows what each student makes of "
         f'the teacher\'s picture.</p>\n<div class="previews">{"".join(figures)}</div>'
-    )
-
-
-def _evaluation(evaluation: Evaluation) -> str:
-    settings = "".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(_text(value))}</dd></div>"
-        for name, value in evaluation.settings.items()
-    )
-    return f"<h3>{escape(evaluation.title)}</h3>\n<dl>{settings}</dl>\n{_table(evaluation.figures)}"
-
-
-def _table(figures: Sequence[Figure]) -> str:
-    if not figures:
-        return ""
-    rows = "\n".join(map(_row, figures))
-    return f"""<div class="wide"><table>
-<thead><tr><th scope="col">Metric</th><th scope="col">Model</th><th scope="col">Reference</th>
-<th scope="col">Better</th></tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table></div>"""
-
-
-def _row(figure: Figure) -> str:
-    note = f"<small>{escape(_note(figure))}</small>" if _note(figure) else ""
-    arrow = f"{_ARROWS[figure.better]} " if figure.better in _ARROWS else ""
-    return (
-        f'<tr><th scope="row">{escape(figure.title)}{note}</th>'
-        f"<td>{escape(_text(figure.value))}</td>"
-        f"<td>{escape(_text(figure.reference))}</td>"
-        f"<td>{arrow}{escape(_text(figure.better or None))}</td></tr>"
-    )
-
-
-def _note(figure: Figure) -> str:
-    """How a figure was computed, why it says little if it does, and what its reference is of.
-
-    Returns:
-        what is known of it, in that order.
-
-    >>> _note(Figure("fid", "FID", 4.0, 1.0, note="of means", baseline="two halves"))
-    'of means; reference: two halves'
-    """
-    known = figure.baseline and figure.reference is not None
-    reference = f"reference: {figure.baseline}" if known else ""
-    return "; ".join(part for part in (figure.note, figure.warning, reference) if part)
-
-
-def _text(value: Any) -> str:
-    """A value as people read it.
-
-    Returns:
-        four digits of a number, a dash for None.
-
-    >>> [_text(v) for v in (None, 0.0391834, 12345, True, [1, 2])]
-    ['–', '0.03918', '12345', 'true', '1, 2']
-    """
-    if value is None:
-        return _MISSING
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _commands(commands: Sequence[str]) -> str:
-    return f"<pre><code>{escape(chr(10).join(commands))}</code></pre>" if commands else ""
-
-
-def _details(title: str, text: str) -> str:
-    return (
-        f"<details><summary>{escape(title)}</summary>"
-        f"<pre><code>{escape(text)}</code></pre></details>"
     )

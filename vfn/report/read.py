@@ -1,15 +1,16 @@
 """What a run directory holds, as small values; a malformed file is named in one line."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number, read_evaluation
-from vfn.runs import RunFiles, read_log, read_stages
+from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number
+from vfn.files import read_json, short
+from vfn.report.search import Samples, Sweep, find_results
+from vfn.runs import RunFiles, read_log, read_stages, run_path
 
 Curve = dict[int, float]
 
@@ -23,10 +24,11 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContents:
-    """What a run directory holds; what it does not have yet is empty.
+    """What there is of a run; what it does not have yet is empty.
 
     train_loss, held_out_loss: by step. on_the_way: evaluations during the training. stages: of a
-    distillation, None for other runs. commands: how to get all of it again.
+    distillation, None for other runs. samples, sweeps, evaluations: wherever they were written.
+    commands: how to get all of it again.
     """
 
     files: RunFiles
@@ -36,27 +38,31 @@ class RunContents:
     held_out_loss: Curve = field(default_factory=dict)
     on_the_way: list[Evaluation] = field(default_factory=list)
     stages: list[Stage] | None = None
+    samples: list[Samples] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
 
-def read_run(run: str | Path) -> RunContents:
-    """Read a run directory, pictures and checkpoints aside.
+def read_run(run: str | Path, add: Sequence[str | Path] = ()) -> RunContents:
+    """Read a run directory and what belongs to it elsewhere, pictures and checkpoints aside.
 
     Args:
         run: a run directory, that is one with a ``config.toml``.
+        add: folders of `vfn sample` and files of ``vfn eval --json`` that are shown as well.
 
     Returns:
         RunContents.
 
     Raises:
-        ValueError: if it is no run directory, or a file in it is malformed; the file is named.
+        ValueError: if it is no run directory, a file in it is malformed, or what is to be added is
+            something else; the file is named.
 
     >>> read_run("runs/none")
     Traceback (most recent call last):
     ValueError: expected a run directory with a config.toml, got runs/none; ...
     """
-    files = RunFiles(Path(run))
+    files = RunFiles(run_path(run))
     if not files.config.is_file():
         raise ValueError(
             f"expected a run directory with a {files.config.name}, got {run}; "
@@ -64,17 +70,21 @@ def read_run(run: str | Path) -> RunContents:
         )
     config_text = configs.read(str(files.config))
     log = read_log(files.log)
-    evaluations = [read_evaluation(path) for path in files.evaluations()]
+    config = configs.loads(config_text, str(files.config))
+    stages = _read_stages(files.stages)  # of another run, it is at least to be whole
+    found = find_results(files, add)
     return RunContents(
         files=files,
-        config=configs.loads(config_text, str(files.config)),
+        config=config,
         config_text=config_text,
         train_loss=_curve(log, "loss"),
         held_out_loss=_curve(log, "held_out_loss"),
         on_the_way=_on_the_way(log),
-        stages=_read_stages(files.stages),
-        evaluations=evaluations,
-        commands=_read_commands(files.commands, evaluations),
+        stages=stages if config.distill.teacher_steps else None,
+        samples=found.samples,
+        sweeps=found.sweeps,
+        evaluations=found.evaluations,
+        commands=_read_commands(files.commands, found.evaluations),
     )
 
 
@@ -93,7 +103,7 @@ def figure_kinds() -> dict[str, FigureKind]:
 
 
 def _curve(log: list[dict[str, Any]], key: str) -> Curve:
-    return {entry["step"]: entry[key] for entry in log if key in entry}
+    return {entry["step"]: entry[key] for entry in log if is_number(entry.get(key))}
 
 
 def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
@@ -111,13 +121,6 @@ def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
     return found
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # also nesting without end
-        raise ValueError(f"{path} is not JSON: {error}") from None
-
-
 def _read_stages(path: Path) -> list[Stage] | None:
     if not path.is_file():
         return None
@@ -128,7 +131,9 @@ def _read_commands(path: Path, evaluations: list[Evaluation]) -> list[str]:
     """The commands that are listed, else those of the evaluations."""
     if not path.is_file():
         return list(dict.fromkeys(e.command for e in evaluations if e.command))
-    commands = _read_json(path)
+    commands = read_json(path)
     if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
-        raise ValueError(f"{path}: expected a list of commands, got {commands!r}; remove the file")
+        raise ValueError(
+            f"{path}: expected a list of commands, got {short(commands)}; remove the file"
+        )
     return commands

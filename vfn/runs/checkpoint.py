@@ -6,9 +6,10 @@ configuration, the data's shape and a SHA-256 of everything. Nothing in it can r
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,28 +18,26 @@ from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
+from vfn.configs.schema import SIDE
 from vfn.data import Labels
-from vfn.files import printable, write_atomic
+from vfn.files import few, short, shortened, shown, write_atomic
 from vfn.model import DataShape
 from vfn.progress import say
-from vfn.runs.directory import RunFiles
+from vfn.runs.directory import RunFiles, run_path
+from vfn.runs.mark import DataMark
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class DataMark(NamedTuple):
-    """What a run remembers of its pictures: their number, and a digest of them and their labels."""
-
-    pictures: int
-    digest: str
+T = TypeVar("T")
 
 
 class Checkpoint(NamedTuple):
     """What a file holds; ``moments`` maps ``exp_avg`` and ``exp_avg_sq`` to tensors by name.
 
     Of an exported model ``params`` are its averaged parameters, and ``moments`` empty. ``data`` is
-    None in files of versions that did not note it.
+    None in files of versions that did not note it. ``weight``: a weight of noise levels that was
+    learned beside the network, with its moments; nothing without one. ``profiles`` are
+    power-function averages by their ``sigma_rel``.
     """
 
     step: int
@@ -49,6 +48,8 @@ class Checkpoint(NamedTuple):
     moments: dict[str, dict[str, Tensor]]
     counters: dict[str, Tensor]
     data: DataMark | None = None
+    weight: Mapping[str, Tensor] = MappingProxyType({})
+    profiles: Mapping[float, dict[str, Tensor]] = MappingProxyType({})
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -65,6 +66,8 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a run's checkpoint; delete all but ``keep`` up to it, and what kills left.
 
+    Those of steps in ``keep_at``, the checkpoint's or their own, stay and are not counted.
+
     Args:
         run: its directory is made if missing.
         checkpoint: what to save.
@@ -79,10 +82,26 @@ def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
     path = run.checkpoint(checkpoint.step)
     write_checkpoint(path, checkpoint)
     # Files of later steps are damaged ones that the run began before: they count for nothing.
-    until_now = [file for file in run.checkpoint_files() if file <= path]
-    for old in (*until_now[keep:], *run.checkpoints.glob(".*.safetensors.*.tmp")):
+    kept = checkpoint.config.train.keep_at or ()
+    until_now = [
+        file
+        for step, file in run.checkpoint_steps().items()
+        if step <= checkpoint.step and step not in kept
+    ]
+    outdated = [file for file in until_now[keep:] if not _is_kept(file)]
+    for old in (*outdated, *run.checkpoints.glob(".*.safetensors.*.tmp")):
         old.unlink(missing_ok=True)
     return path
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a checkpoint was to be kept when it was written; a damaged one was not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return int(metadata["step"]) in (loads(metadata["config"]).train.keep_at or ())
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -99,18 +118,39 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "params": checkpoint.params,
         "ema": checkpoint.ema,
         "counters": checkpoint.counters,
+        "weight": checkpoint.weight,
         **checkpoint.moments,
+        **profile_groups(checkpoint.profiles),
     }
     tensors = {
         f"{group}.{name}": value
         for group, values in groups.items()
         for name, value in values.items()
     }
-    write_atomic(path, _with_metadata(FORMAT, tensors, checkpoint))
+    write_atomic(path, packed(FORMAT, tensors, checkpoint))
 
 
-def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> bytes:
+def profile_groups(
+    profiles: Mapping[float, dict[str, Tensor]],
+) -> dict[str, dict[str, Tensor]]:
+    """Averages by the groups that they are in a file: their order, of which the metadata tells."""
+    return {f"profile{i}": average for i, average in enumerate(profiles.values())}
+
+
+def packed(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str) -> bytes:
+    """A file of tensors with all that is told of them, and the checksum.
+
+    Args:
+        kind: of the file.
+        tensors: by their names in it.
+        checkpoint: its step, configuration, shape, data and the lengths of its averages are told.
+        more: further texts.
+
+    Returns:
+        its bytes.
+    """
     channels, height, width, legend = checkpoint.shape
+    profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
         "channels": channels,
@@ -127,17 +167,20 @@ def _with_metadata(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint
         "config": dumps(checkpoint.config),
         "shape": json.dumps(shape),
         **data,
+        **profiles,
+        **more,
     }
     return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
-def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
+def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
     """Write the averaged parameters alone, with the configuration in the file's metadata.
 
     Args:
         checkpoint: whose averaged parameters and configuration are written.
         path: a safetensors file: one tensor for each parameter, under its name in the `UNet`;
             `vfn sample` and ``--init-from`` take it like a checkpoint.
+        more: further texts for the metadata, such as what the average was made of.
 
     Raises:
         ValueError: if a checkpoint that a run goes on from is in its place.
@@ -149,7 +192,8 @@ def export_model(checkpoint: Checkpoint, path: str | Path) -> None:
             f"{path} is a checkpoint that a run goes on from, and an exported model has less in "
             "it; choose another --out"
         )
-    write_atomic(path, _with_metadata(MODEL_FORMAT, checkpoint.ema, checkpoint))
+    alone = checkpoint._replace(profiles={})
+    write_atomic(path, packed(MODEL_FORMAT, checkpoint.ema, alone, **more))
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -175,35 +219,58 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
     """
+    return read_whole(path, (FORMAT, MODEL_FORMAT), _parse)
+
+
+def read_whole(
+    path: str | Path,
+    formats: Sequence[str],
+    parse: Callable[[dict[str, Tensor], dict[str, str]], T],
+    what: str = "checkpoint",
+) -> T:
+    """What a file of tensors holds, verified.
+
+    Args:
+        path: the file.
+        formats: what it may be.
+        parse: makes something of its tensors and its metadata, and raises what it likes.
+        what: it is called in messages.
+
+    Returns:
+        what ``parse`` gives.
+
+    Raises:
+        ValueError: if the file is missing, truncated, altered, of another format, or not what it
+            should be.
+    """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist; expected a run directory or a file")
+        raise ValueError(f"{what} {path} does not exist; expected a run directory or a file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"checkpoint {path} is damaged or not a checkpoint ({printable(str(error))}); "
+            f"{what} {path} is damaged or not a {what} ({shortened(str(error), 200)}); "
             "use another one of the same run"
         ) from None
-    if metadata.get("format") not in (FORMAT, MODEL_FORMAT):
+    if metadata.get("format") not in formats:
         raise ValueError(
-            f"{path} is not a checkpoint of this library: expected format {FORMAT}, "
-            f"got {metadata.get('format')!r}"
+            f"{path} is not a {what} of this library: expected format {formats[0]}, "
+            f"got {shown(metadata.get('format'))}"
         )
     if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(
-            f"checkpoint {path} is damaged: its checksum does not match; "
+            f"{what} {path} is damaged: its checksum does not match; "
             "use another one of the same run"
         )
     try:
-        return _parse(tensors, metadata)
+        return parse(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        fault = f"{type(error).__name__}: {printable(str(error))}"
+        fault = f"{type(error).__name__}: {shortened(str(error), 300)}"
         raise ValueError(
-            f"checkpoint {path} does not hold what it should ({fault}); "
-            "use another one of the same run"
+            f"{what} {path} does not hold what it should ({fault}); use another one of the same run"
         ) from None
 
 
@@ -220,14 +287,17 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     checkpoint = Checkpoint(
         step,
         loads(metadata["config"]),
-        _parse_shape(metadata["shape"]),
+        parse_shape(metadata["shape"]),
         groups["params"],
         groups["ema"],
         {kind: {} if exported else groups[kind] for kind in MOMENTS},
         {"updates": torch.tensor(float(step)), **groups.get("counters", {})},
         _parse_data(metadata.get("data")),
+        groups.get("weight", {}),
+        {} if exported else parse_profiles(metadata.get("profiles"), groups),
     )
-    for part in (checkpoint.ema, *([] if exported else checkpoint.moments.values())):
+    parts = [] if exported else [*checkpoint.moments.values(), *checkpoint.profiles.values()]
+    for part in (checkpoint.ema, *parts):
         check_fits(part, checkpoint.params, "one part", "another")
     if step < 0 or any(value.ndim for value in checkpoint.counters.values()):
         raise ValueError("expected a step of at least 0 and counters that are single numbers")
@@ -236,17 +306,44 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
     return checkpoint
 
 
-def _parse_shape(text: str) -> DataShape:
+def parse_shape(text: str) -> DataShape:
+    """The shape of the data, of a text of the metadata.
+
+    Returns:
+        DataShape.
+
+    Raises:
+        ValueError: if it says something else.
+    """
     values = json.loads(text)
     sizes = (values["channels"], values["height"], values["width"])
     names, tags = tuple(values["class_names"]), values.get("multitags", False)
     if (
-        not all(type(size) is int and size > 0 for size in sizes)
+        not all(type(size) is int and 0 < size <= SIDE for size in sizes)
         or not all(isinstance(name, str) for name in names)
         or not isinstance(tags, bool)
     ):
-        raise ValueError(f"expected the shape of pictures with class names, got {text}")
+        raise ValueError(f"expected the shape of pictures with class names, got {short(text)}")
     return DataShape(*sizes, Labels(names, tags))
+
+
+def parse_profiles(
+    text: str | None, groups: Mapping[str, dict[str, Tensor]]
+) -> dict[float, dict[str, Tensor]]:
+    """Averages by their ``sigma_rel``, of a text of the metadata and the groups of a file.
+
+    Returns:
+        averages; none without a text.
+
+    Raises:
+        ValueError: if the text is no list of numbers that differ.
+        KeyError: if a group is missing.
+    """
+    lengths = [] if text is None else json.loads(text)
+    numbers = isinstance(lengths, list) and all(type(value) is float for value in lengths)
+    if not numbers or len(set(lengths)) < len(lengths):
+        raise ValueError(f"expected a list of numbers that differ as profiles, got {text}")
+    return {length: groups[f"profile{i}"] for i, length in enumerate(lengths)}
 
 
 def _parse_data(text: str | None) -> DataMark | None:
@@ -254,8 +351,25 @@ def _parse_data(text: str | None) -> DataMark | None:
         return None
     mark = DataMark(**json.loads(text))
     if type(mark.pictures) is not int or mark.pictures < 1 or not isinstance(mark.digest, str):
-        raise ValueError(f"expected a number of pictures and their digest, got {text}")
+        raise ValueError(f"expected a number of pictures and their digest, got {short(text)}")
     return mark
+
+
+def read_pictured(path: Path) -> tuple[DataShape, DataMark | None] | None:
+    """What a checkpoint says of its run's pictures, without reading the rest.
+
+    Args:
+        path: a file; whether it is whole is not checked.
+
+    Returns:
+        their shape and mark, for `other_pictures`; None if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+        return parse_shape(texts["shape"]), _parse_data(texts.get("data"))
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def newest_checkpoint(
@@ -295,7 +409,7 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:
-        path: a run directory (its newest intact checkpoint) or one file.
+        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``.
 
     Returns:
         Checkpoint.
@@ -303,10 +417,16 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: if there is none.
     """
-    path = Path(path)
+    path = run_path(path)
     if not path.is_dir():
         return load_checkpoint(path)
     found = newest_checkpoint(RunFiles(path))
+    students = RunFiles(path).students()
+    if found is None and students:
+        raise ValueError(
+            f"{path} is a distillation, and each of its students a run; name one of them: "
+            f"{few(student.path.name for student in students)}"
+        )
     if found is None:
         raise ValueError(
             f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
@@ -360,11 +480,10 @@ def check_fits(
     ValueError: checkpoint and configuration differ: w is (2,), expected (3,)
     """
     differing = [
-        f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
+        f"{shortened(name)} is {tuple(found[name].shape) if name in found else 'missing'}, "
         f"expected {tuple(expected[name].shape) if name in expected else 'none'}"
         for name in sorted(found.keys() | expected.keys())
         if name not in found or name not in expected or found[name].shape != expected[name].shape
     ]
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(f"{origin} and {other} differ: {'; '.join(differing[:3])}{more}")
+        raise ValueError(f"{origin} and {other} differ: {few(differing, 3, 300, '; ')}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = "config.toml"
+RUN = "run:"  # may stand before the path of a run wherever one is named
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,31 @@ class RunFiles:
         """The checkpoint of a step."""
         return self.checkpoints / f"step-{step:08d}.safetensors"
 
+    def checkpoint_steps(self) -> dict[int, Path]:
+        """Checkpoints by their steps, newest first."""
+        return _by_step(self.checkpoints)
+
     def checkpoint_files(self) -> list[Path]:
         """Checkpoints of steps, newest first."""
-        files = {}
-        for path in self.checkpoints.glob("step-*.safetensors"):
-            number = path.stem.removeprefix("step-")
-            if number.isdecimal():
-                files[int(number)] = path
-        return [files[step] for step in sorted(files, reverse=True)]
+        return list(self.checkpoint_steps().values())
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of snapshots of power-function averages."""
+        return self.path / "ema"
+
+    def snapshot(self, step: int) -> Path:
+        """The snapshot of the averages after a step."""
+        return self.snapshots / f"step-{step:08d}.safetensors"
+
+    def snapshot_steps(self) -> dict[int, Path]:
+        """Snapshots by their steps, newest first."""
+        return _by_step(self.snapshots)
+
+    @property
+    def posthoc(self) -> Path:
+        """Where networks of averages that are made of the snapshots go."""
+        return self.path / "posthoc"
 
     @property
     def best(self) -> Path:
@@ -124,9 +142,49 @@ class RunFiles:
         """What the stages of a distillation came to."""
         return self.path / "stages.json"
 
+    @property
+    def weak(self) -> Path:
+        """The weaker network that a distillation's teacher is led away from."""
+        return self.path / "weak.safetensors"
+
     def stage(self, student_steps: int) -> "RunFiles":
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")
+
+    def stage_runs(self) -> list["RunFiles"]:
+        """Folders of stages that are there, those of most steps first."""
+        steps = [path.name.removeprefix("steps-") for path in self.path.glob("steps-*")]
+        numbers = sorted((int(n) for n in steps if n.isdecimal()), reverse=True)
+        return [self.stage(number) for number in numbers]
+
+    def students(self) -> list["RunFiles"]:
+        """The runs of stages that are there, of most steps first."""
+        return [run for run in self.stage_runs() if run.config.is_file()]
+
+
+def run_path(given: str | Path) -> Path:
+    """The path of a run or checkpoint, with or without ``run:`` before it.
+
+    Args:
+        given: as a person gives it.
+
+    Returns:
+        its path.
+
+    >>> run_path("run:runs/a") == run_path("runs/a") == Path("runs/a")
+    True
+    """
+    return Path(str(given).removeprefix(RUN))
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """Files of steps in a folder by the steps, newest first."""
+    files = {}
+    for path in folder.glob("step-*.safetensors"):
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal():
+            files[int(number)] = path
+    return {step: files[step] for step in sorted(files, reverse=True)}
 
 
 def run_of(spec: object) -> Path | None:
@@ -141,11 +199,14 @@ def run_of(spec: object) -> Path | None:
     >>> run_of("run:runs/a"), run_of("pictures/")
     (PosixPath('runs/a'), None)
     """
-    if isinstance(spec, str) and spec.startswith("run:"):
-        return Path(spec.removeprefix("run:"))
     if not isinstance(spec, str | Path):
         return None
-    path = Path(spec)
-    if RunFiles(path).config.is_file() and RunFiles(path).checkpoints.is_dir():
-        return path
-    return path if path.suffix == ".safetensors" and path.is_file() else None
+    path = run_path(spec)
+    named = str(spec).startswith(RUN) or _is_run(RunFiles(path))
+    return path if named or (path.suffix == ".safetensors" and path.is_file()) else None
+
+
+def _is_run(files: RunFiles) -> bool:
+    """Whether a directory is that of a run or a distillation, with checkpoints or without."""
+    signs = (files.checkpoints, files.log, files.begun, files.teacher)
+    return files.config.is_file() and any(path.exists() for path in signs)

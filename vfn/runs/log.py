@@ -1,7 +1,8 @@
 """What a run, or a distillation, has noted about itself: each file has one reader, which checks it.
 
-``log.jsonl`` is one JSON object a line, each with a whole "step" and otherwise numbers; null stands
-for a number that was not finite. ``stages.json`` is a list of such objects, one for each stage.
+``log.jsonl`` is one JSON object a line, each with a whole "step" and otherwise numbers, or a list
+of them for each bin of logsnr; null stands for a number that was not finite. ``stages.json`` is a
+list of such objects, one for each stage.
 """
 
 import json
@@ -9,7 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vfn.files import printable
+from vfn.files import printable, short, shortened
+
+_LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -89,7 +92,7 @@ def _parsed(text: bytes, place: str) -> Any:
     try:
         return json.loads(text.decode(), parse_constant=lambda _name: None)
     except (ValueError, RecursionError) as error:  # also nesting and numbers without end
-        reason = printable(" ".join(str(error).split()))
+        reason = short(" ".join(str(error).split()), 200)
         raise ValueError(f"{place} is not JSON: {reason}; mend or remove it") from None
 
 
@@ -97,7 +100,8 @@ def _entry(value: Any, whole: str, place: str) -> dict[str, Any]:
     """An object of numbers, one of them whole and at least 0, without its nulls."""
     if not isinstance(value, dict):
         raise ValueError(f"{place}: expected an object, got {_short(value)}; mend or remove it")
-    entry = {name: _number(item) for name, item in value.items() if item is not None}
+    numbers = ((name, _number(item)) for name, item in value.items())
+    entry = {name: item for name, item in numbers if item is not None}
     number = value.get(whole)
     if type(number) is not int or not 0 <= number < 2**63:
         raise ValueError(
@@ -105,13 +109,14 @@ def _entry(value: Any, whole: str, place: str) -> dict[str, Any]:
             "remove it"
         )
     for name, item in entry.items():
-        items = item if isinstance(item, list) else [item]
-        if not all(each is None or type(each) in (int, float) for each in items):
+        listed = isinstance(item, list) and name.endswith(_LISTED)
+        items = item if listed else [item]
+        if not all((each is None and listed) or type(each) in (int, float) for each in items):
             raise ValueError(
-                f'{place}: expected "{printable(name)[:40]}" to be a number or a list of them, '
-                f"got {_short(item)}; mend or remove it"
+                f'{place}: expected "{shortened(name, 40)}" to be a number'
+                f"{' for each bin' if listed else ''}, got {_short(item)}; mend or remove it"
             )
-    return {name: item for name, item in entry.items() if item is not None}
+    return entry
 
 
 def _number(value: Any) -> Any:

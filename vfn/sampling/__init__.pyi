@@ -1,6 +1,10 @@
 from .asked import Asked as Asked
 from .asked import ask as ask
 from .asked import of_each as of_each
+from .balance import as_data as as_data
+from .balance import balance_text as balance_text
+from .balance import class_shares as class_shares
+from .balance import usual_labels as usual_labels
 from .draws import Drawn as Drawn
 from .draws import Draws as Draws
 from .draws import Watch as Watch
@@ -23,11 +27,15 @@ __all__ = [
     "Trained",
     "Watch",
     "Written",
+    "as_data",
     "ask",
+    "balance_text",
+    "class_shares",
     "joined",
     "load",
     "of_each",
     "untrained",
+    "usual_labels",
     "variants",
     "write_samples",
 ]

@@ -9,17 +9,21 @@ from torch import Tensor
 from vfn.data import Labels, in_turn
 from vfn.data.labels import TAG_SEPARATOR
 
+PER_LABEL = 10  # pictures, where their number is not given
+
 
 class Asked(NamedTuple):
     """Labels [L] or [L, K] that pictures get in turn, and their names; no names without labels.
 
-    rows, columns: the two lists of tags whose combinations the labels are, if they are.
+    rows, columns: the two lists of tags whose combinations the labels are, if they are. each: there
+    is a label for each picture, as data have them, and not some in turn.
     """
 
     labels: Tensor
     names: list[str]
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
+    each: bool = False
 
     def of(self, indices: Tensor) -> Tensor:
         """The labels of some pictures."""
@@ -80,7 +84,7 @@ def of_each(labels: Tensor, legend: Labels) -> Asked:
     >>> of_each(torch.tensor([2, 2, 1]), Labels(("cat", "dog"))).names
     ['dog', 'dog', 'cat']
     """
-    return Asked(labels, legend.texts(labels) if legend.names else [])
+    return Asked(labels, legend.texts(labels) if legend.names else [], each=True)
 
 
 def _combined(first: str, second: str, legend: Labels) -> Asked:

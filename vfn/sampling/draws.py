@@ -15,7 +15,8 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
 from vfn.distributed import World, gather, largest, share
-from vfn.model import autocast, sampler_of, schedule_of, strength_of
+from vfn.memory import in_memory
+from vfn.model import autocast, rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
@@ -36,6 +37,7 @@ class Drawn(NamedTuple):
     unconditional network. classes: the same as the network takes it, [N] or [N, K]. nfe: number of
     evaluations of the network for a picture, the most of all batches. finite: which of them [N]
     were finite before they were rounded, all if None; others are black or white somewhere.
+    weak_nfe: number of evaluations of the weaker network beside those, 0 without one.
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class Drawn(NamedTuple):
     classes: Tensor
     nfe: int
     finite: Tensor | None = None
+    weak_nfe: int = 0
 
     @property
     def not_finite(self) -> int:
@@ -74,7 +77,8 @@ class Draws:
     """``num`` pictures that are asked of a network, and drawn when they are wanted.
 
     trained: the network. settings: of sampling, checked against the network. asked: labels, in
-    turn. num: how many pictures. seed: of the noise.
+    turn. num: how many pictures. seed: of the noise. weak: what ``guide_with`` of the settings
+    stands for, see `Trained.weaker`; None where nothing guides.
 
     >>> from vfn.sampling import untrained
     >>> draws = untrained("digits").draws(5, steps=2, batch=3)
@@ -89,6 +93,7 @@ class Draws:
     asked: Asked
     num: int
     seed: int = 0
+    weak: "Trained | None" = None
 
     def batch(self, indices: Tensor, watch: Watch | None = None) -> Drawn:
         """Some of the pictures, in one batch.
@@ -101,7 +106,8 @@ class Draws:
             Drawn.
 
         Raises:
-            ValueError: if a label is none of the network's; before the first step.
+            ValueError: if a label is none of the network's, before the first step; or if memory is
+                not enough.
         """
         trained, settings = self.trained, self.settings
         classes = self.asked.of(indices)
@@ -110,18 +116,26 @@ class Draws:
         def noise(i: int) -> Tensor:
             return keyed_normal(self.seed, Stream.SAMPLE + 1 + i, keys, size)
 
-        with torch.inference_mode(), autocast(trained.precision, trained.device):
+        doing = f"drawing {len(indices)} pictures at once"
+        remedy = "draw fewer at a time with --batch, in training with --sample-batch"
+        halved = autocast(trained.precision, trained.device)
+        with in_memory(doing, remedy), torch.inference_mode(), halved:
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),
+                self.weak,
+                weak_strength_of(settings),
                 rescale=settings.guidance_rescale,
                 variance=settings.uses_variance,
+                rule=rule_of(settings),
+                zero_until=self._zero_until,
             )
             start = keyed_normal(self.seed, Stream.SAMPLE, keys, size)
             drawn = self._sampler(denoise, start, self._grid, noise=noise, callback=watch)
             images = to_uint8(drawn.x0).cpu()
             finite = drawn.x0.flatten(1).isfinite().all(1).cpu()
-        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite)
+        weak_nfe = 0 if self.weak is None else drawn.nfe
+        return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite, weak_nfe)
 
     def batches(self, indices: Tensor | None = None, watch: Watch | None = None) -> Iterator[Drawn]:
         """The pictures, ``settings.sample_batch`` at a time.
@@ -155,29 +169,53 @@ class Draws:
         say_fault(drawn.not_finite, len(drawn.images))
         return drawn
 
-    def _together(self, indices: Tensor, watch: Watch | None, shares: int = 1) -> Drawn:
-        batches = indices.split(self.settings.sample_batch)
-        with DrawingBar(self, batches * shares, shares) as bar:
-            return joined([bar.drawn(batch, watch) for batch in batches])
+    def _together(
+        self,
+        indices: Tensor,
+        watch: Watch | None,
+        shares: int = 1,
+        title: str = "",
+        strict: bool = False,
+    ) -> Drawn:
+        batches, parts = indices.split(self.settings.sample_batch), []
+        with DrawingBar(self, batches * shares, shares, title) as bar:
+            for batch in batches:
+                parts.append(bar.drawn(batch, watch))
+                if strict and parts[-1].not_finite:
+                    break
+        return joined(parts)
 
-    def by_all(self, world: World, watch: Watch | None = None) -> Drawn:
+    def by_all(
+        self, world: World, watch: Watch | None = None, title: str = "", strict: bool = False
+    ) -> Drawn:
         """The pictures, drawn by all processes together; every one of them has to call this.
 
         Args:
             world: the processes.
             watch: called as ``watch(i, z, x0)`` before each step of each batch.
+            title: what they are drawn for, or nothing.
+            strict: refuse pictures that are not finite, at the first batch with any.
 
         Returns:
             Drawn, the same on every process.
+
+        Raises:
+            ValueError: for pictures that are not finite, with ``strict``.
         """
-        mine = self._together(share(self.num, world), watch, world.size)
+        mine = self._together(share(self.num, world), watch, world.size, title, strict)
+        if strict and (faults := largest(mine.not_finite, world)):
+            raise ValueError(
+                f"expected finite pictures to judge, but {faults} of {len(mine.images)} "
+                "that the network drew are not; use another checkpoint, or less guidance"
+            )
         every = torch.arange(self.num)
         images = gather(mine.images, self.num, world)
         nfe = largest(mine.nfe, world)
         fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
         finite = gather(fine.byte(), self.num, world).bool()
-        say_fault(int((~finite).sum()), self.num)
-        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite)
+        say_fault(int((~finite).sum()), self.num, title)
+        weak_nfe = 0 if self.weak is None else nfe
+        return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite, weak_nfe)
 
     def record(self) -> dict[str, Any]:
         """All that the pictures depend on, as JSON can hold it; the batch is not among it."""
@@ -190,17 +228,42 @@ class Draws:
             "sha256": self.trained.digest,
             "precision": self.trained.precision,
             "version": __version__,
-            **asdict(self.settings),
+            **self.told(),
         }
         del values["sample_batch"]
         record: dict[str, Any] = json.loads(json.dumps(values))
         return record
 
+    def told(self) -> dict[str, Any]:
+        """The settings as records name them, and what guided, by its step and its digest.
+
+        Settings of guidance that are not in use are left out, as in records of earlier versions.
+
+        Returns:
+            values by name.
+        """
+        values, weak = asdict(self.settings), self.weak
+        unused = [
+            *(("guide_with", "guide_weight") if weak is None else ()),
+            *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
+            *(name for name in ("guidance_options", "zero_init") if not values[name]),
+        ]
+        told = {name: value for name, value in values.items() if name not in unused}
+        if weak is not None:
+            told |= {"guide_step": weak.step, "guide_sha256": weak.digest}
+        return told
+
+    @cached_property
+    def _zero_until(self) -> float | None:
+        """A level between the last of the first steps, in which nothing moves, and the next one."""
+        first = self.settings.zero_init
+        return float(self._grid[first - 1 : first + 1].mean()) if first else None
+
     @cached_property
     def _grid(self) -> Tensor:
         schedule = schedule_of(self.trained.config.diffusion)
-        steps = self.settings.sample_timesteps
-        return sampling_grid(self.settings.grid, schedule, steps, self.trained.device)
+        # On the host, where it can be looked at without waiting for the device.
+        return sampling_grid(self.settings.grid, schedule, self.settings.sample_timesteps)
 
     @cached_property
     def _sampler(self) -> Any:
@@ -220,10 +283,11 @@ def joined(parts: list[Drawn]) -> Drawn:
     >>> joined([part, part]).labels
     ['7', '7']
     """
-    images, labels, classes, nfe, _ = zip(*parts, strict=True)
+    images, labels, classes, nfe, _, weak_nfe = zip(*parts, strict=True)
     finite = [torch.ones(len(p.images)).bool() if p.finite is None else p.finite for p in parts]
     texts = [text for some in labels for text in some]
-    return Drawn(torch.cat(images), texts, torch.cat(classes), max(nfe), torch.cat(finite))
+    together, numbers = torch.cat(images), torch.cat(classes)
+    return Drawn(together, texts, numbers, max(nfe), torch.cat(finite), max(weak_nfe))
 
 
 def fault_of(count: int, total: int) -> str:
@@ -247,10 +311,10 @@ def fault_of(count: int, total: int) -> str:
     )
 
 
-def say_fault(count: int, total: int) -> None:
-    """Say `fault_of`, if there is anything to say."""
+def say_fault(count: int, total: int, title: str = "") -> None:
+    """Say `fault_of`, if there is anything to say, and what the pictures were drawn for."""
     if count:
-        say(fault_of(count, total))
+        say(f"{title}: {fault_of(count, total)}" if title else fault_of(count, total))
 
 
 class DrawingBar:
@@ -262,7 +326,7 @@ class DrawingBar:
         draws: what is drawn.
         batches: numbers of pictures, for each batch of all processes.
         shares: how many processes draw as many as this one.
-        title: what is being drawn, or nothing.
+        title: what they are drawn for; without it they are all that is done, and the bar stays.
 
     >>> from vfn.sampling import untrained
     >>> draws = untrained("digits").draws(5, steps=2)
@@ -279,7 +343,7 @@ class DrawingBar:
         self._whole, self._each = evaluations(draws.settings)
         self._total = len(batches) * self._whole or sum(map(len, batches))
         unit = "evaluation" if self._whole else "picture"
-        self._progress = Progress(self._total, unit, title)
+        self._progress = Progress(self._total, unit, title, brief=bool(title))
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
 """A job that writes pictures: it goes on where it was killed, in one process or in many."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,16 @@ import torch
 from PIL.Image import Image
 
 from vfn.configs import SampleConfig
-from vfn.distributed import World, check_alike, gather, largest, processes, wait_for_all
+from vfn.distributed import (
+    World,
+    check_alike,
+    gather,
+    largest,
+    processes,
+    together,
+    wait_for_all,
+)
+from vfn.files import check_place, check_space, shortened
 from vfn.nn import guidance_range
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
 from vfn.progress import say
@@ -26,6 +36,7 @@ from vfn.sampling.output import (
     clear_recorded,
     open_output,
     read_record,
+    room_for,
 )
 from vfn.sampling.sheets import (
     COMPARED_ROWS,
@@ -44,6 +55,7 @@ GRID, SWEEP = "grid.png", "sweep.png"
 DENOISING, GUIDANCE = "denoising.webp", "guidance.webp"
 FRAME_MS, HOLD_MS = 60, 1500
 GUIDANCE_MS = 700
+ANIMATED = (["guidance"], ["guide_weight"])  # what differs, where an animation goes over it
 
 
 class Written(NamedTuple):
@@ -139,35 +151,88 @@ def write_samples(
     (2, 2)
     """
     several = [draws] if isinstance(draws, Draws) else list(draws)
-    folders = _folders(several, Path(out), kind)
-    if animate:
-        _check_animation(folders, grid)
-    with processes(str(several[0].trained.device)) as world:
-        check_alike(_job(folders, grid=grid, animate=animate, fresh=fresh), world)
-        for folder in folders:
-            if not fresh:
+    with processes(str(several[0].trained.device) if several else "cpu") as world:
+        with together(world):
+            plan = SamplingPlan(several, Path(out), kind, grid, animate, fresh)
+            plan.check()
+        check_alike(plan.job(), world)
+        return _carried_out(plan, world)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """All that a job of sampling writes, before it draws; `write_samples` says what its parts are.
+
+    >>> from vfn.sampling import untrained
+    >>> SamplingPlan([untrained("digits").draws(2)], Path("samples"), "gif").check()
+    Traceback (most recent call last):
+    ValueError: unknown format 'gif', expected one of png, npz, ...
+    """
+
+    several: Sequence[Draws]
+    out: Path
+    kind: str = "png"
+    grid: bool = True
+    animate: bool = True
+    fresh: bool = False
+
+    @cached_property
+    def folders(self) -> "list[_Folder]":
+        """A folder for each of the draws; its name tells in what they differ."""
+        return _folders(self.several, self.out, self.kind)
+
+    @property
+    def films(self) -> bool:
+        """Whether the pictures are filmed on their way out of the noise."""
+        return self.animate and len(self.folders) == 1 and not (self.out / DENOISING).exists()
+
+    def check(self) -> None:
+        """Refuse what would fail once pictures are drawn; nothing is written.
+
+        Raises:
+            ValueError: for draws that cannot be compared, names that no file can hold, pictures of
+                other settings or files of somebody else in ``out``, an animation larger than WebP
+                knows, or a disk without room.
+            OSError: if ``out`` cannot be written.
+        """
+        _check_names(self.folders[0].draws)
+        if self.animate:
+            _check_animation(self.folders, self.grid)
+        for folder in self.folders:
+            if not self.fresh:
                 check_record(folder.output, folder.path, folder.record)
-            check_own(folder.path)
-        if len(folders) > 1:
-            _check_sheets(folders, Path(out))
-        wait_for_all(world)  # all have looked before the first of them writes
-        if world.rank == 0:
-            for folder in folders:
-                _begin(folder, fresh)
-        wait_for_all(world)
-        film = None
-        if animate and len(folders) == 1 and not (Path(out) / DENOISING).exists():
-            film = Film(folders[0].draws)
-        written = [_fill(folder, world, grid, film) for folder in folders]
-        wait_for_all(world)
-        if world.rank == 0:
-            _finish(folders, written, grid)
-            if film is not None:
-                frames = film.frames() or denoising_frames(folders[0].draws)
-                save_animation(Path(out) / DENOISING, frames, FRAME_MS, HOLD_MS)
-            elif grid and len(folders) > 1:
-                _compare(folders, Path(out), animate)
-        wait_for_all(world)  # whoever comes back finds all files
+        check_places([folder.path for folder in self.folders], self.out)
+        check_place(self.folders[0].path / RECORD)
+        _check_room(self.folders, self.out)
+
+    def job(self) -> dict[str, Any]:
+        """All that is asked, by the names that people know; processes have to agree on it."""
+        parts: dict[str, Any] = {"out": [str(folder.path.resolve()) for folder in self.folders]}
+        for folder in self.folders:
+            for name, value in folder.record.items():
+                parts.setdefault(name, []).append(value)
+        how = {"grid": self.grid, "animate": self.animate, "fresh": self.fresh}
+        return parts | {"sample_batch": [d.settings.sample_batch for d in self.several]} | how
+
+
+def _carried_out(plan: SamplingPlan, world: World) -> list[Written]:
+    """Draw and write what a checked plan says."""
+    wait_for_all(world)  # all have looked before the first of them writes
+    if world.rank == 0:
+        for folder in plan.folders:
+            _begin(folder, plan.fresh)
+    wait_for_all(world)
+    film = Film(plan.several[0]) if plan.films else None
+    written = [_fill(folder, world, plan.grid, film) for folder in plan.folders]
+    wait_for_all(world)
+    if world.rank == 0:
+        _finish(plan.folders, written, plan.grid)
+        if film is not None:
+            frames = film.frames() or denoising_frames(plan.several[0])
+            save_animation(plan.out / DENOISING, frames, FRAME_MS, HOLD_MS)
+        elif plan.grid and len(plan.folders) > 1:
+            _compare(plan.folders, plan.out, plan.animate)
+    wait_for_all(world)  # whoever comes back finds all files
     return written
 
 
@@ -187,7 +252,11 @@ class _Folder:
     def record(self) -> dict[str, Any]:
         record = self.draws.record()
         first = {name: record.pop(name) for name in ("seed", "num", "labels")}
-        return {**first, "format": self.kind, **record}
+        origin, legend = self.draws.trained.origin, self.draws.trained.shape.legend
+        noted: dict[str, Any] = {"run": str(origin.resolve())} if origin else {}
+        if legend.names:
+            noted |= {"classes": [*legend.names], "tags": legend.tags}
+        return {**first, "format": self.kind, **record, **noted}
 
 
 def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
@@ -213,14 +282,28 @@ def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
     return [_Folder(draws, path, kind) for draws, path in zip(several, paths, strict=True)]
 
 
-def _job(folders: Sequence[_Folder], **how: bool) -> dict[str, Any]:
-    """All that is asked, by the names that people know; processes have to agree on it."""
-    parts: dict[str, Any] = {"out": [str(folder.path.resolve()) for folder in folders]}
+def _check_names(draws: Draws) -> None:
+    """Refuse names of labels that no table or grid of theirs can hold."""
+    legend = draws.trained.shape.legend
+    for name in legend.names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the network has the label '{shortened(name)}', which is no UTF-8; name its "
+                "labels anew in the data set, and train again"
+            ) from None
+
+
+def _check_room(folders: Sequence[_Folder], out: Path) -> None:
+    """Refuse pictures that the disk has no room for."""
+    count, size = 0, 0.0
     for folder in folders:
-        for name, value in folder.record.items():
-            parts.setdefault(name, []).append(value)
-    batches = [folder.draws.settings.sample_batch for folder in folders]
-    return parts | {"sample_batch": batches} | how
+        draws, output = folder.draws, folder.output
+        missing = draws.num - len(output.present())
+        count += missing
+        size += room_for(output, missing, draws.num, math.prod(draws.trained.shape.size))
+    check_space(out, size, f"{count} pictures", "name another --out, or fewer with --num")
 
 
 def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:
@@ -228,7 +311,7 @@ def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:
     first = folders[0].draws
     if len(folders) == 1:
         check_animation(_blank(animated_panel(first), first).size)
-    elif grid and varied([folder.draws.settings for folder in folders]) == ["guidance"]:
+    elif grid and varied([folder.draws.settings for folder in folders]) in ANIMATED:
         shown = _blank(panel(first, COMPARED_ROWS), first)
         check_animation(titled_frames([("w", shown)])[0].size)
 
@@ -239,9 +322,19 @@ def _blank(shown: Panel, draws: Draws) -> Image:
     return shown.draw(torch.zeros((), dtype=torch.uint8).expand(size))
 
 
-def _check_sheets(folders: Sequence[_Folder], out: Path) -> None:
-    """Refuse to write a comparison over a file that is none of ours: no folder there is."""
-    if any((folder.path / RECORD).exists() for folder in folders):
+def check_places(folders: Sequence[Path], out: Path) -> None:
+    """Refuse to write over files of somebody else.
+
+    Args:
+        folders: of the draws.
+        out: ``--out``, where what compares several of them goes.
+
+    Raises:
+        ValueError: for such a file, or a record that cannot be read.
+    """
+    for folder in folders:
+        check_own(folder)
+    if len(folders) < 2 or any((folder / RECORD).exists() for folder in folders):
         return
     if any((path / RECORD).is_file() for path in out.glob("*/")):
         return
@@ -282,7 +375,8 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     nfe = largest(nfe, world)
     say_fault(int(gather(torch.tensor([faults]), world.size, world).sum()), total)
     if total:
-        say(_cost(total, draws.settings, nfe, guidance_range(draws.trained.model) is None))
+        doubled = guidance_range(draws.trained.model) is None
+        say(_cost(total, draws.settings, nfe, doubled, draws.weak is not None))
     there = draws.num - total
     if there:
         say(f"{folder.path}: {there} of {draws.num} pictures were there already")
@@ -290,7 +384,9 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     return Written(folder.path, shown, draws.num, nfe, there)
 
 
-def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True) -> str:
+def _cost(
+    num: int, settings: SampleConfig, nfe: int, two_branches: bool = True, weak: bool = False
+) -> str:
     """What drawing took, in evaluations of the network.
 
     Args:
@@ -298,16 +394,18 @@ def _cost(num: int, settings: SampleConfig, nfe: int, two_branches: bool = True)
         settings: how they were drawn.
         nfe: evaluations of the network for each picture.
         two_branches: whether guidance doubles the batches.
+        weak: whether a weaker network is evaluated as often.
 
     Returns:
         a line for people.
 
     >>> _cost(8, SampleConfig(guidance=1.0), 64)
-    '8 pictures drawn with ddim, NFE 64 of doubled batches for guidance'
+    '8 pictures drawn with abm2, NFE 64 of doubled batches for guidance'
     """
     most = "up to " if settings.sampler == "adaptive" else ""
     doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""
-    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}"
+    more = f", and {most}{nfe} of the weaker network" if weak else ""
+    return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}{more}"
 
 
 def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) -> None:
@@ -321,7 +419,17 @@ def _finish(folders: Sequence[_Folder], written: Sequence[Written], grid: bool) 
         if grid:
             shown = panel(draws)
             save_png(one.shown, shown.draw(folder.output.read(shown.indices)))
-        say(f"{draws.num} pictures at guidance {draws.settings.guidance:.7g}: {one.shown}")
+        say(f"{draws.num} pictures at guidance {_strengths(draws)}: {one.shown}")
+
+
+def _strengths(draws: Draws) -> str:
+    """How strong the guidance is, and by what weaker network."""
+    settings, weak = draws.settings, draws.weak
+    if weak is None:
+        return f"{settings.guidance:.7g}"
+    where = "" if settings.guide_step is not None else f" of {shortened(str(settings.guide_with))}"
+    by = f"away from step {weak.step:,}{where} at {settings.guide_weight:.7g}"
+    return f"{settings.guidance:.7g} and {by}"
 
 
 def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
@@ -330,5 +438,5 @@ def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
     blocks = comparison(several, [folder.output.read for folder in folders])
     save_png(out / SWEEP, sheet(blocks))
     say(f"comparison: {out / SWEEP}")
-    if animate and varied([draws.settings for draws in several]) == ["guidance"]:
+    if animate and varied([draws.settings for draws in several]) in ANIMATED:
         save_animation(out / GUIDANCE, titled_frames(blocks), GUIDANCE_MS, GUIDANCE_MS)

@@ -26,6 +26,8 @@ from vfn.files import (
     open_atomic,
     read_json,
     remove_leftovers,
+    short,
+    shortened,
     write_atomic,
     write_json,
 )
@@ -33,7 +35,12 @@ from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
+NOTED = ("run", "classes", "tags")  # in a record for those who read it; no picture depends on them
 PARTS = ".parts"
+_METHODS = ("present", "write", "read", "finish", "clear")
+_DISK_BLOCK = 4096  # bytes that the smallest file takes
+# What may be spelt in other ways and be the same: a digest beside it tells.
+_TOLD_BY_DIGEST = ("guide_with",)
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
 _OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
 
@@ -92,8 +99,11 @@ class PngFolder:
         """Some pictures."""
         arrays = []
         for i in indices.tolist():
-            with Image.open(self.place / _png(i)) as picture:
+            path = self.place / _png(i)
+            with _understanding(path), Image.open(path) as picture:
                 arrays.append(np.array(picture).reshape(picture.height, picture.width, -1))
+        if len({array.shape for array in arrays}) > 1:
+            raise ValueError(f"{self.place} has been changed: its pictures differ in size")
         return torch.from_numpy(np.stack(arrays)).movedim(-1, 1)
 
     def finish(
@@ -147,14 +157,21 @@ class _Packed(ABC):
         """The folder of the parts."""
         return self.folder / PARTS
 
-    def _parts(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.stem), path) for path in self.place.glob("*.npy"))
+    def _files(self) -> list[tuple[int, Path]]:
+        """Files of parts, by the number of their first picture."""
+        paths = [path for path in self.place.glob("*.npy") if path.stem.isdecimal()]
+        return sorted((int(path.stem), path) for path in paths)
+
+    def _parts(self) -> list[tuple[int, np.ndarray]]:
+        """Parts that are whole, by the number of their first picture; others are drawn again."""
+        found = ((start, _whole(path)) for start, path in self._files())
+        return [(start, part) for start, part in found if part is not None]
 
     def present(self) -> set[int]:
         """Which pictures are there."""
         if self.file.exists():
             return set(range(self.num))
-        sizes = ((start, len(np.load(path, mmap_mode="r"))) for start, path in self._parts())
+        sizes = ((start, len(part)) for start, part in self._parts())
         return {i for start, size in sizes for i in range(start, start + size)}
 
     def write(self, indices: Tensor, images: Tensor) -> None:
@@ -170,22 +187,27 @@ class _Packed(ABC):
         """Make the file of its parts."""
         del tags
         if not self.file.exists():
-            size = np.load(self._parts()[0][1], mmap_mode="r").shape[1:]
+            size = self._parts()[0][1].shape[1:]
             with _telling(self.place), open_atomic(self.file) as file:
                 self._save(file, size, labels.numpy() if names else None, class_names)
         self._clear_parts()
 
     def _pictures(self) -> Iterator[np.ndarray]:
         """All pictures in order, [B, H, W, C], part by part; parts of other batches may overlap."""
-        done = 0
+        done, size = 0, None
         for start, part in self._parts():
-            array = np.load(part)
-            if done < start + len(array):
-                yield array[done - start :]
-                done = start + len(array)
+            size = size or part.shape[1:]
+            if start > done or part.shape[1:] != size:
+                raise ValueError(
+                    f"{self.place} has been changed: its parts do not make {self.num} pictures of "
+                    "one size; draw them anew with --fresh"
+                )
+            if done < start + len(part):
+                yield np.array(part[done - start :])
+                done = start + len(part)
 
     def _clear_parts(self) -> None:
-        for _, path in self._parts():
+        for _, path in self._files():
             path.unlink(missing_ok=True)
         if self.place.is_dir():
             remove_leftovers(self.place)
@@ -226,7 +248,8 @@ class NpzFile(_Packed):
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
-        with np.load(self.file) as found:
+        # numpy leaves a file open that is no archive.
+        with _understanding(self.file), self.file.open("rb") as raw, np.load(raw) as found:
             return torch.from_numpy(found["arr_0"][indices.numpy()]).movedim(-1, 1)
 
 
@@ -263,7 +286,7 @@ class SafetensorsFile(_Packed):
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
-        with safe_open(self.file, framework="pt") as found:
+        with _understanding(self.file), safe_open(self.file, framework="pt") as found:
             pictures: Tensor = found.get_tensor("images")
             return pictures[indices]
 
@@ -281,7 +304,7 @@ def open_output(kind: str, folder: Path, num: int) -> Output:
         Output.
 
     Raises:
-        ValueError: if there is no such format.
+        ValueError: if there is no such format, or it lacks a method.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -291,7 +314,27 @@ def open_output(kind: str, folder: Path, num: int) -> Output:
     {0, 1}
     """
     output: Output = OUTPUTS.find(kind).load()(folder, num)
+    lacking = [name for name in _METHODS if not callable(getattr(output, name, None))]
+    if lacking:
+        raise ValueError(f"expected format {kind} to be an Output, but it has no {lacking[0]}")
     return output
+
+
+def room_for(output: Output, missing: int, num: int, size: int) -> float:
+    """Bytes that pictures still take on the disk, rather too few than too many.
+
+    Args:
+        output: where they go.
+        missing: how many are not there yet.
+        num: pictures in all.
+        size: bytes of one.
+
+    Returns:
+        bytes; 0 where it is not known.
+    """
+    if isinstance(output, _Packed):  # the parts, and the file that is made of them
+        return (missing + num) * size if missing or not output.file.exists() else 0
+    return missing * max(_DISK_BLOCK, size / 2) if isinstance(output, PngFolder) else 0
 
 
 def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
@@ -311,11 +354,11 @@ def check_record(output: Output, folder: Path, record: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds pictures of unknown settings; use another --out")
         return
     advice = "use another --out, or --fresh to draw them anew"
-    for name in sorted(record.keys() | found.keys()):
+    for name in sorted((record.keys() | found.keys()) - {*NOTED, *_TOLD_BY_DIGEST}):
         if found.get(name) != record.get(name):
             raise ValueError(
-                f"{folder} holds pictures of other settings: {name} {_short(found.get(name))}, "
-                f"now {_short(record.get(name))}; {advice}"
+                f"{folder} holds pictures of other settings: {shortened(name)} "
+                f"{_short(found.get(name))}, now {_short(record.get(name))}; {advice}"
             )
 
 
@@ -404,6 +447,26 @@ def begin_folder(folder: Path, record: dict[str, Any]) -> None:
         remove_leftovers(place)
     if not (folder / RECORD).exists():
         write_json(folder / RECORD, record)
+
+
+def _whole(path: Path) -> np.ndarray | None:
+    """The pictures of a part, mapped to memory; None if it is damaged, as a power cut leaves it."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # bytes of any kind can make the reader fail in any way
+        return None
+    return found if found.dtype == np.uint8 and found.ndim == 4 and found.size else None
+
+
+@contextmanager
+def _understanding(path: Path) -> Iterator[None]:
+    """Say in one line that a file of ours cannot be read."""
+    try:
+        yield
+    except Exception as error:  # readers of pictures and archives raise nearly anything
+        raise ValueError(
+            f"{path} is damaged ({short(str(error))}); draw the pictures anew with --fresh"
+        ) from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vfn.configs import SampleConfig
 from vfn.data import to_uint8
+from vfn.files import shortened
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
 
@@ -55,10 +56,27 @@ def panel(draws: Draws, rows: int = GRID_ROWS) -> Panel:
         columns = min(len(indices), len(asked.columns))
         lines = -(-len(indices) // columns)
         return Panel(indices, columns, asked.rows[:lines], asked.columns[:columns])
-    turn = len(asked.labels) if asked.names else PLAIN_COLUMNS
+    if asked.each and asked.names and asked.labels.ndim == 1:
+        return _panel_by_class(draws, rows)
+    turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
-    return Panel(every[every % turn < columns], columns, (), asked.names[:columns])
+    heads = [] if asked.each else asked.names[:columns]
+    return Panel(every[every % turn < columns], columns, (), heads)
+
+
+def _panel_by_class(draws: Draws, most: int) -> Panel:
+    """A column for each class that has pictures for all rows; as many pictures as can be shown."""
+    labels, names = draws.asked.of(torch.arange(draws.num)), draws.trained.shape.legend.names
+    places = {int(k): (labels == k).nonzero()[:most, 0] for k in labels.unique()}
+    full = {
+        rows: [k for k, found in places.items() if len(found) >= rows][:GRID_COLUMNS]
+        for rows in range(1, most + 1)
+    }
+    rows = max(full, key=lambda rows: (rows * len(full[rows]), rows))
+    indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1).flatten()
+    heads = [names[k - 1] if k else "" for k in full[rows]]
+    return Panel(indices, len(heads), (), heads)
 
 
 def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
@@ -224,12 +242,14 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
         a name such as ``ddim-w0.5``.
 
     >>> folder_name(SampleConfig(guidance=0.5), ["sampler", "sample_timesteps", "guidance", "eta"])
-    'ddim-steps64-w0.5-eta0'
+    'abm2-steps16-w0.5-eta0'
     """
     short = {
         "sampler": settings.sampler.replace(":", "."),
         STEPS: f"steps{settings.sample_timesteps}",
         "guidance": f"w{_text(settings.guidance)}",
+        "guide_with": f"guide{_place(settings.guide_with)}",
+        "guide_weight": f"weight{_text(settings.guide_weight)}",
     }
     return "-".join(short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names)
 
@@ -248,15 +268,27 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     ('w = 0', 'eta = 0')
     """
     parts = {"sampler": settings.sampler, "guidance": f"w = {_text(settings.guidance)}"}
+    if "guide_with" in names:
+        parts["guide_with"] = f"away from {shortened(settings.guide_with or 'none', 40)}"
+    if "guide_weight" in names:
+        parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
     others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
     told = [text for name, text in (others | parts).items() if name in names]
     return ", ".join(told or parts.values())
+
+
+def _place(guide_with: str | None) -> str:
+    """A step or a path as a part of a file name, which does not grow with it."""
+    text = (guide_with or "-none").strip("/").replace("/", ".").replace(":", ".")
+    return text if len(text) <= 60 else text[-60:]
 
 
 def _text(value: Any) -> str:
     """A value as a part of a title or file name; values that differ give texts that do."""
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
+    if isinstance(value, dict):
+        return ",".join(f"{name}{_text(item)}" for name, item in value.items())
     if not isinstance(value, float):
         return str(value)
     short = f"{value:g}"

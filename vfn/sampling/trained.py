@@ -4,29 +4,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from vfn.configs import Config, SampleConfig
+from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
-from vfn.data import Labels
+from vfn.configs.schema import changed_section
+from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
+from vfn.files import shown
+from vfn.footprint import Footprint, evaluated_at_once
+from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
 from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
-from vfn.runs import Checkpoint, check_fits, digest, find_checkpoint
-from vfn.sampling.asked import Asked, ask
+from vfn.progress import say
+from vfn.runs import (
+    Checkpoint,
+    DataMark,
+    check_fits,
+    digest,
+    find_checkpoint,
+    other_pictures,
+    run_path,
+)
+from vfn.sampling.asked import PER_LABEL, Asked, ask
 from vfn.sampling.draws import Drawn, Draws
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import object_name
 
 # Settings of sampling have shorter names here and on the command line.
 SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
-PER_LABEL = 10  # pictures, where their number is not given
-UNLABELLED = 100
+UNLABELLED = 100  # pictures, where their number is not given
+IN_MEMORY = "a network in memory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +49,8 @@ class Trained:
 
     model: the network, in evaluation mode, on the device. params: what takes the place of its own
     parameters. step: of the training. averaged: params are the average, not those of the last
-    step. precision: fp32, or bf16 for the products of the network. origin: where it was loaded
-    from, if it was.
+    step. precision: fp32, or bf16 for the products of the network. origin: the run or file that it
+    is from, if it is from one. data: what it remembers of the pictures that it was trained on.
 
     >>> digits = untrained("digits")
     >>> drawn = digits.sample(3, labels=["3", "7"], guidance=0.5, sampler="abm2", steps=2)
@@ -53,11 +67,14 @@ class Trained:
     averaged: bool = True
     precision: str = "fp32"
     origin: Path | None = None
+    data: DataMark | None = None
 
     def denoiser(
         self,
         labels: Tensor | str | Sequence[str] | None = None,
         guidance: Strength = 0.0,
+        guide_with: "str | int | Path | Trained | None" = None,
+        guide_weight: Strength = 1.0,
         **options: Any,
     ) -> Denoiser:
         """The network as ``denoise(z, logsnr) -> x0``, for any function of `vfn.ops`.
@@ -66,13 +83,17 @@ class Trained:
             labels: what is asked of each picture of a batch: names, or as the network takes them
                 [B] or [B, K]; None is unconditional.
             guidance: w >= 0, or a function of logsnr.
-            options: ``clip``, ``rescale`` and ``variance`` of `vfn.nn.denoiser`.
+            guide_with: a weaker network that it is led away from, see `weaker`; None for none.
+            guide_weight: w >= 0 of that, or a function of logsnr.
+            options: ``clip``, ``rescale``, ``variance``, ``rule`` and ``zero_until`` of
+                `vfn.nn.denoiser`.
 
         Returns:
             denoise, for z on the network's device.
 
         Raises:
-            ValueError: for labels that the network does not know, or guidance that it cannot give.
+            ValueError: for labels that the network does not know, guidance that it cannot give, or
+                a weaker network that does not fit.
 
         >>> digits = untrained("digits")
         >>> denoise = digits.denoiser(labels=["3", "7"], guidance=0.5)
@@ -85,10 +106,76 @@ class Trained:
         if labels is not None:
             check_labels(labels, len(legend.names), legend.tags)
             self._check_guided(labels, guidance)
-            labels = labels.to(self.device)
+        if guide_with is not None:
+            weak = self.weaker(guide_with)
+            asked = labels if weak.shape.legend.names else None
+            options["weak"] = weak.denoiser(asked, clip=options.get("clip", True))
+            options["weak_guidance"] = guide_weight
+        labels = None if labels is None else labels.to(self.device)
         schedule = schedule_of(self.config.diffusion)
         out_type = self.config.diffusion.model_out_type
         return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
+
+    def weaker(self, guide_with: "str | int | Path | Trained") -> "Trained":
+        """A weaker network that this one can be led away from (autoguidance).
+
+        Args:
+            guide_with: a run directory, a checkpoint or an exported file; the number of a step of
+                this network's own run, whose checkpoint was kept; or a network that is loaded.
+
+        Returns:
+            Trained: its average, on this network's device and in its precision. What a text or
+            path stands for is loaded once.
+
+        Raises:
+            ValueError: if there is none, or one of other pictures or labels, a distilled one, or
+                this network itself.
+
+        Source: Karras et al. 2024 (2406.02507), section 4.
+
+        >>> digits, poor = untrained("digits"), untrained("digits")
+        >>> digits.sample(2, steps=2, guide_with=poor, guide_weight=0.5).weak_nfe
+        2
+        """
+        known = self._opened
+        called: object = guide_with
+        if isinstance(guide_with, Trained):
+            found, called = guide_with, guide_with.origin or "the network"
+        elif str(guide_with) in known:
+            return known[str(guide_with)]
+        else:
+            found = self._opened_from(guide_with)
+        check_weaker(found.shape, found.config, self.shape, self.config, called)
+        here, there = (_place_of(each) for each in (self, found))
+        if here != there:
+            raise ValueError(
+                f"expected {called} to guide with on {here}, where the network that it guides is, "
+                f"got {there}; load it there"
+            )
+        if found.step == self.step and found.digest == self.digest:
+            raise ValueError(
+                f"{called} to guide with is the guided network itself, from which nothing leads "
+                "away; name a weaker one, such as an earlier step"
+            )
+        if not isinstance(guide_with, Trained):
+            known[str(guide_with)] = found
+        return found
+
+    @cached_property
+    def _opened(self) -> dict[str, "Trained"]:
+        """Weaker networks by the texts that they were asked for with."""
+        return {}
+
+    def _opened_from(self, guide_with: str | int | Path) -> "Trained":
+        """The average of a checkpoint; in this network's own module where it is of the same."""
+        path, checkpoint = find_weaker(guide_with, self.origin)
+        alike = (checkpoint.config.model, checkpoint.shape) == (self.config.model, self.shape)
+        names = {name: value.shape for name, value in self.params.items()}
+        if alike and {name: value.shape for name, value in checkpoint.ema.items()} == names:
+            model = self.model
+        else:
+            model = _network(checkpoint, None).to(self.device).eval()
+        return _trained(model, checkpoint, self.device, True, self.precision, path)
 
     def _check_guided(self, labels: Tensor, guidance: Strength) -> None:
         """Refuse guidance that the training has not prepared, or towards no label."""
@@ -119,15 +206,18 @@ class Trained:
                 or `Asked`; every label if None.
             seed: of the noise.
             settings: fields of the section [sample], which are the run's where they are not given;
-                ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``.
-                Picture i of a seed is the same whatever ``num`` and ``batch`` are.
+                ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``, and
+                ``guide_with`` is anything that `weaker` takes, or None. Picture i of a seed is the
+                same whatever ``num`` and ``batch`` are; the batch is smaller where so many pictures
+                at once would not fit into memory.
 
         Returns:
             Draws.
 
         Raises:
             ValueError: for settings that do not exist, do not fit the network or belong to another
-                solver, or labels that the network does not know.
+                solver, labels that the network does not know, or a weaker network that does not
+                fit.
 
         >>> digits = untrained("digits")
         >>> draws = digits.draws(labels=["7"], steps=8)
@@ -138,9 +228,35 @@ class Trained:
         asked = labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
         if num is not None and num < 1:
             raise ValueError(f"expected num to be at least 1, got {num}")
-        count = num or (PER_LABEL * len(asked.labels) if asked.names else UNLABELLED)
+        each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
+        count = num or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
-        return Draws(self, chosen, asked, count, seed)
+        weak = None
+        if chosen.guide_with is not None and chosen.guide_weight:
+            weak = self.weaker(settings.get("guide_with", chosen.guide_with))
+        return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
+
+    def _fitting(self, settings: SampleConfig, count: int) -> SampleConfig:
+        """The settings with a batch that fits into the memory that is free."""
+        free = free_memory(self.device)
+        wanted = min(settings.sample_batch, count)
+        branches = 2 if settings.guidance and guidance_range(self.model) is None else 1
+        known = (wanted, branches)
+        if free is not None and known not in self._fit:
+            footprint = Footprint(self.config, self.shape, self.device)
+            self._fit[known] = evaluated_at_once(footprint, branches * wanted, free) // branches
+            if self._fit[known] < wanted:
+                say(
+                    f"drawing {wanted} pictures at a time might take more memory than the "
+                    f"{size_text(free)} that are free: {max(1, self._fit[known])} at a time"
+                )
+        fitting = max(1, self._fit.get(known, wanted))
+        return settings if fitting >= wanted else replace(settings, sample_batch=fitting)
+
+    @cached_property
+    def _fit(self) -> dict[tuple[int, int], int]:
+        """Pictures that fit, by those that were wanted and the branches of guidance."""
+        return {}
 
     def sample(
         self,
@@ -214,22 +330,80 @@ class Trained:
         >>> digits = untrained("digits")
         >>> digits.settings(sampler="ddim", churn=0.1)
         Traceback (most recent call last):
-        ValueError: solver ddim takes no churn, which belongs to heun; leave it out
+        ValueError: solver ddim takes no churn, which belongs to heun; name that solver or ...
         """
         named = {SHORT_NAMES.get(name, name): value for name, value in given.items()}
         base = self.config.sample
         if unknown := [name for name in named if name not in vars(base)]:
             raise ValueError(
-                f"unknown setting of sampling {unknown[0]!r}, expected among "
+                f"unknown setting of sampling {shown(unknown[0])}, expected among "
                 f"{', '.join([*SHORT_NAMES, *vars(base)])}"
             )
         if "sampler" in named:
             SOLVERS.check(named["sampler"])
         _check_taken(named.get("sampler", base.sampler), named)
-        chosen = replace(base, **named)
+        chosen = changed_section(base, _with_weaker_named(base, named))
         known = guidance_range(self.model)
         check_sampling(chosen, self.config, self.shape, known)
         return chosen
+
+    def own_pictures(self, split: Split | None = None) -> Dataset:
+        """The pictures that the network was trained on, or another split of that data set.
+
+        Args:
+            split: train, test, valid or all; what it was trained on if None.
+
+        Returns:
+            Dataset.
+
+        Raises:
+            ValueError: if they are not where the configuration says; it says what to do.
+
+        >>> len(untrained("digits").own_pictures().images)
+        1437
+        """
+        with pictures_of(str(self.origin or "the network")):
+            return load_dataset(self.config.data, split)
+
+    def with_data(self, dataset: str | None = None, data_dir: str | None = None) -> Self:
+        """The network with its pictures at another place, for evaluations that need them.
+
+        Args:
+            dataset: the folder or file where they are now; where they were if None.
+            data_dir: the directory of downloads and prepared data; that of the run if None.
+
+        Returns:
+            Trained.
+
+        Raises:
+            ValueError: if there is nothing, or it is not what the network was trained on.
+
+        >>> untrained("digits").with_data(data_dir="/data").config.data.data_dir
+        '/data'
+        """
+        data = self.config.data
+        given = replace(data, dataset=dataset or data.dataset, data_dir=data_dir or data.data_dir)
+        found = replace(self, config=replace(self.config, data=settled(given)))
+        if dataset is not None and (faults := found.other_pictures()):
+            raise ValueError(
+                f"{dataset} is not what {self.origin or 'the network'} was trained on: other "
+                f"{faults}; name the same pictures at their new place"
+            )
+        return found
+
+    def other_pictures(self) -> str:
+        """In what the pictures at their place differ from those that the network was trained on.
+
+        Returns:
+            words after "other", empty if they are the same.
+
+        Raises:
+            ValueError: if there are none.
+
+        >>> untrained("digits").other_pictures()
+        ''
+        """
+        return other_pictures(self.own_pictures(), self.shape, self.data)
 
     @cached_property
     def digest(self) -> str:
@@ -249,7 +423,8 @@ def load(
     """Load a trained network.
 
     Args:
-        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file.
+        path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
+            perhaps after ``run:``.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.
@@ -269,21 +444,39 @@ def load(
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"expected precision fp32 or bf16, got {precision!r}")
-    where = choose_device(device)
-    checkpoint = find_checkpoint(Path(path))
+        raise ValueError(f"expected precision fp32 or bf16, got {shown(precision)}")
+    where, path = choose_device(device), run_path(path)
+    checkpoint = find_checkpoint(path)
     stored = checkpoint.ema if ema else checkpoint.params
+    if network is None and NETWORKS.find(checkpoint.config.model.network).sectioned:
+        with torch.device("meta"):  # a network of other sizes would take memory that is not there
+            sizes = dict(build_model(checkpoint.config, checkpoint.shape).named_parameters())
+        check_fits(stored, sizes, f"checkpoint {path}")
     model = _network(checkpoint, network).to(where).eval()
+    loaded = _trained(model, checkpoint, where, ema, precision, Path(path))
+    if compiled:
+        model.compile()
+    return loaded
+
+
+def _trained(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    ema: bool,
+    precision: str,
+    path: Path,
+) -> Trained:
+    """A network with the parameters of a checkpoint."""
+    stored = checkpoint.ema if ema else checkpoint.params
     check_fits(stored, dict(model.named_parameters()), f"checkpoint {path}")
     params = {
         name: torch.empty_like(param).copy_(stored[name]).detach()
         for name, param in model.named_parameters()
     }
-    if compiled:
-        model.compile()
     return Trained(
-        model, params, checkpoint.config, checkpoint.shape, where, checkpoint.step, ema, precision,
-        Path(path),
+        model, params, checkpoint.config, checkpoint.shape, device, checkpoint.step, ema, precision,
+        path, checkpoint.data,
     )  # fmt: skip
 
 
@@ -325,6 +518,11 @@ def _known_shape(config: Config) -> DataShape:
     )
 
 
+def _place_of(trained: Trained) -> torch.device:
+    """Where a network is, with the number of its device."""
+    return next((value.device for value in trained.params.values()), trained.device)
+
+
 def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if given is None:
         return build_model(checkpoint.config, checkpoint.shape)
@@ -332,6 +530,24 @@ def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if here not in (known, NETWORKS.find(known).target):
         raise ValueError(f"the checkpoint is one of network {known}, got one of {here}")
     return given
+
+
+def _with_weaker_named(base: SampleConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose ``guide_with`` is a text, as a configuration has it."""
+    named = dict(given)
+    if "guide_weight" in named and named.get("guide_with", base.guide_with) is None:
+        raise ValueError(
+            f"guide_weight {named['guide_weight']} goes with guide_with, the weaker network; name "
+            "one, or leave it out"
+        )
+    if "guide_with" in named:
+        weak = named["guide_with"]
+        if isinstance(weak, Trained):
+            weak = weak.origin or IN_MEMORY
+        named["guide_with"] = None if weak is None else str(weak)
+        if weak is None:
+            named["guide_weight"] = SampleConfig().guide_weight
+    return named
 
 
 def _check_taken(solver: str, given: Mapping[str, Any]) -> None:
@@ -342,5 +558,5 @@ def _check_taken(solver: str, given: Mapping[str, Any]) -> None:
         if owners and name not in taken:
             raise ValueError(
                 f"solver {solver} takes no {name}, which belongs to {', '.join(owners)}; "
-                "leave it out"
+                "name that solver or leave it out"
             )

@@ -6,6 +6,8 @@ from .loop import train as train
 from .observers import Observer as Observer
 from .observers import Outcome as Outcome
 from .observers import RunInfo as RunInfo
+from .posthoc import PosthocEma as PosthocEma
+from .posthoc import posthoc_ema as posthoc_ema
 from .session import TrainingData as TrainingData
 from .trackers import TRACKERS as TRACKERS
 
@@ -15,9 +17,11 @@ __all__ = [
     "Distilled",
     "Observer",
     "Outcome",
+    "PosthocEma",
     "RunInfo",
     "TrainingData",
     "distill",
     "plan_distillation",
+    "posthoc_ema",
     "train",
 ]

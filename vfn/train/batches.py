@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vfn.configs import Config
+from vfn.configs import Config, DiffusionConfig
 from vfn.data import Dataset, to_unit
 from vfn.model import schedule_of
 from vfn.nn import NETWORKS
@@ -90,9 +90,15 @@ def make_batch(
         labels = dataset.labels[index].to(device)
         labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
-    weight = 1 / times.density if TIME_DENSITIES.find(diffusion.time_density).undone else None
+    weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
     return Batch(x0, labels, times.t, noise, guidance, weight, dropout)
+
+
+def keeps_expectation(diffusion: DiffusionConfig) -> bool:
+    """Whether the loss is divided by the density of its times."""
+    kept = diffusion.keep_expectation
+    return TIME_DENSITIES.find(diffusion.time_density).kept if kept is None else kept
 
 
 def uses_dropout(config: Config) -> bool:
@@ -125,7 +131,7 @@ def training_times(config: Config, draws: Tensor) -> WeightedTime:
         draws: ``step * batch_size + position``, int64 [B], on the device.
 
     Returns:
-        t [B], float64, discrete where the training is; and the density that was drawn from.
+        t [B], float64, discrete where the training is; and the density, 1 where it is not undone.
 
     Raises:
         ValueError: for a density from outside that gives something else.
@@ -138,8 +144,9 @@ def training_times(config: Config, draws: Tensor) -> WeightedTime:
     position = draws % size
     # What a batch has in common is the draw of its first picture.
     drawn = BatchDraws(uniform(draws), uniform(draws - position), position, size)
+    schedule, keep = schedule_of(diffusion), keeps_expectation(diffusion)
     options = diffusion.time_options
-    times = draw_times(diffusion.time_density, drawn, schedule_of(diffusion), **options)
+    times = draw_times(diffusion.time_density, drawn, schedule, keep, **options)
     if not diffusion.train_timesteps:
         return times
     return times._replace(t=discrete_time(times.t, diffusion.train_timesteps))

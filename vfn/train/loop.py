@@ -1,5 +1,6 @@
 """The loop around `train_step`: processes, files, signals, clocks."""
 
+import json
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,20 +18,27 @@ from vfn.configs import Config
 from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, together, total
 from vfn.files import write_json
+from vfn.memory import in_memory
 from vfn.nn import guidance_range
-from vfn.objective import Batch, Objective
+from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.runs import (
     Checkpoint,
     RunFiles,
+    Snapshot,
     locked,
+    log_lines,
     read_log,
+    run_path,
     save_checkpoint,
+    save_snapshot,
     seconds_until,
     write_checkpoint,
 )
 from vfn.sampling import Trained
+from vfn.tables import object_name
 from vfn.train.batches import image_indices, make_batch, prefetch
 from vfn.train.journal import Journal
+from vfn.train.learned_weight import Weigh
 from vfn.train.observers import Audience, Callback, Observer, Outcome, RunInfo, as_observers
 from vfn.train.previews import evaluation, held_out_loss_of, preview
 from vfn.train.session import (
@@ -38,6 +46,7 @@ from vfn.train.session import (
     Run,
     TrainingData,
     as_checkpoint,
+    check_job,
     micro_batch_size,
     open_run,
     restarted,
@@ -60,6 +69,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
     init_from: str | Path | Trained | Checkpoint | None = None,
+    init_partial: bool = False,
     fresh: bool = False,
     device: str = "auto",
 ) -> Outcome:
@@ -83,6 +93,8 @@ def train(
         callbacks: observers, or functions of each line of the log; on the first process only.
         resume: go on from the newest intact checkpoint in ``out``.
         init_from: a run, checkpoint or opened model whose average a new run starts from.
+        init_partial: take of it what fits by name and shape, such as all but the labels for other
+            classes; a line tells what does not.
         fresh: begin anew in a directory with a configuration or log but no checkpoint that can be
             read; they are replaced.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
@@ -111,14 +123,20 @@ def train(
         config = configs.load(str(config))
     if config.distill.teacher_steps:
         raise ValueError("this configuration describes a distillation; use vfn distill")
+    if init_partial and init_from is None:
+        raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
-    begin = None if init_from is None else as_checkpoint(init_from)
-    files = RunFiles(Path(out))
-    with processes(device) as world, held(files, world):
-        given = Given(model, dataset, objective)
-        run = open_run(config, files, world, resume, begin, given, fresh)
-        with stop_signals(world) as stop:
-            return carry_out(run, stop, observers)
+    files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
+    with processes(device) as world:
+        with together(world):
+            begin = None if init_from is None else as_checkpoint(init_from)
+        objects = [None if part is None else object_name(type(part)) for part in given]
+        more = {"resume": resume, "fresh": fresh, "init_partial": init_partial, "objects": objects}
+        check_job(config, files, world, {"init_from": begin}, **more)
+        with held(files, world):
+            run = open_run(config, files, world, resume, begin, given, fresh, init_partial)
+            with stop_signals(world) as stop:
+                return carry_out(run, stop, observers)
 
 
 @contextmanager
@@ -167,9 +185,20 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
+def _weigh(run: Run) -> Weigh | None:
+    """What gives the uncertainty of noise levels, where it is learned."""
+    if run.state.weight is None:
+        return None
+    module = run.state.weight.module
+    if run.world.size == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
-    network, window = _network(run), Window(run)
+    network, weigh, window = _network(run), _weigh(run), Window(run)
+    doing, remedy = _in_a_step(run)
     signum = stop.agreed()
     if state.step and not signum:
         # What was due at the checkpoint may have been cut off.
@@ -177,18 +206,32 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
-        window.add(step_of(state, network, batch, run.config, run.objective))
+        with in_memory(doing, remedy):
+            window.add(step_of(state, network, batch, run.config, run.objective, weigh))
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
             audience.logged(state.step, window.close())
             _check_finite(run, audience)
         signum = stop.agreed()
-        if state.step % settings.checkpoint_every == 0 or finished or signum:
+        if settings.snapshot_every and (state.step % settings.snapshot_every == 0 or finished):
+            _snapshot(run)  # ahead of the checkpoint: whoever goes on from that has it
+        if state.step % settings.checkpoint_every == 0 or finished or signum or _is_kept(run):
             _save(run, audience)
         if not signum:
             signum = _show(run, audience, stop, window)
     return Outcome(state.step, 0 if state.step == settings.steps else signum)
+
+
+def _in_a_step(run: Run) -> tuple[str, str]:
+    """What is said where memory is not enough for a step: what was done, and what helps."""
+    settings = run.config.train
+    pictures = micro_batch_size(settings.batch_size, run.world.size, settings.micro_batches)
+    fewer = f"use --accumulate {2 * settings.micro_batches} or more, " if pictures > 1 else "use "
+    return (
+        f"training on {pictures} pictures at once",
+        f"{fewer}--checkpoint-activations true or a smaller network",
+    )
 
 
 def _save(run: Run, audience: Observer) -> None:
@@ -198,6 +241,18 @@ def _save(run: Run, audience: Observer) -> None:
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
         run.files.begun.unlink(missing_ok=True)
         audience.saved(run.state.step, path)
+
+
+def _snapshot(run: Run) -> None:
+    """Keep the power-function averages of the step; the first process does."""
+    if run.world.rank == 0:
+        step, profiles = run.state.step, run.state.profiles
+        save_snapshot(run.files, Snapshot(step, run.config, run.shape, profiles))
+
+
+def _is_kept(run: Run) -> bool:
+    """Whether the checkpoint of the step that the run has come to stays for ever."""
+    return run.state.step in (run.config.train.keep_at or ())
 
 
 def _due(run: Run) -> tuple[bool, bool]:
@@ -210,9 +265,9 @@ def _due(run: Run) -> tuple[bool, bool]:
 
 
 def _logged(run: Run) -> set[str]:
-    """What the log knows of the step that the run has come to."""
-    here = [entry for entry in read_log(run.files.log) if entry["step"] == run.state.step]
-    return set().union(*here)
+    """What the log knows of the step that the run has come to, if only that it was not finite."""
+    here = [line for entry, line in log_lines(run.files.log) if entry["step"] == run.state.step]
+    return set().union(*map(json.loads, here))
 
 
 def _is_shown(run: Run) -> bool:
@@ -303,6 +358,11 @@ class Window:
             "memory_mib": _memory(run.world),
             "seconds": self.seconds,
         }
+        if run.state.weight is not None:
+            edges = logsnr_edges(run.config.diffusion).to(run.world.device)
+            with torch.no_grad():
+                middles = run.state.weight.module(0.5 * (edges[1:] + edges[:-1]))
+            entry["uncertainty_by_logsnr"] = middles.tolist()
         self._start()
         return entry
 
@@ -336,22 +396,22 @@ def _check_finite(run: Run, audience: Observer) -> None:
 def _batches(run: Run) -> Generator[Batch]:
     """This process's micro-batches from the current step to the last, one made ahead."""
     config, settings, world = run.config, run.config.train, run.world
-    size = micro_batch_size(settings.batch_size, world.size, settings.accumulate)
+    size = micro_batch_size(settings.batch_size, world.size, settings.micro_batches)
 
     def make(number: int) -> Batch:
-        step, part = divmod(number, settings.accumulate)
-        first = step * settings.batch_size + (world.rank * settings.accumulate + part) * size
+        step, part = divmod(number, settings.micro_batches)
+        first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
         return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
 
-    steps = range(run.state.step * settings.accumulate, settings.steps * settings.accumulate)
+    steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)
     return prefetch(make, steps)
 
 
 def _micro_batches(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     """This process's part of a step's batch; a network may draw from torch's generator."""
     settings, world = run.config.train, run.world
-    for part, batch in enumerate(islice(batches, settings.accumulate)):
-        key = (run.state.step * world.size + world.rank) * settings.accumulate + part
+    for part, batch in enumerate(islice(batches, settings.micro_batches)):
+        key = (run.state.step * world.size + world.rank) * settings.micro_batches + part
         torch.manual_seed(settings.seed + (key << 16))
         yield batch

@@ -13,8 +13,9 @@ from vfn.data import Dataset, Labels
 from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.pictures import grid, save_png
-from vfn.progress import silence
+from vfn.progress import say
 from vfn.sampling import Asked, Draws, Trained, of_each
+from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
 PREVIEW_ROWS, PREVIEW_COLUMNS = 4, 10
@@ -32,7 +33,32 @@ def trained_of(run: Run) -> Trained:
         Trained, of full precision.
     """
     state = run.state
-    return Trained(run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step)
+    return Trained(
+        run.model.eval(), state.ema, run.config, run.shape, run.world.device, state.step,
+        origin=run.files.path,
+    )  # fmt: skip
+
+
+def weaker_of(run: Run) -> Trained | None:
+    """What the pictures of a run are led away from; None without such a setting, or up to its step.
+
+    Args:
+        run: the run.
+
+    Returns:
+        Trained. It is loaded for the time of the sampling alone; what can no longer be loaded ends
+        no training: a line tells, and nothing guides.
+    """
+    settings = run.config.sample
+    step = settings.guide_step
+    early = step is not None and run.state.step <= step
+    if settings.guide_with is None or not settings.guide_weight or early:
+        return None
+    try:
+        return trained_of(run).weaker(settings.guide_with)
+    except ValueError as error:
+        say(f"step {run.state.step} is shown without guide_with: {error}")
+        return None
 
 
 def preview(run: Run, check: Check) -> Path:
@@ -45,15 +71,25 @@ def preview(run: Run, check: Check) -> Path:
     Returns:
         the picture's path.
     """
-    path = run.files.preview(run.state.step)
-    save_grid(trained_of(run), run.dataset, run.config.train.seed, path, run.world, check)
+    path, step = run.files.preview(run.state.step), run.state.step
+    seed, title, weak = run.config.train.seed, f"preview at step {step}", weaker_of(run)
+    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title, weak)
     return path
 
 
 def save_grid(
-    trained: Trained, dataset: Dataset, seed: int, path: Path, world: World, check: Check
+    trained: Trained,
+    dataset: Dataset,
+    seed: int,
+    path: Path,
+    world: World,
+    check: Check,
+    title: str,
+    weak: Trained | None = None,
 ) -> None:
     """Write some pictures of each label; those of all runs of a seed begin with the same noise.
+
+    A bar shows how far they are, and a line tells of pictures that are not finite.
 
     Args:
         trained: the network, and in its configuration how it is sampled.
@@ -62,12 +98,13 @@ def save_grid(
         path: the picture, written by the first process.
         world: the processes.
         check: called before each step of sampling; what it raises ends the sampling.
+        title: what they are drawn for.
+        weak: what the network is led away from, where its settings say so.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
     num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
-    draws = Draws(trained, trained.config.sample, asked, num, seed)
-    with silence():  # the run has a bar of its own
-        images = draws.by_all(world, lambda _i, _z, _x0: check()).images
+    draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
+    images = draws.by_all(world, lambda _i, _z, _x0: check(), title).images
     if world.rank == 0:
         save_png(path, grid(images, len(columns) or PREVIEW_COLUMNS, column_labels=columns))
 
@@ -86,7 +123,8 @@ def held_out_loss_of(run: Run) -> dict[str, float]:
     if run.held_out is None:
         return {}
     seed = run.config.train.seed
-    loss = mean_held_out_loss(trained_of(run), run.held_out, run.objective, seed, run.world)
+    batch = AT_ONCE * run.config.sample.sample_batch
+    loss = mean_held_out_loss(trained_of(run), run.held_out, run.objective, seed, run.world, batch)
     return {"held_out_loss": loss}
 
 
@@ -108,5 +146,6 @@ def evaluation(run: Run, check: Check) -> dict[str, float]:
         settings.seed,
         run.world,
         lambda _i, _z, _x0: check(),
+        weaker_of(run),
     )
     return {figure.key: figure.value for figure in figures}

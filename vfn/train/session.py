@@ -1,27 +1,55 @@
 """A run: what its parts share, and how it is opened."""
 
-import hashlib
 import os
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from vfn.configs import Config, ModelConfig, dumps
-from vfn.data import Dataset, as_dataset, load_dataset, load_held_out, to_unit
-from vfn.distributed import World, largest, together, total
-from vfn.files import printable, write_atomic
-from vfn.model import DataShape, build_model, check_sampling, output_channels, shape_of
+from vfn import configs
+from vfn.configs import Config, ModelConfig, SampleConfig, dumps
+from vfn.configs.schema import flat_values
+from vfn.data import (
+    Dataset,
+    as_dataset,
+    load_dataset,
+    load_held_out,
+    pictures_of,
+    settled,
+    to_unit,
+)
+from vfn.distributed import World, check_alike, largest, together, total
+from vfn.files import write_atomic
+from vfn.launch import launch
+from vfn.memory import in_memory, is_shortage, shortage
+from vfn.model import DataShape, build_model, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
-from vfn.objective import Objective, batch_loss
-from vfn.runs import Checkpoint, DataMark, RunFiles, find_checkpoint, newest_checkpoint
+from vfn.objective import Objective, batch_loss, check_diffusion
+from vfn.progress import say
+from vfn.runs import (
+    Checkpoint,
+    DataMark,
+    RunFiles,
+    digest,
+    find_checkpoint,
+    mark_of,
+    newest_checkpoint,
+    other_pictures,
+    read_pictured,
+)
+from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
+from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
-from vfn.train.state import TrainState, init_state, restore, start_from
-from vfn.train.trackers import find_trackers
+from vfn.train.ahead import check_ahead, check_room, check_text
+from vfn.train.layout import SMALLER, fitted
+from vfn.train.learned_weight import init_learned_weight
+from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
 
 
 class TrainingData(NamedTuple):
@@ -40,6 +68,8 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+# Settings that each machine may have of its own: the pictures are compared, not where they are.
+_OWN = ("data_dir", "num_workers")
 
 
 class Run(NamedTuple):
@@ -93,6 +123,7 @@ def open_run(
     init_from: Checkpoint | None = None,
     given: Given = NOTHING,
     fresh: bool = False,
+    init_partial: bool = False,
 ) -> Run:
     """Build everything, and restore it from the newest checkpoint where asked.
 
@@ -105,42 +136,57 @@ def open_run(
         init_from: whose average a new run starts from.
         given: objects in place of what the configuration names.
         fresh: begin anew where a run has no checkpoint left, or what is there is not a run's.
+        init_partial: take of ``init_from`` what fits.
 
     Returns:
-        Run; its configuration names the network that was given.
+        Run; its configuration names the network that was given, and a layout that fits into memory.
 
     Raises:
         ValueError: if there is a run and ``resume`` is not asked for, or anything does not fit;
             nothing has been written then.
         OSError: if the directory cannot be written.
     """
-    micro_batch_size(config.train.batch_size, world.size, config.train.accumulate)
-    find_trackers(config.train.trackers or ())
+    micro_batch_size(config.train.batch_size, world.size, config.train.micro_batches)
+    config = _with_model(config, given.model)
+    check_text(config)
+    check_diffusion(config.diffusion)
+    resume, objective = goes_on(resume, world), given.objective or batch_loss
+    with together(world):  # before hours of downloads
+        check_directory(files, resume, fresh)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
-    config = _with_model(config, given.model)
-    dataset, held_out = _pictures(config, given.dataset)
+    with pictures_of(str(files.path)) if resume else nullcontext():
+        dataset, held_out = _pictures(config, given.dataset)
+    config = replace(config, data=settled(config.data))
     shape = shape_of(dataset)
-    # Now, not at the first sample grid.
-    check_sampling(config.sample, config, shape, config.model.guidance_range)
+    config = _unguided_without_labels(config, shape)
+    check_ahead(config, dataset, shape)
+    _check_guide(config, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
+    least = _micro_batches_before(files) if resume else 1
+    config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
-    model = (given.model or build_model(config, shape)).to(world.device)
+    with in_memory("building the network", "use a narrower one (--hid-channels)"):
+        model = (given.model or build_model(config, shape)).to(world.device)
     _check_network(model, config, dataset, shape, world.device)
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
-    resume = goes_on(resume, world)
+    if config.diffusion.learned_weight:
+        state.weight = init_learned_weight(config.train, world.device)
+    data = mark_of(dataset)
+    check_alike({"pictures": data}, world)
     with together(world):
-        found = _found_checkpoint(files, state, resume, fresh)
-        data = _mark_of(dataset, world)
-        if found is not None:
-            _check_resumed(found, config, shape, data, files)
+        found = _found_checkpoint(config, files, state, dataset) if resume else None
+        check_room([(files, config)], sum(param.numel() for param in model.parameters()))
+        if found is not None and world.rank == 0:
+            _check_resumed(found, config, dataset, files)
+            _check_kept(config.sample, found.step, files)
     if found is not None:
         restore(state, found, config)
     elif init_from is not None:
-        start_from(state, init_from)
+        _start(state, init_from, init_partial)
     if largest(state.step, world) != state.step:
         raise ValueError(
             f"process {world.rank} finds step {state.step} in {files.path}, another process a "
@@ -150,104 +196,147 @@ def open_run(
         if found is None:
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
-    objective = given.objective or batch_loss
+        drop_snapshots_after(files, state.step)
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 
 
-def _found_checkpoint(
-    files: RunFiles, state: TrainState, resume: bool, fresh: bool
-) -> Checkpoint | None:
-    """What a run goes on from, None where it begins; nothing that is there may come to harm."""
+def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
+    """A configuration for pictures with labels, such as a preset, as pictures without need it."""
+    if shape.legend.names or not config.sample.guidance:
+        return config
+    say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
+    return replace(config, sample=replace(config.sample, guidance=0.0))
+
+
+def _start(state: TrainState, source: Checkpoint, partial: bool) -> None:
+    """Begin with another run's parameters, all of them or those that fit."""
+    if partial:
+        start_partly_from(state, source)
+        return
     try:
-        found = newest_checkpoint(files, state.params if resume else None, resumed=resume)
+        start_from(state, source)
+    except ValueError as error:
+        raise ValueError(f"{error}; --init-partial takes what fits") from None
+
+
+def _micro_batches_before(files: RunFiles) -> int:
+    """The layout that a run has had so far: in the same one it goes on with the same bits."""
+    try:
+        return configs.load(str(files.config)).train.micro_batches
+    except ValueError:  # there is none, or none that can be read; whoever needs it says so
+        return 1
+
+
+def _found_checkpoint(
+    config: Config, files: RunFiles, state: TrainState, dataset: Dataset
+) -> Checkpoint | None:
+    """What a run goes on from, None where it begins."""
+    try:
+        return newest_checkpoint(files, state.params, resumed=True)
     except ValueError:
-        if resume or not fresh:
-            raise
-        return None
-    if found and not resume:
+        # Parameters for other labels fit none: then the data set is what is wrong.
+        for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
+            _check_pictures(dataset, *known, config, files)
+        raise
+
+
+def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
+    """Refuse a directory in which something would come to harm.
+
+    Args:
+        files: of the run.
+        resume: whether it goes on with what is there.
+        fresh: whether what is there without a checkpoint may be replaced.
+
+    Raises:
+        ValueError: if there is a run and it is not to go on, or one that has lost its checkpoints.
+    """
+    found = None
+    if not resume:
+        try:
+            found = newest_checkpoint(files)
+        except ValueError:
+            if not fresh:
+                raise
+    if found:
         raise ValueError(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"
         )
-    if found is None and not fresh and not files.begun.exists():
-        there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
-        if there:
-            raise ValueError(
-                f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
-                f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
-                "by those of a new run"
-            )
-    return found
+    if files.stages.is_file() and not files.checkpoint_files():
+        raise ValueError(f"{files.path} holds a distillation; choose another --out for a run")
+    if (resume and files.checkpoint_files()) or fresh or files.begun.exists():
+        return
+    there = [path.name for path in (files.config, files.log) if os.path.lexists(path)]
+    if there:
+        raise ValueError(
+            f"{files.path} holds {' and '.join(there)} but no checkpoint: restore or mount "
+            f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
+            "by those of a new run"
+        )
 
 
-def _check_resumed(
-    found: Checkpoint, config: Config, shape: DataShape, data: DataMark | None, files: RunFiles
-) -> None:
+def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: RunFiles) -> None:
     """Refuse to go on to fewer steps, or with other pictures than those before."""
     if found.step > config.train.steps:
         raise ValueError(
             f"{files.path} is at step {found.step} already, and --steps {config.train.steps} is "
             "less; give at least as many, or delete newer checkpoints to go back"
         )
-    faults = [
-        f"{what} {_short(now)}, before {_short(then)}"
-        for what, now, then in (
-            ("sizes", shape.size, found.shape.size),
-            ("class names", shape.legend.names, found.shape.legend.names),
-            ("tags", shape.legend.tags, found.shape.legend.tags),
-        )
-        if now != then
-    ]
-    if not faults and data is not None and found.data is not None:
-        if data.pictures != found.data.pictures:
-            faults.append(f"number of pictures {data.pictures}, before {found.data.pictures}")
-        elif data.digest != found.data.digest:
-            faults.append("pictures or labels, as many as before")
-    if faults:
+    _check_pictures(dataset, found.shape, found.data, config, files)
+
+
+def _check_pictures(
+    dataset: Dataset, shape: DataShape, mark: DataMark | None, config: Config, files: RunFiles
+) -> None:
+    """Refuse other pictures than those that a run was begun with."""
+    if faults := other_pictures(dataset, shape, mark):
         raise ValueError(
-            f"{config.data.dataset} is not what {files.path} was begun with: other "
-            f"{'; '.join(faults)}; bring back the data set, or choose another --out (with "
-            "--init-from to start from these parameters)"
+            f"{config.data.dataset} is not what {files.path} was begun with: other {faults}; bring "
+            "back the data set, or choose another --out (with --init-from to start from these "
+            "parameters)"
         )
 
 
-def _short(value: object) -> str:
-    """A value in a message of bounded length."""
-    text = (
-        ", ".join(map(printable, value))
-        if isinstance(value, tuple) and value and isinstance(value[0], str)
-        else str(value)
-    )
-    return text if len(text) < 80 else f"{text[:77]}..."
+def _check_guide(config: Config, shape: DataShape) -> None:
+    """Refuse a weaker network for the sample grids that cannot guide; steps of the run come yet."""
+    given = config.sample.guide_with
+    if given is not None and config.sample.guide_weight and config.sample.guide_step is None:
+        path, weak = find_weaker(given, None)
+        check_weaker(weak.shape, weak.config, shape, config, path)
 
 
-def _mark_of(dataset: Dataset, world: World) -> DataMark | None:
-    """What the run remembers of its pictures; on the first process, which writes checkpoints."""
-    if world.rank:
-        return None
-    return DataMark(len(dataset.images), digest_of(dataset))
+def _check_kept(sample: SampleConfig, step: int, files: RunFiles) -> None:
+    """Refuse a step to guide with that the run has passed without its checkpoint."""
+    if sample.guide_step is not None and sample.guide_step <= step:
+        find_weaker(sample.guide_step, files.path)
 
 
-def digest_of(dataset: Dataset) -> str:
-    """SHA-256 of pictures and labels.
+def check_job(
+    config: Config,
+    files: RunFiles,
+    world: World,
+    begun: Mapping[str, Checkpoint | None],
+    **more: Any,
+) -> None:
+    """Refuse a training whose processes were asked for different ones, before any work.
 
     Args:
-        dataset: of any size; it is read a part at a time.
+        config: resolved.
+        files: of the run.
+        world: the processes.
+        begun: what a run starts from or learns of, by the names that people know.
+        more: what else has to be the same, by the names that people know.
 
-    Returns:
-        hexadecimal.
-
-    >>> from vfn.data import load_dataset
-    >>> len(digest_of(load_dataset("digits")))
-    64
+    Raises:
+        ValueError: on every process, with the names of what differs.
     """
-    sha = hashlib.sha256()
-    for values in (dataset.images, dataset.labels):
-        if values is not None:
-            sha.update(f"{values.dtype} {tuple(values.shape)};".encode())
-            for part in values.split(1024):
-                sha.update(part.contiguous().numpy())
-    return sha.hexdigest()
+    if world.size == 1:
+        return  # digests take a while
+    named = flat_values(replace(config, data=settled(config.data)))
+    settings = {name: value for name, value in named.items() if name not in _OWN}
+    averages = {name: found and digest(found.ema) for name, found in begun.items()}
+    check_alike({"out": str(files.path.resolve()), **averages, **more, **settings}, world)
 
 
 def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
@@ -265,7 +354,7 @@ def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     if not isinstance(source, Trained):
-        return find_checkpoint(Path(source))
+        return find_checkpoint(source)
     params = {name: value.detach().cpu().contiguous() for name, value in source.params.items()}
     return Checkpoint(source.step, source.config, source.shape, params, params, {}, {})
 
@@ -299,8 +388,8 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     held_out = _checked(pair.held_out, config.data.conditional, dataset)
     if shape_of(held_out) != shape_of(dataset):
         raise ValueError(
-            f"expected held-out pictures like those trained on, {shape_of(dataset)}, "
-            f"got {shape_of(held_out)}"
+            "expected held-out pictures like those trained on, got other "
+            f"{other_pictures(held_out, shape_of(dataset), None)}"
         )
     return TrainingData(dataset, held_out)
 
@@ -367,6 +456,10 @@ def _try_network(
         with torch.no_grad():
             out = model(*given)
     except Exception as error:  # a network of the user's can fail in any way
+        if is_shortage(error):
+            raise ValueError(
+                shortage(error, "trying the network on 2 pictures", SMALLER)
+            ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"network {name} cannot be called as net(z, t, y) on the data's pictures: {reason}"
@@ -387,7 +480,7 @@ def _share_parameters(model: nn.Module, world: World) -> None:
 
 def restarted() -> bool:
     """Whether torchrun started the processes of this machine again after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return launch().restarts > 0
 
 
 def goes_on(resume: bool, world: World) -> bool:

@@ -2,21 +2,30 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vfn.configs import Config, TrainConfig
-from vfn.model import DataShape, autocast
+from vfn.files import few
+from vfn.model import DataShape, autocast, schedule_of
 from vfn.nn import Network, keyed_dropout
 from vfn.objective import Batch, Objective, batch_loss, binned
-from vfn.ops import ema_decay, ema_update_
+from vfn.ops import (
+    balanced_loss,
+    ema_decay,
+    ema_update_,
+    power_ema_decay,
+    sigma_rel_to_gamma,
+)
+from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
+from vfn.train.learned_weight import LearnedWeight, Weigh
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -24,8 +33,8 @@ FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 class StepResult(NamedTuple):
     """Of one step, on the device.
 
-    loss: mean over this process's pictures. bins: their losses by logsnr, see `binned`. grad_norm:
-    of all processes' gradient, before clipping.
+    loss: mean over this process's pictures, without a learned weight. bins: their losses by logsnr,
+    see `binned`. grad_norm: of all processes' gradient, before clipping.
     """
 
     loss: Tensor
@@ -39,7 +48,8 @@ class TrainState:
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
-    `count_step`.
+    `count_step`. weight: learned beside the network, if any. ``profiles`` are power-function
+    averages by their ``sigma_rel``.
     """
 
     params: dict[str, Tensor]
@@ -47,6 +57,8 @@ class TrainState:
     optimizer: torch.optim.AdamW
     counters: dict[str, Tensor]
     step: int = 0
+    weight: LearnedWeight | None = None
+    profiles: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -68,6 +80,10 @@ def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
         {k: v.detach().clone() for k, v in params.items()},
         optimizer,
         {name: torch.tensor(value, device=device) for name, value in start.items()},
+        profiles={
+            length: {k: v.detach().clone() for k, v in params.items()}
+            for length in train.ema_profiles or ()
+        },
     )
 
 
@@ -172,6 +188,7 @@ def train_step(
     micro_batches: Iterable[Batch],
     config: Config,
     objective: Objective = batch_loss,
+    weigh: Weigh | None = None,
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
@@ -185,6 +202,7 @@ def train_step(
             batch; each is used before the next is asked for.
         config: diffusion and optimizer settings.
         objective: loss of each picture of a micro-batch.
+        weigh: the module of ``state.weight``, or its DistributedDataParallel wrapper.
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
@@ -193,23 +211,38 @@ def train_step(
     scale = state.counters["loss_scale"] if scaling else 1.0
     losses, bins = [], []
     for i, batch in enumerate(micro_batches):
-        more = i < settings.accumulate - 1
-        wait = isinstance(network, DistributedDataParallel) and more
-        held: Any = network.no_sync() if wait else nullcontext()  # type: ignore[attr-defined]
-        with held, keyed_dropout(batch.dropout):
+        more = i < settings.micro_batches - 1
+        with _held(network, more), _held(weigh, more), keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
                 each = objective(network, batch, config.diffusion)
-            loss = _counted(each, batch.weight).mean() / settings.accumulate
-            (loss * scale if scaling else loss).backward()
+            loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
+            if weigh is not None:
+                u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
+                balanced = _counted(balanced_loss(each, u), batch.weight)
+                trained = balanced.mean() / settings.micro_batches
+            (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
     norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
+    if state.weight is not None:
+        state.weight.step(learning_rate(state.step, settings), norm.isfinite(), scale)
     state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
+    for length, average in state.profiles.items():
+        decay = power_ema_decay(state.step, sigma_rel_to_gamma(length))
+        ema_update_(average, state.params, decay)
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
+
+
+def _held(module: object, more: bool) -> AbstractContextManager[None]:
+    """Keep gradients to this process while there are more micro-batches to come."""
+    if isinstance(module, DistributedDataParallel) and more:
+        held: AbstractContextManager[None] = module.no_sync()
+        return held
+    return nullcontext()
 
 
 def _counted(losses: Tensor, weight: Tensor | None) -> Tensor:
@@ -236,9 +269,11 @@ def checkpoint_of(
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
+    weight = {} if state.weight is None else state.weight.saved()
     return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters, data
-    )
+        state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight,
+        state.profiles,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -251,7 +286,8 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
         config: of the run that goes on.
 
     Raises:
-        ValueError: if the checkpoint is one of another network.
+        ValueError: if the checkpoint is one of another network, of another learned weight, or lacks
+            a profile: it averages from the first step on.
     """
     trained, asked = checkpoint.config.model.network, config.model.network
     if trained != asked:
@@ -259,6 +295,15 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             f"the run that goes on is one of network {trained}, got {asked}; "
             "give the same, or choose another --out"
         )
+    if missing := [length for length in state.profiles if length not in checkpoint.profiles]:
+        known = few(map(str, checkpoint.profiles)) or "none"
+        raise ValueError(
+            f"the run that goes on has ema_profiles {known}, got {few(map(str, missing))} as well, "
+            "which average from the first step on; leave those out, or choose another --out"
+        )
+    for length, average in state.profiles.items():
+        for name, value in average.items():
+            value.copy_(checkpoint.profiles[length][name])
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
@@ -268,6 +313,8 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
     for name, value in state.counters.items():
         value.copy_(checkpoint.counters.get(name, value))
+    if state.weight is not None:
+        state.weight.restore(checkpoint.weight)
     state.step = checkpoint.step
 
 
@@ -286,3 +333,46 @@ def start_from(state: TrainState, checkpoint: Checkpoint) -> None:
     for name, param in state.params.items():
         param.copy_(checkpoint.ema[name])
         state.ema[name].copy_(checkpoint.ema[name])
+
+
+@torch.no_grad()
+def start_partly_from(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Begin with those of another run's averaged parameters that fit, and tell the others.
+
+    Args:
+        state: fresh; parameters of the same name and shape are changed in place, with their
+            average, and the others stay as they were built.
+        checkpoint: of the other run.
+
+    Raises:
+        ValueError: if none fits.
+    """
+    found, params = checkpoint.ema, state.params
+    taken = [name for name in params if name in found and found[name].shape == params[name].shape]
+    if not taken:
+        raise ValueError(
+            f"none of the {len(params)} parameters of this network has the name and shape of one "
+            f"of the {len(found)} to start from; leave --init-from out, or give a more similar run"
+        )
+    for name in taken:
+        params[name].copy_(found[name])
+        state.ema[name].copy_(found[name])
+    left = [name for name in params if name not in set(taken)]
+    unused = [name for name in found if name not in params]
+    say(
+        f"{len(taken)} of {len(params)} parameters are those of step {checkpoint.step}"
+        + (f"; as built stay {few(_shapes(left, params, found), 3)}" if left else "")
+    )
+    if unused:
+        say(f"not taken, for want of a place: {few(unused, 3)}")
+
+
+def _shapes(
+    names: Iterable[str], params: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> list[str]:
+    """Names with their shapes, and those of the same names elsewhere."""
+    return [
+        f"{name} {tuple(params[name].shape)}"
+        + (f", there {tuple(found[name].shape)}" if name in found else "")
+        for name in names
+    ]

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vfn.runs import RunFiles
-from vfn.tables import Entry, Table
+from vfn.tables import Entry, Table, how_to_install
 from vfn.train.observers import Observer, Outcome
 
 TrackerFactory = Callable[[RunFiles, int], Observer]
@@ -57,9 +57,16 @@ def find_trackers(words: Sequence[str]) -> dict[str, TrackerFactory]:
         if entry.extra and find_spec(entry.extra) is None:
             raise ValueError(
                 f"tracker {word} needs {entry.extra}, which is not installed; "
-                f"install it with: pip install 'vfn[{entry.extra}]'"
+                f"install it with: {how_to_install(entry.extra)}"
             )
-    return {word: entry.load() for word, entry in found.items()}
+    loaded = {word: entry.load() for word, entry in found.items()}
+    for word, factory in loaded.items():
+        if not callable(factory):
+            raise ValueError(
+                f"expected tracker {word} to be a function of a run and its step, got "
+                f"{type(factory).__name__}"
+            )
+    return loaded
 
 
 def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observer]:

@@ -51,8 +51,10 @@ def test_at_the_last_step_the_target_is_the_teacher_s_last_x0():
     assert loss(Recorder(last), batch, diffusion).item() < 1e-20
 
 
-@pytest.mark.parametrize("kind", ["x0", "eps", "v", "both"])
-@pytest.mark.parametrize("reweight", ["constant", "snr", "truncated_snr", "alpha2", "min_snr"])
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "u", "both"])
+@pytest.mark.parametrize(
+    "reweight", ["constant", "snr", "truncated_snr", "alpha2", "min_snr", "flow"]
+)
 def test_a_student_that_equals_two_steps_of_the_teacher_has_no_loss(kind, reweight):
     """A teacher that always says the same x0 is its own student, whatever is predicted."""
     diffusion = DiffusionConfig(model_out_type=kind, reweight_type=reweight)
@@ -63,7 +65,8 @@ def test_a_student_that_equals_two_steps_of_the_teacher_has_no_loss(kind, reweig
             x0 = torch.full_like(z, 0.25)
             eps = ops.eps_from_x0(z, x0, logsnr)
             v = ops.v_from_x0(z, x0, logsnr)
-            return {"x0": x0, "eps": eps, "v": v, "both": torch.cat([x0, eps], 1)}[kind]
+            both = torch.cat([x0, eps], 1)
+            return {"x0": x0, "eps": eps, "v": v, "u": eps - x0, "both": both}[kind]
 
     batch = batch_at(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     network = Constant(diffusion)

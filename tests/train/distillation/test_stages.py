@@ -1,11 +1,8 @@
 """Stages of a distillation, one after the other: what teaches them, resuming, what is refused."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -13,7 +10,7 @@ import torch
 
 from tests.helpers.distilling import MINI, SMALL_STAGES, go, plan
 from tests.helpers.outside import Recorder
-from tests.helpers.processes import differing, ended, last_step, losses, running, wait_until
+from tests.helpers.processes import differing, last_step, losses, wait_until
 from vfn import load as load_model
 from vfn.configs import load, override
 from vfn.runs import find_checkpoint
@@ -149,14 +146,14 @@ def test_distilling_lowers_the_loss(teacher, tmp_path):
 
 
 def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, forks, tmp_path):
-    longer = [*SMALL_STAGES, "--steps", 4, "--last-steps", 90, "--checkpoint-every", 7]
+    longer = [*SMALL_STAGES, "--steps", 4, "--last-steps", 40, "--checkpoint-every", 7]
     first = ["distill", "--teacher", teacher, *longer, "--device", "cpu"]
     forks.run(*first, "--out", tmp_path / "whole")
     out = tmp_path / "killed"
     forks.start(*first, "--out", out)
     wait_until(lambda: last_step(out / "steps-2") > 10, forks.alive)
     forks.end(-signal.SIGKILL, signal.SIGKILL)
-    assert find_checkpoint(out / "steps-2").step < 90
+    assert find_checkpoint(out / "steps-2").step < 40
     forks.run("distill", "--out", out, "--resume", "--device", "cpu")
     for steps in (4, 2, 1):
         stage = f"steps-{steps}"
@@ -191,26 +188,15 @@ def test_two_processes_give_the_losses_of_one(teacher, by_two, tmp_path):
         assert b == pytest.approx(a, rel=1e-3)
 
 
-def test_machines_need_not_count_the_same_restarts(teacher, by_two, tmp_path):
+def test_machines_need_not_count_the_same_restarts(teacher, by_two, forks, tmp_path):
     """torchrun counts only on the machine where a process died; neither was told to resume."""
     out = shutil.copytree(by_two, tmp_path / "run")
     shutil.rmtree(out / "steps-1")
     (out / "steps-2" / "checkpoints" / "step-00000005.safetensors").unlink()
     (out / "steps-2" / ".no-checkpoint-yet").touch()  # as a run that dies before its first one
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    # One thread each, as torchrun gives them: sums in another order have other last bits.
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
-              "OMP_NUM_THREADS": "1"}  # fmt: skip
-    own = [{"RANK": str(i), "TORCHELASTIC_RESTART_COUNT": str(i)} for i in range(2)]
-    line = ["--out", str(out), "--teacher", str(teacher), *SMALL_STAGES, "--device", "cpu"]
-    again = [sys.executable, "-m", "vfn", "distill", *line]
-    with (
-        running(again, env=os.environ | common | own[0]) as first,
-        running(again, env=os.environ | common | own[1]) as second,
-    ):
-        ended(first)
-        ended(second)
+    restarts = [{"TORCHELASTIC_RESTART_COUNT": str(rank)} for rank in range(2)]
+    line = ["--out", out, "--teacher", teacher, *SMALL_STAGES, "--device", "cpu"]
+    forks.run("distill", *line, variables=restarts)
     for steps in (2, 1):
         assert differing(by_two / f"steps-{steps}", out / f"steps-{steps}") == []
 
@@ -225,10 +211,23 @@ def test_an_unconditional_teacher_and_another_prediction(config, tmp_path):
         plan(tmp_path / "teacher", teacher_guidance=1.0)
 
 
+def test_a_teacher_of_flow_matching_and_a_learned_weight(config, tmp_path):
+    """The student need not draw or weigh its times as the teacher did."""
+    words = {"model_out_type": "u", "logsnr_schedule": "flow", "reweight_type": "flow"}
+    train(override(config, words), tmp_path / "teacher", device="cpu")
+    chosen = {"learned_weight": True, "time_density": "low_discrepancy", "keep_expectation": True}
+    go(tmp_path / "teacher", tmp_path / "out", teacher_steps=2, **chosen)
+    found = find_checkpoint(tmp_path / "out" / "steps-1")
+    assert found.config.diffusion.model_out_type == "u"
+    assert found.weight["updates"] == found.step == MINI["last_steps"]
+    assert found.weight["weight"].any()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"logsnr_schedule": "linear"}, "the teacher's logsnr_schedule cosine, got linear"),
+        ({"shift": 2.0}, "the teacher's shift 1.0, got 2.0"),
         ({"logsnr_max": 10.0}, "the teacher's logsnr_max 20.0, got 10.0"),
         ({"model_out_type": "eps"}, "the teacher's model_out_type v, got eps"),
         ({"hid_channels": 64}, "the teacher's hid_channels 32, got 64"),

@@ -1,5 +1,6 @@
 from .methods import METHODS as METHODS
 from .methods import Method as Method
+from .methods import Weak as Weak
 from .plan import halvings as halvings
 from .plan import plan_of as plan_of
 from .plan import stage_config as stage_config
@@ -16,6 +17,7 @@ __all__ = [
     "METHODS",
     "Distilled",
     "Method",
+    "Weak",
     "distill",
     "distill_objective",
     "find_teacher",

@@ -11,9 +11,20 @@ from vfn.configs import Config
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from vfn.objective import Objective
+    from vfn.ops import Denoiser
+
+
+class Weak(NamedTuple):
+    """A weaker network that a teacher is led away from.
+
+    denoiser: what it says of a batch with some labels, or None. guidance: w of it.
+    """
+
+    denoiser: "Callable[[Tensor | None], Denoiser]"
+    guidance: float
 
 
 class Method(NamedTuple):
@@ -23,10 +34,13 @@ class Method(NamedTuple):
     has another ``distill.student_steps``. The student of a stage teaches the next one.
     objective: what a student learns, from its teacher (a network without gradients, in evaluation
     mode, that holds its averaged parameters) and the configuration of the stage.
+    guided: the same from a teacher that is led away from a weaker network, its third argument;
+    None where the method knows none.
     """
 
     stages: Callable[[Config], list[Config]]
     objective: Callable[["nn.Module", Config], "Objective"]
+    guided: "Callable[[nn.Module, Config, Weak], Objective] | None" = None
 
 
 METHODS: Table[Entry] = Table(

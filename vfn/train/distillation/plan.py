@@ -7,13 +7,15 @@ from typing import Any
 from vfn import configs
 from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.configs.schema import Section
+from vfn.files import few, shortened
 from vfn.model import check_guidance
 from vfn.runs import Checkpoint
 from vfn.train.distillation.methods import METHODS, method_of
 
 # What a student need not share with its teacher, or a distillation with its beginning.
-FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "p_uncond",
-        "train_timesteps", "student_steps", "first_steps", "last_steps"}  # fmt: skip
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
+        "time_density", "time_options", "keep_expectation", "p_uncond", "train_timesteps",
+        "student_steps", "first_steps", "last_steps"}  # fmt: skip
 
 
 def stages_of(plan: Config) -> dict[int, Config]:
@@ -77,6 +79,7 @@ def stage_config(plan: Config, student_steps: int) -> Config:
         or plan.train.steps
     )
     sample = SampleConfig(
+        sampler="ddim",  # the only one whose steps a student knows
         sample_timesteps=student_steps,
         sample_batch=plan.sample.sample_batch,
         guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
@@ -92,6 +95,8 @@ def stage_config(plan: Config, student_steps: int) -> Config:
             student_steps=student_steps,
             # The second teacher has the guidance in it.
             teacher_guidance=distill.teacher_guidance if first else 0.0,
+            teacher_guide_with=distill.teacher_guide_with if first else None,
+            teacher_guide_weight=distill.teacher_guide_weight if first else None,
         ),
     )
 
@@ -117,13 +122,13 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     if not config.distill.teacher_steps:
         raise ValueError(f"{name} does not say how many steps the teacher takes: --teacher-steps")
     METHODS.check(config.distill.method)
-    config = _with_guidance(config, own)
+    config = _with_weaker(_with_guidance(config, own), own)
     faults = differing(replace(config.model, guidance_range=own.model.guidance_range), own.model)
     faults += differing(config.diffusion, own.diffusion)
     if own.distill.teacher_steps:
         faults += _faults_of_a_student(config, own)
     if faults:
-        raise ValueError(f"expected the teacher's {'; '.join(faults)}")
+        raise ValueError(f"expected the teacher's {few(faults, 20, 300, '; ')}")
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
     check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config
@@ -147,6 +152,35 @@ def _with_guidance(config: Config, own: Config) -> Config:
     return replace(config, model=model, sample=replace(config.sample, guidance=weight))
 
 
+def _with_weaker(config: Config, own: Config) -> Config:
+    """What the teacher is led away from, where only the teacher says it: its weaker network.
+
+    Returns:
+        the configuration with it; without one where the weight is 0.
+
+    Raises:
+        ValueError: for a weight of nothing, or a method that knows no such teacher.
+    """
+    asked, weight = config.distill.teacher_guide_with, config.distill.teacher_guide_weight
+    guide = own.sample.guide_with if asked is None else asked
+    if guide is None and weight:
+        raise ValueError(
+            f"teacher_guide_weight {weight:g} goes with a weaker network; name one with "
+            "--guide-with, or leave it out"
+        )
+    if weight is None:
+        weight = own.sample.guide_weight if asked is None else SampleConfig().guide_weight
+    guided = guide is not None and weight > 0
+    if guided and method_of(config).guided is None:
+        raise ValueError(
+            f"method {config.distill.method} knows no teacher that is led away from a weaker "
+            "network; leave out --guide-with, or give --guide-weight 0"
+        )
+    found = {"teacher_guide_with": guide, "teacher_guide_weight": weight}
+    distill = replace(config.distill, **(found if guided else dict.fromkeys(found)))
+    return replace(config, distill=distill)
+
+
 def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
     """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
     faults = []
@@ -164,6 +198,11 @@ def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
         faults.append(
             "teacher_guidance 0, since this student has its guidance in it, "
             f"got {ours.distill.teacher_guidance:g}"
+        )
+    if ours.distill.teacher_guide_with:
+        faults.append(
+            "teacher_guide_with unset, since this student has its guidance in it, "
+            f"got {shortened(ours.distill.teacher_guide_with)}"
         )
     return faults
 

@@ -11,11 +11,13 @@ from vfn.model import schedule_of
 from vfn.nn import Network, denoiser
 from vfn.objective import Batch, Objective, weighted_error
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
-from vfn.train.distillation.methods import Method
+from vfn.train.distillation.methods import Method, Weak
 from vfn.train.distillation.plan import halvings, stage_config
 
 
-def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Objective:
+def distill_objective(
+    teacher: nn.Module, guidance: float, in_steps: int, weak: Weak | None = None
+) -> Objective:
     """Error against what the teacher's two DDIM steps amount to.
 
     ``t = i/N``: the teacher goes from t over ``(i - 1/2)/N`` to ``(i - 1)/N``, and at the last of
@@ -25,6 +27,7 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
         teacher: a network without gradients.
         guidance: w that is distilled in, where batches have none of their own.
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
+        weak: a weaker network that the teacher is led away from, too.
 
     Returns:
         objective: gives the loss [B] of the student's network on a batch.
@@ -40,7 +43,12 @@ def distill_objective(teacher: nn.Module, guidance: float, in_steps: int) -> Obj
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
             w = guidance if batch.guidance is None else batch.guidance
-            denoise = denoiser(teacher, None, schedule, diffusion.model_out_type, batch.labels, w)
+            away = None if weak is None else weak.denoiser(batch.labels)
+            by = 0.0 if weak is None else weak.guidance
+            out_type, labels = diffusion.model_out_type, batch.labels
+            denoise = denoiser(
+                teacher, None, schedule, out_type, labels, w, weak=away, weak_guidance=by
+            )
             target = distill_target(
                 denoise,
                 z,
@@ -64,4 +72,9 @@ def _objective(teacher: nn.Module, stage: Config) -> Objective:
     return distill_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps)
 
 
-PROGRESSIVE = Method(_stages, _objective)
+def _guided(teacher: nn.Module, stage: Config, weak: Weak) -> Objective:
+    distill = stage.distill
+    return distill_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps, weak)
+
+
+PROGRESSIVE = Method(_stages, _objective, _guided)

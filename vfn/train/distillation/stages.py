@@ -3,22 +3,24 @@
 A stage is the loop of training with another objective; its student becomes the next teacher.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vfn import configs
 from vfn.configs import Config
-from vfn.data import load_dataset, to_unit
-from vfn.distributed import World, largest, processes, wait_for_all
-from vfn.files import write_atomic, write_json
-from vfn.model import build_model, shape_of
-from vfn.nn import guidance_range
+from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
+from vfn.distributed import World, largest, processes, together, wait_for_all
+from vfn.files import few, write_atomic, write_json
+from vfn.model import build_model, schedule_of, shape_of
+from vfn.nn import denoiser, guidance_range
+from vfn.ops import Denoiser
 from vfn.progress import text_table
 from vfn.runs import (
     Checkpoint,
@@ -27,10 +29,16 @@ from vfn.runs import (
     export_model,
     find_checkpoint,
     load_checkpoint,
+    newest_checkpoint,
+    other_pictures,
     read_log,
+    read_pictured,
+    run_path,
 )
 from vfn.sampling import Trained
-from vfn.train.distillation.methods import method_of
+from vfn.sampling.weaker import check_weaker, find_weaker
+from vfn.train.ahead import check_ahead, check_room, check_text
+from vfn.train.distillation.methods import Weak, method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
@@ -38,16 +46,31 @@ from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
     as_checkpoint,
+    check_directory,
+    check_job,
     goes_on,
     micro_batch_size,
     open_run,
-    restarted,
 )
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import start_from
 
 DEFAULT = "digits_distill"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
+
+
+class Start(NamedTuple):
+    """How stages are opened: going on with what is there, replacing what has no checkpoint."""
+
+    resume: bool
+    fresh: bool
+
+
+class Teachers(NamedTuple):
+    """What the first student learns from: a network, and a weaker one that it is led away from."""
+
+    strong: Checkpoint
+    weak: Checkpoint | None = None
 
 
 class Distilled(NamedTuple):
@@ -73,6 +96,7 @@ def distill(
     config: str | Path | None = None,
     *,
     resume: bool = False,
+    fresh: bool = False,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
     **overrides: Any,
@@ -83,11 +107,14 @@ def distill(
         teacher: a run, checkpoint or opened model, whose average is what is distilled; where a
             distillation is resumed, None is its own.
         out: gets ``config.toml``, ``teacher.safetensors``, ``stages.json``, and a run directory
-            ``steps-N`` for each student, and a sample grid ``teacher.png``.
+            ``steps-N`` for each student, a sample grid ``teacher.png``, and ``weak.safetensors`` if
+            the teacher is led away from a weaker network.
         config: a preset's name, or the path of a .toml file. Data, network and diffusion are the
             teacher's where it does not say otherwise. None is digits_distill, or what ``out`` was
             begun with where it is resumed.
         resume: go on from the newest intact checkpoint of the newest stage.
+        fresh: begin anew in a directory with the files of a distillation but no checkpoint of a
+            stage that can be read; they are replaced.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         callbacks: observers of every stage, or functions of each line of their logs.
         overrides: settings by name, such as ``teacher_steps=8, student_steps=4``.
@@ -96,8 +123,9 @@ def distill(
         Distilled.
 
     Raises:
-        ValueError: if ``out`` holds a distillation and ``resume`` is not asked for, a stage is
-            there without the one before, or anything does not fit the teacher.
+        ValueError: if ``out`` holds a distillation and ``resume`` is not asked for, or one that has
+            lost its checkpoints, a stage is there without the one before, or anything does not fit
+            the teacher.
         OSError: if ``out`` cannot be written.
 
     >>> import tempfile
@@ -113,15 +141,35 @@ def distill(
     ((2, 3, 0), [3])
     """
     observers = as_observers(callbacks)
-    found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-    shape = shape_of(load_dataset(plan.data))
-    if shape != found.shape:
-        raise ValueError(f"expected the teacher's pictures, {found.shape}, got {shape}")
-    files = RunFiles(Path(out))
-    with processes(device) as world, held(files, world):
-        _begin(plan, found, files, world, goes_on(resume, world))
-        with stop_signals(world) as stop:
-            return _carry_out_stages(plan, found, files, world, stop, observers)
+    files = RunFiles(run_path(out))
+    with processes(device) as world:
+        resume = goes_on(resume, world)
+        with together(world):
+            found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
+            weak = _find_weak(plan, teacher, found, files, resume)
+        begin = {"teacher": found, "teacher_guide_with": weak}
+        check_job(plan, files, world, begin, resume=resume, fresh=fresh)
+        with together(world):
+            dataset = _pictures(plan, found, files.path if resume else "the teacher")
+        plan = replace(plan, data=settled(plan.data))
+        with held(files, world):
+            with together(world):
+                begun = _check_begun(plan, files, world, Start(resume, fresh))
+                _check_stages(plan, found, files, dataset, begun)
+            teachers = Teachers(found, weak)
+            _begin(plan, teachers, files, world, bool(begun), resume)
+            with stop_signals(world) as stop:
+                start = Start(resume or not fresh, fresh)
+                return _carry_out_stages(plan, teachers, files, world, stop, observers, start)
+
+
+def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
+    """What the students are trained on, which has to be like what the teacher was."""
+    with pictures_of(str(owner)):
+        dataset = load_dataset(plan.data)
+    if faults := other_pictures(dataset, teacher.shape, None):
+        raise ValueError(f"expected the teacher's pictures, got other {faults}")
+    return dataset
 
 
 def plan_distillation(
@@ -147,7 +195,7 @@ def plan_distillation(
     Raises:
         ValueError: if there is no teacher, or the settings do not fit it.
     """
-    files, resume = RunFiles(Path(out)), resume or restarted()
+    files = RunFiles(run_path(out))
     found = find_teacher(teacher, files.path, resume)
     if config is None:
         config = files.config if resume and files.config.is_file() else DEFAULT
@@ -186,32 +234,162 @@ def find_teacher(
     return own
 
 
-def _begin(plan: Config, teacher: Checkpoint, files: RunFiles, world: World, resume: bool) -> None:
-    """Refuse what cannot be gone on with, and write what the stages share."""
-    micro_batch_size(plan.train.batch_size, world.size, plan.train.accumulate)
-    if files.config.is_file() and not resume:
-        raise ValueError(
-            f"{files.path} already holds a run; add --resume to go on with it, "
-            "or choose another --out"
-        )
+def _find_weak(
+    plan: Config,
+    teacher: str | Path | Trained | Checkpoint | None,
+    found: Checkpoint,
+    files: RunFiles,
+    resume: bool,
+) -> Checkpoint | None:
+    """The weaker network: that of the distillation where it is resumed, else what the plan names.
+
+    Returns:
+        its checkpoint; None where nothing guides the teacher.
+
+    Raises:
+        ValueError: if there is none of that name, or it does not fit the teacher.
+    """
+    asked = plan.distill.teacher_guide_with
+    if asked is None:
+        return None
+    if resume and files.weak.is_file():
+        return load_checkpoint(files.weak)
+    origin = teacher.origin if isinstance(teacher, Trained) else None
+    if isinstance(teacher, str | Path):
+        origin = Path(teacher)
+    _, weak = find_weaker(asked, origin)
+    check_weaker(weak.shape, weak.config, found.shape, found.config, asked)
+    return weak
+
+
+def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> list[int]:
+    """Refuse a directory, its stages' among them, that cannot be gone on with.
+
+    Returns:
+        steps of the students that have a checkpoint already.
+
+    Raises:
+        ValueError: if another distillation is there, or a stage whose teacher is missing.
+    """
+    micro_batch_size(plan.train.batch_size, world.size, plan.train.micro_batches)
+    check_text(plan)
+    resume, fresh = start
+    if not resume:
+        _check_unused(files, fresh)
+    elif not fresh:
+        _check_lost(files)
     stages = stages_of(plan)
     order = list(stages)
-    begun = [n for n in order if files.stage(n).checkpoint_files()]
+    begun = [n for n in order if resume and files.stage(n).checkpoint_files()]
     if begun != order[: len(begun)]:
         missing = next(n for n in order if n not in begun)
         raise ValueError(
             f"{files.stage(begun[-1]).path} has a checkpoint, but the stage before it, "
             f"{files.stage(missing).path}, has none; restore it, or delete the later stages"
         )
-    if files.config.is_file():
+    if resume and files.config.is_file():
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
+    for n in order:
+        check_directory(files.stage(n), resume or not fresh, fresh)
+    return begun
+
+
+def _check_stages(
+    plan: Config, teacher: Checkpoint, files: RunFiles, dataset: Dataset, begun: list[int]
+) -> None:
+    """Refuse what the last stage would fail by, before the first begins."""
+    for n in begun:
+        _check_pictures(dataset, teacher, files.stage(n))
+    method_of(plan)
+    stages = stages_of(plan)
+    for stage in stages.values():
+        check_ahead(stage, dataset, shape_of(dataset))
+    runs = [(files.stage(n), stage) for n, stage in stages.items()]
+    check_room(runs, sum(value.numel() for value in teacher.ema.values()))
+
+
+def _begin(
+    plan: Config,
+    teachers: Teachers,
+    files: RunFiles,
+    world: World,
+    begun: bool,
+    resume: bool,
+) -> None:
+    """Write what the stages share."""
     wait_for_all(world)  # all have looked before anything is written
     if world.rank == 0:
+        if not begun:
+            write_atomic(files.begun, "")
+        if not resume:
+            _clear(files)
         write_atomic(files.config, configs.dumps(plan))
-        export_model(teacher, files.teacher)
+        export_model(teachers.strong, files.teacher)
+        if teachers.weak is not None:
+            export_model(teachers.weak, files.weak)
         write_json(files.stages, stage_figures(plan, files.path))
+
+
+def _clear(files: RunFiles) -> None:
+    """Remove what a new distillation would take for its own; all of it was found to be useless."""
+    damaged = [path for run in files.stage_runs() for path in run.checkpoint_files()]
+    for path in (*damaged, files.teacher_grid):
+        path.unlink(missing_ok=True)
+
+
+def _check_unused(files: RunFiles, fresh: bool) -> None:
+    """Refuse to begin where a distillation or a run is; nothing that is there may come to harm.
+
+    What was killed before the first checkpoint of a stage begins again, as a run does.
+
+    Raises:
+        ValueError: if there is a checkpoint, or without ``fresh`` anything else of a distillation.
+    """
+    for run in (files, *files.stage_runs()):
+        try:
+            found = newest_checkpoint(run)
+        except ValueError:
+            if not fresh:
+                raise
+            continue
+        if found:
+            raise ValueError(
+                f"{files.path} already holds a run; add --resume to go on with it, "
+                "or choose another --out"
+            )
+    kept = (files.config, files.log, files.teacher, files.stages)
+    there = [path.name for path in kept if os.path.lexists(path)]
+    if there and not fresh and not files.begun.exists():
+        raise ValueError(_lost(files, there))
+
+
+def _check_lost(files: RunFiles) -> None:
+    """Refuse to go on where all checkpoints are gone.
+
+    Raises:
+        ValueError: if they are, and it is not that there were none yet.
+    """
+    runs = files.stage_runs()
+    if any(run.checkpoint_files() for run in runs):
+        return
+    there = [
+        f"{run.path.name}/{path.name}"
+        for run in runs
+        for path in (run.config, run.log)
+        if os.path.lexists(path) and not run.begun.exists()
+    ]
+    if there:
+        raise ValueError(_lost(files, there))
+
+
+def _lost(files: RunFiles, there: Sequence[str]) -> str:
+    return (
+        f"{files.path} holds {few(there, 3)} but no checkpoint of a stage: restore or mount what "
+        "is missing, choose another --out, or add --fresh to replace them by those of a new "
+        "distillation"
+    )
 
 
 def _check_alike(config: Config, begun: RunFiles) -> None:
@@ -224,62 +402,115 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
     ]
     if faults:
         raise ValueError(
-            f"{begun.path} was begun with {'; '.join(faults)}; "
+            f"{begun.path} was begun with {few(faults, 20, 300, '; ')}; "
             "leave that setting as it was, or choose another --out"
         )
 
 
+def _check_pictures(dataset: Dataset, teacher: Checkpoint, begun: RunFiles) -> None:
+    """Refuse to go on with other pictures, before their name is written."""
+    for path in begun.checkpoint_files()[:1]:
+        known = read_pictured(path) or (teacher.shape, None)
+        if faults := other_pictures(dataset, *known):
+            raise ValueError(
+                f"the data set is not what {begun.path} was begun with: other {faults}; bring it "
+                "back, or choose another --out"
+            )
+
+
 def _carry_out_stages(
     plan: Config,
-    teacher: Checkpoint,
+    teachers: Teachers,
     files: RunFiles,
     world: World,
     stop: Stop,
     observers: Sequence[Observer],
+    start: Start,
 ) -> Distilled:
     for steps, stage in stages_of(plan).items():
         with held(files.stage(steps), world):
-            run, network = _open_stage(stage, teacher, files.stage(steps), world)
+            run, strong, weak = _open_stage(stage, teachers, files.stage(steps), world, start)
             if largest(int(files.teacher_grid.is_file()), world) == 0:
-                _show_teacher(run, network, teacher.config, files.teacher_grid, stop)
+                _show_teacher(run, strong, weak, files, stop)
             step, signum = carry_out(run, stop, observers)
+            if world.rank == 0:
+                files.begun.unlink(missing_ok=True)
         rows = stage_figures(plan, files.path)
         if world.rank == 0:
             write_json(files.stages, rows)
         if signum:
             break
         wait_for_all(world)  # the checkpoint is there
-        teacher = find_checkpoint(run.files.path)
+        teachers = Teachers(find_checkpoint(run.files.path))
     return Distilled(steps, step, signum, rows)
 
 
-def _show_teacher(run: Run, network: nn.Module, own: Config, path: Path, stop: Stop) -> None:
+def _show_teacher(
+    run: Run, strong: Trained, weak: Trained | None, files: RunFiles, stop: Stop
+) -> None:
     """Write the first teacher's sample grid, for comparison with those of the students."""
-    config = run.config
+    config, own = run.config, strong.config
     ranged = config.model.guidance_range is not None
-    weight = config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0
-    sample = replace(own.sample, guidance=weight, sample_batch=config.sample.sample_batch)
-    params = dict(network.named_parameters())
-    shown = replace(own, sample=sample)
-    trained = Trained(network, params, shown, run.shape, run.world.device)
+    sample = replace(
+        own.sample,
+        guidance=config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0,
+        sample_batch=config.sample.sample_batch,
+        guide_with=None if weak is None else str(files.weak),
+        guide_weight=1.0 if weak is None else config.distill.teacher_guide_weight or 0.0,
+    )
+    shown, seed = replace(strong, config=replace(own, sample=sample)), config.train.seed
     with suppress(Stopped):  # what is left out now, a resumed distillation does
-        save_grid(trained, run.dataset, config.train.seed, path, run.world, stop.check)
+        title = "the teacher's pictures"
+        grid, world = files.teacher_grid, run.world
+        save_grid(shown, run.dataset, seed, grid, world, stop.check, title, weak)
 
 
 def _open_stage(
-    stage: Config, teacher: Checkpoint, files: RunFiles, world: World
-) -> tuple[Run, nn.Module]:
-    """A stage's run, begun or restored, and the network of the teacher in its objective."""
-    run = open_run(stage, files, world, resume=True)
-    network = build_model(teacher.config, teacher.shape).to(world.device).eval()
-    check_fits(teacher.ema, dict(network.named_parameters()), "the teacher")
-    network.load_state_dict(teacher.ema, strict=False)  # what it keeps beside parameters stays
-    network.requires_grad_(False)
+    stage: Config, teachers: Teachers, files: RunFiles, world: World, start: Start
+) -> tuple[Run, Trained, Trained | None]:
+    """A stage's run, begun or restored, and the networks of the teachers in its objective."""
+    run = open_run(stage, files, world, resume=start.resume, fresh=start.fresh)
+    strong = _frozen(teachers.strong, run.world, "the teacher")
     if run.state.step == 0:
-        _start_as(run, network, teacher)
+        _start_as(run, strong.model, teachers.strong)
+    weak, by = None, stage.distill.teacher_guide_weight
+    if teachers.weak is not None and by:
+        weak = _frozen(teachers.weak, run.world, "the weaker network")
     if stage.train.compile:
-        network.compile()
-    return run._replace(objective=method_of(stage).objective(network, stage)), network
+        for network in (strong, weak):
+            if network is not None:
+                network.model.compile()
+    method = method_of(stage)
+    if weak is None or by is None:
+        objective = method.objective(strong.model, stage)
+    else:
+        assert method.guided is not None  # refused otherwise
+        objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
+    return run._replace(objective=objective), strong, weak
+
+
+def _frozen(checkpoint: Checkpoint, world: World, called: str) -> Trained:
+    """A network with its average as its own parameters, of which none is trained."""
+    network = build_model(checkpoint.config, checkpoint.shape).to(world.device).eval()
+    check_fits(checkpoint.ema, dict(network.named_parameters()), called)
+    network.load_state_dict(checkpoint.ema, strict=False)  # what it keeps beside parameters stays
+    network.requires_grad_(False)
+    params = dict(network.named_parameters())
+    return Trained(
+        network, params, checkpoint.config, checkpoint.shape, world.device, checkpoint.step
+    )
+
+
+def _said_by(weak: Trained) -> Callable[[Tensor | None], Denoiser]:
+    """What a network says of a batch with some labels; it may know none."""
+    diffusion, labelled = weak.config.diffusion, bool(weak.shape.legend.names)
+    schedule = schedule_of(diffusion)
+
+    def said(labels: Tensor | None) -> Denoiser:
+        asked = labels if labelled else None
+        return denoiser(weak.model, None, schedule, diffusion.model_out_type, asked)
+
+    return said
 
 
 def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
@@ -298,7 +529,7 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
     if ranged and not _starts_alike(run, network):
         raise ValueError(
             f"expected network {run.config.model.network} to start as its teacher whatever the "
-            f"guidance, and it does not; {', '.join(added) or 'what takes the guidance'} has to "
+            f"guidance, and it does not; {few(added, 3) or 'what takes the guidance'} has to "
             "start so that it adds zero"
         )
 
@@ -326,7 +557,7 @@ def stage_figures(plan: Config, out: str | Path) -> list[dict[str, Any]]:
     """
     rows = []
     for steps in stages_of(plan):
-        log = read_log(RunFiles(Path(out)).stage(steps).log)
+        log = read_log(RunFiles(run_path(out)).stage(steps).log)
         if log:
             last = {name: entry[name] for entry in log for name in FIGURES if name in entry}
             rows.append({"student_steps": steps, "updates": log[-1]["step"], **last})

@@ -1,0 +1,131 @@
+"""Networks of averages of other lengths: files, figures, the command."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+
+import vfn
+from tests.helpers.small import DIGITS_FILE
+from vfn.cli import app
+from vfn.configs import override
+from vfn.evaluation import judge, read_evaluation
+from vfn.runs import RunFiles, find_checkpoint, reconstruct
+from vfn.train import posthoc_ema, train
+
+TRUTH = 0.15
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """80 steps that learn, two averages, a third one as the truth, a snapshot of every fourth."""
+    out = tmp_path_factory.mktemp("run")
+    more = {"steps": 80, "log_every": 80, "ema_profiles": (0.05, 0.1, TRUTH), "keep_at": (40,),
+            "ema_snapshot_every": 4, "preview_every": 0}  # fmt: skip
+    train(override(config, more), out, device="cpu")
+    return out
+
+
+def flat(params):
+    return torch.cat([value.flatten() for _, value in sorted(params.items())]).double()
+
+
+def test_a_reconstruction_is_near_the_average_that_was_tracked(run):
+    """Of two profiles, beside the third one that the same run has tracked."""
+    checkpoint = find_checkpoint(run)
+    true, last = flat(checkpoint.profiles[TRUTH]), flat(checkpoint.params)
+    got = flat(reconstruct(run, TRUTH, profiles=(0.05, 0.1)).ema)
+    error = (got - true).norm()
+    # Measured: 1.3e-5 of the parameters, and 5e-4 of what averaging changes of them.
+    assert error < 1e-4 * true.norm()
+    assert error < 5e-3 * (true - last).norm()
+    assert (true - last).norm() > 1e-2 * true.norm()  # there is something to be near to
+    with_all = flat(reconstruct(run, TRUTH).ema)
+    assert (with_all - true).norm() < 1e-6 * true.norm()
+
+
+def test_files_are_exported_models_that_say_what_they_are_of(run, tmp_path):
+    made = posthoc_ema(run, [0.07, 0.2], tmp_path, device="cpu")
+    assert [path.name for path in made.files.values()] == [
+        "ema-0.07-step-80.safetensors", "ema-0.2-step-80.safetensors"
+    ]  # fmt: skip
+    assert made.evaluations == {}
+    assert "ema-0.07-step-80.safetensors" in made.table()
+    for length, path in made.files.items():
+        network, expected = vfn.load(path, "cpu"), reconstruct(run, length).ema
+        assert network.step == 80
+        assert all(torch.equal(network.params[name], value) for name, value in expected.items())
+        with safe_open(path, "pt") as file:
+            told = json.loads(file.metadata()["ema"])
+        assert told == {"sigma_rel": length, "profiles": [0.05, 0.1, TRUTH],
+                        "snapshots": list(range(4, 81, 4))}  # fmt: skip
+    (alone,) = posthoc_ema(run, 0.07, step=40, device="cpu").files.values()
+    assert alone == RunFiles(run).posthoc / "ema-0.07-step-40.safetensors"
+    assert vfn.load(alone, "cpu").step == 40
+    # A network in the run can be led away from the run's own steps.
+    assert vfn.load(alone, "cpu").draws(2, guide_with=40).weak.step == 40
+
+
+def test_a_sweep_is_judged_drawn_and_told(run, tmp_path):
+    made = posthoc_ema(run, [0.2, 0.05], tmp_path, ["fd"], num=20, device="cpu", steps=3)
+    assert list(made.evaluations) == [0.2, 0.05]
+    for length, path in made.files.items():
+        found = read_evaluation(path.with_suffix(".json"))
+        assert found.settings["sigma_rel"] == length
+        assert found.settings["sample_timesteps"] == 3
+        draws = vfn.load(path, "cpu").draws(20, steps=3)
+        expected = judge(f"dataset:{DIGITS_FILE}:train", draws, ["fd"], num=20, device="cpu")
+        assert found.figures[0].value == pytest.approx(expected.figures[0].value, rel=1e-12)
+    assert (tmp_path / "ema-step-80.png").read_bytes()[1:4] == b"PNG"
+    lines = made.table().splitlines()
+    assert lines[0].split()[0] == "sigma_rel"
+    assert [line.split()[0] for line in lines[1:]] == ["0.05", "0.2"]
+
+
+def command(*words):
+    arguments = ["ema", *map(str, words)]
+    return CliRunner().invoke(app, arguments, obj=arguments)
+
+
+def test_the_command_does_the_same(run, tmp_path):
+    done = command(run, "--sigma-rel", "0.07", "--out", tmp_path / "a", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    posthoc_ema(run, 0.07, tmp_path / "b", device="cpu")
+    name = "ema-0.07-step-80.safetensors"
+    ours, theirs = (vfn.load(tmp_path / out / name, "cpu") for out in "ab")
+    assert ours.digest == theirs.digest
+    done = command(run, "--sigma-rel", "0.05,0.1", "--out", tmp_path / "c", "--device", "cpu",
+                   "--metrics", "fd", "--num", 20, "--steps", 1, "--step", 60)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 3
+    assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json", ".png", ".safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "more", "message"),
+    [
+        ([0.07, 0.5], {}, r"span, 0.0\d+..0.2\d+, got 0.5"),
+        ([0.07, 0.07], {}, "expected one sigma_rel or several that differ"),
+        ([], {}, "expected one sigma_rel or several that differ, got"),
+        (0.07, {"step": 3}, "expected a step in 4..80"),
+        (0.07, {"metrics": ["fud"]}, "unknown metric 'fud'"),
+        (0.07, {"metrics": ["fd"], "step": 80, "sampler": "dimm"}, "unknown solver 'dimm'"),
+    ],
+)
+def test_what_cannot_be_made(run, tmp_path, lengths, more, message):
+    with pytest.raises(ValueError, match=message):
+        posthoc_ema(run, lengths, tmp_path / "out", device="cpu", **more)
+    if "metrics" not in more:
+        assert not (tmp_path / "out").exists()
+
+
+def test_no_snapshots(teacher, tmp_path):
+    with pytest.raises(
+        ValueError, match="has no snapshots of averages in ema/; train with --ema-p"
+    ):
+        posthoc_ema(teacher, 0.07, tmp_path / "out", device="cpu")
+    done = command(teacher, "--sigma-rel", "0.07", "--num", "20")
+    assert done.exit_code == 2
+    assert "--num goes with --metrics; leave it out" in done.output

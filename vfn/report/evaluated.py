@@ -1,0 +1,172 @@
+"""The evaluations of a run in one table, a column for each, and what they depend on below it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vfn.evaluation import Evaluation, Figure, is_number
+from vfn.evaluation.metrics import KINDS
+from vfn.report.markup import ARROWS, MISSING, details, paragraph, plain, table
+
+# Settings that tell columns apart, with what they are called; the first ones first.
+_HEADS = {
+    "guidance": "guidance",
+    "sampler": "",
+    "sample_timesteps": "steps",
+    "step": "training step",
+    "num": "pictures:",
+    "labels": "labels",
+    "real": "against",
+    "seed": "seed",
+}
+_UNITS = {"train_seconds": "s"}
+_PRIVATE = {"run"}  # where it is on the machine, in a page that may be mailed
+
+
+def evaluated(evaluations: Sequence[Evaluation]) -> str:
+    """One table of all figures, and two that are folded away: how, and with which settings."""
+    if not evaluations:
+        return ""
+    evaluations = sorted(evaluations, key=_place)
+    titles = column_titles(evaluations)
+    balances = dict.fromkeys(filter(None, (each.balance() for each in evaluations)))
+    return "\n".join(
+        filter(
+            None,
+            (
+                _figures(evaluations, titles),
+                *(paragraph(f"Labels: {balance}.") for balance in balances),
+                details("How the figures were computed", _notes(evaluations)),
+                details("Settings of the evaluations", _settings(evaluations, titles)),
+            ),
+        )
+    )
+
+
+def _place(evaluation: Evaluation) -> list[float]:
+    """Evaluations stand in the order of what tells them apart, as far as it is numbers."""
+    values: list[Any] = [evaluation.settings.get(name) for name in _HEADS]
+    return [float(value) if is_number(value) else -1.0 for value in values]
+
+
+def column_titles(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What tells the evaluations apart: settings in which they differ, else their own titles.
+
+    Args:
+        evaluations: at least one.
+
+    Returns:
+        a title for each.
+
+    >>> column_titles([Evaluation(settings={"guidance": w, "seed": 1}) for w in (0.0, 0.5)])
+    ['guidance 0', 'guidance 0.5']
+    >>> column_titles([Evaluation(settings={"guidance": 0.5})])
+    ['Evaluation at guidance 0.5']
+    """
+    own = [evaluation.title for evaluation in evaluations]
+    parts: list[list[str]] = [[] for _ in evaluations]
+    for name, text in _HEADS.items():
+        values = [evaluation.settings.get(name) for evaluation in evaluations]
+        if len({json.dumps(value, sort_keys=True) for value in values}) < 2:
+            continue
+        for words, value in zip(parts, values, strict=True):
+            words.append(f"{text} {plain(value)}".strip())
+        titles = [", ".join(words) for words in parts]
+        if len({*titles}) == len(titles):
+            return titles
+    return own if len({*own}) == len(own) else [f"{t} ({n})" for n, t in enumerate(own, 1)]
+
+
+def _rows(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], list[Figure | None]]:
+    """The figures of all evaluations by key and title; None where one does not have it."""
+    each = [
+        {(figure.key, figure.title): figure for figure in (*e.figures, *e.bits_per_dim)}
+        for e in evaluations
+    ]
+    names = dict.fromkeys(name for figures in each for name in figures)
+    return {name: [figures.get(name) for figures in each] for name in names}
+
+
+def _figures(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
+    rows = []
+    for figures in _rows(evaluations).values():
+        known = [figure for figure in figures if figure is not None]
+        references = {(figure.reference, figure.reference_interval) for figure in known}
+        alike = len(references) == 1
+        head = f"{escape(known[0].title)} {ARROWS.get(known[0].better, '')}".rstrip()
+        warnings = dict.fromkeys(figure.warning for figure in known if figure.warning)
+        head += "".join(f"<small>{escape(warning)}</small>" for warning in warnings)
+        last = _reference(known[0]) if alike else "beside the figures"
+        rows.append([head, *(_cell(figure, alike) for figure in figures), last])
+    heads = ["Model"] if len(titles) == 1 else titles
+    return table(["Metric", *heads, "Reference"], rows, "figures")
+
+
+def _cell(figure: Figure | None, alike: bool) -> str:
+    """A figure with its error, its interval, and its reference where others have another."""
+    if figure is None:
+        return MISSING
+    text = escape(_value(figure.key, figure.value))
+    if figure.error is not None:
+        text += f"<small>± {escape(_value(figure.key, figure.error))}</small>"
+    if figure.interval is not None:
+        ends = " .. ".join(_value(figure.key, end) for end in figure.interval)
+        text += f"<small>{escape(ends)}</small>"
+    if not alike and figure.reference is not None:
+        text += f"<small>reference {_reference(figure)}</small>"
+    return text
+
+
+def _reference(figure: Figure) -> str:
+    if figure.reference is None:
+        return MISSING
+    text = escape(_value(figure.key, figure.reference))
+    if figure.reference_interval is not None:
+        ends = " .. ".join(_value(figure.key, end) for end in figure.reference_interval)
+        text += f"<small>{escape(ends)}</small>"
+    return text
+
+
+def _value(key: str, value: float) -> str:
+    """A value in its unit: shares in per cent.
+
+    Returns:
+        text.
+
+    >>> _value("label_agreement", 0.9951), _value("recall", 0.7371), _value("bits_flow", 2.0)
+    ('99.51 %', '0.7371', '2 bits/dim')
+    """
+    unit = KINDS[key].unit if key in KINDS else ""
+    if unit == "%":
+        return KINDS[key].text(value)
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> str:
+    """How each figure was computed, and what its reference is of."""
+    rows = []
+    for figures in _rows(evaluations).values():
+        known = [figure for figure in figures if figure is not None]
+        notes = dict.fromkeys(figure.note for figure in known if figure.note)
+        baselines = dict.fromkeys(
+            f"reference: {figure.baseline}"
+            for figure in known
+            if figure.baseline and figure.reference is not None
+        )
+        text = "; ".join([*notes, *baselines])
+        if text:
+            rows.append([escape(known[0].title), escape(text)])
+    return table(["Metric", "How"], rows, "notes")
+
+
+def _settings(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
+    """All settings, a column for each evaluation; one for all where they agree."""
+    each: list[Mapping[str, Any]] = [evaluation.settings for evaluation in evaluations]
+    names = dict.fromkeys(n for settings in each for n in settings if n not in _PRIVATE)
+    rows = []
+    for name in names:
+        texts = [plain(settings.get(name)) for settings in each]
+        unit = _UNITS.get(name, "")
+        rows.append([escape(str(name)), *(escape(f"{text} {unit}".rstrip()) for text in texts)])
+    return table(["Setting", *titles], rows, "settings")

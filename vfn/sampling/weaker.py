@@ -1,0 +1,103 @@
+"""The weaker network that another one is led away from: where it is, and whether it fits."""
+
+from pathlib import Path
+
+from vfn.configs import Config
+from vfn.configs.schema import step_of
+from vfn.files import few, shortened
+from vfn.model import DataShape
+from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint
+
+SWITCH_OFF = "or --guide-weight 0 for none"
+
+
+def find_weaker(guide_with: str | int | Path, origin: Path | None) -> tuple[Path, Checkpoint]:
+    """The checkpoint that guides, by what a person calls it.
+
+    Args:
+        guide_with: a run directory, a checkpoint or an exported file; or the number of a step of
+            the guided network's own run, whose checkpoint has been kept.
+        origin: where the guided network was loaded from; None if from nowhere.
+
+    Returns:
+        path and checkpoint.
+
+    Raises:
+        ValueError: if there is no such run, file or step.
+
+    >>> find_weaker(800, None)
+    Traceback (most recent call last):
+    ValueError: step 800 to guide with is one of the network's own run, and it has none; name ...
+    """
+    step = guide_with if isinstance(guide_with, int) else step_of(str(guide_with))
+    if step is None:
+        path = Path(guide_with)  # type: ignore[arg-type]
+        return path, find_checkpoint(path)
+    run = None if origin is None else run_holding(origin)
+    if run is None:
+        whose = "it has none" if origin is None else f"{origin} is in none"
+        raise ValueError(
+            f"step {step} to guide with is one of the network's own run, and {whose}; name a run "
+            f"or a file, {SWITCH_OFF}"
+        )
+    known = run.checkpoint_steps()
+    if step not in known:
+        steps = few(map(str, known)) or "none"
+        raise ValueError(
+            f"{run.path} has no checkpoint of step {step} to guide with, but of {steps}; name one "
+            f"of these, {SWITCH_OFF}, and keep others with --keep-at when training"
+        )
+    return known[step], load_checkpoint(known[step])
+
+
+def run_holding(path: Path) -> RunFiles | None:
+    """The run that a path is, or whose folder a file of parameters is in; None for other files.
+
+    Args:
+        path: a run directory, one of its checkpoints or networks made of its snapshots, or a file.
+
+    Returns:
+        files of the run, or None.
+    """
+    if path.is_dir():
+        return RunFiles(path)
+    folder = path.absolute().parent
+    run = RunFiles(folder.parent)
+    return run if folder in (run.checkpoints, run.posthoc) else None
+
+
+def check_weaker(
+    shape: DataShape, config: Config, guided: DataShape, of_guided: Config, called: object
+) -> None:
+    """Refuse a weaker network that cannot guide another one.
+
+    Args:
+        shape: what it knows of its data.
+        config: what it was trained with.
+        guided: what the network that it guides knows.
+        of_guided: what that was trained with.
+        called: what it is called in messages.
+
+    Raises:
+        ValueError: for pictures of other sizes, other classes, or a distilled network on either
+            side, whose predictions are not those of a denoiser.
+    """
+    name = shortened(str(called))
+    if shape.size != guided.size:
+        raise ValueError(
+            f"expected {name} to guide with to be a network of pictures of {guided.size}, got one "
+            f"of {shape.size}; name another one of the same data"
+        )
+    if shape.legend.names and shape.legend != guided.legend:
+        ours, theirs = (legend.describe() for legend in (guided.legend, shape.legend))
+        detail = f"{ours}, got {theirs}" if ours != theirs else f"{ours} of the same names in order"
+        raise ValueError(
+            f"expected {name} to guide with to know the labels of the network it guides, or none: "
+            f"{detail}; name another one of the same data"
+        )
+    for what, settings in ((name, config), ("the network that is guided", of_guided)):
+        if settings.distill.teacher_steps:
+            raise ValueError(
+                f"guiding with {name} needs two denoisers, and {what} is a distilled one, which "
+                f"says where its teacher's steps lead; name another one, {SWITCH_OFF}"
+            )

@@ -1,0 +1,142 @@
+"""Averages of other lengths than those that a run has kept: networks, and figures of each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vfn.distributed import World, processes, wait_for_all
+from vfn.evaluation import Evaluation, compare, judge, usual_labels, write_plot
+from vfn.evaluation.extractors import Extractor
+from vfn.evaluation.judging import Given
+from vfn.files import make_directory
+from vfn.progress import say, text_table
+from vfn.runs import StoredAverages, export_model, stored_averages
+from vfn.sampling import load
+
+LENGTH = "sigma_rel"  # what evaluations are compared against
+
+
+class PosthocEma(NamedTuple):
+    """Networks of averages that were made, and what came of judging them.
+
+    files: exported files by ``sigma_rel``. evaluations: likewise, empty where none were asked for;
+    on other processes than the first too.
+    """
+
+    files: Mapping[float, Path]
+    evaluations: Mapping[float, Evaluation]
+
+    def table(self) -> str:
+        """Where the networks are, and their figures, as lines of text."""
+        if self.evaluations:
+            named = {str(self.files[length]): each for length, each in self.evaluations.items()}
+            return compare(named, LENGTH)
+        rows = [[f"{length:g}", str(path)] for length, path in self.files.items()]
+        return text_table([[LENGTH, "file"], *rows], left=(1,))
+
+
+def posthoc_ema(
+    run: str | Path,
+    sigma_rel: float | Sequence[float],
+    out: str | Path | None = None,
+    metrics: str | Sequence[str] = (),
+    *,
+    step: int | None = None,
+    real: Given | None = None,
+    num: int = 1000,
+    seed: int = 0,
+    features: str | Extractor = "pixels",
+    device: str = "auto",
+    data_dir: str | None = None,
+    **settings: Any,
+) -> PosthocEma:
+    """Make networks whose average has other lengths, of a run's snapshots; judge them if asked.
+
+    Args:
+        run: a run directory that was trained with ``ema_profiles``.
+        sigma_rel: the length, as a share of the training, or several.
+        out: directory of the exported files ``ema-LENGTH-step-N.safetensors``, and of a JSON file
+            of figures beside each and a plot over all; ``posthoc`` in the run if None.
+        metrics: words of `vfn.evaluation.METRICS` to judge them by, as `judge` takes them; none.
+        step: after which the average is wanted; that of the last snapshot if None.
+        real: what they are judged against, as `judge` takes it; the pictures of the training.
+        num: pictures of each that are judged.
+        seed: of their noise, the same for each.
+        features: what pictures are compared by, as `judge` takes it.
+        device: auto, cpu or cuda.
+        data_dir: where the data are; as the run says if None.
+        settings: of sampling, as `vfn.sampling.Trained.draws` takes them.
+
+    Returns:
+        PosthocEma.
+
+    Raises:
+        ValueError: if there are no snapshots, they do not span such an average (nothing is written
+            then), one is damaged, or the networks cannot be judged so.
+        OSError: if ``out`` cannot be written.
+
+    Source: Karras et al. 2023 (2312.02696), section 3.2.
+
+    >>> import tempfile
+    >>> from vfn.train import train
+    >>> from vfn.configs import load, override
+    >>> small = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,),
+    ...          "num_res_blocks": 1, "sample_timesteps": 1, "steps": 8, "batch_size": 8,
+    ...          "ema_profiles": (0.05, 0.1), "ema_snapshot_every": 1}
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     _ = train(override(load("digits"), small), out, device="cpu")
+    ...     made = posthoc_ema(out, [0.07, 0.15], device="cpu")
+    ...     [path.name for path in made.files.values()]
+    ['ema-0.07-step-8.safetensors', 'ema-0.15-step-8.safetensors']
+    """
+    lengths = [sigma_rel] if isinstance(sigma_rel, int | float) else list(sigma_rel)
+    if not lengths or len(set(lengths)) < len(lengths):
+        raise ValueError(f"expected one sigma_rel or several that differ, got {lengths[:4]}")
+    stored = stored_averages(run, step)
+    for length in lengths:
+        stored.check(length)
+    folder = stored.run.posthoc if out is None else Path(out)
+    files = {
+        length: folder / f"ema-{length!r}-step-{stored.step}.safetensors" for length in lengths
+    }
+    plot = folder / f"ema-step-{stored.step}.png"
+    with processes(device) as world:
+        make_directory(folder)
+        _write(stored, files, world)
+        evaluations = {}
+        for length in lengths if metrics else ():
+            network = load(files[length], device)
+            asked = usual_labels(network, num, seed, data_dir)
+            against = f"dataset:{network.config.data.dataset}:{network.config.data.split}"
+            found = judge(
+                against if real is None else real,
+                network.draws(num, asked, seed, **settings),
+                metrics,
+                features=features,
+                num=num,
+                seed=seed,
+                device=device,
+                data_dir=data_dir,
+            )
+            if found is not None:  # on the first process alone
+                told = {**found.settings, LENGTH: length}
+                evaluations[length] = replace(found, settings=told, title=f"{LENGTH} {length:g}")
+                evaluations[length].write(files[length].with_suffix(".json"))
+        if any(each.figures for each in evaluations.values()):
+            write_plot(plot, list(evaluations.values()), LENGTH)
+            say(f"plot over {LENGTH}: {plot}")
+    return PosthocEma(files, evaluations)
+
+
+def _write(stored: StoredAverages, files: Mapping[float, Path], world: World) -> None:
+    """Make the networks; the first process does, and the others wait for the files."""
+    for length, path in files.items() if world.rank == 0 else ():
+        made_of = {
+            LENGTH: length,
+            "profiles": list(stored.lengths),
+            "snapshots": list(stored.steps),
+        }
+        export_model(stored.average(length), path, ema=json.dumps(made_of))
+    wait_for_all(world)
