@@ -1,0 +1,64 @@
+"""The network of EDM (Karras et al. 2022) as one of ours, from a checkout that VFN_EDM names."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vfn import ops
+
+CHECKOUT = os.environ.get("VFN_EDM", "")
+
+
+def _networks() -> Any:
+    if CHECKOUT not in sys.path:
+        sys.path.insert(0, CHECKOUT)
+    from training import networks
+
+    return networks
+
+
+class SongUNet(nn.Module):
+    """EDM's DDPM++ network, as it is trained there or with our prediction.
+
+    Args:
+        in_channels: of the pictures.
+        num_classes: K.
+        preconditioned: D(z / alpha, sigma / alpha), which predicts x0; else its raw output, given
+            z, as a prediction of v.
+        width: base width.
+        attention: sides of the maps with attention.
+        skip_scale: of the sum in a residual block; sqrt(1/2) there.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, preconditioned: bool = True, width: int = 32,
+        attention: Sequence[int] = (4,), skip_scale: float = 0.5**0.5, **_others: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.num_classes, self.preconditioned = num_classes, preconditioned
+        self.edm = _networks().EDMPrecond(
+            8, in_channels, label_dim=num_classes, model_type="SongUNet", model_channels=width,
+            channel_mult=[1, 2], num_blocks=2, attn_resolutions=list(attention), dropout=0.0,
+        )  # fmt: skip
+        for block in self.edm.modules():
+            if hasattr(block, "skip_scale"):
+                block.skip_scale = skip_scale
+        self.schedule = ops.logsnr_schedule("cosine")
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict x0 or v at z."""
+        logsnr = self.schedule.logsnr(t.double())
+        classes = torch.zeros(len(z), dtype=torch.long) if y is None else y
+        labels = F.one_hot(classes, self.num_classes + 1)[:, 1:].float()
+        if self.preconditioned:
+            alpha = torch.sigmoid(logsnr).sqrt().view(-1, 1, 1, 1)
+            x = (z / alpha).float()
+            predicted: Tensor = self.edm(x, (-logsnr / 2).exp().float(), labels)
+        else:
+            predicted = self.edm.model(z, (-logsnr / 8).float(), class_labels=labels)
+        return predicted
