@@ -73,6 +73,7 @@ def test_results_are_found_in_the_run_and_in_the_current_directory(project):
     assert "In project/ours-samples." in page
     assert "<h2>Guidance</h2>" in page
     assert page.count('<table class="figures"') == 1
+    assert str(project) not in page
 
 
 def test_results_are_found_beside_the_run(project, tmp_path, monkeypatch):

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from vfn.evaluation import Evaluation, Figure, is_number
 from vfn.evaluation.metrics import KINDS
 from vfn.report.markup import ARROWS, MISSING, details, paragraph, plain, table
+from vfn.runs.directory import RUN
 
 # Settings that tell columns apart, with what they are called; the first ones first.
 _HEADS = {
@@ -21,7 +23,8 @@ _HEADS = {
     "seed": "seed",
 }
 _UNITS = {"train_seconds": "s"}
-_PRIVATE = {"run"}  # where it is on the machine, in a page that may be mailed
+# Where things are on the machine is nobody's business, in a page that may be mailed.
+_PRIVATE, _PLACES = {"run"}, {"real", "fake", "guide_with"}
 
 
 def evaluated(evaluations: Sequence[Evaluation]) -> str:
@@ -71,7 +74,7 @@ def column_titles(evaluations: Sequence[Evaluation]) -> list[str]:
         if len({json.dumps(value, sort_keys=True) for value in values}) < 2:
             continue
         for words, value in zip(parts, values, strict=True):
-            words.append(f"{text} {plain(value)}".strip())
+            words.append(f"{text} {_setting(name, value)}".strip())
         titles = [", ".join(words) for words in parts]
         if len({*titles}) == len(titles):
             return titles
@@ -166,7 +169,23 @@ def _settings(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
     names = dict.fromkeys(n for settings in each for n in settings if n not in _PRIVATE)
     rows = []
     for name in names:
-        texts = [plain(settings.get(name)) for settings in each]
+        texts = [_setting(name, settings.get(name)) for settings in each]
         unit = _UNITS.get(name, "")
         rows.append([escape(str(name)), *(escape(f"{text} {unit}".rstrip()) for text in texts)])
     return table(["Setting", *titles], rows, "settings")
+
+
+def _setting(name: str, value: Any) -> str:
+    """A setting as text; of an absolute path its last two parts.
+
+    Returns:
+        text.
+
+    >>> _setting("fake", "run:/home/me/runs/a"), _setting("real", "dataset:digits")
+    ('run:runs/a', 'dataset:digits')
+    """
+    text = plain(value)
+    path = Path(text.removeprefix(RUN))
+    if name not in _PLACES or not path.is_absolute():
+        return text
+    return (RUN if text.startswith(RUN) else "") + str(Path(*path.parts[-2:]))
