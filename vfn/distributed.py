@@ -159,15 +159,24 @@ def _fresh_store(wait: timedelta) -> dist.Store:
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def talking() -> Iterator[None]:
     """Say in one line that another process is gone, of which its own message says why.
 
     Raises:
         ConnectionError: in place of what the library below says.
+        RuntimeError: any other that came.
+
+    >>> with talking():
+    ...     raise RuntimeError("shapes")
+    Traceback (most recent call last):
+    RuntimeError: shapes
     """
     try:
         yield
     except RuntimeError as error:
+        # Of gloo's errors torch makes plain ones, which name gloo's source.
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
         raise ConnectionError(
             f"another process of this job has gone or does not answer ({short(str(error))}); its "
             "own message says why"
@@ -230,7 +239,7 @@ def largest(value: int, world: World) -> int:
 
 
 def _largest(values: Tensor, world: World) -> Tensor:
-    with _talking():
+    with talking():
         dist.all_reduce(values, dist.ReduceOp.MAX, group=world.control)
     return values
 
@@ -269,7 +278,7 @@ def _differing(job: Mapping[str, Any], world: World) -> list[str]:
 def total(value: Tensor, world: World) -> Tensor:
     """The sum of all processes' values."""
     if world.size > 1:
-        with _talking():
+        with talking():
             dist.all_reduce(value)
     return value
 
@@ -307,6 +316,6 @@ def gather(part: Tensor, count: int, world: World) -> Tensor:
     if world.size == 1:
         return part
     parts = [torch.empty_like(part) for _ in range(world.size)]
-    with _talking():
+    with talking():
         dist.all_gather(parts, part.contiguous(), group=world.control)
     return torch.cat(parts)[:count]

@@ -468,6 +468,17 @@ def test_any_bytes_in_the_place_of_info(labelled, content):
         (labelled / "info.json").write_bytes(before)
 
 
+def test_labels_without_a_dimension_are_refused(labelled):
+    path = labelled / "labels.npy"
+    before = path.read_bytes()
+    try:
+        np.save(path, np.int64(3))
+        with pytest.raises(ValueError, match="labels"):
+            open_cache(labelled)
+    finally:
+        path.write_bytes(before)
+
+
 @given(st.data())
 def test_any_labels_are_read_or_refused(labelled, data):
     before = (labelled / "labels.npy").read_bytes()

@@ -160,6 +160,10 @@ def test_if_all_are_damaged_that_is_said(saved, run):
             {"shape": json.dumps({"channels": 1, "height": 8, "width": 0, "class_names": []})},
             "expected the shape of pictures with class names",
         ),
+        (
+            {"shape": json.dumps({"channels": 2**53, "height": 8, "width": 8, "class_names": []})},
+            "expected the shape of pictures with class names",
+        ),
     ],
 )
 def test_texts_that_are_whole_and_wrong(saved, change, message):

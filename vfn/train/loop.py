@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset
-from vfn.distributed import World, largest, processes, together, total
+from vfn.distributed import World, largest, processes, talking, together, total
 from vfn.files import write_json
 from vfn.memory import in_memory
 from vfn.nn import guidance_range
@@ -206,7 +206,7 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
     while state.step < settings.steps and not signum:
         run.model.train()
         batch = _micro_batches(run, batches)
-        with in_memory(doing, remedy):
+        with talking(), in_memory(doing, remedy):
             window.add(step_of(state, network, batch, run.config, run.objective, weigh))
         audience.stepped(state.step)
         finished = state.step == settings.steps
