@@ -26,6 +26,9 @@ class Format:
     parameters`` by the model's names. with_dataset: ``(source, name) -> source`` names one of
     ``datasets``. left_out: ``(source) -> lines`` on options that need no place. ``source`` is a
     configuration in that format, a file or its content.
+
+    >>> Format(text="parameters alone", params="mine.formats:params").checkpoint is None
+    True
     """
 
     text: str
