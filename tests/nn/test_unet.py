@@ -239,6 +239,17 @@ def test_groups_divide_any_width(hid, groups):
     assert model(torch.randn(2, 1, 8, 8), torch.rand(2)).isfinite().all()
 
 
+def test_maps_of_one_value_a_group_in_any_batch():
+    """Two pictures of 1x1 maps, and each of them alone."""
+    torch.manual_seed(0)
+    model = UNet(1, 1, 32, (1, 1), 1).eval()
+    torch.nn.init.normal_(model.out_conv.weight)
+    z, t = torch.randn(2, 1, 2, 2), torch.rand(2)
+    alone = torch.cat([model(z[:1], t[:1]), model(z[1:], t[1:])])
+    assert alone.std() > 0.1
+    torch.testing.assert_close(alone, model(z, t), rtol=RELATIVE, atol=RELATIVE)
+
+
 def test_attention_after_resampling_can_be_left_out():
     """Of five places with attention at the second of two levels, that of the way up goes."""
     counts = [

@@ -62,9 +62,21 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
     return layer
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of any batch.
+
+    torch's module refuses one picture whose groups have one value each, which it takes two of: a
+    network with maps of 1x1 would depend on the batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each group of [B, C, ...]."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation of `GROUPS` groups, or as many of them as divide the channels."""
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=NORM_EPS)
+    return GroupNorm(math.gcd(GROUPS, channels), channels, eps=NORM_EPS)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
