@@ -1,5 +1,7 @@
 """Parameters, operations and memory of a network, against counts made another way."""
 
+from shutil import copytree
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,17 @@ def test_of_a_run_and_of_a_file(teacher):
     alone = summary_of(str(older))
     assert alone.checkpoints == {older.name: older.stat().st_size}
     assert (alone.step, alone.cost) == (1, summary.cost)
+    assert "snapshots" not in summary.text()
+
+
+def test_of_a_run_with_snapshots_of_averages(teacher, tmp_path):
+    run = RunFiles(tmp_path / "run")
+    copytree(teacher, run.path)
+    for step in (100, 20):
+        run.snapshot(step).parent.mkdir(exist_ok=True)
+        run.snapshot(step).touch()
+    told = summary_of(str(run.path)).text()
+    assert told.endswith("\n\nsnapshots of averages, for vfn ema: steps 20, 100")
 
 
 def test_a_distillation_has_its_teacher_s_network(teacher):
@@ -208,9 +221,12 @@ def test_pictures_that_cannot_be(image, classes, message):
         given_shape(image, classes)
 
 
-def test_pictures_that_a_network_does_not_take():
-    with pytest.raises(ValueError, match="H and W to be multiples of 2 for 2 levels, got 7 x 7"):
-        summary_of("digits", given_shape((3, 7, 7), None))
+def test_pictures_whose_sides_do_not_halve():
+    """They cost what the next size does that halves."""
+    odd, even = (
+        summary_of("digits", given_shape((3, *size), None)).cost for size in ((7, 5), (8, 6))
+    )
+    assert odd == even
 
 
 @pytest.mark.parametrize(
