@@ -26,7 +26,17 @@ extensions = [
 ]
 root_doc = "docs/index"
 include_patterns = ["docs/**", "benchmarks/results/**", "*.md"]
-exclude_patterns = [".*", "build", "dist", "runs", "vfn", "tests", "README.md", "**/__pycache__"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "dist",
+    "runs",
+    "vfn",
+    "tests",
+    "README.md",
+    "SECURITY.md",
+    "**/__pycache__",
+]
 default_role = "known"  # of docs.site.names: a link to a public name
 nitpicky = True
 

@@ -10,6 +10,13 @@ from sphinx.util.nodes import make_refnode
 from docs.site.formulas import NotAFormula, mathml
 from docs.site.public import public_names
 
+# Pages whose commands the tests run; those of others are parsed, see tests/test_pages.py.
+RUN_PAGES = {"docs/extending"}
+_RUN = "Run by the tests."
+_PARSED = (
+    "Words and options are checked by the tests; not run there, as it takes long or files of yours."
+)
+
 
 class Typeset(SphinxPostTransform):
     """Looks at all inline code of a page."""
@@ -19,7 +26,9 @@ class Typeset(SphinxPostTransform):
 
     def run(self, **_: Any) -> None:
         """Replace what is a formula or a name; leave out blank lines that end a block of code."""
-        for block in self.document.findall(nodes.literal_block):
+        for block in list(self.document.findall(nodes.literal_block)):
+            if block.get("language") == "sh":
+                block.parent.insert(block.parent.index(block) + 1, self._told())
             if block.astext().endswith("\n"):
                 block.children = [nodes.Text(block.astext().rstrip("\n"))]
                 block.rawsource = block.astext()
@@ -29,6 +38,11 @@ class Typeset(SphinxPostTransform):
             other = self._formula(code) or self._link(code)
             if other is not None:
                 code.replace_self(other)
+
+    def _told(self) -> nodes.paragraph:
+        """What the tests make of a block of commands."""
+        text = _RUN if self.env.docname in RUN_PAGES else _PARSED
+        return nodes.paragraph("", text, classes=["checked"])
 
     def _formula(self, code: nodes.literal) -> nodes.Node | None:
         try:
