@@ -26,7 +26,8 @@ from vfn.evaluation import PIXELS, compare, read_evaluation
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 from vfn.evaluation.sides import Sides
-from vfn.interop import import_config, left_out
+from vfn.interop import export_diffusers, import_config, left_out
+from vfn.interop.diffusers_import import read_diffusers
 from vfn.interop.reference_checkpoint import read_reference
 from vfn.interop.reference_settings import OPTIONS, with_dataset
 from vfn.progress import silence
@@ -433,6 +434,29 @@ def samples(folder: Path) -> Subject:
     return Subject(change, read)
 
 
+def diffusers_folder(folder: Path) -> Subject:
+    """What our exporter wrote, with our side file or without."""
+    write_checkpoint(folder / "model.safetensors", small_checkpoint(small_config(), SHAPE))
+    home = folder / "made"
+    export_diffusers(folder / "model.safetensors", home)
+    names = ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json",
+             "unet/diffusion_pytorch_model.safetensors", "vfn.safetensors"]  # fmt: skip
+    contents = {name: (home / name).read_bytes() for name in names}
+
+    def change(rng: Random) -> str:
+        for name, content in contents.items():
+            put(home / name, content)
+        name = rng.choice([*names[:3], *names])
+        if name != names[4] and rng.random() < 0.7:
+            (home / names[4]).unlink()
+        edit = mutations.json_file if name.endswith(".json") else mutations.damaged
+        put(home / name, edit(contents[name], rng))
+        return name
+
+    read_diffusers(home)
+    return Subject(change, lambda: read_diffusers(home))
+
+
 FORMATS = {
     "log": log,
     "metrics": metrics,
@@ -451,4 +475,5 @@ FORMATS = {
     "labels": labels,
     "picture": picture,
     "samples": samples,
+    "diffusers": diffusers_folder,
 }

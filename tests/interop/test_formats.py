@@ -44,12 +44,15 @@ def test_whatever_a_format_offers_is_there(word):
 
 
 def test_fields_are_what_can_be_asked_for():
-    assert {field.name for field in fields(FORMATS["flax"])} == {"text", "datasets", *LACKS}
+    assert {field.name for field in fields(FORMATS["flax"])} == {
+        "text", "datasets", "configured", *LACKS
+    }  # fmt: skip
 
 
 def test_the_command_offers_those_that_have_the_importer():
-    assert offering("config") == offering("checkpoint") == ["reference"]
-    assert offering("params") == ["reference", "flax"]
+    assert offering("config") == ["reference"]
+    assert offering("checkpoint") == ["reference", "diffusers"]
+    assert offering("params") == ["reference", "diffusers", "flax"]
     assert isinstance(importer("reference", "config")({}), Config)
 
 
@@ -57,7 +60,7 @@ def test_data_sets_of_a_format_are_known():
     assert [
         name for entry in FORMATS.values() for name in entry.datasets if name not in DATASETS
     ] == []
-    assert all(bool(entry.datasets) == bool(entry.with_dataset) for entry in FORMATS.values())
+    assert all(entry.with_dataset for entry in FORMATS.values() if entry.datasets)
 
 
 def test_somebody_elses_checkpoints(mine):
@@ -71,7 +74,7 @@ def test_somebody_elses_checkpoints(mine):
         (
             "jax",
             "config",
-            "unknown format 'jax', expected one of reference, flax, or package.module",
+            "unknown format 'jax', expected one of reference, diffusers, flax, or ",
         ),
         (
             "flax",
@@ -81,7 +84,7 @@ def test_somebody_elses_checkpoints(mine):
         (
             "flax",
             "checkpoint",
-            "no importer of checkpoints, expected one of reference, or package.m",
+            "no importer of checkpoints, expected one of reference, diffusers, or",
         ),
         (
             "mine_formats:adopt",

@@ -1,3 +1,9 @@
+from .diffusers_export import export_diffusers as export_diffusers
+from .diffusers_import import import_diffusers as import_diffusers
+from .diffusers_network import params_from_diffusers as params_from_diffusers
+from .diffusers_network import params_to_diffusers as params_to_diffusers
+from .exports import EXPORTS as EXPORTS
+from .exports import Export as Export
 from .flax import params_from_flax as params_from_flax
 from .formats import FORMATS as FORMATS
 from .formats import Format as Format
@@ -12,16 +18,22 @@ from .reference_run import import_checkpoint as import_checkpoint
 from .reference_settings import with_dataset as with_dataset
 
 __all__ = [
+    "EXPORTS",
     "FORMATS",
+    "Export",
     "Format",
     "ReferenceImport",
+    "export_diffusers",
     "import_checkpoint",
     "import_config",
+    "import_diffusers",
     "import_reference",
     "importer",
     "left_out",
     "offering",
+    "params_from_diffusers",
     "params_from_flax",
     "params_from_reference",
+    "params_to_diffusers",
     "with_dataset",
 ]

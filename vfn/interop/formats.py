@@ -25,7 +25,8 @@ class Format:
     Path`` makes the run directory ``out`` and gives its checkpoint. params: ``(foreign, model) ->
     parameters`` by the model's names. with_dataset: ``(source, name) -> source`` names one of
     ``datasets``. left_out: ``(source) -> lines`` on options that need no place. ``source`` is a
-    configuration in that format, a file or its content.
+    configuration in that format, a file or its content; None where the checkpoint brings its own
+    (``configured`` is False). ``datasets``: those it knows, any if there are none.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Format:
     with_dataset: str | None = None
     left_out: str | None = None
     datasets: tuple[str, ...] = ()
+    configured: bool = True
 
 
 FORMATS: Table[Format] = Table(
@@ -48,6 +50,13 @@ FORMATS: Table[Format] = Table(
             with_dataset="vfn.interop.reference_settings:with_dataset",
             left_out="vfn.interop.reference_config:left_out",
             datasets=("mnist", "cifar10", "celeba"),
+        ),
+        "diffusers": Format(
+            text="a folder of diffusers with a UNet2DModel and a scheduler of betas",
+            checkpoint="vfn.interop.diffusers_import:import_diffusers",
+            params="vfn.interop.diffusers_network:params_from_diffusers",
+            with_dataset="vfn.interop.diffusers_import:with_dataset",
+            configured=False,
         ),
         "flax": Format(
             text="the paper's JAX code: parameters of its network, from Python",
@@ -68,7 +77,7 @@ def offering(what: What) -> list[str]:
         words in the table's order.
 
     >>> offering("checkpoint"), offering("params")
-    (['reference'], ['reference', 'flax'])
+    (['reference', 'diffusers'], ['reference', 'diffusers', 'flax'])
     """
     return [word for word, entry in FORMATS.items() if getattr(entry, what)]
 
@@ -91,7 +100,7 @@ def importer(word: str, what: What) -> Callable[..., Any]:
     'cifar10'
     >>> importer("flax", "checkpoint")
     Traceback (most recent call last):
-    ValueError: format flax has no importer of checkpoints, expected one of reference, or pack...
+    ValueError: format flax has no importer of checkpoints, expected one of reference, diff...
     """
     target = getattr(FORMATS.find(word), what)
     if target is None:
