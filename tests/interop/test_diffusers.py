@@ -41,6 +41,10 @@ NETWORKS = {
     "one head of each level's width": {
         "ch_multipliers": (1, 2), "apply_attn": True, "resample_with_res": False,
     },
+    "attention at levels that resample in residual blocks": {
+        "ch_multipliers": (1, 2), "apply_attn": (True, True), "head_dim": 16, "num_classes": 2,
+        "attend_after_resampling": False,
+    },
     "two heads": {"ch_multipliers": (1,), "apply_attn": True, "num_heads": 2, "num_classes": 2},
 }  # fmt: skip
 
@@ -227,6 +231,18 @@ def test_the_card(exported):
         ({"guidance_range": (0.0, 4.0), "student_steps": 1, "teacher_steps": 2}, SHAPE,
          "guidance as an input"),
         ({}, DataShape(1, 8, 8, Labels(("a", "b"), tags=True)), "cannot express tags"),
+        (
+            {"ch_multipliers": (1, 1), "apply_attn": (True, False)},
+            SHAPE,
+            r"attention after the blocks that change the resolution \(train with attend_after",
+        ),
+        ({"hid_channels": 36}, SHAPE, "widths that are no multiples of 32"),
+        ({"time_embedding": "smooth"}, SHAPE, "time_embedding smooth"),
+        (
+            {"ch_multipliers": (1, 1), "apply_attn": (False, False)},
+            DataShape(1, 7, 8, Labels()),
+            "pictures of 7 x 8, no multiples of 2",
+        ),
         ({"model_out_type": "both"}, SHAPE, "know predictions of v, eps, x0.*gives both"),
         ({"learned_variance": True, "train_timesteps": 10}, SHAPE, "no learned variance"),
         ({"network": "tests.helpers.outside:Small"}, SHAPE, "only the unet can be exported"),
@@ -267,6 +283,7 @@ def test_what_is_there_is_not_written_over(run, tmp_path):
         ({"resnet_time_scale_shift": "default"}, "'default' in place of scale_shift"),
         ({"act_fn": "gelu"}, "act_fn 'gelu' in place of silu"),
         ({"block_out_channels": [32, 48]}, "not multiples of the first; 2 widths for 1 and 1"),
+        ({"block_out_channels": [48]}, "not multiples of 32"),
         ({"block_out_channels": [32, "a"]}, "block_out_channels"),
         ({"block_out_channels": []}, "block_out_channels"),
         ({"down_block_types": ["SkipDownBlock2D"]}, "blocks SkipDownBlock2D"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.configs import Config, load, loads, override
+from vfn.configs import Config, loads, override
 from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.data.labels import MOST_NAMES
@@ -286,7 +286,7 @@ def _config(home: Path, options: Mapping[str, Any], source: Any, drops: bool) ->
         "sample_timesteps": 50,
         "guidance": 0.0,
     }
-    return override(load("small"), settings)
+    return override(Config(), settings)
 
 
 def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfn.files import few, shown
 from vfn.interop.matching import Place, Recipe, fit, places
@@ -58,7 +58,7 @@ def pairings(model: UNet, null_row: bool = True) -> Iterator[Pairing]:
     """Every parameter of a network and what it is in UNet2DModel.
 
     Args:
-        model: without tags, guidance as an input, or attention that theirs has no place for.
+        model: one that `config_for_diffusers` takes.
         null_row: row 0 of their class embedding is 'none'; else each row is a class.
 
     Yields:
@@ -80,7 +80,7 @@ def pairings(model: UNet, null_row: bool = True) -> Iterator[Pairing]:
         ours = f"{place.name}.residual"
         for layer in ("norm1", "conv1", "norm2", "conv2"):
             yield from _layer(f"{ours}.{layer}", f"{residual}.{layer}")
-        if not isinstance(place.block.residual.skip, torch.nn.Identity):
+        if not isinstance(place.block.residual.skip, nn.Identity):
             yield from _layer(f"{ours}.skip", f"{residual}.conv_shortcut")
         projections.append(f"{residual}.time_emb_proj")
         if place.block.attention is not None:
@@ -232,7 +232,7 @@ def config_for_diffusers(model: UNet, size: tuple[int, int]) -> dict[str, Any]:
     ['ResnetDownsampleBlock2D', 'ResnetDownsampleBlock2D']
     """
     blocks = [(place, place.block) for place in places(model) if isinstance(place.block, Block)]
-    faults = _faults(model, blocks)
+    faults = _faults(model, blocks, size)
     if faults:
         raise ValueError(f"UNet2DModel of diffusers cannot express {'; '.join(faults)}")
     widths, attends = {}, {}
@@ -265,11 +265,14 @@ def config_for_diffusers(model: UNet, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]]) -> list[str]:
+def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int, int]) -> list[str]:
     """What of a network has no place in UNet2DModel."""
     faults = []
     if any(place.resamples and block.attention is not None for place, block in blocks):
-        faults.append("attention after the blocks that change the resolution")
+        faults.append(
+            "attention after the blocks that change the resolution (train with "
+            "attend_after_resampling = false)"
+        )
     if blocks[0][1].residual.out_channels != model.hid_channels:
         faults.append("a first of ch_multipliers other than 1")
     heads = _heads(blocks)
@@ -277,6 +280,14 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]]) -> list[str]:
         faults.append("heads that together are not as wide as their level")
     elif len({dim for _, dim, _ in heads}) > 1 and any(count > 1 for count, _, _ in heads):
         faults.append("several heads whose width varies (give head_dim in place of num_heads)")
+    groups = {m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
+    if groups != {GROUPS}:
+        faults.append(f"widths that are no multiples of {GROUPS}")
+    multiple = 2 ** (model.levels - 1)
+    if size[0] % multiple or size[1] % multiple:
+        faults.append(f"pictures of {size[0]} x {size[1]}, no multiples of {multiple}")
+    if model.time_embedding != "sinusoidal":
+        faults.append(f"time_embedding {model.time_embedding}")
     if model.multitags:
         faults.append("tags")
     if model.guidance_range is not None:
@@ -366,6 +377,8 @@ def _wrong_blocks(given: Mapping[str, Any]) -> list[str]:
     faults = []
     if any(width % widths[0] for width in widths):
         faults.append(f"block_out_channels {shown(widths, 60)}, not multiples of the first")
+    if widths[0] % GROUPS:
+        faults.append(f"block_out_channels {shown(widths, 60)}, not multiples of {GROUPS}")
     if not len(widths) == len(down) == len(up):
         faults.append(f"{len(widths)} widths for {len(down)} and {len(up)} blocks")
         return faults
@@ -382,9 +395,6 @@ def _wrong_blocks(given: Mapping[str, Any]) -> list[str]:
         faults.append("resampling by convolutions at some levels and by residual blocks at others")
     if kinds == {False} and given["downsample_padding"] != 0:
         faults.append(f"downsample_padding {shown(given['downsample_padding'], 20)} in place of 0")
-    attends_and_resamples = any(known[name][0] for name in (*down[:-1], *up[:-1]))
-    if kinds == {True} and attends_and_resamples:
-        faults.append("attention at a level that changes the resolution in a residual block")
     return faults
 
 
@@ -409,4 +419,5 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": given["attention_head_dim"],
         "dropout": float(given["dropout"]),
         "resample_with_res": _resampling(given) in ({True}, set()),
+        "attend_after_resampling": False,
     }

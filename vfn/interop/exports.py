@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vfn.tables import Entry, Table
+from vfn.tables import Entry, Table, outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +76,4 @@ def exporter(word: str, options: Iterable[str] = ()) -> Callable[..., str]:
             f"expected {word} to be called with run, out{''.join(f', {n}' for n in given)}, but: "
             f"{error}"
         ) from None
-    return found
+    return found if word in EXPORTS else outside(f"export format {word} fails")(found)
