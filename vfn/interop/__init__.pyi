@@ -2,6 +2,7 @@ from .diffusers_export import export_diffusers as export_diffusers
 from .diffusers_import import import_diffusers as import_diffusers
 from .diffusers_network import params_from_diffusers as params_from_diffusers
 from .diffusers_network import params_to_diffusers as params_to_diffusers
+from .edm import edm_denoiser as edm_denoiser
 from .exports import EXPORTS as EXPORTS
 from .exports import Export as Export
 from .flax import params_from_flax as params_from_flax
@@ -23,6 +24,7 @@ __all__ = [
     "Export",
     "Format",
     "ReferenceImport",
+    "edm_denoiser",
     "export_diffusers",
     "import_checkpoint",
     "import_config",
