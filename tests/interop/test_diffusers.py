@@ -21,8 +21,8 @@ from vfn.interop.diffusers_network import (
     params_from_diffusers,
     params_to_diffusers,
 )
+from vfn.interop.varied_unet import VariedUNet
 from vfn.model import DataShape, schedule_of
-from vfn.nn import UNet
 from vfn.ops import ddim_step, logsnr_grid, sample
 from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
 from vfn.sampling import load
@@ -45,6 +45,15 @@ NETWORKS = {
         "ch_multipliers": (1, 2), "apply_attn": (True, True), "head_dim": 16, "num_classes": 2,
         "attend_after_resampling": False,
     },
+    "as DDPM has it": {
+        "ch_multipliers": (1, 2), "apply_attn": (False, True), "resample_with_res": False,
+        "scales": False, "attend_after_resampling": False,
+    },
+    "as UNet2DModel has it by default": {
+        "ch_multipliers": (1, 2), "apply_attn": (False, True), "resample_with_res": False,
+        "head_dim": 8, "scales": False, "cos_first": True, "freq_shift": 0.0, "norm_eps": 1e-5,
+        "padding": 1, "num_classes": 2,
+    },
     "two heads": {"ch_multipliers": (1,), "apply_attn": True, "num_heads": 2, "num_classes": 2},
 }  # fmt: skip
 
@@ -63,20 +72,21 @@ def named(net):
 class ExactTimes(torch.nn.Module):
     """diffusers' embedding of times, with frequencies and products in float64."""
 
-    def __init__(self, width):
+    def __init__(self, like):
         super().__init__()
-        self.width = width
+        self.like = like
 
     def forward(self, steps):
-        half = self.width // 2
-        rates = [10 ** (-4 * i / (half - 1)) for i in range(half)]
+        half = self.like.num_channels // 2
+        rates = [10 ** (-4 * i / (half - self.like.downscale_freq_shift)) for i in range(half)]
         turns = steps.double()[:, None] * torch.tensor(rates, dtype=torch.float64)
-        return torch.cat([turns.sin(), turns.cos()], 1)
+        parts = [turns.sin(), turns.cos()]
+        return torch.cat(parts[::-1] if self.like.flip_sin_to_cos else parts, 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_is_the_same_function(name):
-    net = moved(UNet(3, 3, 32, **{"num_res_blocks": 1, **NETWORKS[name]}))
+    net = moved(VariedUNet(3, 3, hid_channels=32, **{"num_res_blocks": 1, **NETWORKS[name]}))
     theirs = diffusers.UNet2DModel(**config_for_diffusers(net, (8, 8))).eval()
     theirs.load_state_dict(params_to_diffusers(named(net), net))
     z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.125, 0.7], dtype=torch.float64)
@@ -88,7 +98,7 @@ def test_the_network_is_the_same_function(name):
         assert (ours - theirs(z, 1000 * t, y).sample).abs().max() <= 1e-5
         net.double()
         theirs.double().load_state_dict(params_to_diffusers(named(net), net))
-        theirs.time_proj = ExactTimes(32)
+        theirs.time_proj = ExactTimes(theirs.time_proj)
         exact = theirs(z.double(), 1000 * t, y).sample
         assert (net(z.double(), t, y) - exact).abs().max() <= 1e-12
 
@@ -96,10 +106,10 @@ def test_the_network_is_the_same_function(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_their_configuration_gives_ours_back(name):
     given = {"num_res_blocks": 1, **NETWORKS[name]}
-    net = UNet(3, 3, 32, **given)
+    net = VariedUNet(3, 3, hid_channels=32, **given)
     config = dict(diffusers.UNet2DModel(**config_for_diffusers(net, (8, 8))).config)
     options = options_from_diffusers(config)
-    again = UNet(3, 3, **options, num_classes=net.num_classes)
+    again = VariedUNet(3, 3, **options, num_classes=net.num_classes)
     assert config_for_diffusers(again, (8, 8)) == config_for_diffusers(net, (8, 8))
     params = named(moved(net))
     back = params_from_diffusers(params_to_diffusers(params, net), again)
@@ -156,6 +166,33 @@ def test_without_the_side_file_it_is_the_same_function(run, copy, tmp_path):
     for labels in (["3", "7", "3"], None):
         denoised = [each.denoiser(labels)(z, logsnr) for each in (ours, back)]
         torch.testing.assert_close(*denoised, rtol=0, atol=1e-5)
+
+
+def test_a_network_of_their_own_defaults(tmp_path):
+    """As their examples train one: no labels, blocks that add the time, linear betas."""
+    theirs = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    scheduler = diffusers.DDPMScheduler()
+    moved(theirs).save_pretrained(tmp_path / "made" / "unet")
+    scheduler.save_pretrained(tmp_path / "made" / "scheduler")
+    import_diffusers(tmp_path / "made", None, tmp_path / "run")
+    trained = load(tmp_path / "run", "cpu")
+    z, steps = torch.randn(3, 3, 8, 8), torch.tensor([10, 500, 999])
+    logsnr = schedule_of(trained.config.diffusion).logsnr(steps.double() / 1000)
+    alpha2 = scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
+    with torch.no_grad():
+        eps = theirs(z, steps).sample
+        x0 = ((z - (1 - alpha2).sqrt() * eps) / alpha2.sqrt()).clamp(-1, 1)
+        # Theirs is found with products of float32, which at the last step is divided by 0.006.
+        torch.testing.assert_close(trained.denoiser()(z, logsnr), x0, rtol=0, atol=2e-3)
+    assert trained.sample(2, steps=3).images.shape == (2, 3, 8, 8)
+    export_diffusers(tmp_path / "run", tmp_path / "again")
+    import_diffusers(tmp_path / "again", None, tmp_path / "third")
+    first, third = (find_checkpoint(tmp_path / name) for name in ("run", "third"))
+    assert all(torch.equal(third.ema[name], value) for name, value in first.ema.items())
 
 
 def test_their_sampler_draws_the_same_pictures(run, exported):
@@ -278,9 +315,11 @@ def test_what_is_there_is_not_written_over(run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm_eps": 1e-5}, "got norm_eps 1e-05 in place of 1e-06$"),
-        ({"flip_sin_to_cos": True, "freq_shift": 0}, "freq_shift 0 in place of 1; flip_sin"),
-        ({"resnet_time_scale_shift": "default"}, "'default' in place of scale_shift"),
+        ({"norm_eps": "small"}, "got norm_eps 'small'$"),
+        ({"norm_num_groups": 16, "freq_shift": 2}, "groups 16 in place of 32; freq_shift 2"),
+        ({"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift 'spatial'"),
+        ({"attn_norm_num_groups": None}, "attn_norm_num_groups None in place of 32"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type 'fourier' in place of posi"),
         ({"act_fn": "gelu"}, "act_fn 'gelu' in place of silu"),
         ({"block_out_channels": [32, 48]}, "not multiples of the first; 2 widths for 1 and 1"),
         ({"block_out_channels": [48]}, "not multiples of 32"),
@@ -331,13 +370,13 @@ def test_other_schedulers_are_refused(copy, tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("place", "change"),
-    [("unet/config.json", {"norm_eps": 1e-4}), ("scheduler/scheduler_config.json",
+    [("unet/config.json", {"norm_eps": 1e-5}), ("scheduler/scheduler_config.json",
      {"prediction_type": "epsilon"})],
 )  # fmt: skip
 def test_a_side_file_of_something_else_is_refused(copy, place, change):
     path = copy / place
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(ValueError, match="in place of|of another network or scheduler"):
+    with pytest.raises(ValueError, match="of another network or scheduler"):
         read_diffusers(copy)
 
 

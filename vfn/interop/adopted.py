@@ -14,6 +14,7 @@ from torch import Tensor
 from vfn.configs import Config, dumps
 from vfn.files import make_directory, printable, shortened, write_atomic
 from vfn.interop.matching import plain_tensors
+from vfn.interop.varied_unet import NAME, VARIED, VariedUNet
 from vfn.model import DataShape, build_model
 from vfn.nn.unet import UNet
 from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
@@ -106,7 +107,7 @@ def network(
     network takes no memory.
 
     Args:
-        options: arguments of `UNet`.
+        options: arguments of `UNet`, or of `VariedUNet`.
         state: the foreign parameters.
         check: raises where they do not fit a network, and says what differs.
 
@@ -123,14 +124,49 @@ def network(
         )
     try:
         with torch.device("meta"):
-            sketch = UNet(**options)
+            sketch = _build(options)
     except (RuntimeError, OverflowError) as error:
         raise ValueError(
             f"the configuration's network cannot be built ({shortened(str(error))})"
         ) from None
     if sum(param.numel() for param in sketch.parameters()) > _numbers(state):
         check(sketch)
-    return UNet(**options)
+    return _build(options)
+
+
+def model_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of [model] for arguments of a network: those of the UNet if it is one.
+
+    Args:
+        options: arguments of `VariedUNet`, without those that the data determine.
+
+    Returns:
+        fields by name.
+
+    >>> model_fields({"hid_channels": 32, "norm_eps": 1e-6})
+    {'hid_channels': 32}
+    >>> sorted(model_fields({"hid_channels": 32, "norm_eps": 1e-5}))
+    ['network', 'options']
+    """
+    plain, varied = _parted(options)
+    if not varied:
+        return plain
+    return {
+        "network": NAME,
+        "options": {k: v for k, v in {**plain, **varied}.items() if v is not None},
+    }
+
+
+def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments that every UNet takes, and those by which one differs from ours."""
+    plain = {key: value for key, value in options.items() if key not in VARIED}
+    varied = {key: v for key, v in options.items() if key in VARIED and v != VARIED[key]}
+    return plain, varied
+
+
+def _build(options: Mapping[str, Any]) -> UNet:
+    plain, varied = _parted(options)
+    return VariedUNet(**plain, **varied) if varied else UNet(**plain)
 
 
 def _numbers(state: Mapping[str, Tensor]) -> int:

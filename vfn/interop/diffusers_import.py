@@ -17,6 +17,7 @@ from vfn.interop.adopted import (
     check_free,
     load_pickled,
     load_tensors,
+    model_fields,
     network,
     untrained_on,
     write_run,
@@ -278,7 +279,7 @@ def _config(home: Path, options: Mapping[str, Any], source: Any, drops: bool) ->
             "which noise levels"
         )
     settings = {
-        **options,
+        **model_fields(options),
         **diffusion_from_scheduler(_object(scheduler)),
         "dataset": (source or {}).get("dataset", UNKNOWN),
         "p_uncond": 0.1 if drops else 0.0,

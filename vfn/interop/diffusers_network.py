@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vfn.files import few, shown
 from vfn.interop.matching import Place, Recipe, fit, places
-from vfn.nn.layers import NORM_EPS, ConvResample
+from vfn.interop.varied_unet import variations
+from vfn.nn.layers import ConvResample
 from vfn.nn.network import GROUPS
 from vfn.nn.unet import Block, UNet
 
@@ -32,11 +33,11 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
 }  # fmt: skip
 FIXED: dict[str, Any] = {
-    "center_input_sample": False, "time_embedding_type": "positional", "freq_shift": 1,
-    "flip_sin_to_cos": False, "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1,
-    "norm_num_groups": GROUPS, "attn_norm_num_groups": GROUPS, "norm_eps": NORM_EPS,
-    "resnet_time_scale_shift": "scale_shift", "add_attention": True, "class_embed_type": None,
+    "center_input_sample": False, "time_embedding_type": "positional",
+    "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "norm_num_groups": GROUPS,
+    "add_attention": True, "class_embed_type": None,
 }  # fmt: skip
+SHIFTS = {"scale_shift": True, "default": False}
 SILU = ("silu", "swish")
 DOWN, UP = "Down", "Up"
 
@@ -145,12 +146,13 @@ def _swapped(value: Tensor) -> Tensor:
 def _modulation(kind: str, projections: Sequence[str], model: UNet) -> Pairing:
     """Shift and scale of all blocks, which swap places."""
     widths = [width for width in model.modulation_widths if width]
+    swapped = _swapped if variations(model)["scales"] else lambda value: value
 
     def join(*values: Tensor) -> tuple[Tensor, ...]:
-        return (torch.cat([_swapped(value) for value in values]),)
+        return (torch.cat([swapped(value) for value in values]),)
 
     def split(value: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_swapped(part) for part in value.split(widths))
+        return tuple(swapped(part) for part in value.split(widths))
 
     theirs = tuple(f"{name}.{kind}" for name in projections)
     return Pairing((f"modulation.{kind}",), theirs, join, split)
@@ -245,8 +247,14 @@ def config_for_diffusers(model: UNet, size: tuple[int, int]) -> dict[str, Any]:
     down = [_block_type(DOWN, attends[level], resnet) for level in range(model.levels)]
     up = [_block_type(UP, attends[level], resnet) for level in reversed(range(model.levels))]
     embedding = model.modulation.in_features
+    differs = variations(model)
     return {
         **FIXED,
+        "attn_norm_num_groups": GROUPS,
+        "norm_eps": differs["norm_eps"],
+        "freq_shift": differs["freq_shift"],
+        "flip_sin_to_cos": differs["cos_first"],
+        "resnet_time_scale_shift": "scale_shift" if differs["scales"] else "default",
         "sample_size": size[0] if size[0] == size[1] else list(size),
         "in_channels": model.in_channels,
         "out_channels": model.out_channels,
@@ -255,7 +263,7 @@ def config_for_diffusers(model: UNet, size: tuple[int, int]) -> dict[str, Any]:
         "up_block_types": up,
         "block_out_channels": [widths[level] for level in range(model.levels)],
         "layers_per_block": model.num_res_blocks,
-        "downsample_padding": 0,
+        "downsample_padding": differs["padding"],
         "downsample_type": kind,
         "upsample_type": kind,
         "dropout": model.dropout,
@@ -288,6 +296,8 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
         faults.append(f"pictures of {size[0]} x {size[1]}, no multiples of {multiple}")
     if model.time_embedding != "sinusoidal":
         faults.append(f"time_embedding {model.time_embedding}")
+    if variations(model)["variance"]:
+        faults.append("a variance beside the prediction")
     if model.multitags:
         faults.append("tags")
     if model.guidance_range is not None:
@@ -314,20 +324,20 @@ def _block_type(part: str, attends: bool, resnet: bool) -> str:
 
 
 def options_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of [model] that make our UNet the same function as a UNet2DModel.
+    """The arguments that make `VariedUNet` the same function as a UNet2DModel.
 
     Args:
         config: its configuration.
 
     Returns:
-        fields of the section [model] by name.
+        arguments by name, without those that data and labels determine.
 
     Raises:
-        ValueError: for what our UNet has not, all of it at once.
+        ValueError: for what ours has not, all of it at once.
 
-    >>> options_from_diffusers({})
+    >>> options_from_diffusers({"act_fn": "gelu"})
     Traceback (most recent call last):
-    ValueError: expected a UNet2DModel that the UNet here can be, got freq_shift 0 in ...
+    ValueError: expected a UNet2DModel that the UNet here can be, got act_fn 'gelu' in place of silu
     """
     given = {**DEFAULTS, **{key: value for key, value in config.items() if key in DEFAULTS}}
     faults = [
@@ -335,6 +345,11 @@ def options_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in FIXED.items()
         if given[key] != value
     ]
+    shift, groups = given["resnet_time_scale_shift"], given["attn_norm_num_groups"]
+    if shift not in SHIFTS:
+        faults.append(f"resnet_time_scale_shift {shown(shift, 40)}")
+    elif groups != GROUPS and (groups is not None or SHIFTS[shift]):
+        faults.append(f"attn_norm_num_groups {shown(groups, 40)} in place of {GROUPS}")
     if given["act_fn"] not in SILU:
         faults.append(f"act_fn {shown(given['act_fn'], 40)} in place of silu")
     faults += _wrong_types(given)
@@ -360,9 +375,13 @@ def _wrong_types(given: Mapping[str, Any]) -> list[str]:
         good = isinstance(values, list | tuple) and values and all(type(v) is item for v in values)
         if not good or (item is int and not all(map(_is_count, values))):
             faults.append(f"{name} {shown(values, 60)}")
-    dropout = given["dropout"]
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        faults.append(f"dropout {shown(dropout, 40)}")
+    shares = {"dropout": 0.99, "norm_eps": 0.1, "freq_shift": 1}
+    for name, most in shares.items():
+        value = given[name]
+        if type(value) not in (int, float) or not 0 <= value <= most:
+            faults.append(f"{name} {shown(value, 40)}")
+    if type(given["flip_sin_to_cos"]) is not bool:
+        faults.append(f"flip_sin_to_cos {shown(given['flip_sin_to_cos'], 40)}")
     return faults
 
 
@@ -393,8 +412,8 @@ def _wrong_blocks(given: Mapping[str, Any]) -> list[str]:
     kinds = _resampling(given)
     if len(kinds) > 1:
         faults.append("resampling by convolutions at some levels and by residual blocks at others")
-    if kinds == {False} and given["downsample_padding"] != 0:
-        faults.append(f"downsample_padding {shown(given['downsample_padding'], 20)} in place of 0")
+    if kinds == {False} and given["downsample_padding"] not in (0, 1):
+        faults.append(f"downsample_padding {shown(given['downsample_padding'], 20)}, not 0 or 1")
     return faults
 
 
@@ -409,8 +428,13 @@ def _resampling(given: Mapping[str, Any]) -> set[bool]:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    widths = given["block_out_channels"]
+    widths, resnet = given["block_out_channels"], _resampling(given) in ({True}, set())
     return {
+        "norm_eps": float(given["norm_eps"]),
+        "freq_shift": float(given["freq_shift"]),
+        "cos_first": given["flip_sin_to_cos"],
+        "scales": SHIFTS[given["resnet_time_scale_shift"]],
+        "padding": 0 if resnet else given["downsample_padding"],
         "hid_channels": widths[0],
         "ch_multipliers": [width // widths[0] for width in widths],
         "num_res_blocks": given["layers_per_block"],
@@ -418,6 +442,6 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
         "embedding_dim": given["time_embedding_dim"],
         "head_dim": given["attention_head_dim"],
         "dropout": float(given["dropout"]),
-        "resample_with_res": _resampling(given) in ({True}, set()),
+        "resample_with_res": resnet,
         "attend_after_resampling": False,
     }
