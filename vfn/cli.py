@@ -436,7 +436,7 @@ def _source(source: Path | None, kind: str, dataset: str | None) -> Any:
     entry = FORMATS.find(kind)
     if entry.configured and source is None:
         raise click.UsageError("Missing option '--config'.")
-    if not entry.configured and source is not None:
+    if entry.configured is False and source is not None:
         raise click.UsageError(f"format {kind} brings its configuration; leave out --config")
     if dataset is None:
         return source

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from tests.helpers import mutations
+from tests.helpers.adm import Adm
 from tests.helpers.fuzz import Subject
 from tests.helpers.reported import EVALUATION
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
@@ -27,6 +28,8 @@ from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 from vfn.evaluation.sides import Sides
 from vfn.interop import export_diffusers, import_config, left_out
+from vfn.interop.adm import read_adm
+from vfn.interop.adm_settings import FLAGS
 from vfn.interop.diffusers_import import read_diffusers
 from vfn.interop.reference_checkpoint import read_reference
 from vfn.interop.reference_settings import OPTIONS, with_dataset
@@ -457,6 +460,31 @@ def diffusers_folder(folder: Path) -> Subject:
     return Subject(change, lambda: read_diffusers(home))
 
 
+def adm(folder: Path) -> Subject:
+    """A file of ADM and its flags, one of them damaged or edited."""
+    given = {key: default for key, (_, default) in FLAGS.items()} | {
+        "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1",
+        "attention_resolutions": "8", "resblock_updown": True,
+    }  # fmt: skip
+    content = io.BytesIO()
+    torch.save(Adm(given).state_dict(), content)
+    file, flags = folder / "ema.pt", folder / "flags.json"
+    contents = {file: content.getvalue(), flags: json.dumps(given).encode()}
+
+    def change(rng: Random) -> str:
+        for path, whole in contents.items():
+            put(path, whole)
+        path = rng.choice([file, flags, flags])
+        edit = mutations.json_file if path is flags else mutations.damaged
+        put(path, edit(contents[path], rng))
+        return path.name
+
+    put(file, contents[file])
+    put(flags, contents[flags])
+    read_adm(file, flags)
+    return Subject(change, lambda: read_adm(file, flags))
+
+
 FORMATS = {
     "log": log,
     "metrics": metrics,
@@ -476,4 +504,5 @@ FORMATS = {
     "picture": picture,
     "samples": samples,
     "diffusers": diffusers_folder,
+    "adm": adm,
 }

@@ -179,6 +179,7 @@ def _without_work() -> Iterator[None]:
         "vfn.files.write_atomic": None,
         "vfn.interop.reference_run.import_checkpoint": Path("run"),
         "vfn.interop.diffusers_import.import_diffusers": Path("run"),
+        "vfn.interop.adm.import_adm": Path("run"),
     }
     with contextlib.ExitStack() as stack:
         for name, result in results.items():

@@ -51,8 +51,8 @@ def test_fields_are_what_can_be_asked_for():
 
 def test_the_command_offers_those_that_have_the_importer():
     assert offering("config") == ["reference"]
-    assert offering("checkpoint") == ["reference", "diffusers"]
-    assert offering("params") == ["reference", "diffusers", "flax"]
+    assert offering("checkpoint") == ["reference", "diffusers", "adm"]
+    assert offering("params") == ["reference", "diffusers", "adm", "flax"]
     assert isinstance(importer("reference", "config")({}), Config)
 
 
@@ -81,7 +81,7 @@ def test_an_importer_of_somebody_elses_that_fails(tmp_path):
         (
             "jax",
             "config",
-            "unknown format 'jax', expected one of reference, diffusers, flax, or ",
+            "unknown format 'jax', expected one of reference, diffusers, adm, flax, or ",
         ),
         (
             "flax",
@@ -91,7 +91,7 @@ def test_an_importer_of_somebody_elses_that_fails(tmp_path):
         (
             "flax",
             "checkpoint",
-            "no importer of checkpoints, expected one of reference, diffusers, or",
+            "no importer of checkpoints, expected one of reference, diffusers, adm, or",
         ),
         (
             "mine_formats:adopt",

@@ -1,3 +1,5 @@
+from .adm import import_adm as import_adm
+from .adm import params_from_adm as params_from_adm
 from .diffusers_export import export_diffusers as export_diffusers
 from .diffusers_import import import_diffusers as import_diffusers
 from .diffusers_network import params_from_diffusers as params_from_diffusers
@@ -26,6 +28,7 @@ __all__ = [
     "ReferenceImport",
     "edm_denoiser",
     "export_diffusers",
+    "import_adm",
     "import_checkpoint",
     "import_config",
     "import_diffusers",
@@ -33,6 +36,7 @@ __all__ = [
     "importer",
     "left_out",
     "offering",
+    "params_from_adm",
     "params_from_diffusers",
     "params_from_flax",
     "params_from_reference",

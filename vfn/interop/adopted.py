@@ -14,13 +14,21 @@ from torch import Tensor
 from vfn.configs import Config, dumps
 from vfn.files import make_directory, printable, shortened, write_atomic
 from vfn.interop.matching import plain_tensors
-from vfn.interop.varied_unet import NAME, VARIED, VariedUNet
+from vfn.interop.varied_unet import (
+    NAME,
+    PRECONDITIONED,
+    VARIED,
+    PreconditionedUNet,
+    VariedUNet,
+)
 from vfn.model import DataShape, build_model
 from vfn.nn.unet import UNet
 from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
 from vfn.runs.checkpoint import MOMENTS
 
 MOST_BLOCKS = 10_000
+UNKNOWN = "unknown"  # the data set of a network that does not say
+SCALINGS = {"boundary"}  # arguments of the preconditioned network alone
 
 
 def check_free(out: Path) -> None:
@@ -124,14 +132,14 @@ def network(
         )
     try:
         with torch.device("meta"):
-            sketch = _build(options)
+            sketch = built(options)
     except (RuntimeError, OverflowError) as error:
         raise ValueError(
             f"the configuration's network cannot be built ({shortened(str(error))})"
         ) from None
     if sum(param.numel() for param in sketch.parameters()) > _numbers(state):
         check(sketch)
-    return _build(options)
+    return built(options)
 
 
 def model_fields(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def model_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     if not varied:
         return plain
     return {
-        "network": NAME,
+        "network": PRECONDITIONED if SCALINGS & {*plain} else NAME,
         "options": {k: v for k, v in {**plain, **varied}.items() if v is not None},
     }
 
@@ -164,9 +172,22 @@ def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     return plain, varied
 
 
-def _build(options: Mapping[str, Any]) -> UNet:
+def built(options: Mapping[str, Any]) -> UNet:
+    """The network of some arguments: ours where it is one, else one that differs by them.
+
+    Args:
+        options: arguments of `UNet`, `VariedUNet` or `PreconditionedUNet`.
+
+    Returns:
+        the network with random parameters.
+
+    >>> type(built({"in_channels": 1, "out_channels": 1, "norm_eps": 1e-5})).__name__
+    'VariedUNet'
+    """
     plain, varied = _parted(options)
-    return VariedUNet(**plain, **varied) if varied else UNet(**plain)
+    if not varied:
+        return UNet(**plain)
+    return (PreconditionedUNet if SCALINGS & {*plain} else VariedUNet)(**plain, **varied)
 
 
 def _numbers(state: Mapping[str, Tensor]) -> int:

@@ -14,6 +14,7 @@ from vfn.data.labels import MOST_NAMES
 from vfn.data.standard import DATASETS
 from vfn.files import printable, read_json, shortened, shown
 from vfn.interop.adopted import (
+    UNKNOWN,
     check_free,
     load_pickled,
     load_tensors,
@@ -46,7 +47,6 @@ from vfn.runs.checkpoint import parse_shape, read_whole
 
 WEIGHTS, SCHEDULER = "diffusion_pytorch_model", "scheduler/scheduler_config.json"
 RANGE = {"beta_start": 1e-4, "beta_end": 0.02}
-UNKNOWN = "unknown"  # the data set of a network that does not say
 KNOWN_TYPES = {theirs: ours for ours, theirs in TYPES.items()}
 
 

@@ -26,7 +26,8 @@ class Format:
     parameters`` by the model's names. with_dataset: ``(source, name) -> source`` names one of
     ``datasets``. left_out: ``(source) -> lines`` on options that need no place. ``source`` is a
     configuration in that format, a file or its content; None where the checkpoint brings its own
-    (``configured`` is False). ``datasets``: those it knows, any if there are none.
+    (``configured`` is False; None: where none is named). ``datasets``: those it knows, any if there
+    are none.
     """
 
     text: str
@@ -36,7 +37,7 @@ class Format:
     with_dataset: str | None = None
     left_out: str | None = None
     datasets: tuple[str, ...] = ()
-    configured: bool = True
+    configured: bool | None = True
 
 
 FORMATS: Table[Format] = Table(
@@ -58,6 +59,14 @@ FORMATS: Table[Format] = Table(
             with_dataset="vfn.interop.diffusers_import:with_dataset",
             configured=False,
         ),
+        "adm": Format(
+            text="ADM, improved-diffusion and consistency_models: a .pt file; --config names a "
+            "published network or a .json file of flags",
+            checkpoint="vfn.interop.adm:import_adm",
+            params="vfn.interop.adm:params_from_adm",
+            with_dataset="vfn.interop.adm:with_dataset",
+            configured=None,
+        ),
         "flax": Format(
             text="the paper's JAX code: parameters of its network, from Python",
             params="vfn.interop.flax:params_from_flax",
@@ -77,7 +86,7 @@ def offering(what: What) -> list[str]:
         words in the table's order.
 
     >>> offering("checkpoint"), offering("params")
-    (['reference', 'diffusers'], ['reference', 'diffusers', 'flax'])
+    (['reference', 'diffusers', 'adm'], ['reference', 'diffusers', 'adm', 'flax'])
     """
     return [word for word, entry in FORMATS.items() if getattr(entry, what)]
 

@@ -14,6 +14,7 @@ from vfn.nn.layers import NORM_EPS, ConvResample, ResidualBlock, linear, silu
 from vfn.nn.unet import Block, UNet
 
 NAME = "vfn.interop.varied_unet:VariedUNet"
+PRECONDITIONED = "vfn.interop.varied_unet:PreconditionedUNet"
 # By which a network can differ, as the UNet has it.
 VARIED: dict[str, Any] = {
     "norm_eps": NORM_EPS, "cos_first": False, "freq_shift": 1.0, "scales": True, "padding": 0,
@@ -140,6 +141,77 @@ class VariedUNet(UNet):
         prediction, frac = out.chunk(2, dim=1)
         frac = torch.logit((0.5 * (frac + 1)).clamp(EDGE, 1 - EDGE))
         return torch.cat([prediction, frac], dim=1)
+
+
+class PreconditionedUNet(VariedUNet):
+    """A UNet between EDM's scalings, which gives x0 of data with unit variance of z.
+
+    ``x0 = c_skip x + c_out F(c_in x, log(sigma)/4)`` with ``x = z/alpha``. Its times are those of
+    the sigmoid schedule between the levels of ``sigma_max`` and ``sigma_min``.
+
+    Args:
+        in_channels: channels of z.
+        out_channels: of the output.
+        num_classes: K labels.
+        multitags: labels are tags.
+        boundary: c_skip is 1 and c_out 0 at ``sigma_min``, as of consistency models.
+        sigma_data: standard deviation of the data that the scalings are made for.
+        sigma_min: lowest noise, of t = 0.
+        sigma_max: highest noise, of t = 1.
+        options: of the `VariedUNet`.
+
+    Source: Karras et al. 2022 (2206.00364), table 1; Song et al. 2023 (2303.01469), appendix C.
+
+    >>> net = PreconditionedUNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1)
+    >>> net(torch.randn(2, 1, 8, 8), torch.rand(2)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_classes: int = 0,
+        multitags: bool = False,
+        *,
+        boundary: bool = False,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, num_classes, multitags, **options)
+        self.boundary, self.sigma_data = boundary, sigma_data
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def forward(
+        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+    ) -> Tensor:
+        """Predict x0 from noisy data.
+
+        Args:
+            z: noisy data [B, C_in, H, W].
+            t: time [B] in [0, 1].
+            y: labels [B] or [B, K], or None.
+            w: guidance weights [B], or None.
+
+        Returns:
+            x0 [B, C_out, H, W].
+        """
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        log_sigma = low + t.double() * (high - low)
+        sigma = log_sigma.exp()
+        data, total = self.sigma_data, (sigma**2 + self.sigma_data**2).sqrt()
+        above = sigma - self.sigma_min if self.boundary else sigma
+        skip = data**2 / (above**2 + data**2)
+        out = above * data / total
+        unscaled = (1 + sigma**2).sqrt()  # 1/alpha
+
+        def times(coefficient: Tensor, x: Tensor) -> Tensor:
+            return coefficient.to(z.dtype).view(-1, 1, 1, 1) * x
+
+        predicted = super().forward(times(unscaled / total, z), 0.25 * log_sigma, y, w)
+        return times(unscaled * skip, z) + times(out, predicted)
 
 
 def variations(model: UNet) -> dict[str, Any]:
