@@ -525,6 +525,9 @@ def info_command(
 @click.option("--format", "kind", type=Word(EXPORTS), default="safetensors",
               help="what for  [safetensors]")  # fmt: skip
 @click.option("--licence", help="of the weights, an identifier such as mit, for the card")
+@click.option("--sampler", type=Word(SOLVERS), help="of an exported sampler  [the run's]")
+@click.option("--steps", "sample_timesteps", type=click.IntRange(1, 10**4),
+              help="of an exported sampler  [the run's]")  # fmt: skip
 @click.pass_context
 @_alone
 def export_command(context: click.Context, run: Path, out: Path, kind: str, **options: Any) -> None:

@@ -12,6 +12,8 @@ from .formats import FORMATS as FORMATS
 from .formats import Format as Format
 from .formats import importer as importer
 from .formats import offering as offering
+from .graph_export import export_onnx as export_onnx
+from .graph_export import export_pt2 as export_pt2
 from .reference_checkpoint import ReferenceImport as ReferenceImport
 from .reference_checkpoint import import_reference as import_reference
 from .reference_config import import_config as import_config
@@ -28,6 +30,8 @@ __all__ = [
     "ReferenceImport",
     "edm_denoiser",
     "export_diffusers",
+    "export_onnx",
+    "export_pt2",
     "import_adm",
     "import_checkpoint",
     "import_config",

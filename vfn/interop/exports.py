@@ -37,6 +37,18 @@ EXPORTS: Table[Export] = Table(
             target="vfn.interop.diffusers_export:export_diffusers",
             options=("licence",),
         ),
+        "onnx": Export(
+            text="ONNX: the network, or with --steps or --sampler a whole sampler",
+            target="vfn.interop.graph_export:export_onnx",
+            suffix=".onnx",
+            options=("sampler", "sample_timesteps"),
+        ),
+        "pt2": Export(
+            text="torch.export: likewise, for torch alone",
+            target="vfn.interop.graph_export:export_pt2",
+            suffix=".pt2",
+            options=("sampler", "sample_timesteps"),
+        ),
     },
     lambda name: Export(text=name, target=name),
 )

@@ -265,11 +265,12 @@ class UNet(nn.Module):
         """
         _check_input(z, self.in_channels)
         if y is not None:
-            _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
-        _check_weights(w, self.guidance_range, len(z))
+            batch = z.shape[0]  # len() would fix the number for torch.export
+            _check_labels(y, (batch, self.num_classes) if self.multitags else (batch,))
+        _check_weights(w, self.guidance_range, z.shape[0])
         with full_precision(z.device):  # 8 bits would blur neighbouring times
             embedding = F.silu(self.embed(t, y, w))
-        keys = current_keys(len(z)) if self.training and self.dropout else None
+        keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 
         def run(block: nn.Module, h: Tensor) -> Tensor:
