@@ -95,6 +95,16 @@ class RunFiles:
         return self.path / "tensorboard"
 
     @property
+    def table(self) -> Path:
+        """The log as a table, a line for each number."""
+        return self.path / "log.csv"
+
+    @property
+    def records(self) -> Path:
+        """What services that track the run call their records of it."""
+        return self.path / "records.json"
+
+    @property
     def sample(self) -> Path:
         """Where the demo's pictures go, and the report finds them."""
         return self.path / "sample"
