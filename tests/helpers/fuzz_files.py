@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save
 
 from tests.helpers import mutations
 from tests.helpers.adm import Adm
+from tests.helpers.flax_files import flax_bytes, tree_of
+from tests.helpers.foreign import Flax, nested
 from tests.helpers.fuzz import Subject
 from tests.helpers.reported import EVALUATION
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
@@ -31,6 +33,7 @@ from vfn.interop import export_diffusers, import_config, left_out
 from vfn.interop.adm import read_adm
 from vfn.interop.adm_settings import FLAGS
 from vfn.interop.diffusers_import import read_diffusers
+from vfn.interop.flax_file import read_flax
 from vfn.interop.reference_checkpoint import read_reference
 from vfn.interop.reference_settings import OPTIONS, with_dataset
 from vfn.progress import silence
@@ -485,6 +488,32 @@ def adm(folder: Path) -> Subject:
     return Subject(change, lambda: read_adm(file, flags))
 
 
+def flax(folder: Path) -> Subject:
+    """A file of flax, or the same arrays in an .npz."""
+    net = Flax(multipliers=(1,), blocks=1, attends=(False,), out=1)
+    net(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.float64))
+    arrays = net.arrays()
+    content = flax_bytes({"step": 3, "params": tree_of(nested(arrays))})
+    path, other = folder / "a.msgpack", folder / "a.npz"
+    chosen = [path]
+
+    def change(rng: Random) -> str:
+        chosen[0] = rng.choice([path, other])
+        if chosen[0] is path:
+            put(path, mutations.damaged(content, rng))
+        else:
+            put(other, mutations.npz_file(arrays, rng))
+        return chosen[0].name
+
+    def read() -> None:
+        read_flax(chosen[0], small_config(embedding_dim=None))
+
+    put(path, content)
+    np.savez(other, **arrays)
+    read()
+    return Subject(change, read)
+
+
 FORMATS = {
     "log": log,
     "metrics": metrics,
@@ -505,4 +534,5 @@ FORMATS = {
     "samples": samples,
     "diffusers": diffusers_folder,
     "adm": adm,
+    "flax": flax,
 }

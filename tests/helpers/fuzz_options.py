@@ -182,6 +182,7 @@ def _without_work() -> Iterator[None]:
         "vfn.interop.reference_run.import_checkpoint": Path("run"),
         "vfn.interop.diffusers_import.import_diffusers": Path("run"),
         "vfn.interop.adm.import_adm": Path("run"),
+        "vfn.interop.flax_file.import_flax": Path("run"),
     }
     with contextlib.ExitStack() as stack:
         for name, result in results.items():

@@ -51,7 +51,7 @@ def test_fields_are_what_can_be_asked_for():
 
 def test_the_command_offers_those_that_have_the_importer():
     assert offering("config") == ["reference"]
-    assert offering("checkpoint") == ["reference", "diffusers", "adm"]
+    assert offering("checkpoint") == ["reference", "diffusers", "adm", "flax"]
     assert offering("params") == ["reference", "diffusers", "adm", "flax"]
     assert isinstance(importer("reference", "config")({}), Config)
 
@@ -88,11 +88,7 @@ def test_an_importer_of_somebody_elses_that_fails(tmp_path):
             "config",
             "format flax has no importer of configurations, expected one of reference$",
         ),
-        (
-            "flax",
-            "checkpoint",
-            "no importer of checkpoints, expected one of reference, diffusers, adm, or",
-        ),
+        ("flax", "left_out", "format flax leaves nothing out, expected one of reference$"),
         (
             "mine_formats:adopt",
             "config",

@@ -8,6 +8,7 @@ from .edm import edm_denoiser as edm_denoiser
 from .exports import EXPORTS as EXPORTS
 from .exports import Export as Export
 from .flax import params_from_flax as params_from_flax
+from .flax_file import import_flax as import_flax
 from .formats import FORMATS as FORMATS
 from .formats import Format as Format
 from .formats import importer as importer
@@ -36,6 +37,7 @@ __all__ = [
     "import_checkpoint",
     "import_config",
     "import_diffusers",
+    "import_flax",
     "import_reference",
     "importer",
     "left_out",

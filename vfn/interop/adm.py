@@ -257,7 +257,7 @@ def _layers(model: UNet, new_order: bool) -> Named:
     yield from _layer("time_embed.2", "time_embed.2")
     if model.num_classes:
         rows = "label_emb.weight"
-        yield "label_embed.weight", Recipe((rows,), lambda table: table.T)
+        yield "label_embed.weight", Recipe((rows,), lambda table: table.mT)
         yield "label_embed.bias", Recipe((rows,), lambda table: torch.zeros_like(table[0]))
     yield from _layer("in_conv", "input_blocks.0.0")
     yield from _layer("out_norm", "out.0")

@@ -117,10 +117,10 @@ def _layer(ours: str, theirs: str) -> Iterator[Pairing]:
 def _labels(null_row: bool) -> Pairing:
     def join(rows: Tensor) -> tuple[Tensor, ...]:
         none = rows[0] if null_row else torch.zeros_like(rows[0])
-        return (rows[int(null_row) :] - none).T, none
+        return (rows[int(null_row) :] - none).mT, none
 
     def split(weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        return (torch.cat([bias[None], weight.T + bias]),)
+        return (torch.cat([bias[None], weight.mT + bias]),)
 
     ours = ("label_embed.weight", "label_embed.bias")
     return Pairing(ours, ("class_embedding.weight",), join, split)

@@ -68,8 +68,11 @@ FORMATS: Table[Format] = Table(
             configured=None,
         ),
         "flax": Format(
-            text="the paper's JAX code: parameters of its network, from Python",
+            text="the paper's JAX code: .msgpack of flax, or .npz of arrays; --config is a preset "
+            "or .toml file of ours",
+            checkpoint="vfn.interop.flax_file:import_flax",
             params="vfn.interop.flax:params_from_flax",
+            with_dataset="vfn.interop.flax_file:with_dataset",
         ),
     },
     lambda name: Format(text=name, checkpoint=name),
@@ -86,7 +89,7 @@ def offering(what: What) -> list[str]:
         words in the table's order.
 
     >>> offering("checkpoint"), offering("params")
-    (['reference', 'diffusers', 'adm'], ['reference', 'diffusers', 'adm', 'flax'])
+    (['reference', 'diffusers', 'adm', 'flax'], ['reference', 'diffusers', 'adm', 'flax'])
     """
     return [word for word, entry in FORMATS.items() if getattr(entry, what)]
 
@@ -107,9 +110,9 @@ def importer(word: str, what: What) -> Callable[..., Any]:
 
     >>> importer("reference", "config")({}).data.dataset
     'cifar10'
-    >>> importer("flax", "checkpoint")
+    >>> importer("flax", "config")
     Traceback (most recent call last):
-    ValueError: format flax has no importer of checkpoints, expected one of reference, diff...
+    ValueError: format flax has no importer of configurations, expected one of reference
     """
     target = getattr(FORMATS.find(word), what)
     if target is None:
