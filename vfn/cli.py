@@ -8,9 +8,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -521,28 +523,50 @@ def info_command(
 
 @app.command("export")
 @click.argument("run", type=RUN)
-@click.option("--out", type=PATH, required=True, help="file or folder that is not there")
-@click.option("--format", "kind", type=Word(EXPORTS), default="safetensors",
-              help="what for  [safetensors]")  # fmt: skip
+@click.option("--out", type=PATH, help="file or folder that is not there; not needed with --push")
+@click.option(
+    "--format", "kind", type=Word(EXPORTS), help="what for  [safetensors, hub with --push]"
+)
 @click.option("--licence", help="of the weights, an identifier such as mit, for the card")
+@click.option("--push", metavar="OWNER/NAME", help="upload the folder to the Hugging Face Hub")
 @click.option("--sampler", type=Word(SOLVERS), help="of an exported sampler  [the run's]")
 @click.option("--steps", "sample_timesteps", type=click.IntRange(1, 10**4),
               help="of an exported sampler  [the run's]")  # fmt: skip
 @click.pass_context
 @_alone
-def export_command(context: click.Context, run: Path, out: Path, kind: str, **options: Any) -> None:
+def export_command(
+    context: click.Context,
+    run: Path,
+    out: Path | None,
+    kind: str | None,
+    push: str | None,
+    **options: Any,
+) -> None:
     """Write the EMA parameters of a RUN, checkpoint or exported file for others.
 
     {words}
     """
+    kind = kind or ("safetensors" if push is None else "hub")
     entry = EXPORTS.find(kind)
-    if entry.suffix and out.suffix != entry.suffix:
-        raise ValueError(f"expected --out to end in {entry.suffix}, got {out}")
     if kind in EXPORTS:
-        others = [name for name in options if name not in entry.options]
+        others = [name for name in (*options, "push") if name not in entry.options]
         refuse_given(context, others, f"does not go with --format {kind}; leave it out")
+    if out is None and push is None:
+        raise click.UsageError("Missing option '--out'.")
+    if out is not None and entry.suffix and out.suffix != entry.suffix:
+        raise ValueError(f"expected --out to end in {entry.suffix}, got {out}")
     chosen = given(options)
-    say(str(exporter(kind, chosen)(run, out, **chosen)))
+    export = exporter(kind, chosen)
+    if push is None:
+        say(str(export(run, out, **chosen)))
+        return
+    from vfn.interop import hub_export
+
+    hub_export.check_push(push)
+    with nullcontext(out) if out else TemporaryDirectory() as place:
+        folder = Path(place) if out else Path(place) / "exported"
+        say(str(export(run, folder, **chosen)))
+        say(hub_export.push(folder, push))
 
 
 _tell(export_command, EXPORTS)

@@ -172,6 +172,8 @@ def _without_work() -> Iterator[None]:
         "vfn.info.summary_of": "",
         "vfn.interop.plain_export.export_safetensors": "",
         "vfn.interop.diffusers_export.export_diffusers": "",
+        "vfn.interop.hub_export.export_hub": "",
+        "vfn.interop.hub_export.push": "",
         "vfn.interop.graph_export.export_onnx": "",
         "vfn.interop.graph_export.export_pt2": "",
         "vfn.data.prepare": _Result(),

@@ -15,6 +15,8 @@ from .formats import importer as importer
 from .formats import offering as offering
 from .graph_export import export_onnx as export_onnx
 from .graph_export import export_pt2 as export_pt2
+from .hub_export import export_hub as export_hub
+from .hub_export import push as push
 from .reference_checkpoint import ReferenceImport as ReferenceImport
 from .reference_checkpoint import import_reference as import_reference
 from .reference_config import import_config as import_config
@@ -31,6 +33,7 @@ __all__ = [
     "ReferenceImport",
     "edm_denoiser",
     "export_diffusers",
+    "export_hub",
     "export_onnx",
     "export_pt2",
     "import_adm",
@@ -47,5 +50,6 @@ __all__ = [
     "params_from_flax",
     "params_from_reference",
     "params_to_diffusers",
+    "push",
     "with_dataset",
 ]

@@ -35,7 +35,12 @@ EXPORTS: Table[Export] = Table(
         "diffusers": Export(
             text="a folder for diffusers",
             target="vfn.interop.diffusers_export:export_diffusers",
-            options=("licence",),
+            options=("licence", "push"),
+        ),
+        "hub": Export(
+            text="a folder for the Hugging Face Hub, with a card; --push uploads it",
+            target="vfn.interop.hub_export:export_hub",
+            options=("licence", "push"),
         ),
         "onnx": Export(
             text="ONNX: the network, or with --steps or --sampler a whole sampler",
