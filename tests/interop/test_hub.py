@@ -19,6 +19,7 @@ from vfn.runs.hub import hub_name
 from vfn.sampling import load
 
 hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.constants")
 
 
 @pytest.fixture
