@@ -213,6 +213,11 @@ class UNet(nn.Module):
             use_reentrant=False,
         )
 
+    def time_features(self, t: Tensor) -> Tensor:
+        """Times [B] as the network sees them: sinusoids [B, hid_channels], float64."""
+        slower = _SMOOTH if self.time_embedding == "smooth" else 1
+        return sinusoidal_embedding(t / slower, self.hid_channels)
+
     def embed(self, t: Tensor, y: Tensor | None, w: Tensor | None = None) -> Tensor:
         """Conditioning of times, labels and guidance.
 
@@ -228,8 +233,7 @@ class UNet(nn.Module):
             ValueError: for labels of an unconditional network.
         """
         dtype = self.modulation.weight.dtype
-        slower = _SMOOTH if self.time_embedding == "smooth" else 1
-        embedding = self.time_embed(sinusoidal_embedding(t / slower, self.hid_channels).to(dtype))
+        embedding = self.time_embed(self.time_features(t).to(dtype))
         if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
             low, high = self.guidance_range
             relative = (w - low) / (high - low)  # what guidance does is smooth in w
@@ -266,11 +270,12 @@ class UNet(nn.Module):
         """
         _check_input(z, self.in_channels)
         if y is not None:
-            _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
-        _check_weights(w, self.guidance_range, len(z))
+            batch = z.shape[0]  # len() would fix the number for torch.export
+            _check_labels(y, (batch, self.num_classes) if self.multitags else (batch,))
+        _check_weights(w, self.guidance_range, z.shape[0])
         with full_precision(z.device):  # 8 bits would blur neighbouring times
             embedding = F.silu(self.embed(t, y, w))
-        keys = current_keys(len(z)) if self.training and self.dropout else None
+        keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 
         def run(block: nn.Module, h: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from vfn.files import few, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
+from vfn.runs.hub import check_own_parts, hub_file, hub_name
 from vfn.runs.mark import DataMark
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
@@ -460,7 +461,8 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:
-        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``.
+        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``; or
+            ``hf://owner/name``.
 
     Returns:
         Checkpoint.
@@ -469,21 +471,26 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: if there is none.
     """
     path = run_path(path)
+    named = hub_name(path)
+    if named is not None:
+        found = load_checkpoint(hub_file(*named))
+        check_own_parts(found.config, named[0])
+        return found
     if not path.is_dir():
         return load_checkpoint(path)
-    found = newest_checkpoint(RunFiles(path))
+    newest = newest_checkpoint(RunFiles(path))
     students = RunFiles(path).students()
-    if found is None and students:
+    if newest is None and students:
         raise ValueError(
             f"{path} is a distillation, and each of its students a run; name one of them: "
             f"{few(student.path.name for student in students)}"
         )
-    if found is None:
+    if newest is None:
         raise ValueError(
             f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
             "or a checkpoint file"
         )
-    return found
+    return newest
 
 
 def check_usable(
