@@ -62,9 +62,21 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
     return layer
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation of `GROUPS` groups."""
-    return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of any batch.
+
+    torch's module refuses one picture whose groups have one value each, which it takes two of: a
+    network with maps of 1x1 would depend on the batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each group of [B, C, ...]."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(channels: int) -> GroupNorm:
+    """Group normalisation of `GROUPS` groups, or as many of them as divide the channels."""
+    return GroupNorm(math.gcd(GROUPS, channels), channels, eps=NORM_EPS)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -97,6 +109,45 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     exponent = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
     angle = 1000 * t.double().unsqueeze(-1) * torch.exp(-math.log(1e4) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros around the last two dimensions, as evenly as can be, so that a number divides both.
+
+    Args:
+        x: [..., H, W].
+        multiple: at least 1.
+
+    Returns:
+        [..., H', W'], the least multiples that are not smaller; ``x`` itself if H and W are.
+
+    >>> pad_to_multiple(torch.ones(1, 3), 4)
+    tensor([[0., 0., 0., 0.],
+            [1., 1., 1., 0.],
+            [0., 0., 0., 0.],
+            [0., 0., 0., 0.]])
+    """
+    missing = [-side % multiple for side in reversed(x.shape[-2:])]
+    margins = [margin for extra in missing for margin in (extra // 2, extra - extra // 2)]
+    return F.pad(x, margins) if any(margins) else x
+
+
+def cut_to_size(x: Tensor, height: int, width: int) -> Tensor:
+    """What `pad_to_multiple` has put zeros around.
+
+    Args:
+        x: [..., H', W'].
+        height: H, at most H'.
+        width: W, at most W'.
+
+    Returns:
+        [..., H, W], a view.
+
+    >>> cut_to_size(pad_to_multiple(torch.ones(1, 3), 4), 1, 3)
+    tensor([[1., 1., 1.]])
+    """
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
 
 
 def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:
