@@ -287,6 +287,10 @@ ELSEWHERE = {
         ("sample_adaptive", "adaptive_solver"), "waits for the device: its steps follow the values"
     ),
     "ict_intervals": "from Python numbers to one",
+    **dict.fromkeys(
+        ("learn_consistency", "learn_pairs", "learn_mean_velocity"),
+        "a line over ops of the suite, for networks",
+    ),
     "bootstrap_indices": "makes draws from integers",
     "bootstrap_interval": "returns Python floats",
     "check_zero_snr": "returns nothing",

@@ -8,9 +8,11 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vfn.nn.dropout import dropout
 from vfn.nn.network import GROUPS
@@ -165,6 +167,28 @@ def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:
     return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention ``softmax(q k / sqrt(d)) v`` that can be differentiated forward, too.
+
+    Fused kernels have no rule for that, so where a tangent comes in the plain formula is taken.
+
+    Args:
+        q: [B, h, N, d].
+        k: likewise.
+        v: likewise.
+
+    Returns:
+        [B, h, N, d].
+
+    >>> q = torch.randn(2, 1, 4, 8)
+    >>> torch.func.jvp(lambda q: attend(q, q, q), (q,), (q,))[1].shape
+    torch.Size([2, 1, 4, 8])
+    """
+    fused = torch.compiler.is_compiling() or fwAD.unpack_dual(q).tangent is None
+    with nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over positions with a residual connection.
 
@@ -185,7 +209,7 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(
             qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
         )
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         y = rearrange(y, "b n (h w) d -> b (n d) h w", h=x.shape[2])  # a view
         return pointwise(y, self.out).add_(x)  # fresh memory, read no more
 

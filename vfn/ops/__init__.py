@@ -55,6 +55,7 @@ Groups of names, each by the module that holds it
     words           the closed sets of words: OutType, VarType, Grid, LossType, ...
     schedule_table  SCHEDULES, the log-SNR schedules by their words, without torch
     solver_table    SOLVERS, the solvers by their words, without torch
+    objective_table OBJECTIVES, what a network can learn, without torch
     weightings      WEIGHTINGS, the weights of the loss over noise levels, without torch
     densities       TIME_DENSITIES, what training times are drawn from, without torch
     guidance_rules  GUIDANCE_RULES, how a prediction is led away from another, without torch

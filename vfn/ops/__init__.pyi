@@ -14,6 +14,10 @@ from .solver_table import (
     SOLVERS as SOLVERS,
     SolverEntry as SolverEntry,
 )
+from .objective_table import (
+    OBJECTIVES as OBJECTIVES,
+    ObjectiveEntry as ObjectiveEntry,
+)
 from .schedule_table import (
     SCHEDULES as SCHEDULES,
     ScheduleEntry as ScheduleEntry,
@@ -195,7 +199,10 @@ from .editing import (
 from .halving import distill_target as distill_target
 from .consistency import (
     Along as Along,
+    Learned as Learned,
     LevelPair as LevelPair,
+    Paths as Paths,
+    Velocity as Velocity,
     adaptive_weight as adaptive_weight,
     along_path as along_path,
     consistency_loss as consistency_loss,
@@ -204,6 +211,9 @@ from .consistency import (
     ect_level as ect_level,
     ict_intervals as ict_intervals,
     ict_levels as ict_levels,
+    learn_consistency as learn_consistency,
+    learn_mean_velocity as learn_mean_velocity,
+    learn_pairs as learn_pairs,
     mean_velocity as mean_velocity,
     mean_velocity_step as mean_velocity_step,
     mean_velocity_target as mean_velocity_target,
@@ -266,6 +276,7 @@ from .confidence import (
 
 __all__ = [
     "GUIDANCE_RULES",
+    "OBJECTIVES",
     "SCHEDULES",
     "SOLVERS",
     "TIME_DENSITIES",
@@ -291,6 +302,7 @@ __all__ = [
     "Integrator",
     "Interval",
     "KernelDistance",
+    "Learned",
     "LevelPair",
     "LogAlphaSigma",
     "LogSNRSchedule",
@@ -298,7 +310,9 @@ __all__ = [
     "Moments",
     "Neighbourhood",
     "NormalCdf",
+    "ObjectiveEntry",
     "OutType",
+    "Paths",
     "PixelDecoder",
     "Posterior",
     "PrecisionRecall",
@@ -319,6 +333,7 @@ __all__ = [
     "TimeDensity",
     "VarType",
     "VarianceSplit",
+    "Velocity",
     "WeightedTime",
     "Weighting",
     "ab2_step",
@@ -398,6 +413,9 @@ __all__ = [
     "keyed_uniform",
     "kl_loss",
     "laplace_logsnr",
+    "learn_consistency",
+    "learn_mean_velocity",
+    "learn_pairs",
     "learned_ancestral_solver",
     "learned_logvar",
     "legacy_logsnr",

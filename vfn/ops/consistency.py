@@ -18,6 +18,8 @@ from vfn.ops import _coef
 from vfn.ops._coef import Scalar, as_float64, as_logsnr, from_left, linear_combination, same_shape
 from vfn.ops.losses import balanced_loss
 from vfn.ops.multistep import add_terms, turn
+from vfn.ops.predictions import x0_from_v
+from vfn.ops.steps import ddim_step
 
 
 class Along(NamedTuple):
@@ -25,6 +27,34 @@ class Along(NamedTuple):
 
     value: Tensor
     rate: Tensor
+
+
+# v(z, logsnr), or with a third level at s the mean velocity up to it.
+Velocity = Callable[..., Tensor]
+
+
+class Paths(NamedTuple):
+    """Where a network learns: z [B, ...] on paths of a flow at logsnr [B], and dz/dphi there.
+
+    dz: v of training pairs, or of a teacher. end: logsnr where a step may end [B], and u: a uniform
+    draw of each, for mean velocities. guidance: w [B] that the paths are led by, away from what
+    ``away(z, logsnr, logsnr_s)`` says.
+    """
+
+    z: Tensor
+    dz: Tensor
+    logsnr: Tensor
+    end: Tensor | None = None
+    u: Tensor | None = None
+    guidance: Tensor | None = None
+    away: Velocity | None = None
+
+
+class Learned(NamedTuple):
+    """Loss of each picture [B], and figures for the log, each a number on the device."""
+
+    loss: Tensor
+    figures: dict[str, Tensor]
 
 
 class LevelPair(NamedTuple):
@@ -181,6 +211,150 @@ def consistency_loss(
     same_shape(v, tangent, "v", "tangent")
     loss = _square(v - fixed - tangent) / math.prod(v.shape[1:])
     return loss if log_weight is None else balanced_loss(loss, -log_weight)
+
+
+def learn_consistency(
+    live: Velocity,
+    fixed: Velocity,
+    paths: Paths,
+    update: int | None = None,
+    tangent_warmup: int = 100,
+    tangent_floor: float = 0.1,
+) -> Learned:
+    """The loss of a consistency model in continuous time, for one batch.
+
+    Args:
+        live: v of the network, with gradients.
+        fixed: the same without, to be differentiated forward.
+        paths: z, logsnr, and dz/dphi of a teacher or of training pairs.
+        update: updates done; None is any after the warm-up.
+        tangent_warmup: updates over which r rises from 0 to 1, see `consistency_tangent`.
+        tangent_floor: c of `normalised_tangent`, > 0.
+
+    Returns:
+        Learned; the figure ``tangent_rms`` is that of the tangent before it is normalised.
+
+    Source: Lu & Song 2024 (2410.11081), algorithm 1.
+
+    >>> z, logsnr = torch.randn(2, 3), torch.zeros(2, dtype=torch.float64)
+    >>> learn_consistency(lambda z, _: 0 * z, lambda z, _: 0 * z, Paths(z, 0 * z, logsnr)).loss > 0
+    tensor([True, True])
+    """
+    z, dz, logsnr, *_ = paths
+    v, dv = along_path(fixed, z, logsnr, dz)
+    share = 1.0 if update is None else min(1.0, (update + 1) / max(tangent_warmup, 1))
+    tangent = consistency_tangent(z, v, dz, dv, logsnr, share)
+    loss = consistency_loss(live(z, logsnr), v, normalised_tangent(tangent, tangent_floor))
+    return Learned(loss, {"tangent_rms": tangent.detach().square().mean().sqrt()})
+
+
+def learn_pairs(
+    live: Velocity,
+    fixed: Velocity,
+    paths: Paths,
+    update: int | None = None,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+    stage_updates: int = 100,
+    first_stage: int = 1,
+    c: float = 0.0,
+) -> Learned:
+    """The loss of a consistency model from pairs of noise levels, for one batch.
+
+    The less noisy state is one DDIM step away with the x0 of ``dz``: on the line of a training
+    pair, or where a teacher's step leads. Nothing is differentiated forward.
+
+    Args:
+        live: v of the network, with gradients.
+        fixed: the same without.
+        paths: z, logsnr, and dz/dphi of a teacher or of training pairs.
+        update: updates done; None is that of the first stage, so that it can be compared.
+        q: of `ect_level`, > 1.
+        k: of the same, how much longer pairs of little noise are.
+        b: of the same, from which noise on.
+        stage_updates: updates of a stage.
+        first_stage: the stage that is begun with.
+        c: of `pseudo_huber`; 0 is its default.
+
+    Returns:
+        Learned; the figure ``stage`` is that of the update.
+
+    Source: Geng et al. 2024 (2406.14548), algorithm 1.
+
+    >>> z, logsnr = torch.randn(2, 3), torch.zeros(2, dtype=torch.float64)
+    >>> learn_pairs(lambda z, _: 0 * z, lambda z, _: 0 * z, Paths(z, 0 * z, logsnr)).loss.shape
+    torch.Size([2])
+    """
+    z, dz, logsnr, *_ = paths
+    stage = first_stage + (0 if update is None else update // stage_updates)
+    end = ect_level(logsnr, stage, q, k, b)
+    z_s = ddim_step(z, x0_from_v(z, dz, logsnr), logsnr, end)
+    target = x0_from_v(z_s, fixed(z_s, end), end)
+    distance = pseudo_huber(x0_from_v(z, live(z, logsnr), logsnr), target, c or None)
+    loss = pair_weight(logsnr, end).to(distance.dtype) * distance
+    return Learned(loss, {"stage": loss.new_tensor(float(stage))})
+
+
+def learn_mean_velocity(
+    live: Velocity,
+    fixed: Velocity,
+    paths: Paths,
+    update: int | None = None,
+    same_time: float = 0.5,
+    power: float = 1.0,
+    offset: float = 1e-3,
+    own_velocity: float = 0,
+    guidance: float = 0.0,
+) -> Learned:
+    """The loss of a mean flow, for one batch.
+
+    Args:
+        live: ``v(z, logsnr, logsnr_s)``, the mean velocity of the network, with gradients.
+        fixed: the same without, to be differentiated forward.
+        paths: all of it.
+        update: updates done; None, in evaluations, gives the mean square error without a weight,
+            which hides how large errors are.
+        same_time: share of the pictures whose step has no length: they learn the velocity itself.
+        power: p of `adaptive_weight`, >= 0.
+        offset: c of the same, > 0.
+        own_velocity: 1 takes the derivative along the network's own velocity (improved MeanFlow),
+            0 along that of the training pair.
+        guidance: w that the paths are led by where ``paths.guidance`` does not say.
+
+    Returns:
+        Learned; its figures are ``square_error``, without the weight, and ``derivative_rms``, of
+        du/dphi.
+
+    Raises:
+        ValueError: if the paths do not say where steps end, or what they are led away from.
+
+    Source: Geng et al. 2025 (2505.13447), algorithms 1 and 2, and section 4.2.
+
+    >>> z, logsnr = torch.randn(2, 3), torch.zeros(2, dtype=torch.float64)
+    >>> paths = Paths(z, 0 * z, logsnr, end=logsnr + 9, u=torch.tensor([0.1, 0.9]))
+    >>> learn_mean_velocity(lambda z, *_: 0 * z, lambda z, *_: 0 * z, paths).loss
+    tensor([0., 0.])
+    """
+    z, dz, logsnr, end, u, weight, away = paths
+    if end is None or u is None:
+        raise ValueError("expected paths with ends and uniform draws, got some without")
+    if weight is not None or guidance:
+        if away is None:
+            raise ValueError("expected paths that say what guidance leads away from, got none")
+        w = dz.new_full((len(dz),), guidance) if weight is None else weight.to(dz.dtype)
+        dz = dz + from_left(w, dz) * (dz - away(z, logsnr, logsnr))
+    end = torch.where(u < same_time, logsnr, end)
+    along = fixed(z, logsnr, logsnr) if own_velocity else dz
+    _, du = along_path(lambda z, logsnr: fixed(z, logsnr, end), z, logsnr, along)
+    error = _square(live(z, logsnr, end) - mean_velocity_target(dz, du, logsnr, end))
+    mean = error / math.prod(z.shape[1:])
+    figures = {
+        "square_error": mean.detach().mean(),
+        "derivative_rms": du.detach().square().mean().sqrt(),
+    }
+    weighted = error * adaptive_weight(error.detach(), power, offset)
+    return Learned(mean if update is None else weighted, figures)
 
 
 def consistency_step(
