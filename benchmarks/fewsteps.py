@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -56,7 +56,7 @@ def cost(teacher: Path, method: str, w: float) -> float:
     """CPU seconds of an update, as training takes them."""
     marks: list[tuple[int, float]] = []
 
-    def watch(entry: dict[str, Any]) -> None:
+    def watch(entry: Mapping[str, Any]) -> None:
         if "loss" in entry:
             marks.append((entry["step"], time.process_time()))
 
@@ -179,9 +179,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     if only is not None:
         torch.set_num_threads(1)
-        method, w, seed = only.split("|")
-        seconds = scratch if method == "mean_flow" else budget
-        job(teacher, method, float(w), int(seed), seconds, out)
+        word, weight, number = only.split("|")
+        seconds = scratch if word == "mean_flow" else budget
+        job(teacher, word, float(weight), int(number), seconds, out)
         return
     asked = [m for m in methods.split(",") if scratch or m != "mean_flow"]
     ws, each = [float(w) for w in weights.split(",")], [int(seed) for seed in seeds.split(",")]

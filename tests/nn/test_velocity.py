@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from vfn import ops
 from vfn.nn import UNet, bare, denoiser, fixed_velocity, live_velocity
-from vfn.nn.layers import attend
+from vfn.nn.layers import attend, group_norm
 
 SCHEDULE = ops.logsnr_schedule("cosine")
 LOGSNR = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
@@ -58,6 +58,31 @@ def test_attention_is_differentiated_forward_like_backward():
     _, forward = torch.func.jvp(lambda q: (weight * attend(q, k, v)).sum(), (q,), (dq,))
     backward = torch.func.grad(lambda q: (weight * attend(q, k, v)).sum())(q)
     torch.testing.assert_close(forward, (backward * dq).sum())
+
+
+@pytest.mark.parametrize(("channels", "size"), [(32, (5, 3)), (64, (4, 4)), (12, (1, 1))])
+def test_normalisation_is_differentiated_forward_by_the_formula(channels, size):
+    """Without gradients by a rule of ours, else by PyTorch's, and in parameters too."""
+    norm = group_norm(channels).double()
+    nn.init.normal_(norm.weight)
+    x, dx = torch.randn(2, 3, channels, *size, dtype=torch.float64) + 2
+    params = (norm.weight.detach(), norm.bias.detach())
+
+    def normed(x, weight, bias):
+        return functional_call(norm, {"weight": weight, "bias": bias}, x)
+
+    def rate(*tangents):
+        return torch.func.jvp(normed, (x, *params), tangents)[1]
+
+    nothing = tuple(map(torch.zeros_like, params))
+    moved = tuple(map(torch.ones_like, params))
+    expected, both = rate(dx, *nothing), rate(dx, *moved)
+    with torch.no_grad():
+        by_rule = torch.func.jvp(lambda x: normed(x, *params), (x,), (dx,))
+        assert torch.equal(by_rule[0], normed(x, *params))
+        torch.testing.assert_close(by_rule[1], expected)
+        torch.testing.assert_close(rate(dx, *moved), both)
+    assert not torch.allclose(both, expected)
 
 
 def test_attention_takes_the_fused_kernel_otherwise(monkeypatch):

@@ -10,7 +10,7 @@ from tests.helpers.processes import differing, last_step, logged, losses, wait_u
 from vfn import load as load_model
 from vfn import ops
 from vfn.configs import DiffusionConfig, load, override
-from vfn.objective import Batch
+from vfn.objective import Batch, path_loss
 from vfn.runs import find_checkpoint
 from vfn.train import train
 from vfn.train.distillation import METHODS, distill, path_objective, plan_of
@@ -70,11 +70,22 @@ def test_pairs_of_the_exact_function_agree_up_to_the_teacher_s_step():
     errors = []
     for stage in (8, 10):
         diffusion = DiffusionConfig(objective="ect", objective_options={"first_stage": stage})
-        found = path_objective(Gaussian(diffusion, SPREAD), 0.0)(consistent, batch(), diffusion)
+        loss = path_objective(Gaussian(diffusion, SPREAD), 0.0, regress_updates=1)
+        found = loss(consistent, batch(), diffusion)
         logsnr = ops.logsnr_schedule("cosine").logsnr(batch().t)
         errors.append(found.loss / ops.pair_weight(logsnr, ops.ect_level(logsnr, stage)))
     ratio = errors[0] / errors[1]
     assert 230 < ratio.min() <= ratio.max() < 280
+
+
+def test_pairs_are_those_of_the_data_where_nothing_guides():
+    """A teacher is not asked then; where it is, its step leads elsewhere."""
+    diffusion = DiffusionConfig(objective="ect", objective_options={"first_stage": 3})
+    plain = path_objective(None, 0.0)(consistent, batch(), diffusion)
+    assert torch.equal(plain.loss, path_loss(consistent, batch(), diffusion).loss)
+    asked = path_objective(Gaussian(diffusion, SPREAD), 0.0, regress_updates=1)
+    led = asked(consistent, batch(), diffusion)
+    assert not torch.allclose(led.loss, plain.loss)
 
 
 def test_first_the_teacher_s_velocity_is_learned():

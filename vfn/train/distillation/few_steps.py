@@ -12,7 +12,7 @@ from torch import nn
 from vfn.configs import Config, DiffusionConfig, SampleConfig
 from vfn.model import schedule_of
 from vfn.nn import Network, denoiser, live_velocity
-from vfn.objective import Batch, Objective, loss_on_paths
+from vfn.objective import Batch, Objective, loss_on_paths, path_loss
 from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
 from vfn.train.distillation.methods import Method, Weak
 
@@ -21,6 +21,9 @@ def path_objective(
     teacher: nn.Module, guidance: float, regress_updates: int = 0, weak: Weak | None = None
 ) -> Objective:
     """What a student learns of the paths of a teacher's flow.
+
+    Pairs of noise levels (ect) lie on the lines of the data where nothing guides the teacher, as
+    published: the student has begun as it, and it is asked only if there are first updates.
 
     Args:
         teacher: a network without gradients.
@@ -33,8 +36,11 @@ def path_objective(
 
     Source: Lu & Song 2024 (2410.11081), algorithm 1; Geng et al. 2024 (2406.14548).
     """
+    led = guidance > 0 or weak is not None or regress_updates > 0
 
     def loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Learned:
+        if diffusion.objective == "ect" and not led and batch.guidance is None:
+            return path_loss(network, batch, diffusion)
         schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
         logsnr = schedule.logsnr(batch.t)
         z = q_sample(batch.x0, logsnr, batch.noise)
