@@ -150,6 +150,9 @@ class ModelConfig(Section):
         "sinusoidal", "sinusoids of 1000 t, or smooth: of 10 t, for consistency models"
     )
     second_time: bool = option(False, "also take the time where a step ends, as mean flows do")
+    group_channels: int = option(
+        1, "channels of each group of a normalisation, at least; at most 32 groups", 1, WIDTH
+    )
     checkpoint_activations: bool = option(
         False, "compute activations again instead of keeping them"
     )
