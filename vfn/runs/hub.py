@@ -56,7 +56,6 @@ def hub_package() -> Any:
             f"{how_to_install('hub')}"
         )
     import huggingface_hub
-    import huggingface_hub.constants  # the face of the package imports it when it is asked
 
     return huggingface_hub
 
