@@ -6,11 +6,14 @@ h heads of width d. Feature maps are [B, C, H, W], in channels_last memory forma
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vfn.nn.dropout import dropout
 from vfn.nn.network import GROUPS
@@ -62,21 +65,112 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
     return layer
 
 
+def has_tangent(x: Tensor) -> bool:
+    """Whether a tensor is being differentiated forward; of what is compiled nobody asks."""
+    return not torch.compiler.is_compiling() and fwAD.unpack_dual(x).tangent is not None
+
+
+class _ForwardNorm(torch.autograd.Function):
+    """Group normalisation with a rule of its own for forward differentiation in x.
+
+    PyTorch's takes three times as long, in a dozen passes over memory: half of all that a UNet's
+    derivative costs. It has no rule for gradients.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, channels, *rest = x.shape
+        return torch.native_group_norm(
+            x, weight, bias, batch, channels, math.prod(rest), groups, eps
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, weight, _, ctx.groups, _ = inputs
+        _, mean, rstd = output
+        ctx.save_for_forward(x, weight, mean, rstd)
+        ctx.mark_non_differentiable(mean, rstd)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        width, rest = x.shape[1] // ctx.groups, tuple(range(2, x.ndim))
+        places = math.prod(x.shape[2:])
+
+        def means(value: Tensor) -> Tensor:
+            """Of each group, [B, G]."""
+            return value.sum(rest).unflatten(1, (ctx.groups, width)).sum(-1) / (places * width)
+
+        def spread(value: Tensor) -> Tensor:
+            """Over the channels of each group, [B, C, 1, ...]."""
+            return value.repeat_interleave(width, 1)[(..., *(None,) * len(rest))]
+
+        # d((x - mean) rstd) = rstd (dx - first - (x - mean) rstd second)
+        first = means(dx)
+        second = (means(dx * x) - mean * first) * rstd
+        of_dx = spread(rstd) * weight[(..., *(None,) * len(rest))]
+        of_x = -of_dx * spread(rstd * second)
+        constant = of_dx * spread(mean * rstd * second - first)
+        return torch.addcmul(torch.addcmul(constant, of_dx, dx), of_x, x), None, None
+
+
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation of any batch.
+    """Group normalisation of any batch, computed in single precision at least.
 
     torch's module refuses one picture whose groups have one value each, which it takes two of: a
-    network with maps of 1x1 would depend on the batch.
+    network with maps of 1x1 would depend on the batch. On the CPU its kernels take four to six
+    times as long in half precision as with both conversions.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of [B, C, ...]."""
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        if has_tangent(x) and not (torch.is_grad_enabled() or has_tangent(self.weight)):
+            y, _, _ = _ForwardNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+            return y
+        if not _is_half(x):
+            return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        weight, bias = self.weight.float(), self.bias.float()
+        return torch.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
-def group_norm(channels: int) -> GroupNorm:
-    """Group normalisation of `GROUPS` groups, or as many of them as divide the channels."""
-    return GroupNorm(math.gcd(GROUPS, channels), channels, eps=NORM_EPS)
+def _is_half(x: Tensor) -> bool:
+    """Whether a tensor has 16 bits a number, on the CPU, where some kernels are slow for that."""
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``softmax(q k / sqrt(d)) v``, which can be differentiated forward, too.
+
+    Fused kernels have no rule for that: where a tangent comes in, the plain formula is taken.
+
+    Args:
+        q: queries [B, h, N, d].
+        k: keys, of the same shape.
+        v: values, of the same shape.
+
+    Returns:
+        [B, h, N, d].
+
+    Source: Vaswani et al. 2017 (1706.03762), eq. 1.
+
+    >>> attend(*torch.zeros(2, 1, 1, 3, 4), torch.ones(1, 1, 3, 4))[0, 0, 0]
+    tensor([1., 1., 1., 1.])
+    """
+    if not _is_half(q):
+        with sdpa_kernel(SDPBackend.MATH) if has_tangent(q) else nullcontext():
+            return F.scaled_dot_product_attention(q, k, v)
+    # The fused kernel's backward pass takes two to seven times as long in half precision.
+    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
+    return weights.to(v.dtype) @ v
+
+
+def group_norm(channels: int, least: int = 1) -> GroupNorm:
+    """Group normalisation of at most `GROUPS` groups of at least so many channels each."""
+    most = min(GROUPS, max(1, channels // least))
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    return GroupNorm(groups, channels, eps=NORM_EPS)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -177,10 +271,12 @@ class SelfAttention(nn.Module):
     -> zero-initialised map back to C, added to the input.
     """
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, head_dim: int, group_channels: int = 1
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, group_channels)
         self.qkv = linear(channels, 3 * num_heads * head_dim)
         self.out = linear(num_heads * head_dim, channels, zero=True)
 
@@ -190,7 +286,7 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(
             qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
         )
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         y = rearrange(y, "b n (h w) d -> b (n d) h w", h=x.shape[2])  # a view
         return pointwise(y, self.out).add_(x)  # fresh memory, read no more
 
@@ -207,12 +303,13 @@ class ResidualBlock(nn.Module):
         out_channels: int,
         dropout: float = 0.0,
         resample: nn.Module | None = None,
+        group_channels: int = 1,
     ) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, group_channels)
         self.conv1 = conv(in_channels, out_channels, 3)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, group_channels)
         self.conv2 = conv(out_channels, out_channels, 3, zero=True)
         self.skip = (
             nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)

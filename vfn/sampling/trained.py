@@ -424,7 +424,7 @@ def load(
 
     Args:
         path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
-            perhaps after ``run:``.
+            perhaps after ``run:``; or ``hf://owner/name``, a network on the hub.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.
