@@ -22,6 +22,7 @@ SHAPES = {
     "cifar10_uncond": DataShape(3, 32, 32, NONE),
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
+    "digits_transformer": DataShape(1, 8, 8, TEN),
     "mnist": DataShape(1, 32, 32, TEN),
     "small": DataShape(3, 32, 32, TEN),
 }

@@ -176,6 +176,9 @@ class ModelConfig(Section):
             return faults + unet_faults(
                 self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
             )
+        known = NETWORKS.find(self.network).faults
+        if known is not None:
+            faults += [f"network {self.network}: {fault}" for fault in known(self.options)]
         return faults + [
             f"{f.name} belongs to the unet; options of network {self.network} stand in "
             "[model.options]"

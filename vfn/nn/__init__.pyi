@@ -7,12 +7,14 @@ from .dropout import dropout as dropout
 from .dropout import keyed_dropout as keyed_dropout
 from .network import NETWORKS as NETWORKS
 from .network import Network as Network
+from .transformer import Transformer as Transformer
 from .uncertainty import Uncertainty as Uncertainty
 from .unet import UNet as UNet
 
 __all__ = [
     "NETWORKS",
     "Network",
+    "Transformer",
     "UNet",
     "Uncertainty",
     "check_guidance_input",

@@ -6,11 +6,14 @@ h heads of width d. Feature maps are [B, C, H, W], in channels_last memory forma
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from vfn.nn.dropout import dropout
 from vfn.nn.network import GROUPS
@@ -97,6 +100,29 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     exponent = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
     angle = 1000 * t.double().unsqueeze(-1) * torch.exp(-math.log(1e4) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def run_block(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
+    """Call a block, and where asked keep of it only its inputs for the backward pass.
+
+    Args:
+        block: a module that gives one tensor.
+        recompute: whether the backward pass computes its activations again.
+        inputs: of the block.
+
+    Returns:
+        what the block gives.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        out: Tensor = block(*inputs)
+        return out
+    # When backward computes the block again, functional_call has put the module's own parameters
+    # back: keep those of now.
+    params: dict[str, Tensor] = dict(block.named_parameters())
+    again: Tensor = checkpoint(
+        lambda *given: functional_call(block, params, given), *inputs, use_reentrant=False
+    )
+    return again
 
 
 def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:

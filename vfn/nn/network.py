@@ -8,10 +8,11 @@ One that takes guidance as an input is built with ``guidance_range`` too, keeps 
 and is called as ``net(z, t, y, w)``. This module does not import torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from vfn.files import few, shown
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
@@ -28,9 +29,61 @@ class Network(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkEntry(Entry):
-    """A network; ``sectioned``: its options are the fields of the section [model] themselves."""
+    """A network.
+
+    sectioned: its options are the fields of the section [model] themselves. faults: what is wrong
+    with options of [model.options], a message for each; of a network from outside nobody knows.
+    """
 
     sectioned: bool = False
+    faults: Callable[[Mapping[str, Any]], list[str]] | None = None
+
+
+WIDEST = 2**14  # far beyond what is of use, and below what nobody could hold
+# Whole numbers among the options of the transformer, with their ranges.
+_WHOLE = {
+    "patch_size": (1, 1024),
+    "width": (4, WIDEST),
+    "depth": (1, 1024),
+    "num_heads": (1, WIDEST),
+    "bottleneck": (0, WIDEST),
+}
+TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "checkpoint_activations")
+
+
+def transformer_faults(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with options of the transformer; nothing if it can be built.
+
+    Args:
+        options: by the names of its arguments; the others have their defaults.
+
+    Returns:
+        a message for each fault.
+
+    >>> transformer_faults({"width": 96, "num_heads": 5})
+    ['expected width to be a multiple of 4 x num_heads, got 96 and 5']
+    """
+    faults = []
+    if unknown := [name for name in options if name not in TRANSFORMER_OPTIONS]:
+        faults.append(f"it takes {', '.join(TRANSFORMER_OPTIONS)}, got {few(unknown)}")
+    for name, (low, high) in _WHOLE.items():
+        value = options.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            faults.append(
+                f"expected {name} to be a whole number in {low}..{high}, got {shown(value)}"
+            )
+    ratio = options.get("mlp_ratio", 1.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 64:
+        faults.append(f"expected mlp_ratio to be a number in 0..64 above 0, got {shown(ratio)}")
+    if not isinstance(options.get("checkpoint_activations", False), bool):
+        faults.append(
+            "expected checkpoint_activations to be true or false, got "
+            f"{shown(options['checkpoint_activations'])}"
+        )
+    width, heads = options.get("width", 384), options.get("num_heads", 6)
+    if not faults and width % (4 * heads):
+        faults.append(f"expected width to be a multiple of 4 x num_heads, got {width} and {heads}")
+    return faults
 
 
 NETWORKS: Table[NetworkEntry] = Table(
@@ -40,6 +93,11 @@ NETWORKS: Table[NetworkEntry] = Table(
             text="residual blocks with adaptive group normalisation, and attention",
             target="vfn.nn.unet:UNet",
             sectioned=True,
+        ),
+        "transformer": NetworkEntry(
+            text="attention over patches, with adaptive normalisation and rotary positions",
+            target="vfn.nn.transformer:Transformer",
+            faults=transformer_faults,
         ),
     },
     lambda name: NetworkEntry(text=name, target=name),
