@@ -57,6 +57,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "EMA 0.999": {"ema_decay": 0.999},
     "batch 64": {"batch_size": 64},
     "no attention": {"apply_attn": (False, False)},
+    "no attention after resampling": {"attend_after_resampling": False},
+    "smooth time embedding": {"time_embedding": "smooth"},
     "one block a level": {"num_res_blocks": 1},
     "plain convolutions resample": {"resample_with_res": False},
     "EDM": EDM,
@@ -73,7 +75,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SAMPLERS: dict[str, dict[str, Any]] = {
     "10": {"sampler": "abm2", "sample_timesteps": 10},
-    "50": {"sampler": "abm2", "sample_timesteps": 50},
     "EDM's 35": {"sampler": "heun", "sample_timesteps": 18, "grid": "karras"},
 }
 

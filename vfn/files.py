@@ -192,6 +192,21 @@ def shortened(text: str, most: int = 80) -> str:
     return line if len(line) <= most else f"{line[:most]}..."
 
 
+def reason_of(error: BaseException) -> str:
+    r"""What an exception of somebody else's code says, in one line that does not grow.
+
+    Args:
+        error: any.
+
+    Returns:
+        its kind and its first 300 letters.
+
+    >>> reason_of(KeyError("a\nb"))
+    "KeyError: 'a\\nb'"
+    """
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+
+
 def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:
     """The first of some texts, for a message that does not grow with their number.
 

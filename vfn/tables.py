@@ -7,11 +7,12 @@ text, so that none of them has to import it.
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from vfn.files import shown
+from vfn.files import reason_of, shown
 
 FORM = "package.module:Name"
 
@@ -189,16 +190,39 @@ def load_object(name: str) -> Any:
     try:
         found = _import(module)
     except Exception as error:  # a module of the user's can fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{name} cannot be imported ({reason}); expected {FORM} of a module that Python finds "
-            "from here"
+            f"{name} cannot be imported ({reason_of(error)}); expected {FORM} of a module that "
+            "Python finds from here"
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise ValueError(f"{name}: there is no {part} in {module}")
         found = getattr(found, part)
     return found
+
+
+@contextmanager
+def outside(fails: str) -> Iterator[None]:
+    """Let what others have written fail in one line, in whatever way it does.
+
+    Args:
+        fails: what the line begins with, as "solver package.module:Name fails".
+
+    Raises:
+        ValueError: in place of any other exception than these two.
+        OSError: as it came.
+
+    >>> with outside("solver mine:Name fails"):
+    ...     None + 1
+    Traceback (most recent call last):
+    ValueError: solver mine:Name fails: TypeError: unsupported operand type(s) for +: 'NoneType'...
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{fails}: {reason_of(error)}") from error
 
 
 def _import(module: str) -> Any:

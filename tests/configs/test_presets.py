@@ -23,7 +23,7 @@ SHAPES = {
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
     "digits_transformer": DataShape(1, 8, 8, TEN),
-    "mnist": DataShape(1, 32, 32, TEN),
+    "mnist": DataShape(1, 28, 28, TEN),
     "small": DataShape(3, 32, 32, TEN),
 }
 OWN = ("small", "64", "128")  # for pictures of one's own
@@ -68,7 +68,7 @@ PUBLISHED = {
         "lr": 5e-5, "lr_schedule": "linear", "warmup": 0, "batch_size": 128, "grad_norm": 1.0,
         "ema_decay": 0.0,
     },
-    "mnist": {"dataset": "mnist", "image_size": (32, 32), "flip": False},
+    "mnist": {"dataset": "mnist", "image_size": (28, 28), "flip": False},
 }  # fmt: skip
 
 

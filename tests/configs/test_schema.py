@@ -134,7 +134,7 @@ def test_configuration_is_frozen():
         ("[data]\ncrop = [1, 2, 3]", r"crop to be top, left, height, width, got \[1, 2, 3\]"),
         ("[data]\ncrop = [0, 0, 0, 9]", r"crop to be top, left, height, width, got \[0, 0, 0, 9\]"),
         ("[data]\nchannels = 2", "expected channels to be 1 or 3, got 2"),
-        ("[model]\nhid_channels = 33", "hid_channels to be a multiple of 32, got 33"),
+        ("[model]\nhid_channels = 33", "hid_channels to be a multiple of 4, got 33"),
         (
             "[model]\napply_attn = [true]",
             "one value for each of the 3 levels of ch_multipliers, got 1",

@@ -64,6 +64,11 @@ def test_one_path_is_one_data_set_however_it_is_written(tmp_path, monkeypatch):
         assert data_name(name) == name
         assert spec_settings(f"dataset:{name}", DataConfig(dataset=name, flip=True)).flip
     assert not spec_settings("dataset:e", DataConfig(dataset="d", flip=True)).flip
+    for settings in ({"data_dir": "~nobody-here"}, {"dataset": "~nobody-here/d"}):
+        with pytest.raises(ValueError, match=r"'~nobody-here.*' is no path \(Could not determine"):
+            settled(DataConfig(**settings))
+    with pytest.raises(ValueError, match=r"'~nobody-here' is no path"):
+        data_home(DataConfig(data_dir="~nobody-here"))
     with pytest.raises(ValueError, match=r"'d\\x00' is no path"):
         data_name("d\0")
 

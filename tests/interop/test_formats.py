@@ -65,6 +65,13 @@ def test_somebody_elses_checkpoints(mine):
     assert adopt(mine / "a.bin", mine / "b.yaml", mine / "run").read_text() == "a.bin b.yaml"
 
 
+def test_an_importer_of_somebody_elses_that_fails(tmp_path):
+    """`UNet` can be called with file, source and out, and cannot do with them what it should."""
+    expected = "^format vfn.nn:UNet fails: TypeError: .*PosixPath[^\n]*$"
+    with pytest.raises(ValueError, match=expected):
+        importer("vfn.nn:UNet", "checkpoint")(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+
+
 @pytest.mark.parametrize(
     ("word", "what", "message"),
     [

@@ -107,7 +107,7 @@ def test_every_option_is_one_of_these():
         ({"diffusion": {"model_out_type": "u"}}, "model_out_type to be one of x0, .*, got 'u'"),
         ({"diffusion": {"logsnr_schedule": "a.b:c"}}, "one of cosine, .*, legacy, got 'a.b:c'"),
         ({"diffusion": {"reweight_type": "snr2"}}, "reweight_type to be one of .*, got 'snr2'"),
-        ({"model": {"hid_channels": 48}}, "hid_channels to be a multiple of 32, got 48"),
+        ({"model": {"hid_channels": 50}}, "hid_channels to be a multiple of 4, got 50"),
         (
             {"model": {"apply_attn": [True]}},
             "apply_attn to have one value for each of the 3 levels .*, got 1",

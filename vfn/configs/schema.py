@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import few, shortened, shown
-from vfn.nn.network import NETWORKS, unet_faults
+from vfn.nn.network import NETWORKS, TimeEmbedding, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.guidance_rules import GUIDANCE_RULES
 from vfn.ops.schedule_table import SCHEDULES
@@ -130,7 +130,7 @@ class ModelConfig(Section):
     guidance_range: tuple[float, ...] | None = option(
         None, "LOW,HIGH: guidance w that the network takes as an input; none if unset", 0, WEIGHT
     )
-    hid_channels: int = option(128, "base width of the UNet, a multiple of 32", 32, WIDTH)
+    hid_channels: int = option(128, "base width of the UNet, a multiple of 4", 4, WIDTH)
     ch_multipliers: tuple[int, ...] = option((1, 2, 2), "width of each level, as multiples", 1, 256)
     num_res_blocks: int = option(2, "residual blocks a level", 1, 64)
     apply_attn: tuple[bool, ...] = option((False, True, True), "attention, for each level")
@@ -141,6 +141,12 @@ class ModelConfig(Section):
     head_dim: int | None = option(None, "width of an attention head", 1, WIDTH)
     dropout: float = option(0.0, "dropout in the residual blocks", 0, 0.99)
     resample_with_res: bool = option(True, "resample in residual blocks; false: plain convolutions")
+    attend_after_resampling: bool = option(
+        True, "attention in those blocks too, where their level has it"
+    )
+    time_embedding: TimeEmbedding = option(
+        "sinusoidal", "sinusoids of 1000 t, or smooth: of 10 t, for consistency models"
+    )
     checkpoint_activations: bool = option(
         False, "compute activations again instead of keeping them"
     )

@@ -17,7 +17,7 @@ from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
 from vfn.files import printable, shortened, shown
-from vfn.tables import is_object_name
+from vfn.tables import is_object_name, outside
 
 DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
@@ -110,8 +110,7 @@ def data_home(settings: DataConfig) -> Path:
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
     """
-    named = settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn"
-    return Path(named).expanduser()
+    return _at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
 
 
 def data_name(name: str) -> str:
@@ -148,7 +147,7 @@ def settled(settings: DataConfig) -> DataConfig:
     """
     home = settings.data_dir
     if home is not None:
-        home = os.path.abspath(Path(home).expanduser())  # noqa: PTH100  # links stay
+        home = os.path.abspath(_at_home(home))  # noqa: PTH100  # links stay
     return replace(settings, dataset=data_name(settings.dataset), data_dir=home)
 
 
@@ -329,17 +328,11 @@ def _find(settings: DataConfig) -> _Origin:
 
 def _source_of(known: Standard, settings: DataConfig) -> Source:
     """The pictures of a data set that is named; one from outside can fail in any way."""
-    try:
-        return known.source(data_home(settings))
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        if not is_object_name(settings.dataset):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"data set {shortened(settings.dataset)} cannot be opened: {shortened(reason, 200)}"
-        ) from error
+    home = data_home(settings)
+    if not is_object_name(settings.dataset):
+        return known.source(home)
+    with outside(f"data set {shortened(settings.dataset)} cannot be opened"):
+        return known.source(home)
 
 
 def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
@@ -364,7 +357,16 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
 
 def _resolved(name: str) -> Path:
     """The path that a name is, absolute and without links."""
+    path = _at_home(name)
     try:
-        return Path(name).expanduser().resolve()
+        return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None
+
+
+def _at_home(name: str) -> Path:
+    """A path whose ~ is somebody's home directory."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # nobody of that name
         raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None

@@ -39,7 +39,7 @@ from vfn.evaluation.opening import (
 )
 from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
-from vfn.files import check_space, printable
+from vfn.files import check_space, printable, reason_of
 from vfn.nn import guidance_range
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
@@ -288,9 +288,8 @@ def tried(extractor: Extractor, images: torch.Tensor) -> Extractor:
     try:
         out = extractor.run(images)
     except Exception as error:  # a function of the user's can fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"features {extractor.name} fail for pictures {list(images.shape)}: {reason:.300}"
+            f"features {extractor.name} fail for pictures {list(images.shape)}: {reason_of(error)}"
         ) from error
     out = checked_outputs(out, len(images), extractor.name)
     return extractor._replace(width=out.features.shape[1], logits=out.logits is not None)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vfn.tables import FORM, Table, load_object
+from vfn.tables import FORM, Table, load_object, outside
 
 What = Literal["config", "checkpoint", "params", "with_dataset", "left_out"]
 LACKS: dict[What, str] = {
@@ -74,7 +74,7 @@ def offering(what: What) -> list[str]:
 
 
 def importer(word: str, what: What) -> Callable[..., Any]:
-    """What a format offers, imported now.
+    """What a format offers, imported now; one from outside fails in one line.
 
     Args:
         word: of `FORMATS`, or for a checkpoint ``package.module:Name`` of a function
@@ -102,9 +102,10 @@ def importer(word: str, what: What) -> Callable[..., Any]:
     found = load_object(target)
     if not callable(found):
         raise ValueError(f"expected {target} to be a function, got {type(found).__name__}")
-    if what == "checkpoint":
-        _check_takes(found, target)
-    return found
+    if word in FORMATS:
+        return found
+    _check_takes(found, target)
+    return outside(f"format {word} fails")(found)
 
 
 def _check_takes(found: Callable[..., Any], target: str) -> None:

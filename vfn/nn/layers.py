@@ -66,8 +66,8 @@ def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation of `GROUPS` groups."""
-    return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
+    """Group normalisation of `GROUPS` groups, or as many of them as divide the channels."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=NORM_EPS)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -123,6 +123,45 @@ def run_block(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
         lambda *given: functional_call(block, params, given), *inputs, use_reentrant=False
     )
     return again
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros around the last two dimensions, as evenly as can be, so that a number divides both.
+
+    Args:
+        x: [..., H, W].
+        multiple: at least 1.
+
+    Returns:
+        [..., H', W'], the least multiples that are not smaller; ``x`` itself if H and W are.
+
+    >>> pad_to_multiple(torch.ones(1, 3), 4)
+    tensor([[0., 0., 0., 0.],
+            [1., 1., 1., 0.],
+            [0., 0., 0., 0.],
+            [0., 0., 0., 0.]])
+    """
+    missing = [-side % multiple for side in reversed(x.shape[-2:])]
+    margins = [margin for extra in missing for margin in (extra // 2, extra - extra // 2)]
+    return F.pad(x, margins) if any(margins) else x
+
+
+def cut_to_size(x: Tensor, height: int, width: int) -> Tensor:
+    """What `pad_to_multiple` has put zeros around.
+
+    Args:
+        x: [..., H', W'].
+        height: H, at most H'.
+        width: W, at most W'.
+
+    Returns:
+        [..., H, W], a view.
+
+    >>> cut_to_size(pad_to_multiple(torch.ones(1, 3), 4), 1, 3)
+    tensor([[1., 1., 1.]])
+    """
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
 
 
 def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:

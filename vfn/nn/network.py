@@ -10,7 +10,7 @@ and is called as ``net(z, t, y, w)``. This module does not import torch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vfn.files import few, shown
 from vfn.tables import Entry, Table
@@ -103,7 +103,11 @@ NETWORKS: Table[NetworkEntry] = Table(
     lambda name: NetworkEntry(text=name, target=name),
 )
 
-GROUPS = 32  # of group normalisation in the UNet
+GROUPS = 32  # of group normalisation in the UNet, at most
+NARROWEST = 4  # widths are multiples of it, so that every normalisation has groups
+
+# How the UNet sees time: by sinusoids of 1000 t, or of 10 t, whose derivative in t stays small.
+TimeEmbedding = Literal["sinusoidal", "smooth"]
 
 
 def unet_faults(
@@ -123,8 +127,8 @@ def unet_faults(
     Returns:
         a message for each fault.
 
-    >>> unet_faults(48, (1, 2), 2, (False, True))
-    ['expected hid_channels to be a multiple of 32, got 48']
+    >>> unet_faults(50, (1, 2), 2, (False, True))
+    ['expected hid_channels to be a multiple of 4, got 50']
     """
     faults = []
     if not ch_multipliers or num_res_blocks < 1:
@@ -132,8 +136,8 @@ def unet_faults(
             "expected at least one level and one residual block a level, got "
             f"{len(ch_multipliers)} and {num_res_blocks}"
         )
-    if hid_channels < GROUPS or hid_channels % GROUPS:
-        faults.append(f"expected hid_channels to be a multiple of {GROUPS}, got {hid_channels}")
+    if hid_channels < NARROWEST or hid_channels % NARROWEST:
+        faults.append(f"expected hid_channels to be a multiple of {NARROWEST}, got {hid_channels}")
     if len(apply_attn) != len(ch_multipliers):
         faults.append(
             "expected apply_attn to have one value for each of the "

@@ -1,8 +1,8 @@
 """The UNet of v-objective diffusion.
 
 Shapes: z [B, C_in, H, W], t [B], labels y [B] (class 1..K, 0 = unconditional) or [B, K] (0/1 tags,
-all zero = unconditional), guidance w [B] where it is an input, output [B, C_out, H, W]. H and W are
-multiples of 2^(levels - 1).
+all zero = unconditional), guidance w [B] where it is an input, output [B, C_out, H, W]. H and W
+that are no multiples of 2^(levels - 1) get zeros around them inside.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,18 @@ from vfn.nn.layers import (
     ResidualBlock,
     SelfAttention,
     conv,
+    cut_to_size,
     full_precision,
     group_norm,
     linear,
+    pad_to_multiple,
     silu,
     sinusoidal_embedding,
 )
-from vfn.nn.network import unet_faults
+from vfn.nn.network import TimeEmbedding, unet_faults
+from vfn.ops.words import check_choice
+
+_SMOOTH = 100  # of what is divided by it, sinusoids turn by at most ten radians
 
 
 class Block(nn.Module):
@@ -60,7 +65,8 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of z.
         out_channels: channels of the output: those of z, or twice as many for ``both``.
-        hid_channels: base width, a multiple of 32.
+        hid_channels: base width, a multiple of 4; of 32 for the full 32 groups of each
+            normalisation.
         ch_multipliers: width of each level as a multiple of ``hid_channels``; the resolution
             halves from one level to the next.
         num_res_blocks: residual blocks a level on the way down (one more on the way up).
@@ -72,8 +78,11 @@ class UNet(nn.Module):
         head_dim: width of a head; C / num_heads if None.
         num_classes: K labels; 0 for an unconditional network.
         multitags: labels are 0/1 vectors of K tags instead of one class.
-        resample_with_res: change the resolution inside residual blocks (with attention where the
-            level has it); if False, by plain 3x3 convolutions.
+        resample_with_res: change the resolution inside residual blocks; if False, by plain 3x3
+            convolutions.
+        attend_after_resampling: those blocks have attention where their level has it.
+        time_embedding: ``sinusoidal``, of 1000 t; or ``smooth``, of 10 t, at most ten radians over
+            all times, for networks that are differentiated in time.
         guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
             None for one that does not. Its layer starts at zero: w changes nothing then.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
@@ -107,8 +116,11 @@ class UNet(nn.Module):
         resample_with_res: bool = True,
         checkpoint_activations: bool = False,
         guidance_range: Sequence[float] | None = None,
+        attend_after_resampling: bool = True,
+        time_embedding: TimeEmbedding = "sinusoidal",
     ) -> None:
         super().__init__()
+        check_choice(time_embedding, TimeEmbedding, "time_embedding")
         levels = len(ch_multipliers)
         attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
         if faults := unet_faults(hid_channels, ch_multipliers, num_res_blocks, attention):
@@ -118,7 +130,7 @@ class UNet(nn.Module):
         self.num_res_blocks, self.dropout = num_res_blocks, dropout
         self.checkpoint_activations = checkpoint_activations
         self.num_classes, self.multitags = num_classes, multitags
-        self.guidance_range = guidance_range
+        self.guidance_range, self.time_embedding = guidance_range, time_embedding
         embedding_dim = embedding_dim or 4 * hid_channels
 
         def block(
@@ -131,7 +143,7 @@ class UNet(nn.Module):
             if not resample_with_res:
                 return ConvResample(width, up)
             resize = nn.Upsample(scale_factor=2, mode="nearest") if up else nn.AvgPool2d(2)
-            return block(width, width, attend, resize)
+            return block(width, width, attend and attend_after_resampling, resize)
 
         self.time_embed = nn.Sequential(
             linear(hid_channels, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
@@ -211,11 +223,12 @@ class UNet(nn.Module):
             ValueError: for labels of an unconditional network.
         """
         dtype = self.modulation.weight.dtype
-        embedding = self.time_embed(sinusoidal_embedding(t, self.hid_channels).to(dtype))
+        slower = _SMOOTH if self.time_embedding == "smooth" else 1
+        embedding = self.time_embed(sinusoidal_embedding(t / slower, self.hid_channels).to(dtype))
         if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
             low, high = self.guidance_range
-            # At most ten radians over the range: what guidance does is smooth in w.
-            features = sinusoidal_embedding((w - low) / (high - low) / 100, self.hid_channels)
+            relative = (w - low) / (high - low)  # what guidance does is smooth in w
+            features = sinusoidal_embedding(relative / _SMOOTH, self.hid_channels)
             embedding = embedding + self.guidance_embed(features.to(dtype))
         if y is None:
             return embedding
@@ -246,7 +259,7 @@ class UNet(nn.Module):
             ValueError: if z does not fit the network, labels are not one for each sample, or go to
                 an unconditional network, or guidance is missing or not wanted.
         """
-        _check_input(z, self.in_channels, self.levels)
+        _check_input(z, self.in_channels)
         if y is not None:
             _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
         _check_weights(w, self.guidance_range, len(z))
@@ -259,7 +272,8 @@ class UNet(nn.Module):
             layer, modulation = next(layers)
             return self._run(block, h, modulation, keys, layer)
 
-        h = self.in_conv(z.contiguous(memory_format=torch.channels_last))
+        padded = pad_to_multiple(z, 2 ** (self.levels - 1))
+        h = self.in_conv(padded.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
             h = run(block, h)
@@ -270,7 +284,8 @@ class UNet(nn.Module):
             if takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = run(block, h)
-        return self.out_conv(silu(self.out_norm(h))).to(z.dtype)
+        out = self.out_conv(silu(self.out_norm(h)))
+        return cut_to_size(out, *z.shape[2:]).to(z.dtype)
 
 
 def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfAttention:
@@ -287,15 +302,9 @@ def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfA
     return SelfAttention(width, *((other, given) if head_dim else (given, other)))
 
 
-def _check_input(z: Tensor, in_channels: int, levels: int) -> None:
+def _check_input(z: Tensor, in_channels: int) -> None:
     if z.ndim != 4 or z.shape[1] != in_channels:
         raise ValueError(f"expected z of shape [B, {in_channels}, H, W], got {tuple(z.shape)}")
-    multiple = 2 ** (levels - 1)
-    if z.shape[2] % multiple or z.shape[3] % multiple:
-        raise ValueError(
-            f"expected H and W to be multiples of {multiple} for {levels} levels, "
-            f"got {z.shape[2]} x {z.shape[3]}"
-        )
 
 
 def _check_labels(y: Tensor, expected: tuple[int, ...]) -> None:

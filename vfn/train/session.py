@@ -24,7 +24,7 @@ from vfn.data import (
     to_unit,
 )
 from vfn.distributed import World, check_alike, largest, together, total
-from vfn.files import write_atomic
+from vfn.files import reason_of, write_atomic
 from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, output_channels, shape_of
@@ -460,9 +460,9 @@ def _try_network(
             raise ValueError(
                 shortage(error, "trying the network on 2 pictures", SMALLER)
             ) from error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"network {name} cannot be called as net(z, t, y) on the data's pictures: {reason}"
+            f"network {name} cannot be called as net(z, t, y) on the data's pictures: "
+            f"{reason_of(error)}"
         ) from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
