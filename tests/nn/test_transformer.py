@@ -286,6 +286,7 @@ def test_labels_that_do_not_fit_are_refused(multitags, y, message):
         ({"num_heads": True}, "expected num_heads to be a whole number .*, got True"),
         ({"mlp_ratio": 0}, "expected mlp_ratio to be a number in 0..64 above 0, got 0"),
         ({"checkpoint_activations": 1}, "checkpoint_activations to be true or false, got 1"),
+        ({"time_embedding": "fast"}, "time_embedding to be one of sinusoidal, smooth, got 'fast'"),
         ({"wdith": 3}, "network transformer: it takes patch_size, .*, got wdith"),
     ],
 )

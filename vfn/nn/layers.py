@@ -58,6 +58,23 @@ def linear(in_features: int, out_features: int, zero: bool = False) -> nn.Linear
     return layer
 
 
+def unbiased(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer without a bias, Xavier-uniform.
+
+    Where a modulation shifts already it needs none, and on the CPU a bias costs a copy.
+
+    Args:
+        in_features: numbers in.
+        out_features: numbers out.
+
+    Returns:
+        the layer.
+    """
+    layer = nn.Linear(in_features, out_features, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, zero: bool = False) -> nn.Conv2d:
     """Convolution that keeps H and W, with LeCun-normal or zero weights and zero bias."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)

@@ -10,7 +10,7 @@ and is called as ``net(z, t, y, w)``. This module does not import torch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from vfn.files import few, shown
 from vfn.tables import Entry, Table
@@ -48,7 +48,7 @@ _WHOLE = {
     "num_heads": (1, WIDEST),
     "bottleneck": (0, WIDEST),
 }
-TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "checkpoint_activations")
+TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "checkpoint_activations", "time_embedding")
 
 
 def transformer_faults(options: Mapping[str, Any]) -> list[str]:
@@ -79,6 +79,11 @@ def transformer_faults(options: Mapping[str, Any]) -> list[str]:
         faults.append(
             "expected checkpoint_activations to be true or false, got "
             f"{shown(options['checkpoint_activations'])}"
+        )
+    if (time := options.get("time_embedding", "sinusoidal")) not in get_args(TimeEmbedding):
+        faults.append(
+            f"expected time_embedding to be one of {', '.join(get_args(TimeEmbedding))}, got "
+            f"{shown(time)}"
         )
     width, heads = options.get("width", 384), options.get("num_heads", 6)
     if not faults and width % (4 * heads):

@@ -13,30 +13,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vfn.nn.conditioning import Conditioned
-from vfn.nn.layers import full_precision, linear, run_block
-from vfn.nn.network import transformer_faults
+from vfn.nn.layers import full_precision, linear, run_block, unbiased
+from vfn.nn.network import TimeEmbedding, transformer_faults
 
 NORM_EPS = 1e-6
 # Frequencies of positions fall from 1 radian a patch to one of this many patches.
 ROTARY_BASE = 100.0
 MODULATIONS = 6  # of a block: shift, scale and gate, for attention and for the gated layer
-
-
-def unbiased(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer without a bias, Xavier-uniform.
-
-    The modulation that follows each norm shifts already; and on the CPU a bias costs a copy.
-
-    Args:
-        in_features: numbers in.
-        out_features: numbers out.
-
-    Returns:
-        the layer.
-    """
-    layer = nn.Linear(in_features, out_features, bias=False)
-    nn.init.xavier_uniform_(layer.weight)
-    return layer
 
 
 def rotary_angles(height: int, width: int, head_dim: int, device: torch.device) -> Tensor:
@@ -171,6 +154,11 @@ class Transformer(Conditioned):
         multitags: labels are 0/1 vectors of K tags instead of one class.
         guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
             None for one that does not. Its layer starts at zero: w changes nothing then.
+        time_embedding: ``sinusoidal``, of 1000 t; or ``smooth``, of 10 t, at most ten radians over
+            all times, for networks that are differentiated in time.
+        vector_dim: D numbers of each picture that the network takes as an input; 0 for none.
+        image_channels: C' channels of a picture that it takes beside those of z; 0 for none.
+        augment_dim: A parameters of augmentation that it takes; 0 for none.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
             compute the rest again: less memory, a third more time.
 
@@ -199,20 +187,28 @@ class Transformer(Conditioned):
         multitags: bool = False,
         checkpoint_activations: bool = False,
         guidance_range: Sequence[float] | None = None,
+        time_embedding: TimeEmbedding = "sinusoidal",
+        vector_dim: int = 0,
+        image_channels: int = 0,
+        augment_dim: int = 0,
     ) -> None:
         sizes = {"patch_size": patch_size, "width": width, "depth": depth, "num_heads": num_heads}
         more = {"mlp_ratio": mlp_ratio, "bottleneck": bottleneck}
         saving = {"checkpoint_activations": checkpoint_activations}
         if faults := transformer_faults({**sizes, **more, **saving}):
             raise ValueError("; ".join(faults))
-        super().__init__(width, width, num_classes, multitags, guidance_range)
+        super().__init__(
+            width, width, num_classes, multitags, guidance_range, time_embedding, vector_dim,
+            image_channels, augment_dim,
+        )  # fmt: skip
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patch_size, self.head_dim = patch_size, width // num_heads
         self.checkpoint_activations = checkpoint_activations
         pixels = patch_size**2
+        seen = (in_channels + image_channels) * pixels
         self.patch_embed = nn.Sequential(
-            *([unbiased(in_channels * pixels, bottleneck)] if bottleneck else []),
-            linear(bottleneck or in_channels * pixels, width),
+            *([unbiased(seen, bottleneck)] if bottleneck else []),
+            linear(bottleneck or seen, width),
         )
         hidden = 8 * max(1, round(mlp_ratio * width / 12))  # two thirds, in eights
         self.blocks = nn.ModuleList(
@@ -224,7 +220,15 @@ class Transformer(Conditioned):
         self.patch_out = linear(width, out_channels * pixels, zero=True)
 
     def forward(
-        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+        self,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        w: Tensor | None = None,
+        *,
+        vector: Tensor | None = None,
+        image: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """Predict from noisy data.
 
@@ -233,24 +237,28 @@ class Transformer(Conditioned):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            vector: numbers of each picture [B, D], likewise; all zero for none.
+            image: what stands beside z [B, C', H, W], likewise.
+            augment: parameters of augmentation [B, A]; None is none.
 
         Returns:
             output [B, C_out, H, W], dtype of ``z`` (under autocast too).
 
         Raises:
             ValueError: if z does not fit the network, labels are not one for each sample, or go to
-                an unconditional network, or guidance is missing or not wanted.
+                an unconditional network, or another condition is missing or not wanted.
         """
         height, width = self._grid(z)
-        self.check_conditions(y, w, len(z))
+        self.check_conditions(z, y, w, vector, image, augment)
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y, w))
+            embedding = F.silu(self.embed(t, y, w, vector, augment))
         angles = rotary_angles(height, width, self.head_dim, z.device)
         sin = angles.sin().to(embedding.dtype)
         cos, sin = angles.cos().to(embedding.dtype).repeat(1, 2), torch.cat([-sin, sin], dim=-1)
         *inner, last = self.modulation(embedding).split(self.modulation_widths, dim=-1)
         side = self.patch_size
-        patches = rearrange(z, "b c (h p) (w q) -> b (h w) (c p q)", p=side, q=side)
+        seen = z if image is None else torch.cat([z, image.to(z.dtype)], dim=1)
+        patches = rearrange(seen, "b c (h p) (w q) -> b (h w) (c p q)", p=side, q=side)
         x = self.patch_embed(patches)
         for block, modulation in zip(self.blocks, inner, strict=True):
             x = run_block(block, self.checkpoint_activations, x, modulation, cos, sin)
