@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from vfn.configs import Config
 from vfn.model import DataShape, autocast, build_model
-from vfn.nn import Network, guidance_range, keyed_dropout
+from vfn.nn import Network, guidance_range, keyed_dropout, no_conditions
 from vfn.objective import Batch, Objective, batch_loss
 
 FLOAT32 = 4
@@ -155,7 +155,7 @@ class Footprint:
 
         tensors = {name: empty(value, True) for name, value in model.named_parameters()}
         tensors |= {name: empty(value, False) for name, value in model.named_buffers()}
-        return lambda *inputs: functional_call(model, tensors, inputs)
+        return lambda *inputs, **more: functional_call(model, tensors, inputs, more)
 
     def _train(self, network: Network, batch: Batch) -> None:
         """The passes of a training step."""
@@ -168,7 +168,7 @@ class Footprint:
     def _evaluate(self, network: Network, batch: Batch) -> None:
         """One evaluation, as in sampling."""
         with _mode(self.network, training=False), torch.no_grad():
-            network(batch.x0, batch.t, *batch.conditions)
+            batch.predicted_by(network, batch.x0)
 
 
 @contextmanager
@@ -234,6 +234,7 @@ def example_batch(
         torch.zeros_like(x0),
         torch.zeros(pictures, device=device) if guidance_range(model) else None,
         dropout=torch.zeros(pictures, 2, dtype=torch.int32, device=device),
+        **no_conditions(model, x0).keywords(),
     )
 
 

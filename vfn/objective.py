@@ -11,7 +11,7 @@ from torch import Tensor
 from vfn.configs import DiffusionConfig
 from vfn.files import few
 from vfn.model import schedule_of
-from vfn.nn import Network
+from vfn.nn import Conditions, Network
 from vfn.ops import (
     BatchDraws,
     Prediction,
@@ -40,7 +40,8 @@ class Batch(NamedTuple):
 
     guidance: weights [B] for a network that takes them as an input. weight: what losses are
     multiplied by where times are drawn more often than they are meant to count [B]. dropout: keys
-    of the pictures' masks, int32 [B, 2], see `keyed_dropout`.
+    of the pictures' masks, int32 [B, 2], see `keyed_dropout`. vector, image, augment: what a
+    network takes beside labels, see `vfn.nn.Conditions`.
     """
 
     x0: Tensor
@@ -50,11 +51,31 @@ class Batch(NamedTuple):
     guidance: Tensor | None = None
     weight: Tensor | None = None
     dropout: Tensor | None = None
+    vector: Tensor | None = None
+    image: Tensor | None = None
+    augment: Tensor | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:
-        """What a network is given beside z and t."""
+        """What a network is given beside z and t, in order: labels, and guidance."""
         return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
+
+    @property
+    def more(self) -> Conditions:
+        """What a network is given beside that, by keywords."""
+        return Conditions(self.vector, self.image, self.augment)
+
+    def predicted_by(self, network: Network, z: Tensor) -> Tensor:
+        """What a network says of z [B, C, H, W] at the times and under the conditions of the batch.
+
+        Args:
+            network: any.
+            z: noisy data.
+
+        Returns:
+            [B, C_out, H, W].
+        """
+        return network(z, self.t, *self.conditions, **self.more.keywords())
 
 
 def check_diffusion(diffusion: DiffusionConfig) -> None:
@@ -139,7 +160,7 @@ def keyed_guidance(
     return low + (high - low) * keyed_uniform(seed, stream, keys)
 
 
-# Loss of each picture of a batch [B]; the network is called as network(z, t, *batch.conditions).
+# Loss of each picture of a batch [B]; the network is called by `Batch.predicted_by`.
 Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
 
 
@@ -168,7 +189,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     the square error with ``bound_weight``, in which it does not reach the prediction.
 
     Args:
-        network: called as ``network(z, t, *batch.conditions)``.
+        network: called by `Batch.predicted_by`.
         batch: x0, noise, labels and times of B pictures, and guidance where the network takes it.
         diffusion: schedule, prediction type, loss and weighting.
 
@@ -209,7 +230,7 @@ def _predicted(
 ) -> tuple[Prediction, Tensor | None]:
     """The prediction at z, and the fraction of a learned variance."""
     out_type = diffusion.model_out_type
-    out, frac = split_variance(z, network(z, batch.t, *batch.conditions), out_type)
+    out, frac = split_variance(z, batch.predicted_by(network, z), out_type)
     return predict(z, out, logsnr, out_type), frac
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
+from vfn.data.values import faults_of
 from vfn.files import few, printable, shortened
 
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
@@ -29,15 +30,20 @@ class Source(NamedTuple):
     origin: a name for messages. names: one for each of N pictures. read: a picture by its number;
     raises if it is damaged or missing. labels: int64 [N], 1..K, or uint8 [N, K], or None.
     class_names: K names, or none if labels have only numbers. splits: numbers of the pictures of
-    each split, disjoint, in the order in which they are kept.
+    each split, disjoint, in the order in which they are kept. vectors: float32 [N, D], or None.
+    vector_names: D names, or none. numbers: of what numpy calls this ``read`` gives arrays [C, H,
+    W]; without it, pictures of 8 bits.
     """
 
     origin: str
     names: Sequence[str]
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Image.Image | np.ndarray]
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[int]]
+    vectors: np.ndarray | None = None
+    vector_names: tuple[str, ...] = ()
+    numbers: str = ""
 
 
 class Bad(NamedTuple):
@@ -54,6 +60,7 @@ class Rows(NamedTuple):
     labels: np.ndarray | None
     splits: dict[str, int]
     bad: list[Bad]
+    vectors: np.ndarray | None = None
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -76,7 +83,7 @@ def read_rows(
     Args:
         source: the pictures.
         settings: size, crop, channels, and what to do about bad pictures.
-        take: gets uint8 [C, H, W] of each good picture; all have one shape.
+        take: gets [C, H, W] of each good picture; all have one shape.
         advance: called for each picture, good or bad.
         fit: brings a picture to ``image_size``.
 
@@ -110,7 +117,8 @@ def read_rows(
         raise ValueError(_refusal(source, bad, len(kept)))
     assert first is not None  # no source is empty
     labels = None if source.labels is None else source.labels[kept]
-    return Rows(first[1], labels, counts, bad)
+    vectors = None if source.vectors is None else source.vectors[kept]
+    return Rows(first[1], labels, counts, bad, vectors)
 
 
 def to_row(picture: Image.Image, settings: DataConfig, fit: Fit = cover) -> np.ndarray:
@@ -147,9 +155,40 @@ def to_row(picture: Image.Image, settings: DataConfig, fit: Fit = cover) -> np.n
     return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
 
 
+def array_row(array: np.ndarray, settings: DataConfig) -> np.ndarray | str:
+    """Numbers of a picture as settings want them.
+
+    Args:
+        array: [C, H, W].
+        settings: ``crop`` and ``value_range``; numbers are not resized.
+
+    Returns:
+        [C, H, W] of the same type; or what is wrong with them.
+
+    Raises:
+        ValueError: for another size or channels than there are.
+    """
+    if settings.crop:
+        top, left, height, width = settings.crop
+        if left + width > array.shape[2] or top + height > array.shape[1]:
+            raise ValueError(f"{array.shape[1]} x {array.shape[2]} does not hold the crop")
+        array = array[:, top : top + height, left : left + width]
+    size = settings.image_size
+    if size is not None and array.shape[1:] != (size[0], size[-1]):
+        raise ValueError(f"{array.shape[1]} x {array.shape[2]} numbers, which are not resized")
+    if settings.channels not in (None, array.shape[0]):
+        raise ValueError(f"{array.shape[0]} channels, which are not made {settings.channels}")
+    return faults_of(array, settings.value_range) or np.ascontiguousarray(array)
+
+
 def to_picture(array: np.ndarray) -> Image.Image:
     """[H, W, C] or [H, W] as a picture."""
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def nth_array(images: np.ndarray, number: int) -> np.ndarray:
+    """One of [N, H, W, C] as numbers [C, H, W]."""
+    return np.moveaxis(images[number], -1, 0)
 
 
 def nth_picture(images: np.ndarray, number: int) -> Image.Image:
@@ -212,7 +251,10 @@ def _rows(
     def row(number: int) -> np.ndarray | str:
         # A damaged file can make a decoder raise nearly anything.
         try:
-            with source.read(number) as picture:
+            found = source.read(number)
+            if isinstance(found, np.ndarray):
+                return array_row(found, settings)
+            with found as picture:
                 return to_row(picture, settings, fit)
         except Exception as error:
             return " ".join(str(error).split()) or type(error).__name__
@@ -241,7 +283,8 @@ def _layouts(picture: Image.Image) -> list[str]:
 
 
 def _kind(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
+    kind = {1: "grey", 3: "RGB"}.get(shape[0], f"of {shape[0]} channels")
+    return f"{shape[1]} x {shape[2]} {kind}"
 
 
 def bad_line(bad: Bad) -> str:

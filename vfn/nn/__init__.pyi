@@ -1,7 +1,9 @@
+from .conditions import Conditions as Conditions
 from .conditions import check_labels as check_labels
 from .denoiser import check_guidance_input as check_guidance_input
 from .denoiser import denoiser as denoiser
 from .denoiser import guidance_range as guidance_range
+from .denoiser import no_conditions as no_conditions
 from .denoiser import with_params as with_params
 from .dropout import dropout as dropout
 from .dropout import keyed_dropout as keyed_dropout
@@ -13,6 +15,7 @@ from .unet import UNet as UNet
 
 __all__ = [
     "NETWORKS",
+    "Conditions",
     "Network",
     "Transformer",
     "UNet",
@@ -23,5 +26,6 @@ __all__ = [
     "dropout",
     "guidance_range",
     "keyed_dropout",
+    "no_conditions",
     "with_params",
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfn.nn.conditions import check_labels
+from vfn.nn.conditions import Conditions, check_labels
 from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
@@ -25,6 +25,8 @@ from vfn.ops import (
 )
 from vfn.ops.guidance import PLAIN, denoiser_of
 
+NO_CONDITIONS = Conditions()
+
 
 def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Network:
     """The network as a function of its inputs, with ``params`` in place of its own.
@@ -35,7 +37,7 @@ def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Networ
             None is the module as it is.
 
     Returns:
-        ``network(z, t, labels)``.
+        ``network(z, t, labels)``, which takes what the module takes.
 
     Raises:
         ValueError: for a parameter that is missing, or a name that the module does not have: it
@@ -49,7 +51,7 @@ def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Networ
         return model
     named = dict(params)
     _check_names(model, named)
-    return lambda *inputs: functional_call(model, named, inputs)
+    return lambda *inputs, **more: functional_call(model, named, inputs, more)
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Tensor]) -> None:
@@ -89,6 +91,7 @@ def denoiser(
     weak_guidance: Strength = 1.0,
     rule: GuidanceRule = PLAIN,
     zero_until: float | None = None,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
@@ -98,7 +101,7 @@ def denoiser(
     gets w instead, and is evaluated once.
 
     Args:
-        model: a `UNet`, or any module called as ``model(z, t, y)``.
+        model: a `UNet`, or any module called as ``model(z, t, y)`` and with its conditions.
         params: all of its parameters by name: raw, EMA, or a teacher's; None for its own.
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
@@ -116,6 +119,8 @@ def denoiser(
         weak_guidance: w >= 0 of it, [B], or a function of logsnr; 0 leaves it out.
         rule: how two predictions are combined, as `guidance_rule` makes it.
         zero_until: highest logsnr at which the flow stands still, see `zero_init`; None is none.
+        conditions: what the network takes beside labels, of B pictures. Guidance leads away from
+            none of it, too.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
@@ -143,15 +148,17 @@ def denoiser(
     if known is not None:
         check_guidance_input(guidance, known, rescale, rule)
     doubled = known is None and number != 0
-    if doubled and labels is None:
+    if doubled and labels is None and not conditions.keywords():
         raise ValueError(
             f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
             "got None; give labels, or leave guidance at 0"
         )
     if labels is not None:
         _check_known(model, labels)
-    if labels is not None and doubled:
-        labels = torch.cat([labels, torch.zeros_like(labels)])
+    if doubled:
+        labels = None if labels is None else _and_none(labels)
+        conditions = conditions.each(_and_none)
+    more = conditions.keywords()
 
     if not gradient:
         own = dict(model.named_parameters()) if params is None else params
@@ -163,7 +170,7 @@ def denoiser(
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
             given.append(guidance if number is None else z.new_full((len(z),), number))
-        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given), out_type)
+        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given, **more), out_type)
         x0 = predict(z, out, logsnr, out_type).x0
         return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
 
@@ -193,6 +200,11 @@ def denoiser(
     return denoiser_of(recall, rule.remembers and bool(strengths))
 
 
+def _and_none(condition: Tensor) -> Tensor:
+    """A condition of a batch, and after it none for the same pictures."""
+    return torch.cat([condition, torch.zeros_like(condition)])
+
+
 def _number(strength: Strength, name: str) -> float | None:
     """A strength that is one number, which must not be negative; None where it varies."""
     if callable(strength) or isinstance(strength, Tensor):
@@ -216,6 +228,29 @@ def _check_known(model: nn.Module, labels: Tensor) -> None:
 def guidance_range(model: nn.Module) -> Sequence[float] | None:
     """Lowest and highest guidance weight of a network that takes it as an input, else None."""
     return getattr(model, "guidance_range", None)
+
+
+def no_conditions(model: nn.Module, z: Tensor) -> Conditions:
+    """What stands for none of each condition that a network says it takes.
+
+    Args:
+        model: its attributes ``vector_dim``, ``image_channels`` and ``augment_dim`` tell.
+        z: noisy data [B, C, H, W].
+
+    Returns:
+        Conditions, all zero; None for what it does not take.
+
+    >>> no_conditions(nn.Identity(), torch.zeros(1, 1, 8, 8)).keywords()
+    {}
+    """
+    names = ("vector_dim", "image_channels", "augment_dim")
+    vector, image, augment = (getattr(model, name, 0) for name in names)
+    count, _, height, width = z.shape
+    return Conditions(
+        z.new_zeros(count, vector) if vector else None,
+        z.new_zeros(count, image, height, width) if image else None,
+        z.new_zeros(count, augment) if augment else None,
+    )
 
 
 def check_guidance_input(

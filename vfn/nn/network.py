@@ -5,7 +5,10 @@ A network is an `nn.Module` built with ``in_channels``, ``out_channels``, ``num_
 [0, 1], float64 (a network casts it where it meets z), y None or labels, [B] (classes 1..K, 0 for
 none) or [B, K] (0/1 tags, all zero for none).
 One that takes guidance as an input is built with ``guidance_range`` too, keeps it as an attribute,
-and is called as ``net(z, t, y, w)``. This module does not import torch.
+and is called as ``net(z, t, y, w)``. Further conditions are keywords: one that is built with
+``vector_dim`` is called with ``vector`` [B, D], with ``image_channels`` with ``image`` [B, C', H,
+W], with ``augment_dim`` with ``augment`` [B, A]; it is built with those alone that its data have.
+What is all zero stands for none. This module does not import torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
 class Network(Protocol):
     """Anything that predicts from noisy data: a module, a wrapped one, or a function."""
 
-    def __call__(self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None") -> "Tensor":
-        """Predict from z [B, C_in, H, W] at t [B], given labels and guidance: [B, C_out, H, W]."""
+    def __call__(
+        self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None", **more: "Tensor"
+    ) -> "Tensor":
+        """Predict from z [B, C_in, H, W] at t [B], given conditions: [B, C_out, H, W]."""
         ...
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Config, DiffusionConfig
-from vfn.data import Dataset, to_unit
-from vfn.model import schedule_of
+from vfn.data import Dataset
+from vfn.model import conditions_of, schedule_of
 from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
 from vfn.ops import (
@@ -62,7 +62,7 @@ def make_batch(
     device: torch.device,
     guidance_range: Sequence[float] | None = None,
 ) -> Batch:
-    """Pictures, dropped labels, times, noise and guidance for some draws of the run.
+    """Pictures, dropped conditions, times, noise and guidance for some draws of the run.
 
     Args:
         dataset: pictures and labels.
@@ -77,22 +77,31 @@ def make_batch(
     """
     seed, diffusion = config.train.seed, config.diffusion
     index = image_indices(seed, draws, len(dataset.images))
-    x0 = to_unit(dataset.images[index].to(device))
+    x0 = dataset.values.to_unit(dataset.images[index].to(device))
     keys = draws.to(device)
+    flipped = None
     if config.data.flip:
-        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
-        x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
+        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5).view(-1, 1, 1, 1)
+        x0 = torch.where(flipped, x0.flip(-1), x0)
     times = training_times(config, keys)
     noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
+    dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
+
+    def dropping(value: Tensor) -> Tensor:
+        return value.masked_fill(dropped.view(-1, *[1] * (value.ndim - 1)), 0)
+
     labels = None
     if dataset.labels is not None:
-        dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
-        labels = dataset.labels[index].to(device)
-        labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
+        labels = dropping(dataset.labels[index].to(device))
+    uniform = keyed_uniform(seed, Stream.CONDITION, keys, (4,))
+    more = conditions_of(dataset, index, x0, config.data.condition, uniform)
+    if flipped is not None and dataset.beside is not None and more.image is not None:
+        more = more._replace(image=torch.where(flipped, more.image.flip(-1), more.image))
+    more = more.each(dropping)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
     weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
-    return Batch(x0, labels, times.t, noise, guidance, weight, dropout)
+    return Batch(x0, labels, times.t, noise, guidance, weight, dropout, **more.keywords())
 
 
 def keeps_expectation(diffusion: DiffusionConfig) -> bool:

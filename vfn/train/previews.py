@@ -14,7 +14,7 @@ from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.pictures import grid, save_png
 from vfn.progress import say
-from vfn.sampling import Asked, Draws, Trained, of_each
+from vfn.sampling import Asked, Draws, Trained, as_pictures, of_each
 from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
@@ -73,7 +73,9 @@ def preview(run: Run, check: Check) -> Path:
     """
     path, step = run.files.preview(run.state.step), run.state.step
     seed, title, weak = run.config.train.seed, f"preview at step {step}", weaker_of(run)
-    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title, weak)
+    trained = trained_of(run)
+    asked_of = (trained.conditioned and run.held_out) or run.dataset
+    save_grid(trained, asked_of, seed, path, run.world, check, title, weak)
     return path
 
 
@@ -93,7 +95,7 @@ def save_grid(
 
     Args:
         trained: the network, and in its configuration how it is sampled.
-        dataset: gives the tags, for a network of tags.
+        dataset: gives the tags, for a network of tags, and what else it takes beside labels.
         seed: of the noise.
         path: the picture, written by the first process.
         world: the processes.
@@ -102,11 +104,17 @@ def save_grid(
         weak: what the network is led away from, where its settings say so.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
+    if trained.conditioned:
+        rows = torch.arange(min(PREVIEW_ROWS * PREVIEW_COLUMNS, len(dataset.images)))
+        asked, columns = as_pictures(trained, dataset.rows(rows)), ()
     num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
     draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
     images = draws.by_all(world, lambda _i, _z, _x0: check(), title).images
     if world.rank == 0:
-        save_png(path, grid(images, len(columns) or PREVIEW_COLUMNS, column_labels=columns))
+        save_png(
+            path,
+            grid(trained.shown(images), len(columns) or PREVIEW_COLUMNS, column_labels=columns),
+        )
 
 
 def _asked(dataset: Dataset, legend: Labels) -> tuple[Asked, tuple[str, ...]]:

@@ -21,13 +21,19 @@ from vfn.data import (
     load_held_out,
     pictures_of,
     settled,
-    to_unit,
 )
 from vfn.distributed import World, check_alike, largest, together, total
 from vfn.files import reason_of, write_atomic
 from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
-from vfn.model import DataShape, build_model, output_channels, shape_of
+from vfn.model import (
+    DataShape,
+    build_model,
+    conditions_of,
+    is_conditional,
+    output_channels,
+    shape_of,
+)
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, batch_loss, check_diffusion
 from vfn.progress import say
@@ -202,7 +208,7 @@ def open_run(
 
 def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
     """A configuration for pictures with labels, such as a preset, as pictures without need it."""
-    if shape.legend.names or not config.sample.guidance:
+    if is_conditional(config, shape) or not config.sample.guidance:
         return config
     say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
     return replace(config, sample=replace(config.sample, guidance=0.0))
@@ -401,10 +407,16 @@ def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -
             "expected dataset to be a vfn.data.Dataset or a pair of them, to train on and held "
             f"out, got {object_name(type(dataset))}"
         )
-    if not conditional or dataset.labels is None:
-        return as_dataset(dataset.images)
+    images, labels, beside = dataset.images, dataset.labels, dataset.beside
+    if not conditional:
+        return as_dataset(images, beside=beside, values=dataset.values)
     names = dataset.legend.names or (like.legend.names if like else ())
-    return as_dataset(dataset.images, dataset.labels, names or None)
+    found = as_dataset(
+        images, labels, (names or None) if labels is not None else None, dataset.vectors,
+        dataset.vector.names, beside, dataset.values,
+    )  # fmt: skip
+    # Held-out numbers are standardised as those that are trained on.
+    return found._replace(vector=like.vector) if like and found.vectors is not None else found
 
 
 def _check_network(
@@ -445,16 +457,18 @@ def _try_network(
 ) -> None:
     """Call a network on two pictures."""
     known = guidance_range(model)
-    z = to_unit(dataset.images[:2]).to(device)
+    z = dataset.values.to_unit(dataset.images[:2]).to(device)
     y = None if dataset.labels is None else dataset.labels[:2].to(device)
     given = [z, torch.full((len(z),), 0.5, device=device), y]
     if known is not None:
         given.append(z.new_full((len(z),), known[0]))
+    rows, uniform = torch.arange(len(z)), torch.full((len(z), 4), 0.5, device=device)
+    more = conditions_of(dataset, rows, z, config.data.condition, uniform)
     wanted = (len(z), output_channels(config, shape), *shape.size[1:])
     model.eval()
     try:
         with torch.no_grad():
-            out = model(*given)
+            out = model(*given, **more.keywords())
     except Exception as error:  # a network of the user's can fail in any way
         if is_shortage(error):
             raise ValueError(
