@@ -91,7 +91,7 @@ def main() -> None:
     classes = Labels(tuple("0123456789"))
     costs = [
         cost("digits", DataShape(1, 8, 8, classes), 64),
-        cost("mnist", DataShape(1, 32, 32, classes), 8),
+        cost("mnist", DataShape(1, 28, 28, classes), 8),
     ]
     head = ["two networks of one kind, ms", "one of them", "two calls", "vmap of stacked ones"]
     write_table(

@@ -94,7 +94,7 @@ def datasets() -> list[str]:
         names, in the order of the table.
 
     >>> datasets()
-    ['digits', 'mnist', 'cifar10', 'celeba']
+    ['digits', 'mnist5k', 'glyphs', 'patches', 'mnist', 'cifar10', 'celeba']
     """
     return list(DATASETS)
 
