@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig, SampleConfig
 from vfn.data import Dataset, Labels, to_unit
+from vfn.data.augment import PARAMETERS
 from vfn.data.beside import Vector, check_derived, derived_kind
 from vfn.data.derived import known
 from vfn.data.values import PLAIN, Values
@@ -179,7 +180,11 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
     1169665
     """
     name = config.model.network
-    conditioned = {"vector_dim": shape.vector.dim, "image_channels": image_channels(config, shape)}
+    conditioned = {
+        "vector_dim": shape.vector.dim,
+        "image_channels": image_channels(config, shape),
+        "augment_dim": PARAMETERS if config.data.augment else 0,
+    }
     options = {
         "in_channels": shape.channels,
         "out_channels": output_channels(config, shape),

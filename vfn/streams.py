@@ -18,6 +18,7 @@ class Stream(IntEnum):
     DROPOUT = 9  # keys of pictures
     CONDITION = 10  # what is hidden of a picture that is a condition
     HELD_OUT_CONDITION = 11
+    AUGMENT = 12
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow

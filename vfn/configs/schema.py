@@ -76,7 +76,7 @@ class Section:
 class DataConfig(Section):
     """The section [data]: which pictures, and how they are prepared."""
 
-    dataset: str = option("digits", "data set, or the path of a folder, .npy or .npz file")
+    dataset: str = option("digits", "data set, or the path of a folder, .npy, .npz or .tar file")
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
     image_size: tuple[int, ...] | None = option(
@@ -95,6 +95,13 @@ class DataConfig(Section):
         None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1, 3
     )
     flip: bool = option(False, "mirror half of the pictures, at random")
+    augment: float = option(
+        0.0,
+        "probability of each kind of geometric change in training, whose parameters the network is "
+        "told",
+        0,
+        1,
+    )
     condition: str | None = option(
         None,
         "what stands beside the noisy picture: downscale:K, grey or mask of itself, or the path of "

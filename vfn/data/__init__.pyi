@@ -4,6 +4,7 @@ from .dataset import Dataset as Dataset
 from .dataset import as_dataset as as_dataset
 from .dataset import hold_out as hold_out
 from .digest import data_digest as data_digest
+from .items import from_items as from_items
 from .labels import Labels as Labels
 from .labels import in_turn as in_turn
 from .load import data_home as data_home
@@ -38,6 +39,7 @@ __all__ = [
     "data_name",
     "datasets",
     "find_prepared",
+    "from_items",
     "hold_out",
     "in_turn",
     "load_dataset",

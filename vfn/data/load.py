@@ -17,6 +17,7 @@ from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
+from vfn.data.tar import tar_files, tar_source
 from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
@@ -39,7 +40,7 @@ class MissingData(ValueError):
         named = path.name == name and path.suffix not in arrays.SUFFIXES
         super().__init__(
             f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
-            f"{DATASETS.expected()}, or the path of a folder, .npy or .npz file"
+            f"{DATASETS.expected()}, or the path of a folder, .npy, .npz or .tar file"
         )
 
 
@@ -388,6 +389,13 @@ def _source_of(known: Standard, settings: DataConfig) -> Source:
 def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
+    if files := tar_files(path):
+        return _Origin(
+            path.name,
+            lambda: [_RULES, [[str(file), file_state(file)] for file in files]],
+            lambda: tar_source(files, settings.test_share, labelled),
+            settings,
+        )
     if path.is_dir():
         return _Origin(
             path.name,

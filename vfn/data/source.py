@@ -1,5 +1,6 @@
 """From pictures as they lie about to rows of one uint8 array; what cannot be used is named."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,6 @@ from PIL import Image, ImageOps
 
 from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
-from vfn.data.values import faults_of
 from vfn.files import few, printable, shortened
 
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
@@ -179,6 +179,33 @@ def array_row(array: np.ndarray, settings: DataConfig) -> np.ndarray | str:
     if settings.channels not in (None, array.shape[0]):
         raise ValueError(f"{array.shape[0]} channels, which are not made {settings.channels}")
     return faults_of(array, settings.value_range) or np.ascontiguousarray(array)
+
+
+def faults_of(row: np.ndarray, value_range: Sequence[float] | None) -> str:
+    """What is wrong with the numbers of a picture [C, H, W]; nothing if all can be used.
+
+    Args:
+        row: stored numbers.
+        value_range: lowest and highest that are allowed; None for any.
+
+    Returns:
+        a few words that name the first.
+
+    >>> faults_of(np.array([[[0.0, np.nan]]], dtype=np.float32), None)
+    'nan at channel 0, row 0, column 1'
+    """
+    wrong = ~np.isfinite(row)
+    if value_range is not None:
+        wrong |= (row < value_range[0]) | (row > value_range[1])
+    if not wrong.any():
+        return ""
+    where = np.argwhere(wrong)[0].tolist()
+    number = float(row[tuple(where)])
+    place = "at channel {}, row {}, column {}".format(*where)
+    if not math.isfinite(number):
+        return f"{number} {place}"
+    assert value_range is not None
+    return f"{number:g} {place} is not within {value_range[0]:g}..{value_range[1]:g}"
 
 
 def to_picture(array: np.ndarray) -> Image.Image:

@@ -1,6 +1,5 @@
 """What the numbers of an array mean, and how a network sees them: x = (value - offset) / scale."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -258,30 +257,3 @@ def _blocks(images: Tensor, count: int | None = None) -> Iterator[Tensor]:
     """Pictures as float64, a few at a time."""
     for rows in torch.arange(len(images) if count is None else count).split(_BLOCK):
         yield images[rows].double()
-
-
-def faults_of(row: np.ndarray, value_range: Sequence[float] | None) -> str:
-    """What is wrong with the numbers of a picture [C, H, W]; nothing if all can be used.
-
-    Args:
-        row: stored numbers.
-        value_range: lowest and highest that are allowed; None for any.
-
-    Returns:
-        a few words that name the first.
-
-    >>> faults_of(np.array([[[0.0, np.nan]]], dtype=np.float32), None)
-    'nan at channel 0, row 0, column 1'
-    """
-    wrong = ~np.isfinite(row)
-    if value_range is not None:
-        wrong |= (row < value_range[0]) | (row > value_range[1])
-    if not wrong.any():
-        return ""
-    where = np.argwhere(wrong)[0].tolist()
-    number = float(row[tuple(where)])
-    place = "at channel {}, row {}, column {}".format(*where)
-    if not math.isfinite(number):
-        return f"{number} {place}"
-    assert value_range is not None
-    return f"{number:g} {place} is not within {value_range[0]:g}..{value_range[1]:g}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vfn.configs import Config, DiffusionConfig
 from vfn.data import Dataset
+from vfn.data.augment import DRAWS, changed, draw_change
 from vfn.model import conditions_of, schedule_of
 from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
@@ -83,6 +84,11 @@ def make_batch(
     if config.data.flip:
         flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5).view(-1, 1, 1, 1)
         x0 = torch.where(flipped, x0.flip(-1), x0)
+    change = None
+    if config.data.augment:
+        uniform = keyed_uniform(seed, Stream.AUGMENT, keys, (DRAWS,), torch.float64)
+        change = draw_change(uniform, config.data.augment)
+        x0 = changed(x0, change)
     times = training_times(config, keys)
     noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
     dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
@@ -95,9 +101,11 @@ def make_batch(
         labels = dropping(dataset.labels[index].to(device))
     uniform = keyed_uniform(seed, Stream.CONDITION, keys, (4,))
     more = conditions_of(dataset, index, x0, config.data.condition, uniform)
-    if flipped is not None and dataset.beside is not None and more.image is not None:
-        more = more._replace(image=torch.where(flipped, more.image.flip(-1), more.image))
-    more = more.each(dropping)
+    if dataset.beside is not None and more.image is not None:  # as the picture is
+        image = more.image
+        image = image if flipped is None else torch.where(flipped, image.flip(-1), image)
+        more = more._replace(image=image if change is None else changed(image, change))
+    more = more.each(dropping)._replace(augment=None if change is None else change.told)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
     weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None

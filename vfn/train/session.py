@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
-from vfn.configs import Config, ModelConfig, SampleConfig, dumps
+from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
 from vfn.configs.schema import flat_values
 from vfn.data import (
     Dataset,
@@ -22,6 +22,7 @@ from vfn.data import (
     pictures_of,
     settled,
 )
+from vfn.data.items import from_items, is_map_style
 from vfn.distributed import World, check_alike, largest, together, total
 from vfn.files import reason_of, write_atomic
 from vfn.launch import launch
@@ -66,10 +67,13 @@ class TrainingData(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a caller gives in place of what the configuration names; nothing by default."""
+    """What a caller gives in place of what the configuration names; nothing by default.
+
+    dataset: ours, a map-style one of somebody else's, or a pair of them.
+    """
 
     model: nn.Module | None = None
-    dataset: Dataset | TrainingData | None = None
+    dataset: Any = None
     objective: Objective | None = None
 
 
@@ -388,6 +392,9 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
         return TrainingData(load_dataset(config.data), load_held_out(config.data))
     pairs = isinstance(given, tuple) and not isinstance(given, Dataset) and len(given) == 2
     pair = TrainingData(*given) if pairs else TrainingData(given)  # type: ignore[arg-type]
+    train, unseen = (_gathered(part, config.data) for part in pair)
+    assert train is not None
+    pair = TrainingData(train, unseen)
     dataset = _checked(pair.train, config.data.conditional)
     if pair.held_out is None:
         return TrainingData(dataset)
@@ -400,12 +407,17 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     return TrainingData(dataset, held_out)
 
 
+def _gathered(given: Any, settings: DataConfig) -> Dataset | None:
+    """A data set of ours as it is; any other one with items by their numbers read into memory."""
+    return from_items(given, settings) if is_map_style(given) else given
+
+
 def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -> Dataset:
     """A data set of a caller's; its labels are those of ``like`` where it does not name them."""
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            "expected dataset to be a vfn.data.Dataset or a pair of them, to train on and held "
-            f"out, got {object_name(type(dataset))}"
+            "expected dataset to be a vfn.data.Dataset or a map-style data set of pictures, or a "
+            f"pair of them, to train on and held out, got {object_name(type(dataset))}"
         )
     images, labels, beside = dataset.images, dataset.labels, dataset.beside
     if not conditional:
