@@ -322,6 +322,9 @@ def test_pictures_beside_stay_with_theirs_through_the_splits(shapes, tmp_path):
     np.save(paths["beside"], np.zeros((59, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="to have a picture for each of the 60, got 59"):
         prepare(settings)
+    np.save(paths["beside"], np.zeros((60, 8, 8), np.float32))
+    with pytest.raises(ValueError, match="to be 8-bit pictures, grey or RGB, got float32, 0 to 1"):
+        prepare(settings)
     np.save(paths["beside"], np.zeros((60, 4, 8), np.uint8))
     with pytest.raises(ValueError, match="of the size of the others, 8 x 8, got 4 x 8"):
         prepare(settings)

@@ -11,8 +11,9 @@ from vfn.configs import DataConfig, override
 from vfn.data import Dataset, as_dataset, load_dataset, prepare, read_pictures
 from vfn.data.values import PLAIN, Values, measured, ranged
 from vfn.evaluation import judge
+from vfn.model import shape_of
 from vfn.runs import find_checkpoint
-from vfn.sampling import load, write_samples
+from vfn.sampling import load, untrained, write_samples
 from vfn.train import train
 
 KINDS = {
@@ -255,6 +256,22 @@ def test_png_does_not_hold_them(run, tmp_path):
     ):
         write_samples(trained.draws(2, steps=2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_conditions_of_numbers_are_in_their_units(tmp_path):
+    data = settings(tmp_path, stack("float32"), condition="downscale:2", value_range=(-4, 6))
+    shape = shape_of(load_dataset(data))
+    trained = untrained(override(small_config(), {**vars(data), "guidance": 0.0}), shape)
+    given = trained.condition(load_dataset(data), 4).image
+    x0 = (load_dataset(data).images[:4] - 1) / 5
+    small = torch.nn.functional.avg_pool2d(x0, 2)
+    again = torch.nn.functional.interpolate(small, size=(8, 8), mode="bicubic")
+    torch.testing.assert_close(given[:, :5], again, rtol=1e-5, atol=1e-5)
+    np.save(tmp_path / "small.npy", np.full((2, 4, 4, 5), 6.5, np.float32))
+    with pytest.raises(ValueError, match="condition .* within -4..6, got 6.5 in picture 0"):
+        trained.condition(tmp_path / "small.npy")
+    with pytest.raises(ValueError, match="expected condition .* to be of float32, got uint8"):
+        trained.condition("dataset:digits:test")
 
 
 def test_a_resumed_run_knows_other_numbers(run, tmp_path):

@@ -213,6 +213,11 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
         source=source,
     )
     beside = _prepared(both, fresh)
+    if not beside.values.plain:
+        raise ValueError(
+            f"expected condition {shown(settings.condition)} to be 8-bit pictures, grey or RGB, "
+            f"got {beside.values.describe()} of {beside.images.shape[1]} channels"
+        )
     if beside.images.shape[2:] != prepared.images.shape[2:]:
         raise ValueError(
             f"expected condition {shown(settings.condition)} to have pictures of the size of the "

@@ -114,8 +114,9 @@ def open_condition(
             numbers = _read_numbers(Path(given), name)
             if numbers is not None:
                 return Beside(_of_numbers(numbers, shape, name))
-            if Path(given).suffix == ".npz" and (found := _masked(Path(given), name, config)):
-                return Beside(found)
+            masked = _masked(Path(given), name, config, shape)
+            if masked is not None:
+                return Beside(masked)
         given = _read(str(given), config, shape)
     rows = torch.arange(len(given.images) if num is None else min(num, len(given.images)))
     labels = given.labels if given.legend == shape.legend else None
@@ -193,10 +194,17 @@ def _of_pictures(
 
 def _image(given: Dataset, rows: Tensor, config: Config, shape: DataShape, name: str) -> Tensor:
     """Pictures that stand beside z, made of those that are given or these themselves."""
-    pictures, size = to_unit(given.images[rows]), shape.size[1:]
-    kind = derived_kind(config.data.condition)
+    size, kind = shape.size[1:], derived_kind(config.data.condition)
+    wanted = "uint8" if kind is None else shape.values.dtype
+    images = given.images if given.beside is None or kind is not None else given.beside
+    if images.dtype != getattr(torch, wanted):
+        raise ValueError(
+            f"expected {name} to be of {wanted}, got {str(images.dtype).removeprefix('torch.')}"
+        )
     if kind is None:
-        return known(pictures if given.beside is None else to_unit(given.beside[rows]), size)
+        return known(to_unit(images[rows]), size)
+    shape.values.check(images[rows], name)
+    pictures = shape.values.to_unit(images[rows])
     if tuple(pictures.shape[1:]) == shape.size:  # like those that are drawn
         alone = Dataset(given.images)
         found = fixed_conditions(alone, rows, pictures, config.data.condition).image
@@ -246,10 +254,10 @@ def _read_numbers(path: Path, name: str) -> Tensor | None:
     return torch.from_numpy(np.array(array, dtype=np.float64))
 
 
-def _masked(path: Path, name: str, config: Config) -> Conditions | None:
+def _masked(path: Path, name: str, config: Config, shape: DataShape) -> Conditions | None:
     """Pictures with a mask of what is known of them; None of a file without one."""
     kind = derived_kind(config.data.condition)
-    if kind is None or kind.word != "mask":
+    if kind is None or kind.word != "mask" or path.suffix != ".npz" or not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -260,5 +268,6 @@ def _masked(path: Path, name: str, config: Config) -> Conditions | None:
         raise ValueError(
             f"{name} cannot be read ({shortened(' '.join(str(error).split()))})"
         ) from None
-    pictures = to_unit(read_pictures(str(path), labelled=False).images)
-    return Conditions(image=with_mask(pictures, mask))
+    images = read_pictures(str(path), labelled=False).images
+    shape.values.check(images, name)
+    return Conditions(image=with_mask(shape.values.to_unit(images), mask))
