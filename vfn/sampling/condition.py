@@ -246,7 +246,7 @@ def _read_numbers(path: Path, name: str) -> Tensor | None:
     if path.suffix != ".npy" or not path.is_file():
         return None
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception:  # whoever reads pictures says what is wrong
         return None
     if array.ndim != 2 or array.dtype.kind not in "fiu":
@@ -260,7 +260,8 @@ def _masked(path: Path, name: str, config: Config, shape: DataShape) -> Conditio
     if kind is None or kind.word != "mask" or path.suffix != ".npz" or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open that is no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if "mask" not in file:
                 return None
             mask = torch.from_numpy(np.array(file["mask"], dtype=np.uint8))
