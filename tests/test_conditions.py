@@ -16,6 +16,7 @@ from vfn.data import as_dataset, load_dataset, prepare, to_unit
 from vfn.data.beside import derived_kind, vector_of
 from vfn.data.derived import downscaled, grey, masked, with_mask
 from vfn.evaluation import judge
+from vfn.interop.exports import exporter
 from vfn.nn import Conditions, Transformer, denoiser
 from vfn.ops import logsnr_schedule
 from vfn.runs import find_checkpoint
@@ -363,6 +364,15 @@ def test_pairs_are_needed(shapes):
 
 
 # Distillation, export
+
+
+@pytest.mark.parametrize("word", ["pt2", "diffusers"])
+def test_formats_without_a_place_for_conditions_say_so(word, run, tmp_path):
+    with pytest.raises(
+        ValueError, match="has no place for what this model takes beside labels: the"
+    ):
+        exporter(word)(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("span", [{"teacher_guidance": 0.5}, {"guidance_range": (0.0, 1.0)}])

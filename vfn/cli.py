@@ -3,13 +3,16 @@
 Nothing heavy is imported before a command runs, so that help and mistakes come at once.
 """
 
+import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +22,8 @@ from vfn.configs.schema import override
 from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
-from vfn.files import printable
+from vfn.files import printable, shown
+from vfn.interop.exports import EXPORTS, exporter
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.launch import launch
 from vfn.memory import is_shortage, shortage
@@ -38,6 +42,7 @@ from vfn.options import (
 )
 from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
+from vfn.tables import Described
 
 if TYPE_CHECKING:
     from vfn.sampling import Asked, Draws, Trained
@@ -259,9 +264,10 @@ weights_option = click.option("--weights", type=PATH,
                               help="the features' network  [a checked download]")  # fmt: skip
 
 
-def _metric_lines() -> str:
-    """The metrics for the help text."""
-    return "\n\n".join(f"{word}: {entry.text}." for word, entry in METRICS.items())
+def _tell(command: click.Command, entries: Mapping[str, Described]) -> None:
+    """Put words and what they stand for in place of ``{words}`` in a help text."""
+    lines = "\n\n".join(f"{word}: {entry.text}." for word, entry in entries.items())
+    command.help = inspect.cleandoc(command.help or "").replace("{words}", lines)
 
 
 @app.group("eval", invoke_without_command=True)
@@ -300,7 +306,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
 
     --metrics takes any of these, separated by commas.
 
-    {metrics}
+    {words}
     """
     if context.invoked_subcommand:
         refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
@@ -316,8 +322,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
     _judge(context, options)
 
 
-assert eval_command.help
-eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
+_tell(eval_command, METRICS)
 
 
 @_alone
@@ -443,21 +448,35 @@ def reference_command(
 def format_option(part: What) -> Callable[[Command], Command]:
     """The foreign formats that have an importer of this part; their data sets."""
     words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)
-    names = dict.fromkeys(name for word in offering(part) for name in FORMATS[word].datasets)
+    entries = [FORMATS[word] for word in offering(part) if FORMATS[word].with_dataset]
+    names = list(dict.fromkeys(name for entry in entries for name in entry.datasets))
+    closed = all(entry.datasets for entry in entries)
 
     def decorate(command: Command) -> Command:
         kind = click.option("--format", "kind", type=words, default="reference",
                             help=f"whose {part}  [reference]")  # fmt: skip
-        dataset = click.option("--dataset", type=click.Choice(list(names)),
+        dataset = click.option("--dataset", type=click.Choice(names) if closed else str,
                                help="its data set  [the file's]")  # fmt: skip
         return kind(dataset(command))
 
     return decorate
 
 
-def _source(source: Path, kind: str, dataset: str | None) -> Any:
+def _source(source: Path | None, kind: str, dataset: str | None) -> Any:
     """The foreign configuration, for another data set where one is named."""
-    return source if dataset is None else importer(kind, "with_dataset")(source, dataset)
+    entry = FORMATS.find(kind)
+    if entry.configured and source is None:
+        raise click.UsageError("Missing option '--config'.")
+    if entry.configured is False and source is not None:
+        raise click.UsageError(f"format {kind} brings its configuration; leave out --config")
+    if dataset is None:
+        return source
+    named = importer(kind, "with_dataset")
+    if entry.datasets and dataset not in entry.datasets:
+        raise click.UsageError(
+            f"format {kind} knows the data sets {', '.join(entry.datasets)}, got {shown(dataset)}"
+        )
+    return named(source, dataset)
 
 
 @app.group("import")
@@ -490,20 +509,25 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
 
 @import_group.command("checkpoint")
 @click.argument("file", type=PATH)
-@click.option("--config", "source", metavar="JSON", type=PATH, required=True,
-              help="the configuration of its run")  # fmt: skip
+@click.option("--config", "source", type=PATH,
+              help="the configuration of its run, where FILE does not bring it")  # fmt: skip
 @click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
 @_alone
 def import_checkpoint_command(
-    file: Path, source: Path, out: Path, kind: str, dataset: str | None
+    file: Path, source: Path | None, out: Path, kind: str, dataset: str | None
 ) -> None:
     """Make a run of a foreign checkpoint.
 
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
+
+    {words}
     """
     path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
     say(f"{path}; use it with: {as_typed('sample', '--checkpoint', out, '--out', 'samples')}")
+
+
+_tell(import_checkpoint_command, {word: FORMATS[word] for word in offering("checkpoint")})
 
 
 @app.command("info")
@@ -528,17 +552,53 @@ def info_command(
 
 @app.command("export")
 @click.argument("run", type=RUN)
-@click.option("--out", type=PATH, required=True, help=".safetensors file")
+@click.option("--out", type=PATH, help="file or folder that is not there; not needed with --push")
+@click.option(
+    "--format", "kind", type=Word(EXPORTS), help="what for  [safetensors, hub with --push]"
+)
+@click.option("--licence", help="of the weights, an identifier such as mit, for the card")
+@click.option("--push", metavar="OWNER/NAME", help="upload the folder to the Hugging Face Hub")
+@click.option("--sampler", type=Word(SOLVERS), help="of an exported sampler  [the run's]")
+@click.option("--steps", "sample_timesteps", type=click.IntRange(1, 10**4),
+              help="of an exported sampler  [the run's]")  # fmt: skip
+@click.pass_context
 @_alone
-def export_command(run: Path, out: Path) -> None:
-    """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
-    from vfn.runs import export_model, find_checkpoint
+def export_command(
+    context: click.Context,
+    run: Path,
+    out: Path | None,
+    kind: str | None,
+    push: str | None,
+    **options: Any,
+) -> None:
+    """Write the EMA parameters of a RUN, checkpoint or exported file for others.
 
-    if out.suffix != ".safetensors":
-        raise ValueError(f"expected --out to end in .safetensors, got {out}")
-    checkpoint = find_checkpoint(run)
-    export_model(checkpoint, out)
-    say(f"{out}: EMA parameters of step {checkpoint.step}")
+    {words}
+    """
+    kind = kind or ("safetensors" if push is None else "hub")
+    entry = EXPORTS.find(kind)
+    if kind in EXPORTS:
+        others = [name for name in (*options, "push") if name not in entry.options]
+        refuse_given(context, others, f"does not go with --format {kind}; leave it out")
+    if out is None and push is None:
+        raise click.UsageError("Missing option '--out'.")
+    if out is not None and entry.suffix and out.suffix != entry.suffix:
+        raise ValueError(f"expected --out to end in {entry.suffix}, got {out}")
+    chosen = given(options)
+    export = exporter(kind, chosen)
+    if push is None:
+        say(str(export(run, out, **chosen)))
+        return
+    from vfn.interop import hub_export
+
+    hub_export.check_push(push)
+    with nullcontext(out) if out else TemporaryDirectory() as place:
+        folder = Path(place) if out else Path(place) / "exported"
+        say(str(export(run, folder, **chosen)))
+        say(hub_export.push(folder, push))
+
+
+_tell(export_command, EXPORTS)
 
 
 @app.command("ema")

@@ -65,6 +65,11 @@ class Conditioned(nn.Module):
         self.vector_embed = two_layers(vector_dim) if vector_dim else None
         self.augment_embed = unbiased(augment_dim, embedding_dim) if augment_dim else None
 
+    def time_features(self, t: Tensor) -> Tensor:
+        """Times [B] as the network sees them: sinusoids [B, F], float64."""
+        slower = SMOOTH if self.time_embedding == "smooth" else 1
+        return sinusoidal_embedding(t / slower, self.features)
+
     def embed(
         self,
         t: Tensor,
@@ -91,8 +96,7 @@ class Conditioned(nn.Module):
         layer = self.time_embed[0]
         assert isinstance(layer, nn.Linear)
         dtype = layer.weight.dtype
-        slower = SMOOTH if self.time_embedding == "smooth" else 1
-        embedding = self.time_embed(sinusoidal_embedding(t / slower, self.features).to(dtype))
+        embedding = self.time_embed(self.time_features(t).to(dtype))
         if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
             low, high = self.guidance_range
             relative = (w - low) / (high - low)  # what guidance does is smooth in w
@@ -136,7 +140,7 @@ class Conditioned(nn.Module):
             ValueError: if they are not one for each sample, or one is missing or not wanted; only
                 labels and augmentation may be left out.
         """
-        count = len(z)
+        count = z.shape[0]  # len() would fix the number for torch.export
         if y is not None:
             expected = (count, self.num_classes) if self.multitags else (count,)
             if tuple(y.shape) != expected:

@@ -169,7 +169,7 @@ def denoiser(
     def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
-            given.append(guidance if number is None else z.new_full((len(z),), number))
+            given.append(guidance if number is None else z.new_full((z.shape[0],), number))
         out, frac = split_variance(z, network(z, schedule.time(logsnr), *given, **more), out_type)
         x0 = predict(z, out, logsnr, out_type).x0
         return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
@@ -178,7 +178,9 @@ def denoiser(
         """What is guided and what it is led away from, and the fraction of the first."""
         if doubled:
             both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
-            x0s, frac = list(both.out.chunk(2)), None if both.frac is None else both.frac[: len(z)]
+            count = z.shape[0]  # a plain number of it would be fixed by torch.export
+            x0s = [both.out[:count], both.out[count:]]
+            frac = None if both.frac is None else both.frac[:count]
         else:
             x0, frac = predicted(z, logsnr)
             x0s = [x0]

@@ -224,7 +224,7 @@ class UNet(Conditioned):
         self.check_conditions(z, y, w, vector, image, augment)
         with full_precision(z.device):  # 8 bits would blur neighbouring times
             embedding = F.silu(self.embed(t, y, w, vector, augment))
-        keys = current_keys(len(z)) if self.training and self.dropout else None
+        keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 
         def run(block: nn.Module, h: Tensor) -> Tensor:

@@ -169,6 +169,22 @@ class Trained:
         """
         return self.shape.values.shown(images, self.config.data.shown_channels)
 
+    def check_labels_alone(self, what: str) -> None:
+        """Refuse what has no place for conditions beside labels, or for other than 8-bit pictures.
+
+        Args:
+            what: wants labels alone, as the beginning of a message.
+
+        Raises:
+            ValueError: for such a network.
+        """
+        if text := self.conditioned:
+            raise ValueError(f"{what} has no place for what this model takes beside labels: {text}")
+        if not self.shape.values.plain:
+            raise ValueError(
+                f"{what} has no place for {self.shape.values.describe()}, which this model draws"
+            )
+
     @property
     def conditioned(self) -> str:
         """What the network takes beside labels, in few words; empty for nothing."""
@@ -496,7 +512,7 @@ def load(
 
     Args:
         path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
-            perhaps after ``run:``.
+            perhaps after ``run:``; or ``hf://owner/name``, a network on the hub.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.
