@@ -193,6 +193,15 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(network, values, fast_mode=True)
 
 
+def test_a_second_time_counts_once_its_layer_is_not_zero():
+    model = random_net(second_time=True)
+    z, t = inputs()
+    assert torch.equal(model(z, t, r=t), model(z, t))
+    assert relative_error(model(z, t, r=t / 2), model(z, t)) > 1e-3
+    fresh = Transformer(2, 2, **SIZES, second_time=True)
+    assert not any(param.any() for param in fresh.second_embed[-1].parameters())
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # torch's own, once
 def test_the_derivative_along_a_line_is_that_of_differences():
     """By jvp in z and t, to what central differences leave in float64: h^2 beside rounding / h."""
@@ -202,8 +211,8 @@ def test_the_derivative_along_a_line_is_that_of_differences():
         1e-6,
         (torch.randn(2, 2, 4, 6).double(), torch.full((2,), 1e-3).double()),
     )
+    _, slope = jvp(model, (z, t), lines)
     with sdpa_kernel(SDPBackend.MATH):
-        _, slope = jvp(model, (z, t), lines)
         ahead, behind = (model(z + s * lines[0], t + s * lines[1]) for s in (h, -h))
     assert relative_error(slope, (ahead - behind) / (2 * h)) < 1e-5
 

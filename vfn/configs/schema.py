@@ -6,6 +6,7 @@ built.
 """
 
 import dataclasses
+import itertools
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from vfn.files import few, shortened, shown
 from vfn.nn.network import NETWORKS, TimeEmbedding, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.guidance_rules import GUIDANCE_RULES
+from vfn.ops.objective_table import OBJECTIVES
 from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
@@ -154,7 +156,7 @@ class DataConfig(Section):
 
 
 # Fields of [model] for any network; the others are the UNet's.
-_SHARED = ("network", "options", "guidance_range")
+_SHARED = ("network", "options", "guidance_range", "second_time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,7 @@ class ModelConfig(Section):
     time_embedding: TimeEmbedding = option(
         "sinusoidal", "sinusoids of 1000 t, or smooth: of 10 t, for consistency models"
     )
+    second_time: bool = option(False, "also take the time where a step ends, as mean flows do")
     group_channels: int = option(
         1, "channels of each group of a normalisation, at least; at most 32 groups", 1, WIDTH
     )
@@ -197,7 +200,8 @@ class ModelConfig(Section):
             options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                        if f.name not in _SHARED}  # fmt: skip
         span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
-        return {**options, **span}
+        second = {"second_time": True} if self.second_time else {}
+        return {**options, **span, **second}
 
     def conflicts(self) -> list[str]:
         """A range not of two ends in order, options of another network, sizes of no UNet."""
@@ -251,6 +255,8 @@ class DiffusionConfig(Section):
         SIDE,
     )
     model_out_type: OutType = option("v", "what the network predicts")
+    objective: str = option("diffusion", "what the network learns", table=OBJECTIVES)
+    objective_options: dict[str, Any] = option({}, "parameters of the objective")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: str = option(
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
@@ -287,9 +293,18 @@ class DiffusionConfig(Section):
                     f"expected train_timesteps above 0, such as 1000, with {name} "
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
+        if self.objective != "diffusion":
+            if self.uses_bound or self.train_timesteps:
+                faults.append(
+                    f"expected loss_type mse, no learned_variance and train_timesteps 0 with "
+                    f"objective {self.objective}"
+                )
+            if self.model_out_type == "both":
+                faults.append(f"expected model_out_type v with objective {self.objective}")
         faults += self._faults_of_the_schedule()
         chosen = (
             (self.logsnr_schedule, SCHEDULES, self.schedule_options),
+            (self.objective, OBJECTIVES, self.objective_options),
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
@@ -429,6 +444,9 @@ class SampleConfig(Section):
     sample_timesteps: int = option(
         16, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
     )
+    times: tuple[float, ...] | None = option(
+        None, "times that the steps begin at, falling, such as 1,0.7, in place of a grid", 0, 1
+    )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0, WEIGHT)
     guidance_interval: tuple[float, ...] | None = option(
@@ -473,6 +491,17 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
+        if self.times is not None:
+            if len(self.times) != self.sample_timesteps:
+                faults.append(
+                    f"expected a time for each of the {self.sample_timesteps} steps in times, got "
+                    f"{len(self.times)}"
+                )
+            if 0 in self.times or any(a <= b for a, b in itertools.pairwise(self.times)):
+                faults.append(
+                    "expected times that fall, above 0, such as 1,0.7, got "
+                    f"{few((f'{time:g}' for time in self.times), joint=',')}"
+                )
         if self.zero_init >= self.sample_timesteps:
             faults.append(
                 f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
@@ -503,6 +532,7 @@ class DistillConfig(Section):
     """The section [distill]: teacher, students and their steps."""
 
     method: str = option("progressive", "how students are taught")
+    method_options: dict[str, Any] = option({}, "parameters of the method")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
@@ -528,6 +558,11 @@ class DistillConfig(Section):
         1,
         COUNT,
     )
+
+    @property
+    def asked(self) -> bool:
+        """Whether a distillation is described at all."""
+        return bool(self.teacher_steps) or self.method != DistillConfig.method
 
     def conflicts(self) -> list[str]:
         """Steps that no row of halvings leads to."""
@@ -557,18 +592,35 @@ class Config(Section):
         if step is not None and step not in kept:
             steps = few(map(str, kept)) or "none"
             return [f"expected step {step} of guide_with among those of keep_at, got {steps}"]
+        if faults := self._faults_of_the_objective():
+            return faults
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
                 "expected teacher_guidance, one w, or guidance_range, many, got "
                 f"{distill.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
             ]
-        if span is not None and not distill.teacher_steps:
+        if span is not None and not (distill.asked or self.diffusion.objective == "mean_flow"):
             return [
                 "expected guidance_range with teacher_steps: only a distillation teaches a network "
                 "what to do with it"
             ]
         return []
+
+    def _faults_of_the_objective(self) -> list[str]:
+        """What a UNet lacks for what it is to learn."""
+        model, word = self.model, self.diffusion.objective
+        entry, faults = OBJECTIVES.find(word), []
+        if not NETWORKS.find(model.network).sectioned or self.distill.asked:
+            return []  # whoever builds it looks, or knows the teacher
+        if entry.second_time and not model.second_time:
+            faults.append(f"expected second_time true with objective {word}")
+        if entry.smooth and model.time_embedding != "smooth":
+            faults.append(
+                f"expected time_embedding smooth with objective {word}, which differentiates the "
+                f"network in time, got {model.time_embedding}"
+            )
+        return faults
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -589,9 +641,12 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
 OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
     "logsnr_schedule": ("schedule_options",),
+    "objective": ("objective_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
     "guidance_rule": ("guidance_options",),
+    "method": ("method_options",),
+    "sample_timesteps": ("times",),
 }
 
 

@@ -127,6 +127,7 @@ class VariedUNet(UNet):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
+        r: Tensor | None = None,
         **more: Tensor | None,
     ) -> Tensor:
         """Predict from noisy data.
@@ -136,12 +137,13 @@ class VariedUNet(UNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
+            r: second time [B], or None.
             more: further conditions of the `UNet`.
 
         Returns:
             output [B, C_out, H, W]; the fraction of a variance as the logit of what theirs says.
         """
-        out = super().forward(z, t, y, w, **more)
+        out = super().forward(z, t, y, w, r, **more)
         if not self.variance:
             return out
         prediction, frac = out.chunk(2, dim=1)
@@ -196,6 +198,7 @@ class PreconditionedUNet(VariedUNet):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
+        r: Tensor | None = None,
         **more: Tensor | None,
     ) -> Tensor:
         """Predict x0 from noisy data.
@@ -205,6 +208,7 @@ class PreconditionedUNet(VariedUNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
+            r: second time [B], or None.
             more: further conditions of the `UNet`.
 
         Returns:
@@ -223,7 +227,7 @@ class PreconditionedUNet(VariedUNet):
             return coefficient.to(z.dtype).view(-1, 1, 1, 1) * x
 
         scaled = times(unscaled / total, z)
-        predicted = super().forward(scaled, 0.25 * log_sigma, y, w, **more)
+        predicted = super().forward(scaled, 0.25 * log_sigma, y, w, r, **more)
         return times(unscaled * skip, z) + times(out, predicted)
 
 

@@ -18,7 +18,7 @@ SMOOTH = 100  # of what is divided by it, sinusoids turn by at most ten radians
 
 
 class Conditioned(nn.Module):
-    """A network whose layers are steered by time, labels, guidance and numbers of a picture.
+    """A network whose layers are steered by times, labels, guidance and numbers of a picture.
 
     Args:
         features: width of the sinusoids of time and guidance, even and at least 4.
@@ -29,6 +29,8 @@ class Conditioned(nn.Module):
             None for one that does not. Its layer starts at zero: w changes nothing then.
         time_embedding: ``sinusoidal``, of 1000 t; or ``smooth``, of 10 t, at most ten radians over
             all times, for networks that are differentiated in time.
+        second_time: whether it takes a time r <= t as well, where a step from t ends, and predicts
+            the mean velocity between them (mean flows). Its last layer starts at zero.
         vector_dim: D numbers of each picture; 0 for none.
         image_channels: C' channels that stand beside those of z; 0 for none.
         augment_dim: A parameters of augmentation; 0 for none.
@@ -42,6 +44,7 @@ class Conditioned(nn.Module):
         multitags: bool = False,
         guidance_range: Sequence[float] | None = None,
         time_embedding: TimeEmbedding = "sinusoidal",
+        second_time: bool = False,
         vector_dim: int = 0,
         image_channels: int = 0,
         augment_dim: int = 0,
@@ -52,16 +55,19 @@ class Conditioned(nn.Module):
         self.num_classes, self.multitags = num_classes, multitags
         self.guidance_range = guidance_range
         self.vector_dim, self.image_channels = vector_dim, image_channels
-        self.augment_dim = augment_dim
+        self.augment_dim, self.second_time = augment_dim, second_time
 
-        def two_layers(width: int) -> nn.Sequential:
+        def two_layers(width: int, zero: bool = False) -> nn.Sequential:
             return nn.Sequential(
-                linear(width, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
+                linear(width, embedding_dim),
+                nn.SiLU(),
+                linear(embedding_dim, embedding_dim, zero=zero),
             )
 
         self.time_embed = two_layers(features)
         self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
         self.guidance_embed = linear(features, embedding_dim, zero=True) if guidance_range else None
+        self.second_embed = two_layers(features, zero=True) if second_time else None
         self.vector_embed = two_layers(vector_dim) if vector_dim else None
         self.augment_embed = unbiased(augment_dim, embedding_dim) if augment_dim else None
 
@@ -75,6 +81,7 @@ class Conditioned(nn.Module):
         t: Tensor,
         y: Tensor | None,
         w: Tensor | None = None,
+        r: Tensor | None = None,
         vector: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
@@ -84,6 +91,7 @@ class Conditioned(nn.Module):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K]; None leaves out their bias as well.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            r: second time [B] in [0, t], where the network takes one; None is t.
             vector: [B, D], or None where the network takes none.
             augment: [B, A]; None is none.
 
@@ -102,6 +110,10 @@ class Conditioned(nn.Module):
             relative = (w - low) / (high - low)  # what guidance does is smooth in w
             angles = sinusoidal_embedding(relative / SMOOTH, self.features)
             embedding = embedding + self.guidance_embed(angles.to(dtype))
+        if self.second_embed is not None:
+            ahead = torch.zeros_like(t) if r is None else t - r
+            angles = sinusoidal_embedding(ahead / SMOOTH, self.features)
+            embedding = embedding + self.second_embed(angles.to(dtype))
         if self.vector_embed is not None and vector is not None:
             embedding = embedding + self.vector_embed(vector.to(dtype))
         if self.augment_embed is not None and augment is not None:
@@ -122,6 +134,7 @@ class Conditioned(nn.Module):
         z: Tensor,
         y: Tensor | None,
         w: Tensor | None,
+        r: Tensor | None,
         vector: Tensor | None,
         image: Tensor | None,
         augment: Tensor | None,
@@ -132,13 +145,14 @@ class Conditioned(nn.Module):
             z: noisy data [B, C, H, W].
             y: labels, or None.
             w: guidance weights, or None.
+            r: second times, or None.
             vector: numbers of each picture, or None.
             image: pictures beside z, or None.
             augment: parameters of augmentation, or None.
 
         Raises:
             ValueError: if they are not one for each sample, or one is missing or not wanted; only
-                labels and augmentation may be left out.
+                labels, a second time and augmentation may be left out.
         """
         count = z.shape[0]  # len() would fix the number for torch.export
         if y is not None:
@@ -148,6 +162,13 @@ class Conditioned(nn.Module):
                     f"expected labels of shape {expected}, one for each sample of z, got "
                     f"{tuple(y.shape)}"
                 )
+        if r is not None and self.second_time and tuple(r.shape) != (count,):
+            raise ValueError(
+                f"expected a second time of shape ({count},), one for each sample of z, got "
+                f"{tuple(r.shape)}"
+            )
+        if not self.second_time:
+            _check("second time", r, (), taken=False)
         if augment is not None or not self.augment_dim:
             _check("augment", augment, (count, self.augment_dim), self.augment_dim > 0)
         _check("guidance", w, (count,), self.guidance_range is not None)

@@ -44,6 +44,9 @@ class Conditions(NamedTuple):
         return Conditions(*(None if value is None else change(value) for value in self))
 
 
+NO_CONDITIONS = Conditions()
+
+
 def check_labels(labels: Tensor, num_classes: int, multitags: bool = False) -> None:
     """Refuse labels that a network does not know.
 

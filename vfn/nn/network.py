@@ -5,10 +5,12 @@ A network is an `nn.Module` built with ``in_channels``, ``out_channels``, ``num_
 [0, 1], float64 (a network casts it where it meets z), y None or labels, [B] (classes 1..K, 0 for
 none) or [B, K] (0/1 tags, all zero for none).
 One that takes guidance as an input is built with ``guidance_range`` too, keeps it as an attribute,
-and is called as ``net(z, t, y, w)``. Further conditions are keywords: one that is built with
-``vector_dim`` is called with ``vector`` [B, D], with ``image_channels`` with ``image`` [B, C', H,
-W], with ``augment_dim`` with ``augment`` [B, A]; it is built with those alone that its data have.
-What is all zero stands for none. This module does not import torch.
+and is called as ``net(z, t, y, w)``. One with the attribute ``second_time`` set takes the keyword
+``r`` [B], a time in [0, t] where a step ends, and gives the mean velocity up to it; without r it
+is the velocity at t. Further conditions are keywords: one that is built with ``vector_dim`` is
+called with ``vector`` [B, D], with ``image_channels`` with ``image`` [B, C', H, W], with
+``augment_dim`` with ``augment`` [B, A]; it is built with those alone that its data have. What is
+all zero stands for none. This module does not import torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +55,7 @@ _WHOLE = {
     "num_heads": (1, WIDEST),
     "bottleneck": (0, WIDEST),
 }
-TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "checkpoint_activations", "time_embedding")
+TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "time_embedding", "checkpoint_activations")
 
 
 def transformer_faults(options: Mapping[str, Any]) -> list[str]:
@@ -80,11 +82,9 @@ def transformer_faults(options: Mapping[str, Any]) -> list[str]:
     ratio = options.get("mlp_ratio", 1.0)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 64:
         faults.append(f"expected mlp_ratio to be a number in 0..64 above 0, got {shown(ratio)}")
-    if not isinstance(options.get("checkpoint_activations", False), bool):
-        faults.append(
-            "expected checkpoint_activations to be true or false, got "
-            f"{shown(options['checkpoint_activations'])}"
-        )
+    saving = options.get("checkpoint_activations", False)
+    if not isinstance(saving, bool):
+        faults.append(f"expected checkpoint_activations to be true or false, got {shown(saving)}")
     if (time := options.get("time_embedding", "sinusoidal")) not in get_args(TimeEmbedding):
         faults.append(
             f"expected time_embedding to be one of {', '.join(get_args(TimeEmbedding))}, got "
@@ -118,6 +118,7 @@ NARROWEST = 4  # widths are multiples of it: so that the embedding of time has f
 
 # How the UNet sees time: by sinusoids of 1000 t, or of 10 t, whose derivative in t stays small.
 TimeEmbedding = Literal["sinusoidal", "smooth"]
+TIME_LAYERS = "time_embed."  # what names of its parameters begin with
 
 
 def unet_faults(

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vfn.nn.conditioning import Conditioned
-from vfn.nn.layers import full_precision, linear, run_block, unbiased
+from vfn.nn.layers import attend, full_precision, linear, run_block, unbiased
 from vfn.nn.network import TimeEmbedding, transformer_faults
 
 NORM_EPS = 1e-6
@@ -130,7 +130,7 @@ class TransformerBlock(nn.Module):
         )
         q = turned(rms_normed(q, self.sharpness[:, None, None]), cos, sin)
         k = turned(rms_normed(k), cos, sin)
-        y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        y = attend(q.to(v.dtype), k.to(v.dtype), v)
         return self.out(rearrange(y, "b n t d -> b t (n d)"))
 
 
@@ -156,6 +156,8 @@ class Transformer(Conditioned):
             None for one that does not. Its layer starts at zero: w changes nothing then.
         time_embedding: ``sinusoidal``, of 1000 t; or ``smooth``, of 10 t, at most ten radians over
             all times, for networks that are differentiated in time.
+        second_time: whether it takes a time r <= t as well, where a step from t ends, and predicts
+            the mean velocity between them (mean flows). Its last layer starts at zero.
         vector_dim: D numbers of each picture that the network takes as an input; 0 for none.
         image_channels: C' channels of a picture that it takes beside those of z; 0 for none.
         augment_dim: A parameters of augmentation that it takes; 0 for none.
@@ -188,6 +190,7 @@ class Transformer(Conditioned):
         checkpoint_activations: bool = False,
         guidance_range: Sequence[float] | None = None,
         time_embedding: TimeEmbedding = "sinusoidal",
+        second_time: bool = False,
         vector_dim: int = 0,
         image_channels: int = 0,
         augment_dim: int = 0,
@@ -198,8 +201,8 @@ class Transformer(Conditioned):
         if faults := transformer_faults({**sizes, **more, **saving}):
             raise ValueError("; ".join(faults))
         super().__init__(
-            width, width, num_classes, multitags, guidance_range, time_embedding, vector_dim,
-            image_channels, augment_dim,
+            width, width, num_classes, multitags, guidance_range, time_embedding, second_time,
+            vector_dim, image_channels, augment_dim,
         )  # fmt: skip
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patch_size, self.head_dim = patch_size, width // num_heads
@@ -225,6 +228,7 @@ class Transformer(Conditioned):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
+        r: Tensor | None = None,
         *,
         vector: Tensor | None = None,
         image: Tensor | None = None,
@@ -237,6 +241,7 @@ class Transformer(Conditioned):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            r: second time [B] in [0, t], where the network takes one; None is t.
             vector: numbers of each picture [B, D], likewise; all zero for none.
             image: what stands beside z [B, C', H, W], likewise.
             augment: parameters of augmentation [B, A]; None is none.
@@ -249,9 +254,9 @@ class Transformer(Conditioned):
                 an unconditional network, or another condition is missing or not wanted.
         """
         height, width = self._grid(z)
-        self.check_conditions(z, y, w, vector, image, augment)
+        self.check_conditions(z, y, w, r, vector, image, augment)
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y, w, vector, augment))
+            embedding = F.silu(self.embed(t, y, w, r, vector, augment))
         angles = rotary_angles(height, width, self.head_dim, z.device)
         sin = angles.sin().to(embedding.dtype)
         cos, sin = angles.cos().to(embedding.dtype).repeat(1, 2), torch.cat([-sin, sin], dim=-1)

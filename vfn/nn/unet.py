@@ -82,6 +82,8 @@ class UNet(Conditioned):
             Few groups are faster on a CPU.
         guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
             None for one that does not. Its layer starts at zero: w changes nothing then.
+        second_time: whether it takes a time r <= t as well, where a step from t ends, and predicts
+            the mean velocity between them (mean flows). Its last layer starts at zero.
         vector_dim: D numbers of each picture that the network takes as an input; 0 for none.
         image_channels: C' channels of a picture that it takes beside those of z; 0 for none.
         augment_dim: A parameters of augmentation that it takes; 0 for none.
@@ -92,7 +94,7 @@ class UNet(Conditioned):
         ValueError: for a combination that has no network.
 
     Source: Salimans & Ho 2022 (2202.00512); Nichol & Dhariwal 2021 (2102.09672); guidance as an
-    input: Meng et al. 2023 (2210.03142), section 3.
+    input: Meng et al. 2023 (2210.03142), section 3; the second time: Geng et al. 2025 (2505.13447).
 
     >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1, 2), num_res_blocks=1, num_classes=10)
     >>> net(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([3, 0])).shape
@@ -118,6 +120,7 @@ class UNet(Conditioned):
         guidance_range: Sequence[float] | None = None,
         attend_after_resampling: bool = True,
         time_embedding: TimeEmbedding = "sinusoidal",
+        second_time: bool = False,
         group_channels: int = 1,
         vector_dim: int = 0,
         image_channels: int = 0,
@@ -130,7 +133,7 @@ class UNet(Conditioned):
             raise ValueError("; ".join(faults))
         super().__init__(
             hid_channels, embedding_dim, num_classes, multitags, guidance_range, time_embedding,
-            vector_dim, image_channels, augment_dim,
+            second_time, vector_dim, image_channels, augment_dim,
         )  # fmt: skip
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
@@ -197,6 +200,7 @@ class UNet(Conditioned):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
+        r: Tensor | None = None,
         *,
         vector: Tensor | None = None,
         image: Tensor | None = None,
@@ -209,6 +213,7 @@ class UNet(Conditioned):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            r: second time [B] in [0, t], where the network takes one; None is t.
             vector: numbers of each picture [B, D], likewise; all zero for none.
             image: what stands beside z [B, C', H, W], likewise.
             augment: parameters of augmentation [B, A]; None is none.
@@ -221,9 +226,9 @@ class UNet(Conditioned):
                 an unconditional network, or another condition is missing or not wanted.
         """
         _check_input(z, self.in_channels)
-        self.check_conditions(z, y, w, vector, image, augment)
+        self.check_conditions(z, y, w, r, vector, image, augment)
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y, w, vector, augment))
+            embedding = F.silu(self.embed(t, y, w, r, vector, augment))
         keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 

@@ -288,6 +288,13 @@ def _network(word: str) -> str:
 
 def _lead_of_stages(config: Config, begun: int) -> str:
     steps = [str(number) for number in stages_of(config)]
+    if not config.distill.teacher_steps:
+        return (
+            f"A teacher whose student learned by the method {config.distill.method} to turn noise "
+            f"into pictures like those of the data set {config.data.dataset} in {', '.join(steps)} "
+            f"{'step' if steps == ['1'] else 'steps'}, or in others: "
+            f"{'begun' if begun else 'not begun'}."
+        )
     return (
         f"A teacher of {config.distill.teacher_steps} steps of DDIM, distilled into students that "
         f"turn noise into pictures like those of the data set {config.data.dataset} in "
