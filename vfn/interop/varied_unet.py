@@ -127,8 +127,7 @@ class VariedUNet(UNet):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
-        r: Tensor | None = None,
-        **more: Tensor | None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Predict from noisy data.
 
@@ -137,13 +136,12 @@ class VariedUNet(UNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
-            r: second time [B], or None.
-            more: further conditions of the `UNet`.
+            conditions: others, as `UNet` takes them.
 
         Returns:
             output [B, C_out, H, W]; the fraction of a variance as the logit of what theirs says.
         """
-        out = super().forward(z, t, y, w, r, **more)
+        out = super().forward(z, t, y, w, **conditions)
         if not self.variance:
             return out
         prediction, frac = out.chunk(2, dim=1)
@@ -198,8 +196,7 @@ class PreconditionedUNet(VariedUNet):
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
-        r: Tensor | None = None,
-        **more: Tensor | None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Predict x0 from noisy data.
 
@@ -208,8 +205,7 @@ class PreconditionedUNet(VariedUNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
-            r: second time [B], or None.
-            more: further conditions of the `UNet`.
+            conditions: others, as `UNet` takes them.
 
         Returns:
             x0 [B, C_out, H, W].
@@ -226,8 +222,9 @@ class PreconditionedUNet(VariedUNet):
         def times(coefficient: Tensor, x: Tensor) -> Tensor:
             return coefficient.to(z.dtype).view(-1, 1, 1, 1) * x
 
-        scaled = times(unscaled / total, z)
-        predicted = super().forward(scaled, 0.25 * log_sigma, y, w, r, **more)
+        predicted = super().forward(
+            times(unscaled / total, z), 0.25 * log_sigma, y, w, **conditions
+        )
         return times(unscaled * skip, z) + times(out, predicted)
 
 
