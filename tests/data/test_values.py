@@ -219,6 +219,11 @@ def test_drawn_numbers_are_written_as_they_are(run, kind, tmp_path):
     again = read_of[kind](tmp_path / "out")
     assert again.dtype == np.float32
     assert np.array_equal(again, draws.all().images.numpy())
+    data = load_dataset(trained.config.data)
+    found = judge(data, str(tmp_path / "out"), "fd", device="cpu")
+    assert found.figures[0].value == judge(data, draws, "fd", device="cpu").figures[0].value
+    with pytest.raises(ValueError, match="expected fake pictures of uint8, as the others are, got"):
+        judge("dataset:digits", str(tmp_path / "out"), "fd", device="cpu")
     if kind == "npz":
         assert torch.equal(read_pictures(str(tmp_path / "out/samples.npz")).images,
                            draws.all().images)  # fmt: skip

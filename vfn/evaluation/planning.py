@@ -191,13 +191,15 @@ def _values_of(real: Content, fake: Content) -> Values:
 
 def _comparable(side: Content, values: Values, role: str) -> Content:
     """A side with its numbers as metrics compare them."""
-    if not isinstance(side, Dataset) or (values.plain and side.values.plain):
+    if not isinstance(side, Dataset):
         return side
     if side.images.dtype != getattr(torch, values.dtype):
         raise ValueError(
             f"expected {role} pictures of {values.dtype}, as the others are, got "
             f"{str(side.images.dtype).removeprefix('torch.')}"
         )
+    if values.plain:
+        return side
     values.check(side.images, f"{role} pictures")
     return side._replace(images=values.compared(side.images), values=PLAIN)
 
