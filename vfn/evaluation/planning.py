@@ -273,6 +273,11 @@ def paired_draws(
 
     Raises:
         ValueError: if there are no pictures, or they lack what the network takes.
+
+    >>> from vfn.sampling import untrained
+    >>> paired_draws(untrained("digits"), None, num=4)
+    Traceback (most recent call last):
+    ValueError: this model takes ... give pictures there, such as dataset:NAME:test
     """
     if like is None:
         raise ValueError(

@@ -247,6 +247,10 @@ def params_from_adm(
 
     Raises:
         ValueError: if names or shapes do not fit, or values are no finite numbers.
+
+    >>> params_from_adm({"odd.weight": torch.zeros(1)}, UNet(1, 1, hid_channels=32))
+    Traceback (most recent call last):
+    ValueError: ...
     """
     return fit(model, dict(_layers(model, new_order)), state)
 
