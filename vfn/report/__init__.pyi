@@ -1,4 +1,4 @@
-from .beside import compare as compare
+from .side_by_side import compare as compare
 from .page import report as report
 from .read import RunContents as RunContents
 from .read import Stage as Stage
