@@ -273,6 +273,13 @@ def paired_draws(
 
     Raises:
         ValueError: if there are no pictures, or they lack what the network takes.
+
+    >>> from vfn.configs import load, override
+    >>> from vfn.data import load_dataset
+    >>> from vfn.sampling import untrained
+    >>> config = override(load("digits"), {"condition": "downscale:2"})
+    >>> paired_draws(untrained(config), load_dataset(config.data, "test"), 20).num
+    20
     """
     if like is None:
         raise ValueError(

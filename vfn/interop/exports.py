@@ -18,6 +18,9 @@ class Export(Entry):
     """A format of export.
 
     suffix: what its files end in, empty for a folder. options: of the command, that it takes.
+
+    >>> Export(text="my format", target="mine.formats:export", suffix=".mine").options
+    ()
     """
 
     suffix: str = ""

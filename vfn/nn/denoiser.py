@@ -243,7 +243,11 @@ def guidance_range(model: nn.Module) -> Sequence[float] | None:
 
 
 def takes_second_time(model: nn.Module) -> bool:
-    """Whether a network takes a second time as an input, the keyword r, as mean flows do."""
+    """Whether a network takes a second time as an input, the keyword r, as mean flows do.
+
+    >>> takes_second_time(nn.Identity())
+    False
+    """
     return bool(getattr(model, "second_time", False))
 
 
