@@ -35,6 +35,7 @@ NUM, PROBED = 1000, (20, 60)
 LEVELS = {"time_density": "lognormal", "time_options": {"mean": -1.2, "std": 1.2}}
 EDM_LOSS = {**LEVELS, "reweight_type": "edm", "reweight_options": {"sigma_data": 0.5}}
 EDM = {"network": "benchmarks.edm:SongUNet", "model_out_type": "x0", **EDM_LOSS}
+FASTER = {"attend_after_resampling": False, "group_channels": 4, "time_embedding": "smooth"}
 RECIPES: dict[str, dict[str, Any]] = {
     "preset digits": {},
     "EDM's noise levels": LEVELS,
@@ -71,6 +72,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "EDM's network, our prediction, its noise levels": {
         "network": EDM["network"], "options": {"preconditioned": False}, **LEVELS,
+    },
+    "at least 4 channels a group": {"group_channels": 4},
+    "bf16": {"precision": "bf16"},
+    "EDM, bf16": {**EDM, "precision": "bf16"},
+    "faster network": FASTER,
+    "faster network, EDM's noise levels and weight": {**FASTER, **EDM_LOSS},
+    "faster network, EDM's noise levels and weight, bf16": {
+        **FASTER, **EDM_LOSS, "precision": "bf16"
     },
 }  # fmt: skip
 SAMPLERS: dict[str, dict[str, Any]] = {

@@ -295,7 +295,7 @@ def test_help(vfn, verb):
         ("train --out {new} --device tpu9", "expected device auto, cpu or cuda"),
         ("train --out {new} --dataset cats", "unknown data set 'cats', expected one of digits"),
         ("train --out {new} --dataset {empty}", "holds no pictures"),
-        ("train --out {new} --dataset {file}", "expected one of digits, mnist, cifar10, celeba"),
+        ("train --out {new} --dataset {file}", "expected one of digits, mnist5k, glyphs, p"),
         ("train --out {new} --image-size 8,8,8", "image_size to be height, width, got [8, 8, 8]"),
         ("train --out {new} --split valid", "unknown split 'valid', expected one of train, test"),
         ("train --out {new} --init-partial", "expected --init-from with --init-partial"),

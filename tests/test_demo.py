@@ -25,6 +25,14 @@ def test_the_words_of_the_steps(tmp_path):
     assert shlex.split(lines[0])[5] == f"{tmp_path}/a run"
 
 
+def test_the_preset_names_the_data(tmp_path):
+    lines = [step.line for step in demo_steps(tmp_path / "a", 7, 50, preset="mnist5k")]
+    assert "--config mnist5k" in lines[0]
+    assert all("--real dataset:mnist5k:train" in line for line in lines[3:5])
+    with pytest.raises(ValueError, match="unknown config 'nothing'"):
+        run_demo(tmp_path / "a", preset="nothing")
+
+
 def test_no_steps_are_the_preset_s(tmp_path):
     assert "--steps" not in demo_steps(tmp_path, None, 50)[0].line
 

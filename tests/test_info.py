@@ -1,5 +1,7 @@
 """Parameters, operations and memory of a network, against counts made another way."""
 
+from shutil import copytree
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,17 @@ def test_of_a_run_and_of_a_file(teacher):
     alone = summary_of(str(older))
     assert alone.checkpoints == {older.name: older.stat().st_size}
     assert (alone.step, alone.cost) == (1, summary.cost)
+    assert "snapshots" not in summary.text()
+
+
+def test_of_a_run_with_snapshots_of_averages(teacher, tmp_path):
+    run = RunFiles(tmp_path / "run")
+    copytree(teacher, run.path)
+    for step in (100, 20):
+        run.snapshot(step).parent.mkdir(exist_ok=True)
+        run.snapshot(step).touch()
+    told = summary_of(str(run.path)).text()
+    assert told.endswith("\n\nsnapshots of averages, for vfn ema: steps 20, 100")
 
 
 def test_a_distillation_has_its_teacher_s_network(teacher):

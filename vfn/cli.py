@@ -678,15 +678,19 @@ def report_command(run: Path, add: tuple[Path, ...]) -> None:
 
 
 @app.command("demo")
+@click.option("--config", "preset", metavar="NAME|FILE",
+              help="preset of another data set, such as mnist5k  [digits]")  # fmt: skip
 @click.option("--out", type=RUN, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
 @click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
 @click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")
-def demo_command(out: Path, steps: int | None, num: int, sample_timesteps: int | None) -> None:
+def demo_command(
+    preset: str | None, out: Path, steps: int | None, num: int, sample_timesteps: int | None
+) -> None:
     """Train on handwritten digits, sample, evaluate, report: minutes on a laptop's CPU."""
     from vfn.demo import run_demo
 
-    run_demo(out, steps, num, sample_timesteps)
+    run_demo(out, steps, num, sample_timesteps, preset)
 
 
 def _show(text: str) -> None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vfn.configs import load, override
 from vfn.files import write_json
 from vfn.progress import as_typed, say
 from vfn.runs import RunFiles
 
 PRESET = "digits"
-REAL = "dataset:digits:train"
 SWEEP = (0.0, 0.5, 1.0, 3.0)
 
 
@@ -28,7 +28,11 @@ class Step(NamedTuple):
 
 
 def demo_steps(
-    out: Path, steps: int | None, num: int, sample_timesteps: int | None = None
+    out: Path,
+    steps: int | None,
+    num: int,
+    sample_timesteps: int | None = None,
+    preset: str | None = None,
 ) -> list[Step]:
     """What the demo does, in order.
 
@@ -37,9 +41,13 @@ def demo_steps(
         steps: training steps; the preset's if None.
         num: pictures that are judged.
         sample_timesteps: steps of sampling; the preset's if None.
+        preset: or configuration file; `PRESET` if None.
 
     Returns:
         the steps.
+
+    Raises:
+        ValueError: if there is no such preset.
 
     >>> for step in demo_steps(Path("runs/demo"), None, 1000):
     ...     print(step.line)
@@ -52,19 +60,24 @@ def demo_steps(
         --guidance 0 --json runs/demo/metrics-w0.json
     vfn report runs/demo
     """
-    run = RunFiles(out)
+    run, preset = RunFiles(out), preset or PRESET
+    real = f"dataset:{load(preset).data.dataset}:train"
     return [
-        _train(run, {"steps": steps, "sample_timesteps": sample_timesteps}),
+        _train(run, preset, {"steps": steps, "sample_timesteps": sample_timesteps}),
         _sample(run, run.sample),
         _sample(run, run.sweep, SWEEP),
-        _judge(run, num, run.metrics),
-        _judge(run, num, run.metrics.with_stem(f"{run.metrics.stem}-w0"), 0.0),
+        _judge(run, real, num, run.metrics),
+        _judge(run, real, num, run.metrics.with_stem(f"{run.metrics.stem}-w0"), 0.0),
         _report(run),
     ]
 
 
 def run_demo(
-    out: Path, steps: int | None = None, num: int = 1000, sample_timesteps: int | None = None
+    out: Path,
+    steps: int | None = None,
+    num: int = 1000,
+    sample_timesteps: int | None = None,
+    preset: str | None = None,
 ) -> Path:
     """Train on handwritten digits, sample, evaluate, report; each step is announced.
 
@@ -73,16 +86,17 @@ def run_demo(
         steps: training steps; the preset's if None.
         num: pictures that are judged.
         sample_timesteps: steps of sampling; the preset's if None.
+        preset: or configuration file; `PRESET` if None.
 
     Returns:
         the page about the run.
 
     Raises:
-        ValueError: if ``out`` holds another run.
+        ValueError: if there is no such preset, or ``out`` holds another run.
         OSError: if ``out`` cannot be written.
         KeyboardInterrupt: if the training was stopped by a signal; its checkpoint is written.
     """
-    run, demo = RunFiles(out), demo_steps(out, steps, num, sample_timesteps)
+    run, demo = RunFiles(out), demo_steps(out, steps, num, sample_timesteps, preset)
     _check_places(run)
     for step in demo:
         say(f"\n$ {step.line}")
@@ -104,14 +118,13 @@ def _check_places(run: RunFiles) -> None:
         check_place(path)
 
 
-def _train(run: RunFiles, given: dict[str, int | None]) -> Step:
+def _train(run: RunFiles, preset: str, given: dict[str, int | None]) -> Step:
     shorter = {name: value for name, value in given.items() if value is not None}
 
     def call() -> None:
-        from vfn.configs import load, override
         from vfn.train import train
 
-        outcome = train(override(load(PRESET), shorter), run.path, resume=True)
+        outcome = train(override(load(preset), shorter), run.path, resume=True)
         if outcome.signum:
             say(f"stopped at step {outcome.step}; the same command goes on from there")
             raise KeyboardInterrupt
@@ -119,16 +132,17 @@ def _train(run: RunFiles, given: dict[str, int | None]) -> Step:
     flags = {f"--{name.replace('_', '-')}": str(value) for name, value in shorter.items()}
     words = [word for pair in flags.items() for word in pair]
     out = str(run.path)
-    return Step(["train", "--config", PRESET, "--out", out, "--resume", *words], call)
+    return Step(["train", "--config", preset, "--out", out, "--resume", *words], call)
 
 
 def _sample(run: RunFiles, out: Path, guidance: tuple[float, ...] = ()) -> Step:
-    """Ten of each digit; with several strengths of guidance side by side."""
+    """Ten of each class; with several strengths of guidance side by side."""
 
     def call() -> None:
-        from vfn.sampling import load, write_samples
+        from vfn.sampling import load as load_run
+        from vfn.sampling import write_samples
 
-        trained = load(run.path)
+        trained = load_run(run.path)
         draws = [trained.draws(guidance=w) for w in guidance] or trained.draws()
         write_samples(draws, out, fresh=True)
 
@@ -138,20 +152,20 @@ def _sample(run: RunFiles, out: Path, guidance: tuple[float, ...] = ()) -> Step:
     )
 
 
-def _judge(run: RunFiles, num: int, path: Path, guidance: float | None = None) -> Step:
+def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | None = None) -> Step:
     """Figures of the run's pictures, drawn as it says or with another strength of guidance."""
     strength = [] if guidance is None else ["--guidance", f"{guidance:g}"]
-    arguments = ["eval", "--real", REAL, "--fake", f"run:{run.path}", "--num", str(num),
+    arguments = ["eval", "--real", real, "--fake", f"run:{run.path}", "--num", str(num),
                  *strength, "--json", str(path)]  # fmt: skip
 
     def call() -> None:
         from vfn.evaluation import judge
         from vfn.evaluation.metrics import USUAL
-        from vfn.sampling import load
+        from vfn.sampling import load as load_run
 
-        trained = load(run.path)
+        trained = load_run(run.path)
         draws = trained.draws(num) if guidance is None else trained.draws(num, guidance=guidance)
-        found = judge(REAL, draws, USUAL, num=num)
+        found = judge(real, draws, USUAL, num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())
             replace(found, command=shlex.join(["vfn", *arguments])).write(path)
@@ -180,7 +194,7 @@ def _farewell(run: RunFiles) -> str:
     )
     return (
         f"\nLook at {run.report} (everything on one page),\n"
-        f"  {run.sample / GRID} (ten of each digit),\n"
+        f"  {run.sample / GRID} (some of each class),\n"
         f"  {run.sample / DENOISING} (how they come out of noise),\n"
         f"  {run.sweep / SHEET} (guidance {strengths}).\n"
         f"More pictures:\n  {more}\n"

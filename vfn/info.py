@@ -15,6 +15,7 @@ from vfn.configs import Config, DataConfig
 from vfn.data import Labels, load_dataset
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
+from vfn.files import few
 from vfn.footprint import COPIES, FLOAT32, Footprint, example_batch
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
@@ -101,7 +102,8 @@ class Summary:
     """What a configuration or a run comes to.
 
     shape, cost, needs: None for a distillation whose teacher is not known. checkpoints: bytes of
-    each file by its name, newest first. step: of the newest intact one. stages: of a distillation.
+    each file by its name, newest first. step: of the newest intact one. snapshots: steps after
+    which there are some for `vfn ema`. stages: of a distillation.
     """
 
     config: Config
@@ -110,6 +112,7 @@ class Summary:
     needs: Needs | None = None
     checkpoints: dict[str, int] | None = None
     step: int | None = None
+    snapshots: Sequence[int] = ()
     stages: Sequence[StagePlan] = ()
 
     def text(self) -> str:
@@ -123,6 +126,9 @@ class Summary:
             sizes = [[name, f"{size / 1e6:,.1f}"] for name, size in self.checkpoints.items()]
             parts.append(text_table([["checkpoint", "MB"], *sizes]))
             parts.append(f"newest intact checkpoint: step {self.step}")
+        if self.snapshots:
+            steps = few(map(str, self.snapshots), most=20)
+            parts.append(f"snapshots of averages, for vfn ema: steps {steps}")
         if self.stages:
             rows = [[str(stage.student_steps), _updates(stage)] for stage in self.stages]
             parts.append(text_table([["student's steps", "updates"], *rows]))
@@ -331,6 +337,7 @@ def _stored(path: Path) -> Summary:
         **_figures(checkpoint.config, checkpoint.shape),
         checkpoints={file.name: file.stat().st_size for file in files},
         step=checkpoint.step,
+        snapshots=sorted(run.snapshot_steps()) if path.is_dir() else (),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from vfn.configs import load, presets
 from vfn.data import Labels, datasets
+from vfn.data.standard import DATASETS
 from vfn.model import DataShape, build_model
 
 TEN = Labels(tuple("0123456789"))
@@ -22,7 +23,10 @@ SHAPES = {
     "cifar10_uncond": DataShape(3, 32, 32, NONE),
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
+    "glyphs": DataShape(1, 32, 32, DATASETS["glyphs"].legend),
     "mnist": DataShape(1, 28, 28, TEN),
+    "mnist5k": DataShape(1, 28, 28, TEN),
+    "patches": DataShape(3, 32, 32, DATASETS["patches"].legend),
     "small": DataShape(3, 32, 32, TEN),
 }
 OWN = ("small", "64", "128")  # for pictures of one's own
@@ -92,7 +96,7 @@ def test_network_is_built_and_fits_the_pictures(name):
     size, legend = shape.size, shape.legend
     with torch.device("meta"):
         model = build_model(config, shape)
-        labels = torch.zeros(2, 40) if legend.tags else torch.zeros(2)
+        labels = torch.zeros(2, len(legend.names)) if legend.tags else torch.zeros(2)
         given = labels if legend.names else None
         out = model(torch.zeros(2, *size), torch.zeros(2), given)
     twice = 2 if config.diffusion.model_out_type == "both" else 1

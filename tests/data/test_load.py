@@ -97,7 +97,7 @@ def test_an_evaluation_prepares_the_run_s_data_set_as_the_run_did(tmp_path, monk
     [
         (
             "dataset:cats",
-            "unknown data set 'cats', expected one of digits, mnist, cifar10, cele",
+            "unknown data set 'cats', expected one of digits, mnist5k, glyphs, patches, ",
         ),
         ("dataset:digits:dev", "expected split to be one of train, valid, test, all, got 'dev'"),
         ("dataset:digits:valid", "unknown split 'valid', expected one of train, test, all"),

@@ -12,6 +12,8 @@ from vfn.nn.layers import (
     ConvResample,
     ResidualBlock,
     SelfAttention,
+    attend,
+    group_norm,
     lecun_normal_,
     sinusoidal_embedding,
 )
@@ -232,10 +234,14 @@ def test_sizes_that_do_not_halve_get_zeros_around_them_inside(height, width, top
     assert (z.grad != 0).all()
 
 
-@pytest.mark.parametrize(("hid", "groups"), [(48, 16), (20, 4), (96, 32)])
-def test_groups_divide_any_width(hid, groups):
-    model = UNet(1, 1, hid, (1, 2), 1, (False, True))
-    assert model.down[0].residual.norm1.num_groups == groups
+@pytest.mark.parametrize(
+    ("hid", "least", "groups"), [(48, 1, 24), (20, 1, 20), (96, 1, 32), (96, 4, 24), (32, 4, 8),
+                                 (20, 3, 5), (256, 4, 32), (8, 100, 1)]
+)  # fmt: skip
+def test_groups_divide_any_width(hid, least, groups):
+    model = UNet(1, 1, hid, (1, 1), 1, (False, True), group_channels=least)
+    norms = [model.down[0].residual.norm1, model.middle[0].attention.norm]
+    assert [norm.num_groups for norm in norms] == [groups] * 2
     assert model(torch.randn(2, 1, 8, 8), torch.rand(2)).isfinite().all()
 
 
@@ -434,6 +440,23 @@ def test_autocast_keeps_conditioning_and_output_in_float32():
     assert seen == {"time_embed": full, "label_embed": full, "in_conv": half, "middle.0": half}
     assert got.dtype == full
     assert 0 < relative_error(got, expected) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_attention_and_normalisation_in_half_precision(dtype):
+    """Within two units in the last place of what float64 gives for the same rounded inputs."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 9, 8).to(dtype)
+    weights = torch.einsum("bhnd,bhmd->bhnm", q.double(), k.double()).div(8**0.5).softmax(-1)
+    x, norm = torch.randn(2, 64, 3, 3).to(dtype), group_norm(64)
+    torch.nn.init.normal_(norm.weight)
+    groups = x.double().view(2, 32, -1)
+    centred = groups - groups.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = scaled.view_as(x) * norm.weight.double().view(-1, 1, 1)
+    for got, exact in ((attend(q, k, v), weights @ v.double()), (norm(x), expected)):
+        assert got.dtype == dtype
+        assert (got - exact).abs().max() < 2 * torch.finfo(dtype).eps * exact.abs().max()
 
 
 def guided_net(**options):

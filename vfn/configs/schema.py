@@ -147,6 +147,9 @@ class ModelConfig(Section):
     time_embedding: TimeEmbedding = option(
         "sinusoidal", "sinusoids of 1000 t, or smooth: of 10 t, for consistency models"
     )
+    group_channels: int = option(
+        1, "channels of each group of a normalisation, at least; at most 32 groups", 1, WIDTH
+    )
     checkpoint_activations: bool = option(
         False, "compute activations again instead of keeping them"
     )

