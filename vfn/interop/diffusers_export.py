@@ -20,7 +20,7 @@ from vfn.nn import with_params
 from vfn.nn.unet import UNet
 from vfn.ops import logsnr_grid, sample
 from vfn.runs import Checkpoint, find_checkpoint
-from vfn.runs.checkpoint import packed
+from vfn.runs.checkpoint import write_packed
 from vfn.sampling import Trained, load
 from vfn.tables import how_to_install
 
@@ -162,7 +162,7 @@ def write_side_file(path: Path, checkpoint: Checkpoint) -> None:
         checkpoint: whose average was exported.
     """
     layer = {name: checkpoint.ema[name] for name in LABEL_LAYER if name in checkpoint.ema}
-    write_atomic(path, packed(SIDE_FORMAT, layer, checkpoint._replace(profiles={})))
+    write_packed(path, SIDE_FORMAT, layer, checkpoint._replace(profiles={}))
 
 
 def scheduler_settings(diffusion: DiffusionConfig) -> dict[str, Any]:
