@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from vfn.configs import Config
 from vfn.model import DataShape, autocast, build_model
-from vfn.nn import Network, guidance_range, keyed_dropout
-from vfn.objective import Batch, Objective, batch_loss
+from vfn.nn import Network, guidance_range, keyed_dropout, takes_second_time
+from vfn.objective import Batch, Objective, batch_loss, loss_of
 
 FLOAT32 = 4
 # Copies of the parameters that training holds.
@@ -155,14 +155,14 @@ class Footprint:
 
         tensors = {name: empty(value, True) for name, value in model.named_parameters()}
         tensors |= {name: empty(value, False) for name, value in model.named_buffers()}
-        return lambda *inputs: functional_call(model, tensors, inputs)
+        return lambda *inputs, **more: functional_call(model, tensors, inputs, more)
 
     def _train(self, network: Network, batch: Batch) -> None:
         """The passes of a training step."""
         precision = self.config.train.precision
         with _mode(self.network, training=True), keyed_dropout(batch.dropout):
             with autocast(precision, self.device):
-                loss = self.objective(network, batch, self.config.diffusion)
+                loss = loss_of(self.objective(network, batch, self.config.diffusion)).loss
             torch.autograd.backward(loss.mean())
 
     def _evaluate(self, network: Network, batch: Batch) -> None:
@@ -223,6 +223,7 @@ def example_batch(
     torch.Size([2, 1, 8, 8])
     """
     count, x0 = len(shape.legend.names), torch.zeros(pictures, *shape.size, device=device)
+    second = takes_second_time(model)
     labels = None
     if count:
         size = (pictures, count) if shape.legend.tags else (pictures,)
@@ -234,6 +235,8 @@ def example_batch(
         torch.zeros_like(x0),
         torch.zeros(pictures, device=device) if guidance_range(model) else None,
         dropout=torch.zeros(pictures, 2, dtype=torch.int32, device=device),
+        r=torch.zeros(pictures, dtype=torch.float64, device=device) if second else None,
+        u=torch.zeros(pictures, device=device) if second else None,
     )
 
 

@@ -234,7 +234,7 @@ def summary_of(target: str, shape: DataShape | None = None, teacher: Path | None
         _only_for_plans(target, teacher)
         return _stored(path)
     config = configs.load(target)
-    if config.distill.teacher_steps:
+    if config.distill.asked:
         _only_for_configurations(target, shape)
         if teacher is None:
             return Summary(config=config, stages=_stages(config))

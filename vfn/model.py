@@ -177,7 +177,7 @@ def check_guidance(
 
 def _check_two_branches(guidance: float, config: Config) -> None:
     """Refuse guidance where one of its two branches was never trained."""
-    if config.distill.teacher_steps:
+    if config.distill.asked:
         raise ValueError(
             f"guidance {guidance:g} was asked of a distilled model, which has its guidance in it; "
             "use --guidance 0, or distill with --guidance-range for many weights"

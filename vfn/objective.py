@@ -1,8 +1,8 @@
 """The training objective, shared by training and by the held-out loss."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,12 @@ from torch import Tensor
 from vfn.configs import DiffusionConfig
 from vfn.files import few
 from vfn.model import schedule_of
-from vfn.nn import Network
+from vfn.nn import Network, fixed_velocity, live_velocity
 from vfn.ops import (
+    OBJECTIVES,
     BatchDraws,
+    Learned,
+    Paths,
     Prediction,
     VarType,
     discrete_time,
@@ -40,7 +43,9 @@ class Batch(NamedTuple):
 
     guidance: weights [B] for a network that takes them as an input. weight: what losses are
     multiplied by where times are drawn more often than they are meant to count [B]. dropout: keys
-    of the pictures' masks, int32 [B, 2], see `keyed_dropout`.
+    of the pictures' masks, int32 [B, 2], see `keyed_dropout`. r: times [B] up to t where a step may
+    end, and u: uniform draws [B], for networks that take a second time. update: how many updates
+    were before; None in evaluations.
     """
 
     x0: Tensor
@@ -50,6 +55,9 @@ class Batch(NamedTuple):
     guidance: Tensor | None = None
     weight: Tensor | None = None
     dropout: Tensor | None = None
+    r: Tensor | None = None
+    u: Tensor | None = None
+    update: int | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:
@@ -116,10 +124,13 @@ def parts_of(batch: Batch, pictures: int) -> list[Batch]:
     >>> [len(part.x0) for part in parts_of(Batch(x0, None, t, x0), 2)]
     [2, 2, 1]
     """
-    rows = range(0, len(batch.x0), pictures)
+
+    def rows(part: Tensor | int | None, first: int) -> Tensor | int | None:
+        return part[first : first + pictures] if isinstance(part, Tensor) else part
+
     return [
-        Batch._make(None if part is None else part[first : first + pictures] for part in batch)
-        for first in rows
+        Batch._make(rows(part, first) for part in batch)
+        for first in range(0, len(batch.x0), pictures)
     ]
 
 
@@ -139,8 +150,9 @@ def keyed_guidance(
     return low + (high - low) * keyed_uniform(seed, stream, keys)
 
 
-# Loss of each picture of a batch [B]; the network is called as network(z, t, *batch.conditions).
-Objective = Callable[[Network, Batch, DiffusionConfig], Tensor]
+# Loss of each picture of a batch [B], perhaps with figures for the log; the network is called as
+# network(z, t, *batch.conditions).
+Objective = Callable[[Network, Batch, DiffusionConfig], Tensor | Learned]
 
 
 def logsnr_edges(diffusion: DiffusionConfig) -> Tensor:
@@ -188,6 +200,88 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     return hybrid_loss(error, bound, diffusion.bound_weight)
 
 
+def objective_of(diffusion: DiffusionConfig) -> Objective:
+    """What a network learns, as its configuration says.
+
+    Args:
+        diffusion: its ``objective`` is a word of `vfn.ops.OBJECTIVES` or ``package.module:Name``.
+
+    Returns:
+        `batch_loss`, or `path_loss` for any other word.
+
+    >>> objective_of(DiffusionConfig()) is batch_loss
+    True
+    """
+    return batch_loss if diffusion.objective == "diffusion" else path_loss
+
+
+def path_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Learned:
+    """Loss of each picture of a network that learns of the paths of training pairs.
+
+    Args:
+        network: called as ``network(z, t, *batch.conditions)``, with r where it takes it.
+        batch: x0, noise, labels and times of B pictures.
+        diffusion: schedule, prediction type, and the objective with its parameters.
+
+    Returns:
+        Learned.
+    """
+    logsnr = schedule_of(diffusion).logsnr(batch.t)
+    z = q_sample(batch.x0, logsnr, batch.noise)
+    return loss_on_paths(network, z, v_from_x0_eps(batch.x0, batch.noise, logsnr), batch, diffusion)
+
+
+def loss_on_paths(
+    network: Network,
+    z: Tensor,
+    dz: Tensor,
+    batch: Batch,
+    diffusion: DiffusionConfig,
+    word: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Learned:
+    """Loss of each picture of a network that learns of some paths through z.
+
+    Args:
+        network: as for `path_loss`.
+        z: where the paths are at the batch's times, [B, C, H, W].
+        dz: where they lead, dz/dphi.
+        batch: of which z is made.
+        diffusion: schedule, prediction type and objective.
+        word: of the objective, if it is not that of ``diffusion``.
+        options: its parameters, likewise.
+
+    Returns:
+        Learned.
+
+    Raises:
+        ValueError: if the objective cannot be found, or gives something else.
+    """
+    word = word or diffusion.objective
+    entry, given = (
+        OBJECTIVES.find(word),
+        diffusion.objective_options if options is None else options,
+    )
+    learn = entry.load()
+    schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
+    live = live_velocity(network, schedule, out_type, batch.conditions)
+    fixed = fixed_velocity(network, schedule, out_type, batch.conditions)
+    away = None
+    if batch.labels is not None:
+        unasked = (torch.zeros_like(batch.labels), *batch.conditions[1:])
+        away = fixed_velocity(network, schedule, out_type, unasked)
+    end = None if batch.r is None else schedule.logsnr(batch.r)
+    paths = Paths(z, dz, schedule.logsnr(batch.t), end, batch.u, batch.guidance, away)
+    values = entry.filled(f"objective {word}", learn, given)
+    learned = learn(live, fixed, paths, batch.update, **values)
+    if not isinstance(learned, Learned):
+        raise ValueError(
+            f"expected objective {word} to give a Learned(loss, figures), got "
+            f"{type(learned).__name__}"
+        )
+    return learned
+
+
 def weighted_error(
     network: Network, z: Tensor, batch: Batch, target: Prediction, diffusion: DiffusionConfig
 ) -> Tensor:
@@ -231,4 +325,19 @@ def held_out_loss(
     objective: Objective = batch_loss,
 ) -> Tensor:
     """Loss of each picture of some fixed batches, [N]."""
-    return torch.cat([objective(network, batch, diffusion) for batch in batches])
+    return torch.cat([loss_of(objective(network, batch, diffusion)).loss for batch in batches])
+
+
+def loss_of(found: Tensor | Learned) -> Learned:
+    """What an objective gave, with figures or without.
+
+    Args:
+        found: losses [B], or what has them.
+
+    Returns:
+        Learned.
+
+    >>> loss_of(torch.zeros(2)).figures
+    {}
+    """
+    return found if isinstance(found, Learned) else Learned(found, {})

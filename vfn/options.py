@@ -27,9 +27,11 @@ TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "met
 PAIRS = {
     "options": "network-option",
     "schedule_options": "schedule-option",
+    "objective_options": "objective-option",
     "reweight_options": "reweight-option",
     "time_options": "time-option",
     "guidance_options": "guidance-option",
+    "method_options": "method-option",
 }
 
 

@@ -16,6 +16,10 @@ class Stream(IntEnum):
     GUIDANCE = 7  # of a network that takes it as an input
     HELD_OUT_GUIDANCE = 8
     DROPOUT = 9  # keys of pictures
+    SECOND_TIME = 10  # where a step ends, of networks that take it
+    SAME_TIME = 11  # whether it ends where it begins
+    HELD_OUT_SECOND_TIME = 12
+    HELD_OUT_SAME_TIME = 13
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow

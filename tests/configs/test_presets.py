@@ -23,6 +23,7 @@ SHAPES = {
     "cifar10_uncond": DataShape(3, 32, 32, NONE),
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
+    "digits_meanflow": DataShape(1, 8, 8, TEN),
     "glyphs": DataShape(1, 32, 32, DATASETS["glyphs"].legend),
     "mnist": DataShape(1, 28, 28, TEN),
     "mnist5k": DataShape(1, 28, 28, TEN),
@@ -31,7 +32,7 @@ SHAPES = {
 }
 OWN = ("small", "64", "128")  # for pictures of one's own
 # Data and network are the teacher's.
-DISTILLED = ["cifar10_distill", "digits_distill"]
+DISTILLED = ["cifar10_consistency", "cifar10_distill", "digits_consistency", "digits_distill"]
 
 CIFAR10 = {
     "dataset": "cifar10", "split": "train", "flip": True,
@@ -70,6 +71,10 @@ PUBLISHED = {
         "teacher_steps": 8192, "student_steps": 1, "steps": 50_000, "last_steps": 100_000,
         "lr": 5e-5, "lr_schedule": "linear", "warmup": 0, "batch_size": 128, "grad_norm": 1.0,
         "ema_decay": 0.0,
+    },
+    "cifar10_consistency": {  # the paper's mean is that of log(sigma / 0.5)
+        "time_options": {"mean": -1.693, "std": 1.4}, "learned_weight": True,
+        "objective_options": {"tangent_warmup": 10_000, "tangent_floor": 0.1},
     },
     "mnist": {"dataset": "mnist", "image_size": (28, 28), "flip": False},
 }  # fmt: skip

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vfn.objective import batch_loss
+from vfn.ops import Learned
 from vfn.train import Observer
 from vfn.train.distillation import Method, stage_config
 
@@ -100,3 +101,14 @@ def last_stage(plan):
 
 # One stage that learns from the data again, whatever the teacher says.
 AGAIN = Method(stages=last_stage, objective=lambda _teacher, _stage: batch_loss)
+
+
+def squares(live, _fixed, paths, _update, scale=1.0):
+    """An objective: the velocity of the pairs themselves."""
+    error = (live(paths.z, paths.logsnr) - paths.dz).square().flatten(1).mean(1)
+    return Learned(scale * error, {"scale": error.new_tensor(scale)})
+
+
+def no_loss(_live, _fixed, _paths, _update):
+    """No objective."""
+    return 7

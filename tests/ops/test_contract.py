@@ -143,10 +143,19 @@ ELEMENTWISE = {
     "interval_strength": lambda a: ops.interval_strength(2.0, -1.0, 1.0)(a.x) + 0 * a.x,
     "with_known": lambda a: ops.with_known(denoise, a.y, MASK)(a.x, a.t),
     "distill_target": lambda a: ops.distill_target(denoise, a.x, a.t, a.t + 0.3, a.s),
+    "consistency_tangent": lambda a: ops.consistency_tangent(a.x, a.y, a.n, a.x * a.y, a.t, 0.7),
+    "consistency_step": lambda a: ops.consistency_step(a.x, a.y, a.t, a.s, noise=a.n),
+    "mean_velocity": lambda a: ops.mean_velocity(a.x, a.y, a.t, a.s),
+    "mean_velocity_step": lambda a: ops.mean_velocity_step(a.x, a.y, a.t, a.s),
+    "mean_velocity_target": lambda a: ops.mean_velocity_target(a.x, a.y, a.t, a.s),
+    "x0_from_mean_velocity": lambda a: ops.x0_from_mean_velocity(a.x, a.y, a.t, a.s),
 }
 # These need the dimension of the batch: they call a denoiser with logsnr [B], or take norms.
 BATCHED = {
     "rescale": lambda a: ops.rescale(a.x, a.y, 0.7),
+    "along_path": lambda a: ops.along_path(denoise, a.x, a.t, a.y).rate,
+    "along_path value": lambda a: ops.along_path(denoise, a.x, a.t, a.y).value,
+    "normalised_tangent": lambda a: ops.normalised_tangent(a.x),
     "classifier_free rescaled": lambda a: ops.classifier_free(denoise, flat, 0.5, 0.7)(a.x, a.t),
     "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
     "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
@@ -199,6 +208,18 @@ REDUCING = {
             denoise, a.x, -4.0, 4.0, torch.stack([0 * a.t + 0.2, 0 * a.t + 0.8]), lambda k: a.n
         ).total
     ),
+    "rms": lambda a: ops.rms(a.x),
+    "consistency_loss": lambda a: ops.consistency_loss(a.x, a.y, a.n),
+    "consistency_loss weighted": lambda a: ops.consistency_loss(a.x, a.y, a.n, a.x.mean((-1, -2))),
+    "pseudo_huber": lambda a: ops.pseudo_huber(a.x, a.y),
+    "pair_weight": lambda a: ops.pair_weight(a.t, a.s).to(a.x.dtype) + 0 * a.x.mean((-1, -2)),
+    "ect_level": lambda a: (
+        ops.ect_level(a.t + 9, 6).sigmoid().to(a.x.dtype) + 0 * a.x.mean((-1, -2))
+    ),
+    "ict_levels": lambda a: (
+        ops.ict_levels(a.t.sigmoid(), 9).t.to(a.x.dtype) + 0 * a.x.mean((-1, -2))
+    ),
+    "adaptive_weight": lambda a: ops.adaptive_weight(a.x.square().mean((-1, -2)), 0.75),
     "balanced_loss": lambda a: ops.balanced_loss(a.x.square().mean((-1, -2)), a.y.mean((-1, -2))),
     "flow_loglik": lambda a: ops.flow_loglik(denoise, a.x, GRID, torch.stack([a.n])).loglik[0],
     "step_logsnrs": lambda a: sum(ops.step_logsnrs(COSINE, 0.52 + 0.1 * a.t, 9)[:2]).to(a.x.dtype),
@@ -264,6 +285,11 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         ("sample_adaptive", "adaptive_solver"), "waits for the device: its steps follow the values"
+    ),
+    "ict_intervals": "from Python numbers to one",
+    **dict.fromkeys(
+        ("learn_consistency", "learn_pairs", "learn_mean_velocity"),
+        "a line over ops of the suite, for networks",
     ),
     "bootstrap_indices": "makes draws from integers",
     "bootstrap_interval": "returns Python floats",
@@ -369,6 +395,9 @@ DOMAINS = {
     "ab2_step": Domain("steps in a ratio", lambda t, s, most: t > -INF and s - t <= 100),
     "ab2_step back": Domain("steps in a ratio", lambda t, s, most: s < INF and s - t <= 100),
     "distill_target": Domain("a step of some length", lambda t, s, most: t < s),
+    "along_path": Domain("a finite level", lambda t, s, most: abs(t) <= most),
+    "mean_velocity": Domain("a step of some length", lambda t, s, most: t < s and s - t < 1e9),
+    "pair_weight": Domain("a pair of two levels", lambda t, s, most: -INF < t < s),
     "kl_loss": Domain("a step of some length", lambda t, s, most: t < s < INF),
     "kl_loss learned": Domain("a step of some length", lambda t, s, most: t < s < INF),
 }

@@ -16,8 +16,8 @@ from vfn import ops
 
 MODULES = sorted(path.stem for path in Path(vfn.ops.__file__).parent.glob("*.py"))
 LIGHT = [
-    "__init__", "_options", "densities", "guidance_rules", "schedule_table", "solver_table",
-    "weightings", "words",
+    "__init__", "_options", "densities", "guidance_rules", "objective_table", "schedule_table",
+    "solver_table", "weightings", "words",
 ]  # fmt: skip
 
 

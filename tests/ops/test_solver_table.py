@@ -23,7 +23,10 @@ def draw(name, **options):
 
 
 def test_words_and_their_order():
-    words = "ddim, ancestral, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc, ab2, abm2, adaptive"
+    words = (
+        "ddim, ancestral, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc, ab2, abm2, consistency, "
+        "mean_flow, adaptive"
+    )
     assert ops.SOLVERS.words() == words
     assert ops.SOLVERS.is_open
 

@@ -110,3 +110,19 @@ def test_what_cannot_guide_is_refused_before_the_first_step(config, plain, tmp_p
     with pytest.raises(ValueError, match="has no checkpoint of step 3 to guide with, but of 4, 2"):
         train(override(config, late), tmp_path / "passed", resume=True, device="cpu")
     assert find_checkpoint(tmp_path / "passed").step == 4
+
+
+def test_networks_for_few_steps_are_shown_at_1_2_and_4_of_them(config, tmp_path):
+    """Two rows of each, one below the other: what a run of one step shows is the first two."""
+    given = {"steps": 2, "lr": 0.05, "warmup": 0, "second_time": True, "objective": "mean_flow",
+             "time_embedding": "smooth", "sampler": "mean_flow", "sample_timesteps": 1}  # fmt: skip
+    train(override(config, given), tmp_path, device="cpu")
+    with Image.open(RunFiles(tmp_path).preview(2)) as shown:
+        width, height = shown.size
+        tile = height // 6 - 2
+        parts = [
+            shown.crop((width - 10 * tile, height - (i + 1) * (2 * tile + 8), width,
+                        height - i * (2 * tile + 8))) for i in range(3)
+        ]  # fmt: skip
+        assert height > 6 * 48
+        assert len({part.tobytes() for part in parts}) == 3

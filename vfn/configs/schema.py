@@ -6,6 +6,7 @@ built.
 """
 
 import dataclasses
+import itertools
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from vfn.files import few, shortened, shown
 from vfn.nn.network import NETWORKS, TimeEmbedding, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.guidance_rules import GUIDANCE_RULES
+from vfn.ops.objective_table import OBJECTIVES
 from vfn.ops.schedule_table import SCHEDULES
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.weightings import WEIGHTINGS
@@ -147,6 +149,7 @@ class ModelConfig(Section):
     time_embedding: TimeEmbedding = option(
         "sinusoidal", "sinusoids of 1000 t, or smooth: of 10 t, for consistency models"
     )
+    second_time: bool = option(False, "also take the time where a step ends, as mean flows do")
     group_channels: int = option(
         1, "channels of each group of a normalisation, at least; at most 32 groups", 1, WIDTH
     )
@@ -212,6 +215,8 @@ class DiffusionConfig(Section):
         SIDE,
     )
     model_out_type: OutType = option("v", "what the network predicts")
+    objective: str = option("diffusion", "what the network learns", table=OBJECTIVES)
+    objective_options: dict[str, Any] = option({}, "parameters of the objective")
     loss_type: LossType = option("mse", "weighted square error, or the bound (kl)")
     reweight_type: str = option(
         "truncated_snr", "weighting of the loss over noise levels", table=WEIGHTINGS
@@ -248,9 +253,18 @@ class DiffusionConfig(Section):
                     f"expected train_timesteps above 0, such as 1000, with {name} "
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
+        if self.objective != "diffusion":
+            if self.uses_bound or self.train_timesteps:
+                faults.append(
+                    f"expected loss_type mse, no learned_variance and train_timesteps 0 with "
+                    f"objective {self.objective}"
+                )
+            if self.model_out_type == "both":
+                faults.append(f"expected model_out_type v with objective {self.objective}")
         faults += self._faults_of_the_schedule()
         chosen = (
             (self.logsnr_schedule, SCHEDULES, self.schedule_options),
+            (self.objective, OBJECTIVES, self.objective_options),
             (self.reweight_type, WEIGHTINGS, self.reweight_options),
             (self.time_density, TIME_DENSITIES, self.time_options),
         )
@@ -390,6 +404,9 @@ class SampleConfig(Section):
     sample_timesteps: int = option(
         16, "sampling steps; adaptive: the first is 1/N of the way", 1, 10**6
     )
+    times: tuple[float, ...] | None = option(
+        None, "times that the steps begin at, falling, such as 1,0.7, in place of a grid", 0, 1
+    )
     grid: Grid = option("time", "where the steps are: uniform in time or logsnr, or EDM's")
     guidance: float = option(0.0, "classifier-free guidance w; 0 is plain conditional", 0, WEIGHT)
     guidance_interval: tuple[float, ...] | None = option(
@@ -434,6 +451,17 @@ class SampleConfig(Section):
             )
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
+        if self.times is not None:
+            if len(self.times) != self.sample_timesteps:
+                faults.append(
+                    f"expected a time for each of the {self.sample_timesteps} steps in times, got "
+                    f"{len(self.times)}"
+                )
+            if 0 in self.times or any(a <= b for a, b in itertools.pairwise(self.times)):
+                faults.append(
+                    "expected times that fall, above 0, such as 1,0.7, got "
+                    f"{few((f'{time:g}' for time in self.times), joint=',')}"
+                )
         if self.zero_init >= self.sample_timesteps:
             faults.append(
                 f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
@@ -464,6 +492,7 @@ class DistillConfig(Section):
     """The section [distill]: teacher, students and their steps."""
 
     method: str = option("progressive", "how students are taught")
+    method_options: dict[str, Any] = option({}, "parameters of the method")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
     student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
@@ -489,6 +518,11 @@ class DistillConfig(Section):
         1,
         COUNT,
     )
+
+    @property
+    def asked(self) -> bool:
+        """Whether a distillation is described at all."""
+        return bool(self.teacher_steps) or self.method != DistillConfig.method
 
     def conflicts(self) -> list[str]:
         """Steps that no row of halvings leads to."""
@@ -518,18 +552,35 @@ class Config(Section):
         if step is not None and step not in kept:
             steps = few(map(str, kept)) or "none"
             return [f"expected step {step} of guide_with among those of keep_at, got {steps}"]
+        if faults := self._faults_of_the_objective():
+            return faults
         span, distill = self.model.guidance_range, self.distill
         if span is not None and distill.teacher_guidance:
             return [
                 "expected teacher_guidance, one w, or guidance_range, many, got "
                 f"{distill.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
             ]
-        if span is not None and not distill.teacher_steps:
+        if span is not None and not (distill.asked or self.diffusion.objective == "mean_flow"):
             return [
                 "expected guidance_range with teacher_steps: only a distillation teaches a network "
                 "what to do with it"
             ]
         return []
+
+    def _faults_of_the_objective(self) -> list[str]:
+        """What a UNet lacks for what it is to learn."""
+        model, word = self.model, self.diffusion.objective
+        entry, faults = OBJECTIVES.find(word), []
+        if not NETWORKS.find(model.network).sectioned or self.distill.asked:
+            return []  # whoever builds it looks, or knows the teacher
+        if entry.second_time and not model.second_time:
+            faults.append(f"expected second_time true with objective {word}")
+        if entry.smooth and model.time_embedding != "smooth":
+            faults.append(
+                f"expected time_embedding smooth with objective {word}, which differentiates the "
+                f"network in time, got {model.time_embedding}"
+            )
+        return faults
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -538,7 +589,17 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Field and type hint of every setting in the named sections, by the setting's name."""
+    """Field and type hint of every setting in the named sections, by the setting's name.
+
+    Args:
+        sections: names of sections.
+
+    Returns:
+        the fields in order.
+
+    >>> "guidance" in flat_fields("sample"), "lr" in flat_fields("sample")
+    (True, False)
+    """
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])
         for section in sections
@@ -550,9 +611,12 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
 OPTIONS = {
     "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
     "logsnr_schedule": ("schedule_options",),
+    "objective": ("objective_options",),
     "reweight_type": ("reweight_options",),
     "time_density": ("time_options",),
     "guidance_rule": ("guidance_options",),
+    "method": ("method_options",),
+    "sample_timesteps": ("times",),
 }
 
 

@@ -30,6 +30,13 @@ class Source(NamedTuple):
     raises if it is damaged or missing. labels: int64 [N], 1..K, or uint8 [N, K], or None.
     class_names: K names, or none if labels have only numbers. splits: numbers of the pictures of
     each split, disjoint, in the order in which they are kept.
+
+    >>> def shade(i):
+    ...     return Image.new("L", (8, 8), 20 * i)
+    >>> names = [f"shade {i}" for i in range(10)]
+    >>> shades = Source("shades", names, shade, None, (), {"train": range(8), "test": (8, 9)})
+    >>> shades.read(2).getpixel((0, 0))
+    40
     """
 
     origin: str

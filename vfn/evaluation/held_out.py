@@ -14,7 +14,7 @@ from vfn.distributed import ALONE, World, total
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.sides import Figure, Judged, Sides
 from vfn.model import schedule_of
-from vfn.nn import with_params
+from vfn.nn import takes_second_time, with_params
 from vfn.objective import (
     Batch,
     Objective,
@@ -150,9 +150,14 @@ def mean_held_out_loss(
         keys = mine.to(device) + draw * count
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+        r = u = None
+        if takes_second_time(trained.model):
+            other = keyed_time(seed, Stream.HELD_OUT_SECOND_TIME, keys, diffusion)
+            t, r = torch.maximum(t, other), torch.minimum(t, other)
+            u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)
         span = trained.config.model.guidance_range
         guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        batches += parts_of(Batch(x0, labels, t, noise, guidance), batch)
+        batches += parts_of(Batch(x0, labels, t, noise, guidance, r=r, u=u), batch)
     network = with_params(trained.model, trained.params)
     summed = held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)

@@ -122,7 +122,12 @@ class VariedUNet(UNet):
         return torch.cat(parts, dim=-1)
 
     def forward(
-        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+        self,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        w: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Predict from noisy data.
 
@@ -131,11 +136,12 @@ class VariedUNet(UNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
+            conditions: others, as `UNet` takes them.
 
         Returns:
             output [B, C_out, H, W]; the fraction of a variance as the logit of what theirs says.
         """
-        out = super().forward(z, t, y, w)
+        out = super().forward(z, t, y, w, **conditions)
         if not self.variance:
             return out
         prediction, frac = out.chunk(2, dim=1)
@@ -185,7 +191,12 @@ class PreconditionedUNet(VariedUNet):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def forward(
-        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+        self,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        w: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Predict x0 from noisy data.
 
@@ -194,6 +205,7 @@ class PreconditionedUNet(VariedUNet):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B], or None.
+            conditions: others, as `UNet` takes them.
 
         Returns:
             x0 [B, C_out, H, W].
@@ -210,7 +222,9 @@ class PreconditionedUNet(VariedUNet):
         def times(coefficient: Tensor, x: Tensor) -> Tensor:
             return coefficient.to(z.dtype).view(-1, 1, 1, 1) * x
 
-        predicted = super().forward(times(unscaled / total, z), 0.25 * log_sigma, y, w)
+        predicted = super().forward(
+            times(unscaled / total, z), 0.25 * log_sigma, y, w, **conditions
+        )
         return times(unscaled * skip, z) + times(out, predicted)
 
 

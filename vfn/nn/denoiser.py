@@ -15,12 +15,14 @@ from vfn.ops import (
     LogSNRSchedule,
     OutType,
     Remembered,
+    Spanning,
     Strength,
     VarianceSplit,
     check_zero_snr,
     guided_x0,
     predict,
     split_variance,
+    x0_from_mean_velocity,
     zero_init,
 )
 from vfn.ops.guidance import PLAIN, denoiser_of
@@ -49,7 +51,7 @@ def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Networ
         return model
     named = dict(params)
     _check_names(model, named)
-    return lambda *inputs: functional_call(model, named, inputs)
+    return lambda *inputs, **more: functional_call(model, named, inputs, more)
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Tensor]) -> None:
@@ -119,7 +121,8 @@ def denoiser(
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
-        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers.
+        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers, else of
+        a network that takes a second time a `Spanning` one.
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or not what the network
@@ -159,28 +162,33 @@ def denoiser(
     network = with_params(model, params)
     strengths = [guidance] * doubled + [weak_guidance] * (weak is not None)
 
-    def predicted(z: Tensor, logsnr: Tensor) -> VarianceSplit:
+    def predicted(z: Tensor, logsnr: Tensor, end: Tensor | None) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
             given.append(guidance if number is None else z.new_full((z.shape[0],), number))
-        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given), out_type)
-        x0 = predict(z, out, logsnr, out_type).x0
+        more = {} if end is None else {"r": schedule.time(end)}
+        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given, **more), out_type)
+        pred = predict(z, out, logsnr, out_type)
+        x0 = pred.x0 if end is None else x0_from_mean_velocity(z, pred.v, logsnr, end)
         return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
 
-    def branches(z: Tensor, logsnr: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def branches(
+        z: Tensor, logsnr: Tensor, end: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
         """What is guided and what it is led away from, and the fraction of the first."""
         if doubled:
-            both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
+            ends = None if end is None else torch.cat([end, end])
+            both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]), ends)
             count = z.shape[0]  # a plain number of it would be fixed by torch.export
             x0s = [both.out[:count], both.out[count:]]
             frac = None if both.frac is None else both.frac[:count]
         else:
-            x0, frac = predicted(z, logsnr)
+            x0, frac = predicted(z, logsnr, end)
             x0s = [x0]
         return x0s if weak is None else [*x0s, weak(z, logsnr)], frac
 
-    def recall(z: Tensor, logsnr: Tensor, memory: Any) -> Remembered:
-        x0s, frac = branches(z, logsnr)
+    def recall(z: Tensor, logsnr: Tensor, memory: Any, end: Tensor | None = None) -> Remembered:
+        x0s, frac = branches(z, logsnr, end)
         x0 = x0s[0]
         if strengths:
             x0, memory = guided_x0(z, x0s, logsnr, strengths, rule, rescale, memory)
@@ -192,7 +200,10 @@ def denoiser(
             raise ValueError("expected a network with learned variance, and this one has none")
         return Remembered(torch.cat([x0, frac], dim=1), memory)
 
-    return denoiser_of(recall, rule.remembers and bool(strengths))
+    remembers = rule.remembers and bool(strengths)
+    if takes_second_time(model) and not remembers:
+        return Spanning(lambda z, logsnr, end: recall(z, logsnr, None, end).x0)
+    return denoiser_of(recall, remembers)
 
 
 def _number(strength: Strength, name: str) -> float | None:
@@ -218,6 +229,11 @@ def _check_known(model: nn.Module, labels: Tensor) -> None:
 def guidance_range(model: nn.Module) -> Sequence[float] | None:
     """Lowest and highest guidance weight of a network that takes it as an input, else None."""
     return getattr(model, "guidance_range", None)
+
+
+def takes_second_time(model: nn.Module) -> bool:
+    """Whether a network takes a second time as an input, the keyword r, as mean flows do."""
+    return bool(getattr(model, "second_time", False))
 
 
 def check_guidance_input(

@@ -5,7 +5,9 @@ A network is an `nn.Module` built with ``in_channels``, ``out_channels``, ``num_
 [0, 1], float64 (a network casts it where it meets z), y None or labels, [B] (classes 1..K, 0 for
 none) or [B, K] (0/1 tags, all zero for none).
 One that takes guidance as an input is built with ``guidance_range`` too, keeps it as an attribute,
-and is called as ``net(z, t, y, w)``. This module does not import torch.
+and is called as ``net(z, t, y, w)``. One with the attribute ``second_time`` set takes the keyword
+``r`` [B], a time in [0, t] where a step ends, and gives the mean velocity up to it; without r it
+is the velocity at t. This module does not import torch.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 class Network(Protocol):
     """Anything that predicts from noisy data: a module, a wrapped one, or a function."""
 
-    def __call__(self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None") -> "Tensor":
+    def __call__(
+        self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None", **more: "Tensor"
+    ) -> "Tensor":
         """Predict from z [B, C_in, H, W] at t [B], given labels and guidance: [B, C_out, H, W]."""
         ...
 
@@ -50,6 +54,7 @@ NARROWEST = 4  # widths are multiples of it: so that the embedding of time has f
 
 # How the UNet sees time: by sinusoids of 1000 t, or of 10 t, whose derivative in t stays small.
 TimeEmbedding = Literal["sinusoidal", "smooth"]
+TIME_LAYERS = "time_embed."  # what names of its parameters begin with
 
 
 def unet_faults(

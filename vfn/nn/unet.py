@@ -86,6 +86,8 @@ class UNet(nn.Module):
             Few groups are faster on a CPU.
         guidance_range: lowest and highest guidance weight, for a network that takes it as an input;
             None for one that does not. Its layer starts at zero: w changes nothing then.
+        second_time: whether it takes a time r <= t as well, where a step from t ends, and predicts
+            the mean velocity between them (mean flows). Its last layer starts at zero.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
             compute the rest again: less memory, a third more time.
 
@@ -93,7 +95,7 @@ class UNet(nn.Module):
         ValueError: for a combination that has no network.
 
     Source: Salimans & Ho 2022 (2202.00512); Nichol & Dhariwal 2021 (2102.09672); guidance as an
-    input: Meng et al. 2023 (2210.03142), section 3.
+    input: Meng et al. 2023 (2210.03142), section 3; the second time: Geng et al. 2025 (2505.13447).
 
     >>> net = UNet(1, 1, hid_channels=32, ch_multipliers=(1, 2), num_res_blocks=1, num_classes=10)
     >>> net(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([3, 0])).shape
@@ -119,6 +121,7 @@ class UNet(nn.Module):
         guidance_range: Sequence[float] | None = None,
         attend_after_resampling: bool = True,
         time_embedding: TimeEmbedding = "sinusoidal",
+        second_time: bool = False,
         group_channels: int = 1,
     ) -> None:
         super().__init__()
@@ -133,6 +136,7 @@ class UNet(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self.num_classes, self.multitags = num_classes, multitags
         self.guidance_range, self.time_embedding = guidance_range, time_embedding
+        self.second_time = second_time
         embedding_dim = embedding_dim or 4 * hid_channels
 
         def block(
@@ -156,6 +160,15 @@ class UNet(nn.Module):
         self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
         self.guidance_embed = (
             linear(hid_channels, embedding_dim, zero=True) if guidance_range else None
+        )
+        self.second_embed = (
+            nn.Sequential(
+                linear(hid_channels, embedding_dim),
+                nn.SiLU(),
+                linear(embedding_dim, embedding_dim, zero=True),
+            )
+            if second_time
+            else None
         )
         self.in_conv = conv(in_channels, hid_channels, 3)
 
@@ -218,13 +231,16 @@ class UNet(nn.Module):
         slower = _SMOOTH if self.time_embedding == "smooth" else 1
         return sinusoidal_embedding(t / slower, self.hid_channels)
 
-    def embed(self, t: Tensor, y: Tensor | None, w: Tensor | None = None) -> Tensor:
+    def embed(
+        self, t: Tensor, y: Tensor | None, w: Tensor | None = None, r: Tensor | None = None
+    ) -> Tensor:
         """Conditioning of times, labels and guidance.
 
         Args:
             t: time [B] in [0, 1].
             y: labels [B] or [B, K]; None leaves out their bias as well.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            r: second time [B] in [0, t], where the network takes one; None is t.
 
         Returns:
             [B, E].
@@ -239,6 +255,10 @@ class UNet(nn.Module):
             relative = (w - low) / (high - low)  # what guidance does is smooth in w
             features = sinusoidal_embedding(relative / _SMOOTH, self.hid_channels)
             embedding = embedding + self.guidance_embed(features.to(dtype))
+        if self.second_embed is not None:
+            ahead = torch.zeros_like(t) if r is None else t - r
+            features = sinusoidal_embedding(ahead / _SMOOTH, self.hid_channels)
+            embedding = embedding + self.second_embed(features.to(dtype))
         if y is None:
             return embedding
         if self.label_embed is None:
@@ -251,7 +271,13 @@ class UNet(nn.Module):
         return embedding + self.label_embed(features.to(dtype))
 
     def forward(
-        self, z: Tensor, t: Tensor, y: Tensor | None = None, w: Tensor | None = None
+        self,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        w: Tensor | None = None,
+        *,
+        r: Tensor | None = None,
     ) -> Tensor:
         """Predict from noisy data.
 
@@ -260,21 +286,23 @@ class UNet(nn.Module):
             t: time [B] in [0, 1].
             y: labels [B] or [B, K], or None.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
+            r: second time [B] in [0, t], where the network takes one; None is t.
 
         Returns:
             output [B, C_out, H, W], dtype of ``z`` (under autocast too).
 
         Raises:
             ValueError: if z does not fit the network, labels are not one for each sample, or go to
-                an unconditional network, or guidance is missing or not wanted.
+                an unconditional network, guidance is missing or not wanted, or so is a second time.
         """
         _check_input(z, self.in_channels)
         if y is not None:
             batch = z.shape[0]  # len() would fix the number for torch.export
             _check_labels(y, (batch, self.num_classes) if self.multitags else (batch,))
         _check_weights(w, self.guidance_range, z.shape[0])
+        _check_second_time(r, self.second_time, z.shape[0])
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y, w))
+            embedding = F.silu(self.embed(t, y, w, r))
         keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 
@@ -334,4 +362,17 @@ def _check_weights(w: Tensor | None, known: Sequence[float] | None, count: int) 
         raise ValueError(
             f"expected guidance of shape ({count},) for a network that takes it as an input, "
             f"got {None if w is None else tuple(w.shape)}"
+        )
+
+
+def _check_second_time(r: Tensor | None, known: bool, count: int) -> None:
+    """By shape only, likewise."""
+    if r is None:
+        return
+    if not known:
+        raise ValueError("expected no second time for a network that does not take it, got some")
+    if tuple(r.shape) != (count,):
+        raise ValueError(
+            f"expected a second time of shape ({count},), one for each sample of z, "
+            f"got {tuple(r.shape)}"
         )

@@ -17,6 +17,7 @@ Notation
     r           SNR(t) / SNR(s) = exp(logsnr_t - logsnr_s), in [0, 1].
     h           length of a step in log(alpha/sigma), (logsnr_s - logsnr_t) / 2.
     phi         angle, alpha = cos phi and sigma = sin phi; z turns at rate v, dz/dphi = v.
+    u (mean)    mean velocity between two angles, (z_t - z_s) / (phi_t - phi_s).
     NFE         number of function evaluations, that is, of calls of the denoiser.
 
 Conventions
@@ -54,6 +55,7 @@ Groups of names, each by the module that holds it
     words           the closed sets of words: OutType, VarType, Grid, LossType, ...
     schedule_table  SCHEDULES, the log-SNR schedules by their words, without torch
     solver_table    SOLVERS, the solvers by their words, without torch
+    objective_table OBJECTIVES, what a network can learn, without torch
     weightings      WEIGHTINGS, the weights of the loss over noise levels, without torch
     densities       TIME_DENSITIES, what training times are drawn from, without torch
     guidance_rules  GUIDANCE_RULES, how a prediction is led away from another, without torch
@@ -73,6 +75,7 @@ Groups of names, each by the module that holds it
     guidance        predictions led by another: guide, classifier_free, guided, rescale, ...
     editing         given pictures: encode, slerp, inpaint, edit_start, with_known
     halving         progressive distillation: distill_target
+    consistency     consistency models and mean flows: consistency_tangent, ect_level, ...
     ema             averages of parameters: ema_update, power_ema_decay, combine, ...
     random          draws by seed, stream and index: keyed_normal, keyed_uniform, ...
     frechet         Gaussians of features: moments, fit_gaussian, frechet_distance, ...

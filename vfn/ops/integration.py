@@ -145,6 +145,26 @@ class Remembering:
         return self.recall(z, logsnr, None).x0
 
 
+@dataclass(frozen=True)
+class Spanning:
+    """A denoiser that knows of the whole step: ``between(z, logsnr_t, logsnr_s) -> x0``.
+
+    With that x0 one DDIM step lands where the path of the flow through z is at s; the solver
+    ``mean_flow`` asks for it, see `x0_from_mean_velocity`. Called as a plain denoiser it says what
+    is so in a step of no length.
+
+    >>> ones = torch.ones(1)
+    >>> Spanning(lambda z, t, s: z * (s - t))(ones, ones)
+    tensor([0.])
+    """
+
+    between: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The prediction for a step of no length."""
+        return self.between(z, logsnr, logsnr)
+
+
 class Counted:
     """A denoiser that counts its calls."""
 
@@ -155,6 +175,13 @@ class Counted:
         """The prediction, counted."""
         self.calls += 1
         return self.denoise(z, logsnr)
+
+    def between(self, z: Tensor, logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+        """The prediction for a step, of a denoiser that knows of it, counted."""
+        if not isinstance(self.denoise, Spanning):
+            return self(z, logsnr_t)
+        self.calls += 1
+        return self.denoise.between(z, logsnr_t, logsnr_s)
 
     def next_step(self) -> None:
         """A step is done."""

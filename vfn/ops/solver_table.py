@@ -71,6 +71,14 @@ SOLVERS: Table[SolverEntry] = Table(
             target="vfn.ops.solvers:adams_solver",
             bound={"correct": True},
         ),
+        "consistency": SolverEntry(
+            text="to the data and back with new noise in each step, for consistency models",
+            target="vfn.ops.solvers:consistency_solver",
+        ),
+        "mean_flow": SolverEntry(
+            text="one step by the mean velocity between its ends; ddim for networks without one",
+            target="vfn.ops.solvers:mean_flow_solver",
+        ),
         "adaptive": SolverEntry(
             text="Bogacki and Shampine's pair, with steps as long as a tolerance allows",
             target="vfn.ops.solvers:adaptive_solver",

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from vfn.ops._options import check_options
 from vfn.ops.adaptive import sample_adaptive
+from vfn.ops.consistency import consistency_step
 from vfn.ops.integration import (
+    Counted,
     Denoiser,
     Sample,
     Solver,
@@ -336,6 +338,46 @@ def _adams(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, correct: bo
         z = am2_step(z_prev, v_prev, logsnr_prev, span.t, v)
     after = ab2_step(z, v, span.t, span.s, v_prev, logsnr_prev)
     return Stepped(after, x0, (z, v, span.t))
+
+
+def consistency_solver() -> Solver:
+    """Consistency sampling: `consistency_step` over the grid. One evaluation a step.
+
+    Returns:
+        Solver, which draws noise in every step but the last. A grid of two steps has one level
+        between noise and data, whose place matters: sigma/alpha of 2 (phi = 1.1) is usual.
+
+    Source: Song et al. 2023 (2303.01469), algorithm 1.
+
+    >>> consistency_solver().draws
+    True
+    """
+    return Solver(_consistency, draws=True)
+
+
+def _consistency(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise(z, span.t)
+    assert span.noise is not None
+    return Stepped(consistency_step(z, x0, span.t, span.s, noise=span.noise), x0, memory)
+
+
+def mean_flow_solver() -> Solver:
+    """Steps by the mean velocity between their ends, for denoisers that know it (`Spanning`).
+
+    Returns:
+        Solver of one evaluation a step; for other denoisers that of DDIM.
+
+    Source: Geng et al. 2025 (2505.13447), eq. 12.
+
+    >>> mean_flow_solver().draws
+    False
+    """
+    return Solver(_mean_flow, end=_mean_flow)
+
+
+def _mean_flow(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
+    x0 = denoise.between(z, span.t, span.s) if isinstance(denoise, Counted) else denoise(z, span.t)
+    return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
 
 
 def learned_ancestral_solver() -> Solver:

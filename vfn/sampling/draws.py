@@ -246,7 +246,7 @@ class Draws:
         unused = [
             *(("guide_with", "guide_weight") if weak is None else ()),
             *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
-            *(name for name in ("guidance_options", "zero_init") if not values[name]),
+            *(name for name in ("guidance_options", "zero_init", "times") if not values[name]),
         ]
         told = {name: value for name, value in values.items() if name not in unused}
         if weak is not None:
@@ -261,9 +261,11 @@ class Draws:
 
     @cached_property
     def _grid(self) -> Tensor:
-        schedule = schedule_of(self.trained.config.diffusion)
+        schedule, settings = schedule_of(self.trained.config.diffusion), self.settings
         # On the host, where it can be looked at without waiting for the device.
-        return sampling_grid(self.settings.grid, schedule, self.settings.sample_timesteps)
+        if settings.times is not None:
+            return schedule.logsnr(torch.tensor([*settings.times, 0.0], dtype=torch.float64))
+        return sampling_grid(settings.grid, schedule, settings.sample_timesteps)
 
     @cached_property
     def _sampler(self) -> Any:

@@ -96,7 +96,7 @@ def check_weaker(
             f"{detail}; name another one of the same data"
         )
     for what, settings in ((name, config), ("the network that is guided", of_guided)):
-        if settings.distill.teacher_steps:
+        if settings.distill.asked:
             raise ValueError(
                 f"guiding with {name} needs two denoisers, and {what} is a distilled one, which "
                 f"says where its teacher's steps lead; name another one, {SWITCH_OFF}"

@@ -61,6 +61,7 @@ def make_batch(
     draws: Tensor,
     device: torch.device,
     guidance_range: Sequence[float] | None = None,
+    second_time: bool = False,
 ) -> Batch:
     """Pictures, dropped labels, times, noise and guidance for some draws of the run.
 
@@ -71,6 +72,7 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         guidance_range: see `keyed_guidance`.
+        second_time: whether the network takes one; both are then drawn alike, and t is the later.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -92,7 +94,13 @@ def make_batch(
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
     weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
-    return Batch(x0, labels, times.t, noise, guidance, weight, dropout)
+    t, r, u = times.t, None, None
+    if second_time:
+        other = training_times(config, keys, Stream.SECOND_TIME).t
+        t, r = torch.maximum(t, other), torch.minimum(t, other)
+        u = keyed_uniform(seed, Stream.SAME_TIME, keys)
+    update = int(draws[0]) // config.train.batch_size
+    return Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update)
 
 
 def keeps_expectation(diffusion: DiffusionConfig) -> bool:
@@ -123,12 +131,13 @@ def dropout_keys(seed: int, draws: Tensor) -> Tensor:
     return (uniform * 2**32 - 2**31).floor().int()
 
 
-def training_times(config: Config, draws: Tensor) -> WeightedTime:
+def training_times(config: Config, draws: Tensor, stream: Stream = Stream.TIME) -> WeightedTime:
     """Times of some draws of the run, from the density that the configuration names.
 
     Args:
         config: of the run.
         draws: ``step * batch_size + position``, int64 [B], on the device.
+        stream: of the uniform draws behind them.
 
     Returns:
         t [B], float64, discrete where the training is; and the density, 1 where it is not undone.
@@ -139,7 +148,7 @@ def training_times(config: Config, draws: Tensor) -> WeightedTime:
     diffusion, size, seed = config.diffusion, config.train.batch_size, config.train.seed
 
     def uniform(keys: Tensor) -> Tensor:
-        return keyed_uniform(seed, Stream.TIME, keys, dtype=torch.float64)
+        return keyed_uniform(seed, stream, keys, dtype=torch.float64)
 
     position = draws % size
     # What a batch has in common is the draw of its first picture.

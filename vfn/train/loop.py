@@ -19,7 +19,7 @@ from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, talking, together, total
 from vfn.files import write_json
 from vfn.memory import in_memory
-from vfn.nn import guidance_range
+from vfn.nn import guidance_range, takes_second_time
 from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.runs import (
     Checkpoint,
@@ -121,7 +121,7 @@ def train(
     """
     if not isinstance(config, Config):
         config = configs.load(str(config))
-    if config.distill.teacher_steps:
+    if config.distill.asked:
         raise ValueError("this configuration describes a distillation; use vfn distill")
     if init_partial and init_from is None:
         raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
@@ -335,6 +335,14 @@ class Window:
         """Take in a step."""
         self.results.append(result)
 
+    def _figures(self) -> dict[str, list[Tensor]]:
+        """The objective's figures of each step that had them, by their names."""
+        found: dict[str, list[Tensor]] = {}
+        for result in self.results:
+            for name, value in (result.figures or {}).items():
+                found.setdefault(name, []).append(value)
+        return found
+
     def leave_out(self, seconds: float) -> None:
         """Time that was not spent on training."""
         self.started += seconds
@@ -347,9 +355,14 @@ class Window:
         sums, counts = total(torch.stack([r.bins for r in self.results]).sum(0), run.world).tolist()
         elapsed = time.perf_counter() - self.started
         self.seconds += elapsed
+        figures = {
+            name: total(torch.stack(values).mean(), run.world).item() / run.world.size
+            for name, values in self._figures().items()
+        }
         entry = {
             "step": run.state.step,
             "loss": loss,
+            **figures,
             "loss_by_logsnr": [s / n if n else None for s, n in zip(sums, counts, strict=True)],
             "grad_norm": self.results[-1].grad_norm.item(),
             "lr": learning_rate(run.state.step - 1, settings),
@@ -402,7 +415,8 @@ def _batches(run: Run) -> Generator[Batch]:
         step, part = divmod(number, settings.micro_batches)
         first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
-        return make_batch(run.dataset, config, draws, world.device, guidance_range(run.model))
+        span, second = guidance_range(run.model), takes_second_time(run.model)
+        return make_batch(run.dataset, config, draws, world.device, span, second)
 
     steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)
     return prefetch(make, steps)

@@ -4,14 +4,16 @@ All of it uses the averaged parameters, and all processes: each does its share. 
 by all of them before each step of sampling; what it raises ends the sampling.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from vfn.configs.schema import changed_section
 from vfn.data import Dataset, Labels
 from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
+from vfn.ops import OBJECTIVES
 from vfn.pictures import grid, save_png
 from vfn.progress import say
 from vfn.sampling import Asked, Draws, Trained, of_each
@@ -19,6 +21,7 @@ from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
 PREVIEW_ROWS, PREVIEW_COLUMNS = 4, 10
+FEW, FEW_ROWS = (1, 2, 4), 2  # steps that networks for few are shown at, and rows of each
 
 Check = Callable[[], None]
 
@@ -62,7 +65,7 @@ def weaker_of(run: Run) -> Trained | None:
 
 
 def preview(run: Run, check: Check) -> Path:
-    """Write a sample grid with fixed noise.
+    """Write a sample grid with fixed noise; of a network for few steps at 1, 2 and 4 of them.
 
     Args:
         run: the run.
@@ -73,7 +76,9 @@ def preview(run: Run, check: Check) -> Path:
     """
     path, step = run.files.preview(run.state.step), run.state.step
     seed, title, weak = run.config.train.seed, f"preview at step {step}", weaker_of(run)
-    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title, weak)
+    few = OBJECTIVES.find(run.config.diffusion.objective).sampler == run.config.sample.sampler
+    steps = FEW if few else ()
+    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title, weak, steps)
     return path
 
 
@@ -86,6 +91,7 @@ def save_grid(
     check: Check,
     title: str,
     weak: Trained | None = None,
+    steps: Sequence[int] = (),
 ) -> None:
     """Write some pictures of each label; those of all runs of a seed begin with the same noise.
 
@@ -100,13 +106,20 @@ def save_grid(
         check: called before each step of sampling; what it raises ends the sampling.
         title: what they are drawn for.
         weak: what the network is led away from, where its settings say so.
+        steps: numbers of steps that fewer pictures each are shown at, below each other; none for
+            those of the settings.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
-    num = PREVIEW_ROWS * (len(columns) or PREVIEW_COLUMNS)
-    draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
-    images = draws.by_all(world, lambda _i, _z, _x0: check(), title).images
+    width, rows = len(columns) or PREVIEW_COLUMNS, FEW_ROWS if steps else PREVIEW_ROWS
+    settings = [changed_section(trained.config.sample, {"sample_timesteps": n}) for n in steps]
+    parts = []
+    for each in settings or [trained.config.sample]:
+        draws = Draws(trained, each, asked, rows * width, seed, weak)
+        parts.append(draws.by_all(world, lambda _i, _z, _x0: check(), title).images)
+    names = [f"{n} step{'s' if n > 1 else ''}" if row == 0 else "" for n in steps
+             for row in range(rows)]  # fmt: skip
     if world.rank == 0:
-        save_png(path, grid(images, len(columns) or PREVIEW_COLUMNS, column_labels=columns))
+        save_png(path, grid(torch.cat(parts), width, row_labels=names, column_labels=columns))
 
 
 def _asked(dataset: Dataset, legend: Labels) -> tuple[Asked, tuple[str, ...]]:

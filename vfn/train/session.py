@@ -29,7 +29,7 @@ from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, output_channels, shape_of
 from vfn.nn import check_labels, guidance_range
-from vfn.objective import Objective, batch_loss, check_diffusion
+from vfn.objective import Objective, check_diffusion, objective_of
 from vfn.progress import say
 from vfn.runs import (
     Checkpoint,
@@ -150,7 +150,8 @@ def open_run(
     config = _with_model(config, given.model)
     check_text(config)
     check_diffusion(config.diffusion)
-    resume, objective = goes_on(resume, world), given.objective or batch_loss
+    resume = goes_on(resume, world)
+    objective = given.objective or objective_of(config.diffusion)
     with together(world):  # before hours of downloads
         check_directory(files, resume, fresh)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32

@@ -14,7 +14,7 @@ from vfn.configs import Config, TrainConfig
 from vfn.files import few
 from vfn.model import DataShape, autocast, schedule_of
 from vfn.nn import Network, keyed_dropout
-from vfn.objective import Batch, Objective, batch_loss, binned
+from vfn.objective import Batch, Objective, batch_loss, binned, loss_of
 from vfn.ops import (
     balanced_loss,
     ema_decay,
@@ -34,12 +34,14 @@ class StepResult(NamedTuple):
     """Of one step, on the device.
 
     loss: mean over this process's pictures, without a learned weight. bins: their losses by logsnr,
-    see `binned`. grad_norm: of all processes' gradient, before clipping.
+    see `binned`. grad_norm: of all processes' gradient, before clipping. figures: what the
+    objective has to say, means over this process's micro-batches.
     """
 
     loss: Tensor
     bins: Tensor
     grad_norm: Tensor
+    figures: Mapping[str, Tensor] | None = None
 
 
 @dataclass
@@ -209,12 +211,12 @@ def train_step(
     """
     settings, scaling = config.train, config.train.precision == "fp16"
     scale = state.counters["loss_scale"] if scaling else 1.0
-    losses, bins = [], []
+    losses, bins, figures = [], [], []
     for i, batch in enumerate(micro_batches):
         more = i < settings.micro_batches - 1
         with _held(network, more), _held(weigh, more), keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
-                each = objective(network, batch, config.diffusion)
+                each, told = loss_of(objective(network, batch, config.diffusion))
             loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
             if weigh is not None:
                 u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
@@ -223,6 +225,7 @@ def train_step(
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
+        figures.append(told)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
     norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
@@ -234,7 +237,8 @@ def train_step(
     for length, average in state.profiles.items():
         decay = power_ema_decay(state.step, sigma_rel_to_gamma(length))
         ema_update_(average, state.params, decay)
-    return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm)
+    means = {name: torch.stack([told[name] for told in figures]).mean() for name in figures[0]}
+    return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means)
 
 
 def _held(module: object, more: bool) -> AbstractContextManager[None]:

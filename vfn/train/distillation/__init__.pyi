@@ -1,3 +1,4 @@
+from .few_steps import path_objective as path_objective
 from .methods import METHODS as METHODS
 from .methods import Method as Method
 from .methods import Weak as Weak
@@ -22,6 +23,7 @@ __all__ = [
     "distill_objective",
     "find_teacher",
     "halvings",
+    "path_objective",
     "plan_distillation",
     "plan_of",
     "stage_config",

@@ -4,10 +4,12 @@ A method offers a `Method`: which stages there are, and what the student of a st
 (runs, resuming, logs, evaluations) is the same for all. This module does not import torch.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vfn.configs import Config
+from vfn.ops._options import Parametric
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
@@ -43,15 +45,47 @@ class Method(NamedTuple):
     guided: "Callable[[nn.Module, Config, Weak], Objective] | None" = None
 
 
-METHODS: Table[Entry] = Table(
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry(Entry, Parametric):
+    """A method behind a word.
+
+    preset: the configuration that is taken where none is named. objective: what its students
+    learn, a word of `vfn.ops.OBJECTIVES`, of methods that are one run without steps of the teacher;
+    None where the teacher's steps are halved.
+    """
+
+    preset: str = "digits_distill"
+    objective: str | None = None
+
+
+_REGRESSED: Mapping[str, Any] = {"regress_updates": 300}
+_LIMITS = {"regress_updates": (0, 1e9)}
+
+METHODS: Table[MethodEntry] = Table(
     "method",
     {
-        "progressive": Entry(
+        "progressive": MethodEntry(
             text="one DDIM step does what two of the teacher's do, stage after stage",
             target="vfn.train.distillation.progressive:PROGRESSIVE",
-        )
+        ),
+        "consistency": MethodEntry(
+            text="where the teacher's paths end, in continuous time (sCM)",
+            target="vfn.train.distillation.few_steps:FEW_STEPS",
+            preset="digits_consistency",
+            objective="consistency",
+            parameters=_REGRESSED,
+            within=_LIMITS,
+        ),
+        "ect": MethodEntry(
+            text="the same from pairs of noise levels that close in (ECT)",
+            target="vfn.train.distillation.few_steps:FEW_STEPS",
+            preset="digits_consistency",
+            objective="ect",
+            parameters={"regress_updates": 0},
+            within=_LIMITS,
+        ),
     },
-    lambda name: Entry(text=name, target=name),
+    lambda name: MethodEntry(text=name, target=name, parameters=None),
 )
 
 

@@ -9,13 +9,16 @@ from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.configs.schema import Section
 from vfn.files import few, shortened
 from vfn.model import check_guidance
+from vfn.nn import NETWORKS
+from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
 from vfn.train.distillation.methods import METHODS, method_of
 
 # What a student need not share with its teacher, or a distillation with its beginning.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
         "time_density", "time_options", "keep_expectation", "p_uncond", "train_timesteps",
-        "student_steps", "first_steps", "last_steps"}  # fmt: skip
+        "student_steps", "first_steps", "last_steps", "objective", "objective_options",
+        "method_options"}  # fmt: skip
 
 
 def stages_of(plan: Config) -> dict[int, Config]:
@@ -117,21 +120,76 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     """
     own = teacher.config
     model = replace(own.model, dropout=0.0, guidance_range=None)
-    base = Config(data=own.data, model=model, diffusion=own.diffusion)
-    config = configs.override(configs.loads(configs.read(name), name, base), dict(overrides))
-    if not config.distill.teacher_steps:
-        raise ValueError(f"{name} does not say how many steps the teacher takes: --teacher-steps")
-    METHODS.check(config.distill.method)
+    diffusion = replace(own.diffusion, objective="diffusion", objective_options={})
+    base = Config(data=own.data, model=model, diffusion=diffusion)
+    config = configs.loads(configs.read(name), name, base)
+    method = METHODS.find(overrides.get("method", config.distill.method))
+    if method.objective is not None:
+        overrides = {"objective": method.objective, **overrides}
+    config = _with_method(configs.override(config, dict(overrides)), own, name, overrides)
     config = _with_weaker(_with_guidance(config, own), own)
-    faults = differing(replace(config.model, guidance_range=own.model.guidance_range), own.model)
+    alike = replace(config.model, guidance_range=own.model.guidance_range)
+    if method.objective is not None:  # which has looked at it
+        alike = replace(alike, time_embedding=own.model.time_embedding)
+    faults = differing(alike, own.model)
     faults += differing(config.diffusion, own.diffusion)
-    if own.distill.teacher_steps:
+    if own.distill.asked:
         faults += _faults_of_a_student(config, own)
     if faults:
         raise ValueError(f"expected the teacher's {few(faults, 20, 300, '; ')}")
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
     check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config
+
+
+def _with_method(config: Config, own: Config, name: str, overrides: Mapping[str, Any]) -> Config:
+    """The parameters of the method, and the embedding of time that its students need.
+
+    Returns:
+        the configuration with them.
+
+    Raises:
+        ValueError: for steps of a teacher where there are none or the other way round, another
+            objective than the method's, parameters that it does not take, or a student that could
+            not be warmed up.
+    """
+    word, given = config.distill.method, config.distill.method_options
+    entry = METHODS.find(word)
+    if entry.objective is None:
+        if not config.distill.teacher_steps:
+            raise ValueError(
+                f"{name} does not say how many steps the teacher takes: --teacher-steps"
+            )
+        options = entry.filled(f"method {word}", lambda: None, given) if given else {}
+        return replace(config, distill=replace(config.distill, method_options=options))
+    if config.distill.teacher_steps:
+        raise ValueError(
+            f"method {word} takes no steps of the teacher, got teacher_steps "
+            f"{config.distill.teacher_steps}; leave it out, or use --config {entry.preset}"
+        )
+    if config.diffusion.objective != entry.objective:
+        raise ValueError(
+            f"method {word} teaches the objective {entry.objective}, got "
+            f"{config.diffusion.objective}; leave it out"
+        )
+    options = entry.filled(f"method {word}", lambda: None, given)
+    options["regress_updates"] = int(options["regress_updates"])
+    config = replace(config, distill=replace(config.distill, method_options=options))
+    learned = OBJECTIVES.find(entry.objective)
+    if not learned.smooth or not NETWORKS.find(config.model.network).sectioned:
+        return config
+    if overrides.get("time_embedding", "smooth") != "smooth":
+        raise ValueError(
+            f"method {word} differentiates the network in time, where sinusoids of 1000 t explode; "
+            "leave out --time-embedding: students get a smooth one"
+        )
+    if own.model.time_embedding != "smooth" and not options["regress_updates"]:
+        raise ValueError(
+            f"the teacher's time_embedding is {own.model.time_embedding}, and method {word} needs "
+            "a smooth one, which begins anew; give some updates in which the student learns what "
+            "the teacher says, such as --method-option regress_updates=300"
+        )
+    return replace(config, model=replace(config.model, time_embedding="smooth"))
 
 
 def _with_guidance(config: Config, own: Config) -> Config:
@@ -183,6 +241,11 @@ def _with_weaker(config: Config, own: Config) -> Config:
 
 def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
     """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
+    if ours.distill.method != theirs.distill.method or not theirs.distill.teacher_steps:
+        return [
+            f"own velocity, which a student of method {theirs.distill.method} no longer says; "
+            "distill what taught it"
+        ]
     faults = []
     if ours.distill.teacher_steps != theirs.distill.student_steps:
         faults.append(

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from vfn import configs
-from vfn.configs import Config
+from vfn.configs import Config, DistillConfig
 from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
 from vfn.model import build_model, schedule_of, shape_of
-from vfn.nn import denoiser, guidance_range
+from vfn.nn import TIME_LAYERS, denoiser, guidance_range
 from vfn.ops import Denoiser
-from vfn.progress import text_table
+from vfn.progress import say, text_table
 from vfn.runs import (
     Checkpoint,
     RunFiles,
@@ -38,7 +38,7 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.distillation.methods import Weak, method_of
+from vfn.train.distillation.methods import METHODS, Weak, method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
@@ -55,7 +55,6 @@ from vfn.train.session import (
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import start_from
 
-DEFAULT = "digits_distill"
 FIGURES = ("loss", "held_out_loss", "frechet_distance", "precision", "recall", "seconds")
 
 
@@ -110,8 +109,8 @@ def distill(
             ``steps-N`` for each student, a sample grid ``teacher.png``, and ``weak.safetensors`` if
             the teacher is led away from a weaker network.
         config: a preset's name, or the path of a .toml file. Data, network and diffusion are the
-            teacher's where it does not say otherwise. None is digits_distill, or what ``out`` was
-            begun with where it is resumed.
+            teacher's where it does not say otherwise. None is the method's preset, digits_distill
+            of progressive, or what ``out`` was begun with where it is resumed.
         resume: go on from the newest intact checkpoint of the newest stage.
         fresh: begin anew in a directory with the files of a distillation but no checkpoint of a
             stage that can be read; they are replaced.
@@ -198,7 +197,8 @@ def plan_distillation(
     files = RunFiles(run_path(out))
     found = find_teacher(teacher, files.path, resume)
     if config is None:
-        config = files.config if resume and files.config.is_file() else DEFAULT
+        method = METHODS.find(overrides.get("method", DistillConfig.method))
+        config = files.config if resume and files.config.is_file() else method.preset
     return found, plan_of(found, str(config), overrides)
 
 
@@ -523,10 +523,18 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
         ValueError: if it does change something.
     """
     state, own = run.state, teacher.ema
+    fresh = run.config.model.time_embedding != teacher.config.model.time_embedding
+    if fresh:  # what sees other features of time stays as it was built
+        built = {name: v for name, v in state.ema.items() if name.startswith(TIME_LAYERS)}
+        own = own | built
+        say(
+            f"the student's time_embedding is {run.config.model.time_embedding}, unlike its "
+            "teacher's: it begins anew, and what the teacher says is learned first"
+        )
     ranged = guidance_range(run.model) is not None and guidance_range(network) is None
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
     start_from(state, teacher._replace(ema=added | own))
-    if ranged and not _starts_alike(run, network):
+    if ranged and not fresh and not _starts_alike(run, network):
         raise ValueError(
             f"expected network {run.config.model.network} to start as its teacher whatever the "
             f"guidance, and it does not; {few(added, 3) or 'what takes the guidance'} has to "

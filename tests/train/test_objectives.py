@@ -1,0 +1,175 @@
+"""Objectives of few-step networks in the loop: layouts, processes, resuming, the log, mistakes."""
+
+import math
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.helpers.processes import differing, last_step, logged, losses, wait_until
+from vfn import load as load_model
+from vfn.configs import load, loads, override
+from vfn.data import load_dataset
+from vfn.objective import Batch, parts_of, path_loss
+from vfn.train import train
+from vfn.train.batches import make_batch
+
+MEAN_FLOW = ["--objective", "mean_flow", "--second-time", "true", "--time-embedding", "smooth"]
+CONSISTENCY = ["--objective", "consistency", "--time-embedding", "smooth"]
+
+
+@pytest.mark.parametrize("words", [[*MEAN_FLOW, "--objective-option", "power=0"], CONSISTENCY],
+                         ids=["mean_flow", "consistency"])  # fmt: skip
+def test_processes_and_micro_batches_are_only_a_layout(forks, tmp_path, words):
+    """Gradients come together across processes: the forward pass goes through what wraps the net.
+
+    The losses of later steps show it: without that each process would train on its own part.
+    """
+    runs = {}
+    for processes, accumulate in ((1, 1), (2, 1), (2, 2)):
+        out = tmp_path / f"{processes}-{accumulate}"
+        options = ["--steps", 6, "--accumulate", accumulate, "--preview-every", 0, "--lr", 0.01,
+                   "--warmup", 0, *words]  # fmt: skip
+        forks.train(out, *options, processes=processes)
+        forks.end()
+        runs[processes, accumulate] = losses(out)
+    whole = runs.pop((1, 1))
+    for found in runs.values():
+        # Sums in another order: float32 rounding, amplified by a few Adam steps.
+        assert found == pytest.approx(whole, rel=1e-4)
+    assert whole[6] != pytest.approx(whole[1], rel=1e-3)
+
+
+def test_killed_runs_go_on_to_the_same_result(forks, tmp_path):
+    arguments = ["--steps", 30, "--checkpoint-every", 7, "--preview-every", 0, *MEAN_FLOW]
+    forks.train(tmp_path / "whole", *arguments)
+    forks.end()
+    killed = tmp_path / "killed"
+    forks.train(killed, "--resume", *arguments)
+    wait_until(lambda: last_step(killed) > 10, forks.alive)
+    forks.end(-signal.SIGKILL, signal.SIGKILL)
+    forks.train(killed, "--resume", *arguments)
+    forks.end()
+    assert differing(tmp_path / "whole", killed) == []
+    assert losses(tmp_path / "whole") == losses(killed)
+    assert {"derivative_rms", "square_error"} <= logged(killed)[-1].keys()
+
+
+def few(config, objective, **more):
+    model = replace(config.model, time_embedding="smooth", second_time=objective == "mean_flow")
+    config = replace(config, model=model)
+    return override(config, {"objective": objective, "preview_every": 0, **more})
+
+
+@pytest.mark.parametrize(
+    ("objective", "figure"),
+    [("consistency", "tangent_rms"), ("ect", "stage"), ("mean_flow", "derivative_rms")],
+)
+def test_figures_are_logged_and_the_weight_is_learned(config, tmp_path, objective, figure):
+    seen = []
+    settings = few(config, objective, learned_weight=True, steps=3, sampler="ddim")
+    train(settings, tmp_path, callbacks=[seen.append], device="cpu")
+    assert [entry[figure] for entry in seen if figure in entry]
+    assert all(math.isfinite(entry[figure]) for entry in seen)
+    assert all("uncertainty_by_logsnr" in entry for entry in seen)
+
+
+def test_a_trained_mean_flow_is_sampled_by_its_mean_velocity(config, tmp_path):
+    settings = few(config, "mean_flow", steps=2, lr=0.1)
+    settings = override(settings, {"sampler": "mean_flow", "sample_timesteps": 1})
+    train(settings, tmp_path, device="cpu")
+    trained = load_model(tmp_path, "cpu")
+    one, four, plain = (
+        trained.sample(4, sampler=sampler, steps=steps, guidance=0).images.float()
+        for sampler, steps in (("mean_flow", 1), ("mean_flow", 4), ("ddim", 4))
+    )
+    assert not torch.equal(one, four)
+    assert not torch.equal(four, plain)
+
+
+def test_held_out_losses_are_those_of_the_objective(config, tmp_path):
+    """And the same in every evaluation."""
+    seen = []
+    settings = few(config, "mean_flow", steps=2, lr=0.0, preview_every=1)
+    train(settings, tmp_path, callbacks=[seen.append], device="cpu")
+    held = [entry["held_out_loss"] for entry in seen if "held_out_loss" in entry]
+    assert len(held) == 2
+    assert held[0] == held[1]
+    assert 0.3 < held[0] < 3  # v of a network that says 0: 1 for data of unit size
+
+
+def test_both_times_of_a_batch(digits_batch):
+    batch = digits_batch(second_time=True)
+    assert (batch.r <= batch.t).all()
+    assert batch.r.unique().numel() == batch.t.unique().numel() == 64
+    assert batch.update == 3
+    part = parts_of(batch, 48)[1]
+    assert torch.equal(part.r, batch.r[48:])
+    assert part.update == 3
+    plain = digits_batch(second_time=False)
+    assert plain.r is None
+    times = torch.stack([batch.t, batch.r])
+    assert all(t in times for t in plain.t)
+
+
+@pytest.fixture
+def digits_batch(config):
+    dataset = load_dataset(config.data)
+    settings = override(config, {"batch_size": 64})
+
+    def make(second_time):
+        draws = torch.arange(64) + 3 * 64
+        return make_batch(dataset, settings, draws, torch.device("cpu"), None, second_time)
+
+    return make
+
+
+def test_an_objective_of_somebody_else(config, tmp_path):
+    seen = []
+    name, options = "tests.helpers.outside:squares", {"scale": 3.0}
+    given = {"objective": name, "objective_options": options, "steps": 2, "preview_every": 0}
+    settings = override(config, given)
+    train(settings, tmp_path, callbacks=[seen.append], device="cpu")
+    assert [entry["scale"] for entry in seen if "scale" in entry] == [3.0, 3.0]
+
+
+def test_an_objective_that_gives_something_else_is_refused(config):
+    batch = Batch(torch.zeros(2, 1, 8, 8), None, torch.full((2,), 0.5), torch.zeros(2, 1, 8, 8))
+    diffusion = override(config, {"objective": "tests.helpers.outside:no_loss"}).diffusion
+    with pytest.raises(ValueError, match=r"no_loss to give a Learned\(loss, figures\), got int"):
+        path_loss(lambda z, t, y: z, batch, diffusion)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "mean_flow"}, "expected second_time true with objective mean_flow"),
+        (
+            {"objective": "consistency"},
+            "expected time_embedding smooth with objective consistency, which differentiates",
+        ),
+        ({"objective": "shortcut"}, "expected objective to be one of diffusion, consistency, ect"),
+        (
+            {"objective": "ect", "objective_options": {"stages": 3}},
+            "objective ect takes q, k, b, stage_updates, first_stage, c, got stages",
+        ),
+        (
+            {"objective": "ect", "objective_options": {"q": 1.0}},
+            r"objective ect: expected q in 1.01..1e\+06, got 1.0",
+        ),
+        (
+            {"objective": "ect", "train_timesteps": 8},
+            "no learned_variance and train_timesteps 0 with objective ect",
+        ),
+        ({"objective": "ect", "model_out_type": "both"}, "model_out_type v with objective ect"),
+        ({"times": [1.0, 0.7]}, "expected a time for each of the [0-9]+ steps in times, got 2"),
+        ({"times": [0.7, 1.0], "sample_timesteps": 2}, "times that fall, above 0, such as 1,0.7"),
+        ({"times": [1.0, 0.0], "sample_timesteps": 2}, "times that fall, above 0, such as 1,0.7"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings, message):
+    base = loads("", base=load("small"))
+    base = override(base, {"time_embedding": "sinusoidal"})
+    with pytest.raises(ValueError, match=message):
+        override(base, settings)

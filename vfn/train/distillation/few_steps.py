@@ -1,0 +1,83 @@
+"""Consistency distillation: one run, whose student learns where the teacher's paths end.
+
+At first a student learns what its teacher says, where it has an embedding of time of its own; then
+it is told where the teacher's paths lead, dz/dphi = v, at the points of each batch.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.model import schedule_of
+from vfn.nn import Network, denoiser, live_velocity
+from vfn.objective import Batch, Objective, loss_on_paths, path_loss
+from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
+from vfn.train.distillation.methods import Method, Weak
+
+
+def path_objective(
+    teacher: nn.Module, guidance: float, regress_updates: int = 0, weak: Weak | None = None
+) -> Objective:
+    """What a student learns of the paths of a teacher's flow.
+
+    Pairs of noise levels (ect) lie on the lines of the data where nothing guides the teacher, as
+    published: the student has begun as it, and it is asked only if there are first updates.
+
+    Args:
+        teacher: a network without gradients.
+        guidance: w that is distilled in, where batches have none of their own.
+        regress_updates: first updates, in which the student learns the teacher's v itself.
+        weak: a weaker network that the teacher is led away from, too.
+
+    Returns:
+        objective: gives the loss [B] of the student's network on a batch.
+
+    Source: Lu & Song 2024 (2410.11081), algorithm 1; Geng et al. 2024 (2406.14548).
+    """
+    led = guidance > 0 or weak is not None or regress_updates > 0
+
+    def loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Learned:
+        if diffusion.objective == "ect" and not led and batch.guidance is None:
+            return path_loss(network, batch, diffusion)
+        schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
+        logsnr = schedule.logsnr(batch.t)
+        z = q_sample(batch.x0, logsnr, batch.noise)
+        w = guidance if batch.guidance is None else batch.guidance
+        away = None if weak is None else weak.denoiser(batch.labels)
+        by = 0.0 if weak is None else weak.guidance
+        denoise = denoiser(
+            teacher, None, schedule, out_type, batch.labels, w, clip=False, weak=away,
+            weak_guidance=by,
+        )  # fmt: skip
+        with torch.no_grad():
+            dz = v_from_x0(z, denoise(z, logsnr), logsnr)
+        if batch.update is None or batch.update >= regress_updates:
+            later = None if batch.update is None else batch.update - regress_updates
+            return loss_on_paths(network, z, dz, batch._replace(update=later), diffusion)
+        v = live_velocity(network, schedule, out_type, batch.conditions)(z, logsnr)
+        return Learned(consistency_loss(v, dz, torch.zeros_like(dz)), {})
+
+    return loss
+
+
+def _stages(plan: Config) -> list[Config]:
+    steps = plan.distill.student_steps
+    given = plan.sample.times
+    sample = SampleConfig(
+        sampler=OBJECTIVES.find(plan.diffusion.objective).sampler or plan.sample.sampler,
+        sample_timesteps=steps,
+        times=given if given is not None and len(given) == steps else None,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
+    )
+    return [replace(plan, sample=sample)]
+
+
+def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
+    options, guidance = stage.distill.method_options, stage.distill.teacher_guidance or 0.0
+    return path_objective(teacher, guidance, options["regress_updates"], weak)
+
+
+FEW_STEPS = Method(_stages, _objective, _objective)
