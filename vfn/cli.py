@@ -45,7 +45,7 @@ from vfn.sampling.output_table import OUTPUTS
 from vfn.tables import Described
 
 if TYPE_CHECKING:
-    from vfn.sampling import Draws
+    from vfn.sampling import Asked, Draws, Trained
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH, RUN = click.Path(path_type=Path), RunPath()
@@ -196,6 +196,8 @@ def distill_command(
               "as-data: as often as the training pictures have them  [all]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
+@click.option("--condition", help="what a model takes beside labels: a folder, .npy, .npz or .csv "
+              "file, or dataset:NAME[:split]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
 @click.option("--format", "kind", type=Word(OUTPUTS), default="png",
               help="single PNGs with labels.csv, or one file  [png]")  # fmt: skip
@@ -220,6 +222,7 @@ def sample_command(
     num: int | None,
     labels: str | None,
     tags: tuple[str, ...],
+    condition: str | None,
     seed: int,
     kind: str,
     grid_image: bool,
@@ -239,10 +242,15 @@ def sample_command(
     opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
+    asked: Asked | None
     if labels == AS_DATA and not tags:
         asked = as_data(trained, num, seed)
+    elif condition is not None and labels is None and not tags:
+        asked = None  # those of the condition, if it has some
     else:
         asked = ask(trained.shape.legend, labels, tags)
+    if condition is not None:
+        options["condition"] = condition
     draws = variants(trained, compared, num, asked, seed, **given(options))
     write_samples(draws, out, kind, grid_image, animate, fresh)
 
@@ -382,9 +390,30 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     if options["dataset"] is not None:
         trained = trained.with_data(options["dataset"], options["data_dir"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
+    chosen = given({name: options[name] for name in names})
+    if trained.conditioned:
+        return _paired(trained, options, chosen)
     if labels is None or labels == AS_DATA:
         labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
-    return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
+    return trained.draws(num, labels, seed, **chosen)
+
+
+def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any]) -> "Draws":
+    """The pictures of a network that takes more than labels: under the conditions of real ones."""
+    from vfn.data import Dataset
+    from vfn.evaluation import paired_draws
+    from vfn.evaluation.opening import open_side
+    from vfn.runs.directory import run_of
+
+    if options["labels"] is not None:
+        raise ValueError("this model takes the labels of the real pictures; leave out --labels")
+    data, given_size = trained.config.data, options["size"]
+    like = None
+    if run_of(options["real"]) is None:
+        size = None if given_size is None else (given_size[0], given_size[-1])
+        side = open_side(options["real"], data, lean=False, size=size).content
+        like = side if isinstance(side, Dataset) else None
+    return paired_draws(trained, like, options["num"], options["seed"], **chosen)
 
 
 @eval_command.command("reference")

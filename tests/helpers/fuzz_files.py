@@ -2,7 +2,9 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -23,6 +25,7 @@ from vfn import configs
 from vfn.configs import DataConfig
 from vfn.configs.schema import to_tables
 from vfn.data import prepare, read_pictures
+from vfn.data.beside import Vector
 from vfn.data.cache import open_cache
 from vfn.data.dataset import Dataset
 from vfn.evaluation import PIXELS, compare, read_evaluation
@@ -36,6 +39,7 @@ from vfn.interop.diffusers_import import read_diffusers
 from vfn.interop.flax_file import read_flax
 from vfn.interop.reference_checkpoint import read_reference
 from vfn.interop.reference_settings import OPTIONS, with_dataset
+from vfn.model import DataShape
 from vfn.progress import silence
 from vfn.report.read import read_run
 from vfn.runs import (
@@ -52,6 +56,7 @@ from vfn.runs import (
     write_checkpoint,
 )
 from vfn.sampling import load
+from vfn.sampling.condition import open_condition
 from vfn.sampling.output import (
     RECORD,
     check_own,
@@ -371,6 +376,91 @@ def pictures(folder: Path) -> Subject:
     return Subject(change, read)
 
 
+def numbers(folder: Path) -> Subject:
+    """Floats of two channels with numbers of each picture, as a file and prepared."""
+    images = np.linspace(-1, 3, 12 * 4 * 4 * 2, dtype=np.float32).reshape(12, 4, 4, 2)
+    vectors = np.linspace(0, 1, 24, dtype=np.float32).reshape(12, 2)
+    arrays = {"arr_0": images, "vectors": vectors, "vector_names": np.array(["a", "b"])}
+    np.savez(folder / "own.npz", **arrays)
+    settings = DataConfig(dataset=str(folder / "own.npz"), data_dir=str(folder))
+    with silence():
+        path = prepare(settings).path
+    assert path is not None
+    contents = {file.name: file.read_bytes() for file in path.iterdir()}
+    chosen = ["own.npz"]
+
+    def change(rng: Random) -> str:
+        for name, content in contents.items():
+            put(path / name, content)
+        name = chosen[0] = rng.choice(["info.json", "vectors.npy", "images.bin", "own.npz"])
+        changed = {
+            "info.json": lambda: mutations.json_file(contents[name], rng),
+            "vectors.npy": lambda: mutations.npy(vectors, rng),
+            "images.bin": lambda: mutations.damaged(contents[name], rng),
+            "own.npz": lambda: mutations.npz_file(arrays, rng),
+        }[name]()
+        put(folder / name if name == "own.npz" else path / name, changed)
+        return name
+
+    def read() -> None:
+        if chosen[0] == "own.npz":
+            read_pictures(str(folder / "own.npz"))
+            return
+        found = open_cache(path)
+        found.summary()
+        part = found.dataset("all")
+        part.values.shown(part.values.from_unit(part.values.to_unit(part.images[:2])))
+
+    read()
+    return Subject(change, read)
+
+
+def tar(folder: Path) -> Subject:
+    rows, buffer = np.arange(16, dtype=np.uint8).reshape(4, 4), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for i in range(3):
+            picture = io.BytesIO()
+            Image.fromarray(rows + i).save(picture, "PNG")
+            told = json.dumps({"label": "ab"[i % 2]}).encode()
+            for name, content in ((f"{i}.png", picture.getvalue()), (f"{i}.json", told)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    path = folder / "own.tar"
+
+    def change(rng: Random) -> str:
+        put(path, mutations.damaged(buffer.getvalue(), rng))
+        return path.name
+
+    return Subject(change, lambda: read_pictures(str(path)))
+
+
+def condition(folder: Path) -> Subject:
+    """Numbers in a table, and pictures with a mask, that a network is asked to follow."""
+    vector = Vector(("a", "b"), (0.0, 0.0), (1.0, 1.0))
+    config = replace(small_config(), data=DataConfig(condition="mask"))
+    shapes = {"own.csv": DataShape(1, 4, 4, vector=vector), "own.npz": DataShape(1, 4, 4)}
+    of = {"own.csv": small_config(), "own.npz": config}
+    images = np.arange(2 * 16, dtype=np.uint8).reshape(2, 4, 4)
+    arrays = {"arr_0": images, "mask": (images > 9).astype(np.uint8)}
+    chosen = ["own.csv"]
+
+    def change(rng: Random) -> str:
+        name = chosen[0] = rng.choice([*shapes])
+        changed = {
+            "own.csv": lambda: mutations.csv_file(b"1,2\n0.5,-3e2\n4,5\n", rng),
+            "own.npz": lambda: mutations.npz_file(arrays, rng),
+        }[name]()
+        put(folder / name, changed)
+        return name
+
+    def read() -> None:
+        name = chosen[0]
+        open_condition(folder / name, of[name], shapes[name])
+
+    return Subject(change, read)
+
+
 def labels(folder: Path) -> Subject:
     names = [f"{i}.png" for i in range(4)]
     for name in names:
@@ -529,6 +619,9 @@ FORMATS = {
     "exported": exported,
     "cache": cache,
     "pictures": pictures,
+    "numbers": numbers,
+    "tar": tar,
+    "condition": condition,
     "labels": labels,
     "picture": picture,
     "samples": samples,

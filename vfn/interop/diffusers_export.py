@@ -74,6 +74,7 @@ def export_diffusers(run: Path, out: Path, licence: str | None = None) -> str:
     check_empty(out)
     check_licence(licence)
     trained, checkpoint = load(run, "cpu"), find_checkpoint(run)
+    trained.check_labels_alone("format diffusers")
     net = _expressible(trained)
     make_directory(out.parent)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:

@@ -185,8 +185,10 @@ def exported(
         Exported.
 
     Raises:
-        ValueError: if the sampling is no sum of network outputs.
+        ValueError: if the sampling is no sum of network outputs, or the network takes more than
+            labels.
     """
+    trained.check_labels_alone("a graph")
     net = trained.model
     with torch.no_grad():
         for name, param in net.named_parameters():

@@ -6,6 +6,7 @@ configuration, the data's shape and a SHA-256 of everything. Nothing in it can r
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,8 @@ from vfn import __version__
 from vfn.configs import Config, dumps, loads
 from vfn.configs.schema import SIDE
 from vfn.data import Labels
+from vfn.data.beside import Vector
+from vfn.data.cache_info import parse_values
 from vfn.files import few, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
@@ -201,7 +204,7 @@ def write_packed(
     Raises:
         OSError: if it cannot be written; what was there is left as it was.
     """
-    channels, height, width, legend = checkpoint.shape
+    channels, height, width, legend, vector, beside, values = checkpoint.shape
     profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
@@ -210,6 +213,9 @@ def write_packed(
         "width": width,
         "class_names": legend.names,
         "multitags": legend.tags,
+        **({"vector": vector._asdict()} if vector.names else {}),
+        **({"beside": beside} if beside else {}),
+        **({} if values.plain else {"values": values._asdict()}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {
@@ -376,7 +382,26 @@ def parse_shape(text: str) -> DataShape:
         or not isinstance(tags, bool)
     ):
         raise ValueError(f"expected the shape of pictures with class names, got {short(text)}")
-    return DataShape(*sizes, Labels(names, tags))
+    beside = values.get("beside", 0)
+    if type(beside) is not int or not 0 <= beside <= SIDE:
+        raise ValueError(f"expected a number of channels beside the pictures, got {short(text)}")
+    vector, scaling = _parse_vector(values.get("vector", {})), parse_values(values.get("values"))
+    return DataShape(*sizes, Labels(names, tags), vector, beside, scaling)
+
+
+def _parse_vector(told: Any) -> Vector:
+    """Names and statistics of numbers, of a part of the metadata."""
+    fields = {key: tuple(told[key]) for key in Vector._fields} if told else {}
+    vector = Vector(**fields)
+    numbers = (*vector.mean, *vector.deviation)
+    if (
+        not all(isinstance(name, str) for name in vector.names)
+        or not all(type(number) is float and math.isfinite(number) for number in numbers)
+        or not len(vector.names) == len(vector.mean) == len(vector.deviation)
+        or not all(number > 0 for number in vector.deviation)
+    ):
+        raise ValueError(f"expected names, means and deviations, got {short(str(told))}")
+    return vector
 
 
 def parse_profiles(
