@@ -298,6 +298,21 @@ def test_what_they_cannot_express_is_refused(tmp_path, changes, shape, message):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"second_time": True}, "a second time as an input"),
+        ({"vector_dim": 3}, "numbers of each picture as an input"),
+        ({"image_channels": 1}, "a picture beside z as an input"),
+        ({"augment_dim": 9}, "augmentation as an input"),
+    ],
+)
+def test_inputs_that_theirs_has_not(option, message):
+    net = VariedUNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1, **option)
+    with pytest.raises(ValueError, match=message):
+        config_for_diffusers(net, (8, 8))
+
+
 def test_a_wrong_translation_is_noticed(run, tmp_path, monkeypatch):
     from vfn.interop import diffusers_network
 

@@ -108,6 +108,13 @@ def test_other_conditions():
         assert made.module(*made.example(3)).shape == (3, 1, 8, 8)
 
 
+def test_other_inputs_are_refused():
+    trained = untrained(override(small_config(), {"guidance": 0.0}), SHAPE)
+    trained.model.second_time = True
+    with pytest.raises(ValueError, match="to export, got one with second_time"):
+        exported(trained)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"guidance_rule": "apg"}, {"guidance_rescale": 0.5}, {"zero_init": 1},
