@@ -691,19 +691,24 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 
 @app.command("report")
-@click.argument("run", type=RUN)
+@click.argument("runs", type=RUN, nargs=-1, required=True)
 @click.option("--add", multiple=True, type=PATH,
               help="also a folder of vfn sample or a file of vfn eval; once for each")  # fmt: skip
+@click.option("--out", type=PATH, help="page of several runs  [compare-B.html in the first]")
 @_alone
-def report_command(run: Path, add: tuple[Path, ...]) -> None:
-    """Write report.html and plots for a run directory.
+def report_command(runs: tuple[Path, ...], add: tuple[Path, ...], out: Path | None) -> None:
+    """Write report.html and plots for a run directory; of several RUNS one page, side by side.
 
-    Samples, comparisons and evaluations of the RUN are found in its directory, beside it and in the
+    Samples, comparisons and evaluations of a run are found in its directory, beside it and in the
     current directory.
     """
-    from vfn.report import report
+    from vfn.report import compare, report
 
-    click.echo(f"open {report(run, add)}")
+    if len(runs) > 1 and add:
+        raise click.UsageError("--add is for the page of one run")
+    if len(runs) == 1 and out is not None:
+        raise click.UsageError("--out is for the page of several runs")
+    click.echo(f"open {compare(runs, out) if len(runs) > 1 else report(runs[0], add)}")
 
 
 @app.command("demo")

@@ -179,6 +179,7 @@ def _without_work() -> Iterator[None]:
         "vfn.data.prepare": _Result(),
         "vfn.data.find_prepared": None,
         "vfn.report.report": "",
+        "vfn.report.compare": "",
         "vfn.demo.run_demo": None,
         "vfn.files.write_atomic": None,
         "vfn.interop.reference_run.import_checkpoint": Path("run"),

@@ -629,7 +629,17 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Field and type hint of every setting in the named sections, by the setting's name."""
+    """Field and type hint of every setting in the named sections, by the setting's name.
+
+    Args:
+        sections: names of sections.
+
+    Returns:
+        the fields in order.
+
+    >>> "guidance" in flat_fields("sample"), "lr" in flat_fields("sample")
+    (True, False)
+    """
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])
         for section in sections

@@ -124,7 +124,7 @@ class Prepared(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all pictures, labels and names: `data_digest` of the split ``all``."""
+        """SHA-256 of all pictures, labels and names, the `data_digest` of the split ``all``."""
         return data_digest(self.dataset("all"))
 
     @property

@@ -33,6 +33,13 @@ class Source(NamedTuple):
     each split, disjoint, in the order in which they are kept. vectors: float32 [N, D], or None.
     vector_names: D names, or none. numbers: of what numpy calls this ``read`` gives arrays [C, H,
     W]; without it, pictures of 8 bits.
+
+    >>> def shade(i):
+    ...     return Image.new("L", (8, 8), 20 * i)
+    >>> names = [f"shade {i}" for i in range(10)]
+    >>> shades = Source("shades", names, shade, None, (), {"train": range(8), "test": (8, 9)})
+    >>> shades.read(2).getpixel((0, 0))
+    40
     """
 
     origin: str

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Outputs(NamedTuple):
-    """Features [B, D] of some pictures, and logits [B, K] of a classifier if there is one."""
+    """Features [B, D] of some pictures, and logits [B, K] of a classifier if there is one.
+
+    >>> Outputs(torch.ones(2, 3)).logits is None
+    True
+    """
 
     features: "Tensor"
     logits: "Tensor | None" = None

@@ -48,6 +48,12 @@ def params_from_flax(tree: Mapping[Any, Any], model: UNet) -> dict[str, Tensor]:
             the model takes tags.
 
     Source: Salimans & Ho 2022 (2202.00512), appendix B.
+
+    >>> from vfn.nn import UNet
+    >>> small = UNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1)
+    >>> params_from_flax({"conv_in": {"kernel": np.zeros((3, 3, 1, 32))}}, small)
+    Traceback (most recent call last):
+    ValueError: ...
     """
     if model.multitags:
         raise ValueError("expected a network with classes or without labels, got one with tags")

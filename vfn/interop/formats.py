@@ -28,6 +28,9 @@ class Format:
     configuration in that format, a file or its content; None where the checkpoint brings its own
     (``configured`` is False; None: where none is named). ``datasets``: those it knows, any if there
     are none.
+
+    >>> Format(text="parameters alone", params="mine.formats:params").checkpoint is None
+    True
     """
 
     text: str

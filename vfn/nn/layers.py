@@ -194,8 +194,13 @@ def group_norm(channels: int, least: int = 1) -> GroupNorm:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Outside of autocast, on devices that have it."""
-    available = torch.amp.is_autocast_available(device.type)
+    available = _has_autocast(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # torch 2.9 cannot trace the question
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def silu(x: Tensor) -> Tensor:

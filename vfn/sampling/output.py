@@ -50,7 +50,18 @@ _OURS = (
 
 
 class Output(Protocol):
-    """A folder that pictures are written to, in any order, by any number of processes."""
+    """A folder that pictures are written to, in any order, by any number of processes.
+
+    An entry of `OUTPUTS` makes one:
+
+    >>> import tempfile
+    >>> from vfn.sampling import OUTPUTS
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder: Output = OUTPUTS["png"].load()(Path(place), 2)
+    ...     folder.write(torch.tensor([0, 1]), torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    ...     folder.present()
+    {0, 1}
+    """
 
     def present(self) -> set[int]:
         """Which pictures are there, whole."""
