@@ -7,8 +7,8 @@ from .denoiser import with_params as with_params
 from .dropout import dropout as dropout
 from .dropout import keyed_dropout as keyed_dropout
 from .network import NETWORKS as NETWORKS
-from .network import TIME_LAYERS as TIME_LAYERS
 from .network import Network as Network
+from .refitting import refit_time_embedding as refit_time_embedding
 from .uncertainty import Uncertainty as Uncertainty
 from .unet import UNet as UNet
 from .velocity import bare as bare
@@ -17,7 +17,6 @@ from .velocity import live_velocity as live_velocity
 
 __all__ = [
     "NETWORKS",
-    "TIME_LAYERS",
     "Network",
     "UNet",
     "Uncertainty",
@@ -30,6 +29,7 @@ __all__ = [
     "guidance_range",
     "keyed_dropout",
     "live_velocity",
+    "refit_time_embedding",
     "takes_second_time",
     "with_params",
 ]

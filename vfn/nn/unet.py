@@ -226,6 +226,11 @@ class UNet(nn.Module):
             use_reentrant=False,
         )
 
+    def time_features(self, t: Tensor) -> Tensor:
+        """What the network sees of times [B]: sinusoids [B, C], float64."""
+        slower = _SMOOTH if self.time_embedding == "smooth" else 1
+        return sinusoidal_embedding(t / slower, self.hid_channels)
+
     def embed(
         self, t: Tensor, y: Tensor | None, w: Tensor | None = None, r: Tensor | None = None
     ) -> Tensor:
@@ -244,8 +249,7 @@ class UNet(nn.Module):
             ValueError: for labels of an unconditional network.
         """
         dtype = self.modulation.weight.dtype
-        slower = _SMOOTH if self.time_embedding == "smooth" else 1
-        embedding = self.time_embed(sinusoidal_embedding(t / slower, self.hid_channels).to(dtype))
+        embedding = self.time_embed(self.time_features(t).to(dtype))
         if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
             low, high = self.guidance_range
             relative = (w - low) / (high - low)  # what guidance does is smooth in w
