@@ -245,6 +245,12 @@ def guidance_range(model: nn.Module) -> Sequence[float] | None:
 def takes_second_time(model: nn.Module) -> bool:
     """Whether a network takes a second time as an input, the keyword r, as mean flows do.
 
+    Args:
+        model: its attribute ``second_time`` tells.
+
+    Returns:
+        whether it does.
+
     >>> takes_second_time(nn.Identity())
     False
     """
