@@ -246,12 +246,12 @@ def takes_second_time(model: nn.Module) -> bool:
     """Whether a network takes a second time as an input, the keyword r, as mean flows do.
 
     Args:
-        model: its attribute ``second_time`` tells.
+        model: any network.
 
     Returns:
-        whether it does.
+        what its ``second_time`` says, if it has one.
 
-    >>> takes_second_time(nn.Identity())
+    >>> takes_second_time(nn.Linear(1, 1))
     False
     """
     return bool(getattr(model, "second_time", False))

@@ -1,0 +1,3 @@
+"""Tutorials are run by their own tests, not as modules with examples."""
+
+collect_ignore_glob = ["tutorials/*"]
