@@ -117,17 +117,19 @@ def job(teacher: Path, method: str, w: float, seed: int, budget: float, out: Pat
         updates = round(budget / each) if each else 0
         plan.write_text(json.dumps({"cost": each, "updates": updates}))
     planned = json.loads(plan.read_text())
-    updates = planned["updates"]
+    updates, signum = planned["updates"], 0
     if method == "mean_flow":
         config = override(load("digits_meanflow"), {
             "steps": updates, "seed": seed, "preview_every": 0, "checkpoint_every": 200,
             **({"objective_options": {"guidance": w}} if w else {}),
         })  # fmt: skip
-        train(config, here, resume=True, device="cpu")
+        signum = train(config, here, resume=True, device="cpu").signum
     elif method != "teacher":
         asked = settings(method, updates, round(WARM * updates))
         more = {"method": method, "teacher_guidance": w, "seed": seed, **QUIET}
-        distill(teacher, here, resume=here.is_dir(), **{**more, **asked})
+        signum = distill(teacher, here, resume=here.is_dir(), **{**more, **asked}).signum
+    if signum:
+        sys.exit(128 + signum)  # the same command goes on
     guidance = w if method == "teacher" else 0.0
     found = {
         steps: figures(run, asked, guidance, seed)

@@ -1,8 +1,6 @@
 """Conditions beside labels: made of pictures, trained with, asked for, judged, distilled."""
 
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +11,8 @@ from tests.helpers.distilling import MINI
 from vfn.cli import main
 from vfn.configs import DataConfig, load, override
 from vfn.data import as_dataset, load_dataset, prepare, to_unit
-from vfn.data.beside import derived_kind, vector_of
 from vfn.data.derived import downscaled, grey, masked, with_mask
+from vfn.data.given import derived_kind, vector_of
 from vfn.evaluation import judge
 from vfn.interop.exports import exporter
 from vfn.nn import Conditions, Transformer, denoiser
@@ -59,16 +57,6 @@ def run(shapes, tmp_path_factory):
     out = tmp_path_factory.mktemp("told") / "run"
     train(told_config(eval_every=4, eval_num=20), out, dataset=(shapes, shapes), device="cpu")
     return out
-
-
-def test_the_network_of_the_page_is_trained_and_drawn_from(shapes, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text()
-    text = re.search(r"```python\n# mine/told.py\n(.*?)```", page, re.DOTALL)[1]
-    (tmp_path / "page_told.py").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    train(told_config(network="page_told:Told"), "run", dataset=shapes, device="cpu")
-    drawn = load_run("run", "cpu").sample(2, condition=shapes, guidance=0.0, steps=2)
-    assert drawn.images.shape == (2, 1, 8, 8)
 
 
 # What conditions are made of

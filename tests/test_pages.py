@@ -65,7 +65,7 @@ COMMANDS = sorted({
 def test_every_block_is_of_a_kind_that_is_checked(page):
     kinds = {kind for kind, _ in BLOCK.findall(PAGES[page]) if not kind.startswith("{")}
     known = {"pycon", "sh", "text", "toml"}
-    # interop.md shows code of others, for files that are not here; tests/test_conditions.py runs its page
+    # interop.md shows code of others, for files that are not here; conditions.md has its own test
     if (
         page
         in {

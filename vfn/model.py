@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vfn.configs import Config, DiffusionConfig, SampleConfig
 from vfn.data import Dataset, Labels, to_unit
 from vfn.data.augment import PARAMETERS
-from vfn.data.beside import Vector, check_derived, derived_kind
 from vfn.data.derived import known
+from vfn.data.given import Vector, check_derived, derived_kind
 from vfn.data.values import PLAIN, Values
 from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS

@@ -25,9 +25,9 @@ from vfn import configs
 from vfn.configs import DataConfig
 from vfn.configs.schema import to_tables
 from vfn.data import prepare, read_pictures
-from vfn.data.beside import Vector
 from vfn.data.cache import open_cache
 from vfn.data.dataset import Dataset
+from vfn.data.given import Vector
 from vfn.evaluation import PIXELS, compare, read_evaluation
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics

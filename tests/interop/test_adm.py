@@ -195,7 +195,7 @@ def test_sizes_that_the_papers_name():
         ({"learn_sigma": True}, "out.2.weight gives"),
         ({"diffusion_steps": 4000, "rescale_timesteps": False}, "expected rescale_timesteps"),
         ({"num_heads_upsample": 3}, "as many heads on the way up"),
-        ({"num_res_blocks": 10**9}, "10000 blocks at most"),
+        ({"num_res_blocks": 10**9}, "256 blocks at most"),
         ({"noise_schedule": "exp"}, "noise_schedule 'exp'"),
         ({"image_size": 7}, "image_size to be a multiple of 2 a level"),
         ({"use_xformers": True}, "unknown flags use_xformers"),

@@ -26,6 +26,7 @@ from vfn.model import DataShape, schedule_of
 from vfn.ops import ddim_step, logsnr_grid, sample
 from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
 from vfn.sampling import load
+from vfn.train import distill, train
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -297,6 +298,21 @@ def test_what_they_cannot_express_is_refused(tmp_path, changes, shape, message):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"second_time": True}, "a second time as an input"),
+        ({"vector_dim": 3}, "numbers of each picture as an input"),
+        ({"image_channels": 1}, "a picture beside z as an input"),
+        ({"augment_dim": 9}, "augmentation as an input"),
+    ],
+)
+def test_inputs_that_theirs_has_not(option, message):
+    net = VariedUNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1, **option)
+    with pytest.raises(ValueError, match=message):
+        config_for_diffusers(net, (8, 8))
+
+
 def test_a_wrong_translation_is_noticed(run, tmp_path, monkeypatch):
     from vfn.interop import diffusers_network
 
@@ -329,7 +345,7 @@ def test_what_is_there_is_not_written_over(run, tmp_path):
         ({"up_block_types": ["AttnUpBlock2D"]}, "other levels than on the way up"),
         ({"_class_name": "UNet2DConditionModel"}, "got 'UNet2DConditionModel'; other networks"),
         ({"num_class_embeds": 7}, "class_embedding.weight of 7 rows"),
-        ({"layers_per_block": 10**9}, "10000 blocks at most"),
+        ({"layers_per_block": 10**9}, "256 blocks at most"),
         ({"layers_per_block": 3}, "down_blocks.0.resnets.1.norm1.weight is missing"),
         ({"block_out_channels": [1048576]}, "expected a checkpoint of the network"),
         ({"dropout": "a"}, "dropout 'a'"),
@@ -439,3 +455,27 @@ def test_noise_levels_of_betas_are_exact():
 def test_a_licence_is_an_identifier(run, tmp_path):
     with pytest.raises(ValueError, match="identifier of a licence, such as mit"):
         export_diffusers(run, tmp_path / "out", licence="mit\nmodel: other")
+
+
+def test_a_network_of_theirs_is_trained_on_and_distilled(tmp_path):
+    """One with what ours does otherwise; its labels have no row for none."""
+    theirs = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), num_class_embeds=10,
+    )  # fmt: skip
+    moved(theirs).save_pretrained(tmp_path / "made" / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "made" / "scheduler")
+    import_diffusers(tmp_path / "made", {"dataset": "digits"}, tmp_path / "run")
+    before = find_checkpoint(tmp_path / "run")
+    quick = {"steps": 1, "batch_size": 8, "preview_every": 0, "log_every": 1}
+    config = override(before.config, quick)
+    assert train(config, tmp_path / "run", resume=True, device="cpu").step == 1
+    after = find_checkpoint(tmp_path / "run")
+    assert after.config.model.network.endswith("VariedUNet")
+    assert not torch.equal(after.params["in_conv.weight"], before.params["in_conv.weight"])
+    fast = distill(
+        tmp_path / "run", tmp_path / "fast", teacher_steps=2, student_steps=1, steps=1,
+        last_steps=1, batch_size=8, eval_num=10, device="cpu",
+    )  # fmt: skip
+    assert fast.student_steps == 1
+    assert load(tmp_path / "fast" / "steps-1", "cpu").sample(1).nfe == 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
-from vfn.configs import override
+from vfn.configs import Config, override
 from vfn.data import Labels
 from vfn.interop import export_onnx, export_pt2, graph_export
 from vfn.interop.graph_export import exported
@@ -21,9 +21,17 @@ DETERMINISTIC = ["ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ab2", "abm2"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A file of a small network with attention."""
-    config = small_config(apply_attn=(True,))
+    """A file of a network whose graph is small: attention is in its middle alone."""
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    write_checkpoint(path, small_checkpoint())
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file of a network from outside, of a few layers: its graph is written in a second."""
+    config = override(Config(), {"network": "tests.helpers.outside:Small", "dataset": "digits"})
+    path = tmp_path_factory.mktemp("small") / "model.safetensors"
     write_checkpoint(path, small_checkpoint(config))
     return path
 
@@ -100,6 +108,13 @@ def test_other_conditions():
         assert made.module(*made.example(3)).shape == (3, 1, 8, 8)
 
 
+def test_other_inputs_are_refused():
+    trained = untrained(override(small_config(), {"guidance": 0.0}), SHAPE)
+    trained.model.second_time = True
+    with pytest.raises(ValueError, match="to export, got one with second_time"):
+        exported(trained)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"guidance_rule": "apg"}, {"guidance_rescale": 0.5}, {"zero_init": 1},
@@ -122,11 +137,11 @@ def test_torch_export_takes_any_batch(run, tmp_path):
             torch.testing.assert_close(net(z, t, y), expected, rtol=0, atol=1e-5)
 
 
-def test_torch_export_of_a_sampler(run, tmp_path):
-    export_pt2(run, tmp_path / "net.pt2", "abm2", 2)
+def test_torch_export_of_a_sampler(small, tmp_path):
+    export_pt2(small, tmp_path / "net.pt2", "abm2", 3)
     draw = torch.export.load(tmp_path / "net.pt2").module()
     z, labels = torch.randn(4, 1, 8, 8), torch.tensor([1, 2, 3, 4])
-    expected = drawn(load(run, "cpu"), "abm2", 2, z, labels, 0.5)
+    expected = drawn(load(small, "cpu"), "abm2", 3, z, labels, 0.5)
     with torch.no_grad():
         found = draw(z, labels, torch.full((4,), 0.5))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -153,13 +168,13 @@ def test_onnx_of_a_sampler(run, tmp_path):
     assert told["size"] == "[1, 8, 8]"
 
 
-def test_onnx_of_a_network(run, tmp_path):
+def test_onnx_of_a_network(small, tmp_path):
     pytest.importorskip("onnxscript")
-    export_onnx(run, tmp_path / "net.onnx")
+    export_onnx(small, tmp_path / "net.onnx")
     opened = session(tmp_path / "net.onnx")
     z, t, labels = torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, 3])
     with torch.no_grad():
-        expected = exported(load(run, "cpu")).module(z, t, labels)
+        expected = exported(load(small, "cpu")).module(z, t, labels)
     (found,) = opened.run(None, {"z": z.numpy(), "t": t.numpy(), "labels": labels.numpy()})
     assert np.abs(found - expected.numpy()).max() <= 1e-5
 

@@ -8,9 +8,19 @@ from torch import nn
 from torch.func import functional_call
 
 from vfn import ops
-from vfn.nn import UNet, bare, denoiser, fixed_velocity, live_velocity
+from vfn.nn import (
+    UNet,
+    bare,
+    denoiser,
+    fixed_velocity,
+    live_velocity,
+    refit_time_embedding,
+)
 from vfn.nn.layers import attend, group_norm
 
+# PyTorch's own forward-mode rules are still scripted when they are first used; `along_path` says
+# nothing of it.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is:FutureWarning")
 SCHEDULE = ops.logsnr_schedule("cosine")
 LOGSNR = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
 SMALL = {"hid_channels": 32, "ch_multipliers": (1, 2), "num_res_blocks": 1, "embedding_dim": 16,
@@ -182,3 +192,25 @@ def test_parameters_are_an_argument_of_a_network_with_a_second_time():
     u = functional_call(net, params, (z, SCHEDULE.time(LOGSNR), labels), {"r": r})
     expected = ops.x0_from_mean_velocity(z, u.detach(), LOGSNR, LOGSNR + 1)
     torch.testing.assert_close(denoise.between(z, LOGSNR, LOGSNR + 1), expected)
+
+
+def test_a_smooth_embedding_is_fitted_to_what_a_trained_one_says():
+    """To sinusoids whose fast half is silent, as training leaves it, up to a per cent; not before.
+
+    And its derivative in time stays that of the slow half, at most some tens.
+    """
+    torch.manual_seed(3)
+    old, new = (UNet(1, 1, **{**SMALL, "time_embedding": word})
+                for word in ("sinusoidal", "smooth"))  # fmt: skip
+    fast = 16 * torch.arange(2).repeat_interleave(10)[:, None] + torch.arange(10)
+    with torch.no_grad():
+        old.time_embed[0].weight[:, fast.flatten()] = 0
+    t = torch.linspace(0.02, 0.98, 99, dtype=torch.float64)
+    wanted, built = old.embed(t, None), new.embed(t, None)
+    refit_time_embedding(new, old)
+    fitted = new.embed(t, None)
+    spread = wanted.var(0).sum()
+    assert (fitted - wanted).square().mean(0).sum() < 0.01 * spread
+    assert (built - wanted).square().mean(0).sum() > spread
+    _, rate = torch.func.jvp(lambda t: new.embed(t, None), (t,), (torch.ones_like(t),))
+    assert rate.abs().max() < 50

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vfn.data.beside import check_numbers
 from vfn.data.dataset import own_splits
+from vfn.data.given import check_numbers
 from vfn.data.labels import MOST_NAMES, check_names
 from vfn.data.source import Source, checked_labels, nth_array, nth_picture
 from vfn.data.values import KINDS

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from vfn.configs import DataConfig, Split
-from vfn.data.beside import Vector, vector_of
 from vfn.data.cache_info import Info, read_info, read_labels, read_vectors
 from vfn.data.dataset import Dataset
 from vfn.data.digest import data_digest, images_digest, remember_digest
+from vfn.data.given import Vector, vector_of
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
 from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Split
-from vfn.data.beside import Vector, vector_of
+from vfn.data.given import Vector, vector_of
 from vfn.data.labels import MOST_NAMES, Labels, check_names
 from vfn.data.values import PLAIN, Values
 from vfn.ops import epoch_permutation

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.data.beside import LEAST, LUMA, MOST
+from vfn.data.given import LEAST, LUMA, MOST
 
 
 def known(pictures: Tensor, size: tuple[int, int] | None = None, by: int = 0) -> Tensor:

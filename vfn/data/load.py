@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, get_args
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
-from vfn.data.beside import DERIVED, derived_kind
 from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
+from vfn.data.given import DERIVED, derived_kind
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard

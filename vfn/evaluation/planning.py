@@ -274,10 +274,12 @@ def paired_draws(
     Raises:
         ValueError: if there are no pictures, or they lack what the network takes.
 
+    >>> from vfn.configs import load, override
+    >>> from vfn.data import load_dataset
     >>> from vfn.sampling import untrained
-    >>> paired_draws(untrained("digits"), None, num=4)
-    Traceback (most recent call last):
-    ValueError: this model takes ... give pictures there, such as dataset:NAME:test
+    >>> config = override(load("digits"), {"condition": "downscale:2"})
+    >>> paired_draws(untrained(config), load_dataset(config.data, "test"), 20).num
+    20
     """
     if like is None:
         raise ValueError(

@@ -248,9 +248,10 @@ def params_from_adm(
     Raises:
         ValueError: if names or shapes do not fit, or values are no finite numbers.
 
-    >>> params_from_adm({"odd.weight": torch.zeros(1)}, UNet(1, 1, hid_channels=32))
+    >>> from vfn.interop.varied_unet import VariedUNet
+    >>> params_from_adm({}, VariedUNet(1, 1, hid_channels=32, ch_multipliers=(1,)))
     Traceback (most recent call last):
-    ValueError: ...
+    ValueError: expected a checkpoint of the network that the configuration describes: time_embed...
     """
     return fit(model, dict(_layers(model, new_order)), state)
 

@@ -26,7 +26,7 @@ from vfn.nn.unet import UNet
 from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
 from vfn.runs.checkpoint import MOMENTS
 
-MOST_BLOCKS = 10_000
+MOST_BLOCKS = 256  # on the way down; a thousand would take seconds to lay out
 UNKNOWN = "unknown"  # the data set of a network that does not say
 SCALINGS = {"boundary"}  # arguments of the preconditioned network alone
 

@@ -300,8 +300,14 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
         faults.append("a variance beside the prediction")
     if model.multitags:
         faults.append("tags")
-    if model.guidance_range is not None:
-        faults.append("guidance as an input")
+    inputs = {
+        "guidance": model.guidance_range is not None,
+        "a second time": model.second_time,
+        "numbers of each picture": model.vector_dim,
+        "a picture beside z": model.image_channels,
+        "augmentation": model.augment_dim,
+    }
+    faults += [f"{name} as an input" for name, taken in inputs.items() if taken]
     return faults
 
 

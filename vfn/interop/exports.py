@@ -19,8 +19,8 @@ class Export(Entry):
 
     suffix: what its files end in, empty for a folder. options: of the command, that it takes.
 
-    >>> EXPORTS["safetensors"].suffix
-    '.safetensors'
+    >>> Export(text="my format", target="mine.formats:export", suffix=".mine").options
+    ()
     """
 
     suffix: str = ""

@@ -23,6 +23,7 @@ from vfn.tables import how_to_install
 
 TOLERANCE = 1e-5  # of float32, between two libraries
 BATCHES = (3, 1)
+OTHER_INPUTS = ("second_time", "vector_dim", "image_channels", "augment_dim")
 MOST_BYTES = 2**31 - 2**24  # a file of protocol buffers holds no more
 Runner = Callable[..., Tensor]
 
@@ -190,6 +191,11 @@ def exported(
     """
     trained.check_labels_alone("a graph")
     net = trained.model
+    more = [name for name in OTHER_INPUTS if getattr(net, name, None)]
+    if more:
+        raise ValueError(
+            f"expected a network of z, t, labels and guidance to export, got one with {more[0]}"
+        )
     with torch.no_grad():
         for name, param in net.named_parameters():
             param.copy_(trained.params[name])

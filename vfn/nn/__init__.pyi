@@ -9,8 +9,8 @@ from .denoiser import with_params as with_params
 from .dropout import dropout as dropout
 from .dropout import keyed_dropout as keyed_dropout
 from .network import NETWORKS as NETWORKS
-from .network import TIME_LAYERS as TIME_LAYERS
 from .network import Network as Network
+from .refitting import refit_time_embedding as refit_time_embedding
 from .transformer import Transformer as Transformer
 from .uncertainty import Uncertainty as Uncertainty
 from .unet import UNet as UNet
@@ -20,7 +20,6 @@ from .velocity import live_velocity as live_velocity
 
 __all__ = [
     "NETWORKS",
-    "TIME_LAYERS",
     "Conditions",
     "Network",
     "Transformer",
@@ -36,6 +35,7 @@ __all__ = [
     "keyed_dropout",
     "live_velocity",
     "no_conditions",
+    "refit_time_embedding",
     "takes_second_time",
     "with_params",
 ]

@@ -118,7 +118,6 @@ NARROWEST = 4  # widths are multiples of it: so that the embedding of time has f
 
 # How the UNet sees time: by sinusoids of 1000 t, or of 10 t, whose derivative in t stays small.
 TimeEmbedding = Literal["sinusoidal", "smooth"]
-TIME_LAYERS = "time_embed."  # what names of its parameters begin with
 
 
 def unet_faults(

@@ -20,8 +20,8 @@ from vfn import __version__
 from vfn.configs import Config, dumps, loads
 from vfn.configs.schema import SIDE
 from vfn.data import Labels
-from vfn.data.beside import Vector
 from vfn.data.cache_info import parse_values
+from vfn.data.given import Vector
 from vfn.files import few, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say

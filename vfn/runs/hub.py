@@ -56,6 +56,7 @@ def hub_package() -> Any:
             f"{how_to_install('hub')}"
         )
     import huggingface_hub
+    import huggingface_hub.constants  # noqa: F401 - the face of the package does not import it
 
     return huggingface_hub
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vfn.configs import Config
 from vfn.data import Dataset, load_dataset, read_pictures, spec_settings, to_unit
-from vfn.data.beside import check_numbers, derived_kind
 from vfn.data.derived import known, with_mask
+from vfn.data.given import check_numbers, derived_kind
 from vfn.files import few, shortened, shown
 from vfn.model import DataShape, fixed_conditions, image_channels
 from vfn.nn import Conditions

@@ -60,7 +60,7 @@ class MethodEntry(Entry, Parametric):
     objective: str | None = None
 
 
-_REGRESSED: Mapping[str, Any] = {"regress_updates": 300}
+_REGRESSED: Mapping[str, Any] = {"regress_updates": 100}
 _LIMITS = {"regress_updates": (0, 1e9)}
 
 METHODS: Table[MethodEntry] = Table(

@@ -126,7 +126,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     method = METHODS.find(overrides.get("method", config.distill.method))
     if method.objective is not None:
         overrides = {"objective": method.objective, **overrides}
-    config = _with_method(configs.override(config, dict(overrides)), own, name, overrides)
+    config = _with_method(configs.override(config, dict(overrides)), name, overrides)
     config = _with_weaker(_with_guidance(config, own), own)
     alike = replace(config.model, guidance_range=own.model.guidance_range)
     if method.objective is not None:  # which has looked at it
@@ -142,7 +142,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     return config
 
 
-def _with_method(config: Config, own: Config, name: str, overrides: Mapping[str, Any]) -> Config:
+def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
     """The parameters of the method, and the embedding of time that its students need.
 
     Returns:
@@ -150,8 +150,8 @@ def _with_method(config: Config, own: Config, name: str, overrides: Mapping[str,
 
     Raises:
         ValueError: for steps of a teacher where there are none or the other way round, another
-            objective than the method's, parameters that it does not take, or a student that could
-            not be warmed up.
+            objective than the method's, parameters that it does not take, or an embedding of time
+            that cannot be differentiated.
     """
     word, given = config.distill.method, config.distill.method_options
     entry = METHODS.find(word)
@@ -182,12 +182,6 @@ def _with_method(config: Config, own: Config, name: str, overrides: Mapping[str,
         raise ValueError(
             f"method {word} differentiates the network in time, where sinusoids of 1000 t explode; "
             "leave out --time-embedding: students get a smooth one"
-        )
-    if own.model.time_embedding != "smooth" and not options["regress_updates"]:
-        raise ValueError(
-            f"the teacher's time_embedding is {own.model.time_embedding}, and method {word} needs "
-            "a smooth one, which begins anew; give some updates in which the student learns what "
-            "the teacher says, such as --method-option regress_updates=300"
         )
     return replace(config, model=replace(config.model, time_embedding="smooth"))
 

@@ -19,7 +19,7 @@ from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
 from vfn.model import build_model, conditions_of, schedule_of, shape_of
-from vfn.nn import TIME_LAYERS, Conditions, denoiser, guidance_range
+from vfn.nn import Conditions, UNet, denoiser, guidance_range, refit_time_embedding
 from vfn.ops import Denoiser
 from vfn.progress import say, text_table
 from vfn.runs import (
@@ -523,18 +523,20 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
         ValueError: if it does change something.
     """
     state, own = run.state, teacher.ema
-    fresh = run.config.model.time_embedding != teacher.config.model.time_embedding
-    if fresh:  # what sees other features of time stays as it was built
-        built = {name: v for name, v in state.ema.items() if name.startswith(TIME_LAYERS)}
-        own = own | built
-        say(
-            f"the student's time_embedding is {run.config.model.time_embedding}, unlike its "
-            "teacher's: it begins anew, and what the teacher says is learned first"
-        )
     ranged = guidance_range(run.model) is not None and guidance_range(network) is None
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
     start_from(state, teacher._replace(ema=added | own))
-    if ranged and not fresh and not _starts_alike(run, network):
+    if run.config.model.time_embedding != teacher.config.model.time_embedding:
+        assert isinstance(run.model, UNet)  # no other network has the setting
+        assert isinstance(network, UNet)
+        refit_time_embedding(run.model, network)
+        for name, param in state.params.items():
+            state.ema[name].copy_(param.detach())
+        say(
+            f"the student's time_embedding is {run.config.model.time_embedding}, unlike its "
+            "teacher's: it is fitted to what that says"
+        )
+    elif ranged and not _starts_alike(run, network):
         raise ValueError(
             f"expected network {run.config.model.network} to start as its teacher whatever the "
             f"guidance, and it does not; {few(added, 3) or 'what takes the guidance'} has to "
