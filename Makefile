@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?=
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs dist oldest format clean
 
 demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/report.html
 	$(BIN)/vfn demo $(DEMO)
@@ -16,13 +16,27 @@ check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commi
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## the documentation site: build/docs/index.html, opens without a network
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -c docs -d build/doctrees . build/docs
+
+oldest: $(INSTALLED)  ## the core's tests on the oldest torch that is declared; leaves it in .venv
+	$(BIN)/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/ops tests/nn tests/test_imports.py vfn/ops vfn/nn
+
+dist: $(INSTALLED)  ## sdist and wheel in dist/, checked: contents, metadata, a fresh installation
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m tests.helpers.distribution dist
+
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from docs.site.public import FACES
 from vfn import configs
 from vfn.cli import app
 from vfn.configs.schema import SECTIONS
@@ -20,8 +21,6 @@ from vfn.tables import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- fields -->\n"
-ROOMS = "ops nn configs data runs sampling evaluation train report interop"
-FACES = ["vfn", *(f"vfn.{room}" for room in ROOMS.split())]
 
 
 def help_texts() -> str:

@@ -1,6 +1,7 @@
 """The package as others install it: built as a wheel, unpacked elsewhere, run from there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.distribution import wheel_faults
+from vfn import __version__
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -16,30 +20,63 @@ ROOT = Path(__file__).parents[1]
 def source(tmp_path_factory):
     """A copy to build from: a build leaves files beside what it builds."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "vfn", source / "vfn", ignore=shutil.ignore_patterns("__pycache__"))
     return source
 
 
 @pytest.fixture(scope="module")
-def installed(source, tmp_path_factory):
-    """A folder with the wheel's content, far from the checkout."""
+def wheel(source, tmp_path_factory):
     place = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run(
         [*build, "--wheel-dir", str(place), str(source)], check=True, capture_output=True, text=True
     )
     (wheel,) = place.glob("vfn-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """A folder with the wheel's content, far from the checkout."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(place / "site")
-    return place / "site"
+        archive.extractall(wheel.parent / "site")
+    return wheel.parent / "site"
 
 
-def test_every_file_of_the_package_is_in_it(installed):
-    here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "vfn").rglob("*") if p.is_file()}
-    there = {p.relative_to(installed).as_posix() for p in (installed / "vfn").rglob("*")}
-    assert sorted(name for name in here - there if "__pycache__" not in name) == []
+def test_the_wheel_is_as_it_should_be(wheel):
+    assert wheel_faults(wheel) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("vfn/py.typed", "there is no vfn/py.typed"),
+        ("vfn/report/report.js", "there is no vfn/report/report.js"),
+        ("vfn/ops/__init__.pyi", "there is no vfn/ops/__init__.pyi"),
+        ("tests/odd.py", "tests/odd.py does not belong"),
+    ],
+)
+def test_a_fault_of_the_wheel_is_told(wheel, name, told, tmp_path):
+    odd = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(odd, "w") as damaged:
+        for each in whole.namelist():
+            if each != name:
+                damaged.writestr(each, whole.read(each))
+        if name not in whole.namelist():
+            damaged.writestr(name, "")
+    assert wheel_faults(odd) == [f"wheel: {told}"]
+
+
+def test_the_version_is_said_in_one_place():
+    """Where it has to be repeated, it is the same."""
+    cited = (ROOT / "CITATION.cff").read_text()
+    released = re.findall(r"^## \[(\d.*?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    version, date = released[0]
+    assert version == __version__
+    assert f"\nversion: {version}\n" in cited
+    assert f"\ndate-released: {date}\n" in cited
 
 
 def test_an_editable_install_is_a_path_that_type_checkers_follow(source, tmp_path):

@@ -3,13 +3,16 @@
 Nothing heavy is imported before a command runs, so that help and mistakes come at once.
 """
 
+import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +22,8 @@ from vfn.configs.schema import override
 from vfn.data.labels import AS_DATA
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
-from vfn.files import printable
+from vfn.files import printable, shown
+from vfn.interop.exports import EXPORTS, exporter
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.launch import launch
 from vfn.memory import is_shortage, shortage
@@ -38,9 +42,10 @@ from vfn.options import (
 )
 from vfn.progress import as_typed, is_shown, say
 from vfn.sampling.output_table import OUTPUTS
+from vfn.tables import Described
 
 if TYPE_CHECKING:
-    from vfn.sampling import Draws
+    from vfn.sampling import Asked, Draws, Trained
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 PATH, RUN = click.Path(path_type=Path), RunPath()
@@ -191,6 +196,8 @@ def distill_command(
               "as-data: as often as the training pictures have them  [all]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
+@click.option("--condition", help="what a model takes beside labels: a folder, .npy, .npz or .csv "
+              "file, or dataset:NAME[:split]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the noise  [0]")
 @click.option("--format", "kind", type=Word(OUTPUTS), default="png",
               help="single PNGs with labels.csv, or one file  [png]")  # fmt: skip
@@ -215,6 +222,7 @@ def sample_command(
     num: int | None,
     labels: str | None,
     tags: tuple[str, ...],
+    condition: str | None,
     seed: int,
     kind: str,
     grid_image: bool,
@@ -234,10 +242,15 @@ def sample_command(
     opening = {name: options.pop(name) for name in ("device", "ema", "precision", "compiled")}
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
+    asked: Asked | None
     if labels == AS_DATA and not tags:
         asked = as_data(trained, num, seed)
+    elif condition is not None and labels is None and not tags:
+        asked = None  # those of the condition, if it has some
     else:
         asked = ask(trained.shape.legend, labels, tags)
+    if condition is not None:
+        options["condition"] = condition
     draws = variants(trained, compared, num, asked, seed, **given(options))
     write_samples(draws, out, kind, grid_image, animate, fresh)
 
@@ -251,9 +264,10 @@ weights_option = click.option("--weights", type=PATH,
                               help="the features' network  [a checked download]")  # fmt: skip
 
 
-def _metric_lines() -> str:
-    """The metrics for the help text."""
-    return "\n\n".join(f"{word}: {entry.text}." for word, entry in METRICS.items())
+def _tell(command: click.Command, entries: Mapping[str, Described]) -> None:
+    """Put words and what they stand for in place of ``{words}`` in a help text."""
+    lines = "\n\n".join(f"{word}: {entry.text}." for word, entry in entries.items())
+    command.help = inspect.cleandoc(command.help or "").replace("{words}", lines)
 
 
 @app.group("eval", invoke_without_command=True)
@@ -292,7 +306,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
 
     --metrics takes any of these, separated by commas.
 
-    {metrics}
+    {words}
     """
     if context.invoked_subcommand:
         refuse_given(context, options, f"goes before no {context.invoked_subcommand}")
@@ -308,8 +322,7 @@ def eval_command(context: click.Context, **options: Any) -> None:
     _judge(context, options)
 
 
-assert eval_command.help
-eval_command.help = eval_command.help.replace("{metrics}", _metric_lines())
+_tell(eval_command, METRICS)
 
 
 @_alone
@@ -377,9 +390,30 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     if options["dataset"] is not None:
         trained = trained.with_data(options["dataset"], options["data_dir"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
+    chosen = given({name: options[name] for name in names})
+    if trained.conditioned:
+        return _paired(trained, options, chosen)
     if labels is None or labels == AS_DATA:
         labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
-    return trained.draws(num, labels, seed, **given({name: options[name] for name in names}))
+    return trained.draws(num, labels, seed, **chosen)
+
+
+def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any]) -> "Draws":
+    """The pictures of a network that takes more than labels: under the conditions of real ones."""
+    from vfn.data import Dataset
+    from vfn.evaluation import paired_draws
+    from vfn.evaluation.opening import open_side
+    from vfn.runs.directory import run_of
+
+    if options["labels"] is not None:
+        raise ValueError("this model takes the labels of the real pictures; leave out --labels")
+    data, given_size = trained.config.data, options["size"]
+    like = None
+    if run_of(options["real"]) is None:
+        size = None if given_size is None else (given_size[0], given_size[-1])
+        side = open_side(options["real"], data, lean=False, size=size).content
+        like = side if isinstance(side, Dataset) else None
+    return paired_draws(trained, like, options["num"], options["seed"], **chosen)
 
 
 @eval_command.command("reference")
@@ -414,21 +448,35 @@ def reference_command(
 def format_option(part: What) -> Callable[[Command], Command]:
     """The foreign formats that have an importer of this part; their data sets."""
     words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)
-    names = dict.fromkeys(name for word in offering(part) for name in FORMATS[word].datasets)
+    entries = [FORMATS[word] for word in offering(part) if FORMATS[word].with_dataset]
+    names = list(dict.fromkeys(name for entry in entries for name in entry.datasets))
+    closed = all(entry.datasets for entry in entries)
 
     def decorate(command: Command) -> Command:
         kind = click.option("--format", "kind", type=words, default="reference",
                             help=f"whose {part}  [reference]")  # fmt: skip
-        dataset = click.option("--dataset", type=click.Choice(list(names)),
+        dataset = click.option("--dataset", type=click.Choice(names) if closed else str,
                                help="its data set  [the file's]")  # fmt: skip
         return kind(dataset(command))
 
     return decorate
 
 
-def _source(source: Path, kind: str, dataset: str | None) -> Any:
+def _source(source: Path | None, kind: str, dataset: str | None) -> Any:
     """The foreign configuration, for another data set where one is named."""
-    return source if dataset is None else importer(kind, "with_dataset")(source, dataset)
+    entry = FORMATS.find(kind)
+    if entry.configured and source is None:
+        raise click.UsageError("Missing option '--config'.")
+    if entry.configured is False and source is not None:
+        raise click.UsageError(f"format {kind} brings its configuration; leave out --config")
+    if dataset is None:
+        return source
+    named = importer(kind, "with_dataset")
+    if entry.datasets and dataset not in entry.datasets:
+        raise click.UsageError(
+            f"format {kind} knows the data sets {', '.join(entry.datasets)}, got {shown(dataset)}"
+        )
+    return named(source, dataset)
 
 
 @app.group("import")
@@ -461,20 +509,25 @@ def import_config_command(source: Path, out: Path | None, kind: str, dataset: st
 
 @import_group.command("checkpoint")
 @click.argument("file", type=PATH)
-@click.option("--config", "source", metavar="JSON", type=PATH, required=True,
-              help="the configuration of its run")  # fmt: skip
+@click.option("--config", "source", type=PATH,
+              help="the configuration of its run, where FILE does not bring it")  # fmt: skip
 @click.option("--out", type=RUN, required=True, help="run directory")
 @format_option("checkpoint")
 @_alone
 def import_checkpoint_command(
-    file: Path, source: Path, out: Path, kind: str, dataset: str | None
+    file: Path, source: Path | None, out: Path, kind: str, dataset: str | None
 ) -> None:
     """Make a run of a foreign checkpoint.
 
     The run can be sampled, evaluated and trained on. Nothing in FILE is executed.
+
+    {words}
     """
     path = importer(kind, "checkpoint")(file, _source(source, kind, dataset), out)
     say(f"{path}; use it with: {as_typed('sample', '--checkpoint', out, '--out', 'samples')}")
+
+
+_tell(import_checkpoint_command, {word: FORMATS[word] for word in offering("checkpoint")})
 
 
 @app.command("info")
@@ -499,17 +552,53 @@ def info_command(
 
 @app.command("export")
 @click.argument("run", type=RUN)
-@click.option("--out", type=PATH, required=True, help=".safetensors file")
+@click.option("--out", type=PATH, help="file or folder that is not there; not needed with --push")
+@click.option(
+    "--format", "kind", type=Word(EXPORTS), help="what for  [safetensors, hub with --push]"
+)
+@click.option("--licence", help="of the weights, an identifier such as mit, for the card")
+@click.option("--push", metavar="OWNER/NAME", help="upload the folder to the Hugging Face Hub")
+@click.option("--sampler", type=Word(SOLVERS), help="of an exported sampler  [the run's]")
+@click.option("--steps", "sample_timesteps", type=click.IntRange(1, 10**4),
+              help="of an exported sampler  [the run's]")  # fmt: skip
+@click.pass_context
 @_alone
-def export_command(run: Path, out: Path) -> None:
-    """Write the EMA parameters and the configuration of a RUN or checkpoint to one file."""
-    from vfn.runs import export_model, find_checkpoint
+def export_command(
+    context: click.Context,
+    run: Path,
+    out: Path | None,
+    kind: str | None,
+    push: str | None,
+    **options: Any,
+) -> None:
+    """Write the EMA parameters of a RUN, checkpoint or exported file for others.
 
-    if out.suffix != ".safetensors":
-        raise ValueError(f"expected --out to end in .safetensors, got {out}")
-    checkpoint = find_checkpoint(run)
-    export_model(checkpoint, out)
-    say(f"{out}: EMA parameters of step {checkpoint.step}")
+    {words}
+    """
+    kind = kind or ("safetensors" if push is None else "hub")
+    entry = EXPORTS.find(kind)
+    if kind in EXPORTS:
+        others = [name for name in (*options, "push") if name not in entry.options]
+        refuse_given(context, others, f"does not go with --format {kind}; leave it out")
+    if out is None and push is None:
+        raise click.UsageError("Missing option '--out'.")
+    if out is not None and entry.suffix and out.suffix != entry.suffix:
+        raise ValueError(f"expected --out to end in {entry.suffix}, got {out}")
+    chosen = given(options)
+    export = exporter(kind, chosen)
+    if push is None:
+        say(str(export(run, out, **chosen)))
+        return
+    from vfn.interop import hub_export
+
+    hub_export.check_push(push)
+    with nullcontext(out) if out else TemporaryDirectory() as place:
+        folder = Path(place) if out else Path(place) / "exported"
+        say(str(export(run, folder, **chosen)))
+        say(hub_export.push(folder, push))
+
+
+_tell(export_command, EXPORTS)
 
 
 @app.command("ema")
@@ -602,19 +691,24 @@ def _data_settings(preset: str | None, options: dict[str, Any]) -> configs.DataC
 
 
 @app.command("report")
-@click.argument("run", type=RUN)
+@click.argument("runs", type=RUN, nargs=-1, required=True)
 @click.option("--add", multiple=True, type=PATH,
               help="also a folder of vfn sample or a file of vfn eval; once for each")  # fmt: skip
+@click.option("--out", type=PATH, help="page of several runs  [compare-B.html in the first]")
 @_alone
-def report_command(run: Path, add: tuple[Path, ...]) -> None:
-    """Write report.html and plots for a run directory.
+def report_command(runs: tuple[Path, ...], add: tuple[Path, ...], out: Path | None) -> None:
+    """Write report.html and plots for a run directory; of several RUNS one page, side by side.
 
-    Samples, comparisons and evaluations of the RUN are found in its directory, beside it and in the
+    Samples, comparisons and evaluations of a run are found in its directory, beside it and in the
     current directory.
     """
-    from vfn.report import report
+    from vfn.report import compare, report
 
-    click.echo(f"open {report(run, add)}")
+    if len(runs) > 1 and add:
+        raise click.UsageError("--add is for the page of one run")
+    if len(runs) == 1 and out is not None:
+        raise click.UsageError("--out is for the page of several runs")
+    click.echo(f"open {compare(runs, out) if len(runs) > 1 else report(runs[0], add)}")
 
 
 @app.command("demo")

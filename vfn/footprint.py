@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from vfn.configs import Config
 from vfn.model import DataShape, autocast, build_model
-from vfn.nn import Network, guidance_range, keyed_dropout, takes_second_time
+from vfn.nn import Network, guidance_range, keyed_dropout, no_conditions, takes_second_time
 from vfn.objective import Batch, Objective, batch_loss, loss_of
 
 FLOAT32 = 4
@@ -168,7 +168,7 @@ class Footprint:
     def _evaluate(self, network: Network, batch: Batch) -> None:
         """One evaluation, as in sampling."""
         with _mode(self.network, training=False), torch.no_grad():
-            network(batch.x0, batch.t, *batch.conditions)
+            batch.predicted_by(network, batch.x0)
 
 
 @contextmanager
@@ -237,7 +237,7 @@ def example_batch(
         dropout=torch.zeros(pictures, 2, dtype=torch.int32, device=device),
         r=torch.zeros(pictures, dtype=torch.float64, device=device) if second else None,
         u=torch.zeros(pictures, device=device) if second else None,
-    )
+    ).under(no_conditions(model, x0))
 
 
 def most_pictures(cost: Callable[[int], int | None], pictures: int, room: float) -> int:

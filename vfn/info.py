@@ -303,7 +303,7 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
         model = build_model(config, shape)
         batch = example_batch(model, shape, pictures=1)
         with FlopCounterMode(display=False) as forward:
-            out = model(batch.x0, batch.t, *batch.conditions)
+            out = batch.predicted_by(model, batch.x0)
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     once = forward.get_total_flops()

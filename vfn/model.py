@@ -6,11 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig, SampleConfig
-from vfn.data import Dataset, Labels
-from vfn.nn import check_guidance_input
+from vfn.data import Dataset, Labels, to_unit
+from vfn.data.augment import PARAMETERS
+from vfn.data.beside import Vector, check_derived, derived_kind
+from vfn.data.derived import known
+from vfn.data.values import PLAIN, Values
+from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS
 from vfn.ops import (
     DrawSamples,
@@ -20,22 +24,32 @@ from vfn.ops import (
     guidance_rule,
     interpolate_schedule,
     interval_strength,
+    keyed_uniform,
     logsnr_schedule,
     sampler,
     sampling_grid,
     shift_schedule,
 )
 from vfn.ops.solver_table import SOLVERS
+from vfn.streams import Stream
 from vfn.tables import outside
 
 
 class DataShape(NamedTuple):
-    """What a network has to know of its data: sizes of a picture, and what the labels mean."""
+    """What a network has to know of its data.
+
+    channels, height, width: of a picture. legend: what the labels mean. vector: the numbers of each
+    picture. beside: channels of the pictures that are a condition, where they are not made of the
+    others. values: what the numbers of the pictures mean.
+    """
 
     channels: int
     height: int
     width: int
     legend: Labels = Labels()
+    vector: Vector = Vector()
+    beside: int = 0
+    values: Values = PLAIN
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -57,7 +71,88 @@ def shape_of(dataset: Dataset) -> DataShape:
     (1, 8, 8)
     """
     channels, height, width = dataset.images.shape[1:]
-    return DataShape(channels, height, width, dataset.legend)
+    beside = 0 if dataset.beside is None else dataset.beside.shape[1]
+    return DataShape(
+        channels, height, width, dataset.legend, dataset.vector, beside, dataset.values
+    )
+
+
+def image_channels(config: Config, shape: DataShape) -> int:
+    """Channels of the picture that stands beside z, with the one that tells where it counts.
+
+    Args:
+        config: its ``data.condition`` counts.
+        shape: of the data.
+
+    Returns:
+        a number, 0 for none.
+
+    Raises:
+        ValueError: for a condition that such pictures do not give.
+
+    >>> from vfn.configs import load, override
+    >>> config = override(load("digits"), {"condition": "downscale:4"})
+    >>> image_channels(config, DataShape(3, 8, 8))
+    4
+    """
+    kind = derived_kind(config.data.condition)
+    if kind is None:
+        return shape.beside + 1 if shape.beside else 0
+    check_derived(kind, *shape.size)
+    return kind.entry.channels(shape.channels) + 1
+
+
+def is_conditional(config: Config, shape: DataShape) -> bool:
+    """Whether a network is told anything of a picture that guidance can lead away from."""
+    return bool(shape.legend.names or shape.vector.dim or image_channels(config, shape))
+
+
+def conditions_of(
+    dataset: Dataset, rows: Tensor, x0: Tensor, condition: str | None, uniform: Tensor
+) -> Conditions:
+    """What a network is given of pictures beside their labels.
+
+    Args:
+        dataset: their numbers, and the pictures beside them.
+        rows: which of them, int64 [B].
+        x0: the pictures themselves [B, C, H, W] in [-1, 1], on the device.
+        condition: see ``data.condition``.
+        uniform: where a mask is, [B, 4].
+
+    Returns:
+        Conditions, on the device of ``x0``.
+
+    >>> grey = Dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    >>> x0 = torch.zeros(2, 1, 8, 8)
+    >>> conditions_of(grey, torch.arange(2), x0, "downscale:4", torch.rand(2, 4)).image.shape
+    torch.Size([2, 2, 8, 8])
+    """
+    vector = image = None
+    if dataset.vectors is not None:
+        vector = dataset.vector.of(dataset.vectors[rows]).to(x0.device)
+    if dataset.beside is not None:
+        image = known(to_unit(dataset.beside[rows].to(x0.device)))
+    elif (kind := derived_kind(condition)) is not None:
+        image = kind.entry.load()(x0, uniform, kind.number)
+    return Conditions(vector, image)
+
+
+def fixed_conditions(
+    dataset: Dataset, rows: Tensor, x0: Tensor, condition: str | None
+) -> Conditions:
+    """`conditions_of` of pictures that are not trained on, the same at every call.
+
+    Args:
+        dataset: their numbers, and the pictures beside them.
+        rows: which of them, int64 [B].
+        x0: the pictures themselves [B, C, H, W] in [-1, 1], on the device.
+        condition: see ``data.condition``.
+
+    Returns:
+        Conditions, on the device of ``x0``.
+    """
+    uniform = keyed_uniform(0, Stream.HELD_OUT_CONDITION, rows.to(x0.device), (4,))
+    return conditions_of(dataset, rows, x0, condition, uniform)
 
 
 def output_channels(config: Config, shape: DataShape) -> int:
@@ -85,11 +180,17 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
     1169665
     """
     name = config.model.network
+    conditioned = {
+        "vector_dim": shape.vector.dim,
+        "image_channels": image_channels(config, shape),
+        "augment_dim": PARAMETERS if config.data.augment else 0,
+    }
     options = {
         "in_channels": shape.channels,
         "out_channels": output_channels(config, shape),
         "num_classes": len(shape.legend.names),
         "multitags": shape.legend.tags,
+        **{name: size for name, size in conditioned.items() if size},
         **config.model.network_options(),
     }
     build = NETWORKS.find(name).load()
@@ -163,7 +264,7 @@ def check_guidance(
             without its label or one with it, or has one weight distilled into it; or of one that
             takes guidance as an input out of its range.
     """
-    if settings.guidance and not shape.legend.names:
+    if settings.guidance and not is_conditional(config, shape):
         raise ValueError(
             f"guidance {settings.guidance} needs a class-conditional model, and this one is "
             "unconditional; use --guidance 0"

@@ -11,7 +11,7 @@ from torch import Tensor
 from vfn.configs import DiffusionConfig
 from vfn.files import few
 from vfn.model import schedule_of
-from vfn.nn import Network, fixed_velocity, live_velocity
+from vfn.nn import Conditions, Network, fixed_velocity, live_velocity
 from vfn.ops import (
     OBJECTIVES,
     BatchDraws,
@@ -45,7 +45,8 @@ class Batch(NamedTuple):
     multiplied by where times are drawn more often than they are meant to count [B]. dropout: keys
     of the pictures' masks, int32 [B, 2], see `keyed_dropout`. r: times [B] up to t where a step may
     end, and u: uniform draws [B], for networks that take a second time. update: how many updates
-    were before; None in evaluations.
+    were before; None in evaluations. vector, image, augment: what a network takes beside labels,
+    see `vfn.nn.Conditions`.
     """
 
     x0: Tensor
@@ -58,11 +59,42 @@ class Batch(NamedTuple):
     r: Tensor | None = None
     u: Tensor | None = None
     update: int | None = None
+    vector: Tensor | None = None
+    image: Tensor | None = None
+    augment: Tensor | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:
-        """What a network is given beside z and t."""
+        """What a network is given beside z and t, in order: labels, and guidance."""
         return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
+
+    @property
+    def more(self) -> Conditions:
+        """What a network is given beside that, by keywords."""
+        return Conditions(self.vector, self.image, self.augment)
+
+    def under(self, more: Conditions) -> "Batch":
+        """The same batch under some conditions beside labels.
+
+        Args:
+            more: of its pictures.
+
+        Returns:
+            Batch.
+        """
+        return self._replace(vector=more.vector, image=more.image, augment=more.augment)
+
+    def predicted_by(self, network: Network, z: Tensor) -> Tensor:
+        """What a network says of z [B, C, H, W] at the times and under the conditions of the batch.
+
+        Args:
+            network: any.
+            z: noisy data.
+
+        Returns:
+            [B, C_out, H, W].
+        """
+        return network(z, self.t, *self.conditions, **self.more.keywords())
 
 
 def check_diffusion(diffusion: DiffusionConfig) -> None:
@@ -150,8 +182,8 @@ def keyed_guidance(
     return low + (high - low) * keyed_uniform(seed, stream, keys)
 
 
-# Loss of each picture of a batch [B], perhaps with figures for the log; the network is called as
-# network(z, t, *batch.conditions).
+# Loss of each picture of a batch [B], perhaps with figures for the log; the network is called by
+# `Batch.predicted_by`.
 Objective = Callable[[Network, Batch, DiffusionConfig], Tensor | Learned]
 
 
@@ -180,7 +212,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     the square error with ``bound_weight``, in which it does not reach the prediction.
 
     Args:
-        network: called as ``network(z, t, *batch.conditions)``.
+        network: called by `Batch.predicted_by`.
         batch: x0, noise, labels and times of B pictures, and guidance where the network takes it.
         diffusion: schedule, prediction type, loss and weighting.
 
@@ -264,12 +296,13 @@ def loss_on_paths(
     )
     learn = entry.load()
     schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
-    live = live_velocity(network, schedule, out_type, batch.conditions)
-    fixed = fixed_velocity(network, schedule, out_type, batch.conditions)
+    live = live_velocity(network, schedule, out_type, batch.conditions, batch.more)
+    fixed = fixed_velocity(network, schedule, out_type, batch.conditions, batch.more)
     away = None
     if batch.labels is not None:
         unasked = (torch.zeros_like(batch.labels), *batch.conditions[1:])
-        away = fixed_velocity(network, schedule, out_type, unasked)
+        none = batch.more.each(torch.zeros_like)
+        away = fixed_velocity(network, schedule, out_type, unasked, none)
     end = None if batch.r is None else schedule.logsnr(batch.r)
     paths = Paths(z, dz, schedule.logsnr(batch.t), end, batch.u, batch.guidance, away)
     values = entry.filled(f"objective {word}", learn, given)
@@ -303,7 +336,7 @@ def _predicted(
 ) -> tuple[Prediction, Tensor | None]:
     """The prediction at z, and the fraction of a learned variance."""
     out_type = diffusion.model_out_type
-    out, frac = split_variance(z, network(z, batch.t, *batch.conditions), out_type)
+    out, frac = split_variance(z, batch.predicted_by(network, z), out_type)
     return predict(z, out, logsnr, out_type), frac
 
 

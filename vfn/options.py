@@ -21,6 +21,7 @@ from vfn.train.trackers import TRACKERS
 Command = Callable[..., Any]
 _OWN = {"device"}  # what each process of a job may have of its own
 # Fields whose words stand in a table of a room to the right of the configuration.
+SHORTER = {"trackers": ("track",)}  # other flags of a field
 TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "method": METHODS}
 # Fields that are tables of their own take one NAME=VALUE at a time.
 PAIRS = {
@@ -170,7 +171,8 @@ def option(name: str, flag: str | None = None) -> Callable[[Command], Command]:
     if name in PAIRS:
         return click.option(f"--{PAIRS[name]}", name, type=Pair(), multiple=True, help=text)
     kind = _type(name, field, hint)
-    return click.option(f"--{(flag or name).replace('_', '-')}", name, type=kind, help=text)
+    flags = [f"--{each.replace('_', '-')}" for each in (flag or name, *SHORTER.get(name, ()))]
+    return click.option(*flags, name, type=kind, help=text)
 
 
 def settings(

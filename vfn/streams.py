@@ -20,6 +20,9 @@ class Stream(IntEnum):
     SAME_TIME = 11  # whether it ends where it begins
     HELD_OUT_SECOND_TIME = 12
     HELD_OUT_SAME_TIME = 13
+    CONDITION = 14  # what is hidden of a picture that is a condition
+    HELD_OUT_CONDITION = 15
+    AUGMENT = 16
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow

@@ -24,6 +24,7 @@ SHAPES = {
     "ddpm": DataShape(3, 32, 32, NONE),
     "digits": DataShape(1, 8, 8, TEN),
     "digits_meanflow": DataShape(1, 8, 8, TEN),
+    "digits_transformer": DataShape(1, 8, 8, TEN),
     "glyphs": DataShape(1, 32, 32, DATASETS["glyphs"].legend),
     "mnist": DataShape(1, 28, 28, TEN),
     "mnist5k": DataShape(1, 28, 28, TEN),

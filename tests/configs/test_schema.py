@@ -258,7 +258,7 @@ def test_the_range_of_guidance_is_given_to_any_network():
     [
         (
             "[model]\nnetwork = 'unnet'",
-            "expected network to be one of unet, or package.module:Name",
+            "expected network to be one of unet, transformer, or package.module:Name",
         ),
         ("[model]\nnetwork = 'a b:C'", "or package.module:Name, got 'a b:C'"),
         ("[model]\nnetwork = 3", "expected network to be one of unet, .*, got 3"),

@@ -46,9 +46,10 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
     ("arrays", "message"),
     [
         ({"x": noise(2, 2, 2)}, "is not an array file of pictures"),
-        ({"arr_0": np.zeros((2, 4, 4, 1))}, "uint8 .* got float64"),
+        ({"arr_0": np.zeros((2, 4, 4, 1))}, "uint8, uint16, float16, float32 .* got float64"),
+        ({"arr_0": np.zeros((2, 4, 4, 1), ">f4")}, "float32 .* got >f4"),
         ({"arr_0": noise(2, 4)}, r"got uint8 \[2, 4\]"),
-        ({"arr_0": noise(2, 3, 4, 4)}, r"got uint8 \[2, 3, 4, 4\]"),
+        ({"arr_0": noise(2, 3, 4, 4, 1)}, r"got uint8 \[2, 3, 4, 4, 1\]"),
         ({"arr_0": noise(0, 4, 4)}, r"holds no pictures: \[0, 4, 4, 1\]"),
         (
             {"arr_0": noise(2, 2, 2), "arr_1": [1]},

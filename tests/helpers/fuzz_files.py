@@ -2,7 +2,9 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,6 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from tests.helpers import mutations
+from tests.helpers.adm import Adm
+from tests.helpers.flax_files import flax_bytes, tree_of
+from tests.helpers.foreign import Flax, nested
 from tests.helpers.fuzz import Subject
 from tests.helpers.reported import EVALUATION
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
@@ -20,15 +25,21 @@ from vfn import configs
 from vfn.configs import DataConfig
 from vfn.configs.schema import to_tables
 from vfn.data import prepare, read_pictures
+from vfn.data.beside import Vector
 from vfn.data.cache import open_cache
 from vfn.data.dataset import Dataset
 from vfn.evaluation import PIXELS, compare, read_evaluation
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 from vfn.evaluation.sides import Sides
-from vfn.interop import import_config, left_out
+from vfn.interop import export_diffusers, import_config, left_out
+from vfn.interop.adm import read_adm
+from vfn.interop.adm_settings import FLAGS
+from vfn.interop.diffusers_import import read_diffusers
+from vfn.interop.flax_file import read_flax
 from vfn.interop.reference_checkpoint import read_reference
 from vfn.interop.reference_settings import OPTIONS, with_dataset
+from vfn.model import DataShape
 from vfn.progress import silence
 from vfn.report.read import read_run
 from vfn.runs import (
@@ -45,6 +56,7 @@ from vfn.runs import (
     write_checkpoint,
 )
 from vfn.sampling import load
+from vfn.sampling.condition import open_condition
 from vfn.sampling.output import (
     RECORD,
     check_own,
@@ -364,6 +376,91 @@ def pictures(folder: Path) -> Subject:
     return Subject(change, read)
 
 
+def numbers(folder: Path) -> Subject:
+    """Floats of two channels with numbers of each picture, as a file and prepared."""
+    images = np.linspace(-1, 3, 12 * 4 * 4 * 2, dtype=np.float32).reshape(12, 4, 4, 2)
+    vectors = np.linspace(0, 1, 24, dtype=np.float32).reshape(12, 2)
+    arrays = {"arr_0": images, "vectors": vectors, "vector_names": np.array(["a", "b"])}
+    np.savez(folder / "own.npz", **arrays)
+    settings = DataConfig(dataset=str(folder / "own.npz"), data_dir=str(folder))
+    with silence():
+        path = prepare(settings).path
+    assert path is not None
+    contents = {file.name: file.read_bytes() for file in path.iterdir()}
+    chosen = ["own.npz"]
+
+    def change(rng: Random) -> str:
+        for name, content in contents.items():
+            put(path / name, content)
+        name = chosen[0] = rng.choice(["info.json", "vectors.npy", "images.bin", "own.npz"])
+        changed = {
+            "info.json": lambda: mutations.json_file(contents[name], rng),
+            "vectors.npy": lambda: mutations.npy(vectors, rng),
+            "images.bin": lambda: mutations.damaged(contents[name], rng),
+            "own.npz": lambda: mutations.npz_file(arrays, rng),
+        }[name]()
+        put(folder / name if name == "own.npz" else path / name, changed)
+        return name
+
+    def read() -> None:
+        if chosen[0] == "own.npz":
+            read_pictures(str(folder / "own.npz"))
+            return
+        found = open_cache(path)
+        found.summary()
+        part = found.dataset("all")
+        part.values.shown(part.values.from_unit(part.values.to_unit(part.images[:2])))
+
+    read()
+    return Subject(change, read)
+
+
+def tar(folder: Path) -> Subject:
+    rows, buffer = np.arange(16, dtype=np.uint8).reshape(4, 4), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for i in range(3):
+            picture = io.BytesIO()
+            Image.fromarray(rows + i).save(picture, "PNG")
+            told = json.dumps({"label": "ab"[i % 2]}).encode()
+            for name, content in ((f"{i}.png", picture.getvalue()), (f"{i}.json", told)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    path = folder / "own.tar"
+
+    def change(rng: Random) -> str:
+        put(path, mutations.damaged(buffer.getvalue(), rng))
+        return path.name
+
+    return Subject(change, lambda: read_pictures(str(path)))
+
+
+def condition(folder: Path) -> Subject:
+    """Numbers in a table, and pictures with a mask, that a network is asked to follow."""
+    vector = Vector(("a", "b"), (0.0, 0.0), (1.0, 1.0))
+    config = replace(small_config(), data=DataConfig(condition="mask"))
+    shapes = {"own.csv": DataShape(1, 4, 4, vector=vector), "own.npz": DataShape(1, 4, 4)}
+    of = {"own.csv": small_config(), "own.npz": config}
+    images = np.arange(2 * 16, dtype=np.uint8).reshape(2, 4, 4)
+    arrays = {"arr_0": images, "mask": (images > 9).astype(np.uint8)}
+    chosen = ["own.csv"]
+
+    def change(rng: Random) -> str:
+        name = chosen[0] = rng.choice([*shapes])
+        changed = {
+            "own.csv": lambda: mutations.csv_file(b"1,2\n0.5,-3e2\n4,5\n", rng),
+            "own.npz": lambda: mutations.npz_file(arrays, rng),
+        }[name]()
+        put(folder / name, changed)
+        return name
+
+    def read() -> None:
+        name = chosen[0]
+        open_condition(folder / name, of[name], shapes[name])
+
+    return Subject(change, read)
+
+
 def labels(folder: Path) -> Subject:
     names = [f"{i}.png" for i in range(4)]
     for name in names:
@@ -433,6 +530,80 @@ def samples(folder: Path) -> Subject:
     return Subject(change, read)
 
 
+def diffusers_folder(folder: Path) -> Subject:
+    """What our exporter wrote, with our side file or without."""
+    write_checkpoint(folder / "model.safetensors", small_checkpoint(small_config(), SHAPE))
+    home = folder / "made"
+    export_diffusers(folder / "model.safetensors", home)
+    names = ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json",
+             "unet/diffusion_pytorch_model.safetensors", "vfn.safetensors"]  # fmt: skip
+    contents = {name: (home / name).read_bytes() for name in names}
+
+    def change(rng: Random) -> str:
+        for name, content in contents.items():
+            put(home / name, content)
+        name = rng.choice([*names[:3], *names])
+        if name != names[4] and rng.random() < 0.7:
+            (home / names[4]).unlink()
+        edit = mutations.json_file if name.endswith(".json") else mutations.damaged
+        put(home / name, edit(contents[name], rng))
+        return name
+
+    read_diffusers(home)
+    return Subject(change, lambda: read_diffusers(home))
+
+
+def adm(folder: Path) -> Subject:
+    """A file of ADM and its flags, one of them damaged or edited."""
+    given = {key: default for key, (_, default) in FLAGS.items()} | {
+        "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1",
+        "attention_resolutions": "8", "resblock_updown": True,
+    }  # fmt: skip
+    content = io.BytesIO()
+    torch.save(Adm(given).state_dict(), content)
+    file, flags = folder / "ema.pt", folder / "flags.json"
+    contents = {file: content.getvalue(), flags: json.dumps(given).encode()}
+
+    def change(rng: Random) -> str:
+        for path, whole in contents.items():
+            put(path, whole)
+        path = rng.choice([file, flags, flags])
+        edit = mutations.json_file if path is flags else mutations.damaged
+        put(path, edit(contents[path], rng))
+        return path.name
+
+    put(file, contents[file])
+    put(flags, contents[flags])
+    read_adm(file, flags)
+    return Subject(change, lambda: read_adm(file, flags))
+
+
+def flax(folder: Path) -> Subject:
+    """A file of flax, or the same arrays in an .npz."""
+    net = Flax(multipliers=(1,), blocks=1, attends=(False,), out=1)
+    net(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.float64))
+    arrays = net.arrays()
+    content = flax_bytes({"step": 3, "params": tree_of(nested(arrays))})
+    path, other = folder / "a.msgpack", folder / "a.npz"
+    chosen = [path]
+
+    def change(rng: Random) -> str:
+        chosen[0] = rng.choice([path, other])
+        if chosen[0] is path:
+            put(path, mutations.damaged(content, rng))
+        else:
+            put(other, mutations.npz_file(arrays, rng))
+        return chosen[0].name
+
+    def read() -> None:
+        read_flax(chosen[0], small_config(embedding_dim=None))
+
+    put(path, content)
+    np.savez(other, **arrays)
+    read()
+    return Subject(change, read)
+
+
 FORMATS = {
     "log": log,
     "metrics": metrics,
@@ -448,7 +619,13 @@ FORMATS = {
     "exported": exported,
     "cache": cache,
     "pictures": pictures,
+    "numbers": numbers,
+    "tar": tar,
+    "condition": condition,
     "labels": labels,
     "picture": picture,
     "samples": samples,
+    "diffusers": diffusers_folder,
+    "adm": adm,
+    "flax": flax,
 }

@@ -170,13 +170,22 @@ def _without_work() -> Iterator[None]:
         "vfn.evaluation.store_reference": _Result(),
         "vfn.evaluation.write_plot": None,
         "vfn.info.summary_of": "",
-        "vfn.runs.export_model": None,
+        "vfn.interop.plain_export.export_safetensors": "",
+        "vfn.interop.diffusers_export.export_diffusers": "",
+        "vfn.interop.hub_export.export_hub": "",
+        "vfn.interop.hub_export.push": "",
+        "vfn.interop.graph_export.export_onnx": "",
+        "vfn.interop.graph_export.export_pt2": "",
         "vfn.data.prepare": _Result(),
         "vfn.data.find_prepared": None,
         "vfn.report.report": "",
+        "vfn.report.compare": "",
         "vfn.demo.run_demo": None,
         "vfn.files.write_atomic": None,
         "vfn.interop.reference_run.import_checkpoint": Path("run"),
+        "vfn.interop.diffusers_import.import_diffusers": Path("run"),
+        "vfn.interop.adm.import_adm": Path("run"),
+        "vfn.interop.flax_file.import_flax": Path("run"),
     }
     with contextlib.ExitStack() as stack:
         for name, result in results.items():

@@ -40,6 +40,28 @@ class Small(nn.Module):
         return self.outer(self.drop(torch.relu(h)))
 
 
+class Told(Small):
+    """One that takes numbers and a picture beside labels, and says so by attributes."""
+
+    def __init__(self, in_channels, vector_dim=0, image_channels=0, **options):
+        super().__init__(in_channels + image_channels, **options)
+        self.vector_dim, self.image_channels = vector_dim, image_channels
+        if vector_dim:
+            self.by_vector = nn.Linear(vector_dim, self.inner.out_channels)
+
+    def forward(self, z, t, y=None, w=None, vector=None, image=None):
+        h = z if image is None else torch.cat([z, image], 1)
+        time = t.to(z.dtype).view(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
+        h = self.inner(torch.cat([h, time], 1))
+        if y is not None:
+            h = h + self.labels(y)[..., None, None]
+        if vector is not None:
+            h = h + self.by_vector(vector)[..., None, None]
+        if w is not None:
+            h = h + self.by_weight(w.to(z.dtype)[:, None])[..., None, None]
+        return self.outer(self.drop(torch.relu(h)))
+
+
 class Other(Small):
     """The same under another name."""
 

@@ -44,12 +44,15 @@ def test_whatever_a_format_offers_is_there(word):
 
 
 def test_fields_are_what_can_be_asked_for():
-    assert {field.name for field in fields(FORMATS["flax"])} == {"text", "datasets", *LACKS}
+    assert {field.name for field in fields(FORMATS["flax"])} == {
+        "text", "datasets", "configured", *LACKS
+    }  # fmt: skip
 
 
 def test_the_command_offers_those_that_have_the_importer():
-    assert offering("config") == offering("checkpoint") == ["reference"]
-    assert offering("params") == ["reference", "flax"]
+    assert offering("config") == ["reference"]
+    assert offering("checkpoint") == ["reference", "diffusers", "adm", "flax"]
+    assert offering("params") == ["reference", "diffusers", "adm", "flax"]
     assert isinstance(importer("reference", "config")({}), Config)
 
 
@@ -57,7 +60,7 @@ def test_data_sets_of_a_format_are_known():
     assert [
         name for entry in FORMATS.values() for name in entry.datasets if name not in DATASETS
     ] == []
-    assert all(bool(entry.datasets) == bool(entry.with_dataset) for entry in FORMATS.values())
+    assert all(entry.with_dataset for entry in FORMATS.values() if entry.datasets)
 
 
 def test_somebody_elses_checkpoints(mine):
@@ -78,18 +81,14 @@ def test_an_importer_of_somebody_elses_that_fails(tmp_path):
         (
             "jax",
             "config",
-            "unknown format 'jax', expected one of reference, flax, or package.module",
+            "unknown format 'jax', expected one of reference, diffusers, adm, flax, or ",
         ),
         (
             "flax",
             "config",
             "format flax has no importer of configurations, expected one of reference$",
         ),
-        (
-            "flax",
-            "checkpoint",
-            "no importer of checkpoints, expected one of reference, or package.m",
-        ),
+        ("flax", "left_out", "format flax leaves nothing out, expected one of reference$"),
         (
             "mine_formats:adopt",
             "config",

@@ -7,10 +7,10 @@ from tests.helpers.foreign import Reference
 from vfn.configs import load
 from vfn.data import Labels
 from vfn.interop import (
+    adopted,
     import_checkpoint,
     import_config,
     params_from_reference,
-    reference_run,
     with_dataset,
 )
 from vfn.model import build_model
@@ -225,7 +225,7 @@ def test_a_disk_that_fails_leaves_nothing_behind(run, tmp_path, monkeypatch, fai
     def fail(*_args, **_options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(reference_run, failing, fail)
+    monkeypatch.setattr(adopted, failing, fail)
     with pytest.raises(OSError, match="No space left"):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"]

@@ -398,6 +398,8 @@ def test_gradients_are_those_of_finite_differences(options):
     assert torch.autograd.gradcheck(network, values, fast_mode=True)
 
 
+# Seen with 2.9.1: vmap there does not know group_norm with weights of its own for each network.
+@pytest.mark.skipif(torch.__version__ < (2, 11), reason="vmap of group_norm in earlier torch")
 def test_stacked_parameters_are_a_loop():
     """Several sets side by side under vmap, for the same inputs."""
     models = [random_net(num_classes=3) for _ in range(2)]

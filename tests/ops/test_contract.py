@@ -299,6 +299,8 @@ ELSEWHERE = {
     "guidance_rule": "makes a rule, which is in the suite as guided",
     "mean_and_error": "is a statistic over samples",
     "merge_moments": "takes moments of features",
+    "psnr": "is a figure of pictures [B, C, H, W], float64 whatever they are",
+    "ssim": "is a figure of pictures [B, C, H, W], float64 whatever they are",
     "posthoc_ema_fit": "from Python numbers to one",
     "posthoc_ema_weights": "solves for the weights of Python numbers",
 }

@@ -8,19 +8,18 @@ import torch
 from tests.helpers.reported import EVALUATION, PICTURES, write_log
 from vfn.configs import dumps, load
 from vfn.pictures import grid, save_animation, save_png
+from vfn.report import report
 
 
-@pytest.fixture
-def bare(tmp_path):
+def begin(place):
     """A run that has nothing but its configuration."""
-    run = tmp_path / "my-run"
+    run = place / "my-run"
     run.mkdir()
     (run / "config.toml").write_text(dumps(load("digits")))
     return run
 
 
-@pytest.fixture
-def run(bare):
+def fill(bare):
     """A run with everything."""
     lines = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in range(20, 801, 20)]
     lines += [{"step": 400, "held_out_loss": 0.25}, {"step": 800, "held_out_loss": 0.125}]
@@ -34,6 +33,26 @@ def run(bare):
             save_png(bare / name, frames[0])
     (bare / "metrics-w0.json").write_text(json.dumps(EVALUATION))
     return bare
+
+
+@pytest.fixture
+def bare(tmp_path):
+    return begin(tmp_path)
+
+
+@pytest.fixture
+def run(bare):
+    return fill(bare)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The page of a run with everything and two evaluations, to look at."""
+    run = fill(begin(tmp_path_factory.mktemp("written")))
+    text = (run / "metrics-w0.json").read_text()
+    other = text.replace('"guidance": 0.0', '"guidance": 1.0').replace("0.0391834", "0.0191834")
+    (run / "metrics-w1.json").write_text(other)
+    return report(run)
 
 
 @pytest.fixture

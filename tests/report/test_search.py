@@ -71,7 +71,7 @@ def test_results_are_found_in_the_run_and_in_the_current_directory(project):
     assert page.count('alt="Grid of generated pictures"') == 2
     assert "Guidance 0.5, abm2, 1 steps, after 3 training steps. In more." in page
     assert "In project/ours-samples." in page
-    assert "<h2>Guidance</h2>" in page
+    assert "<h2>Guidance <a" in page
     assert page.count('<table class="figures"') == 1
     assert str(project) not in page
 

@@ -3,6 +3,9 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
+from textwrap import dedent
 
 import pytest
 import torch
@@ -24,6 +27,7 @@ from vfn.runs import (
     save_checkpoint,
     write_checkpoint,
 )
+from vfn.runs.checkpoint import write_tensors
 
 # Tensors of a checkpoint by the names of its parts.
 PARTS = {
@@ -318,3 +322,37 @@ def test_lengths_that_are_no_lengths(tmp_path, text):
     save_file(tensors, tmp_path / "a", {**metadata, "sha256": digest(tensors, metadata)})
     with pytest.raises(ValueError, match="does not hold what it should"):
         load_checkpoint(tmp_path / "a")
+
+
+def test_a_file_of_tensors_is_one_that_safetensors_reads(tmp_path):
+    """Every type of numbers, numbers without a dimension, and none at all."""
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+             torch.int16, torch.int8, torch.uint8, torch.bool)  # fmt: skip
+    tensors = {str(kind): torch.arange(3).to(kind) for kind in kinds}
+    tensors |= {"one": torch.tensor(2.5), "none": torch.zeros(0, 4), "é": torch.ones(2, 3)}
+    write_tensors(tmp_path / "new" / "a", tensors, {"text": 'a "b" \n ü'})
+    found = load_file(tmp_path / "new" / "a")
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value), name
+    with safe_open(tmp_path / "new" / "a", framework="pt") as file:
+        assert file.metadata() == {"text": 'a "b" \n ü'}
+
+
+def test_writing_a_checkpoint_holds_no_second_copy(tmp_path):
+    """Of 400 MB: the most memory that a process of its own has had, before and after."""
+    code = """
+        import resource, sys, torch
+        from pathlib import Path
+        from vfn.runs.checkpoint import digest, write_tensors
+        most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        tensors = {str(i): torch.ones(10**7) for i in range(10)}
+        digest(tensors)
+        before = most()
+        write_tensors(Path(sys.argv[1]), tensors, {"sha256": digest(tensors)})
+        print(most() - before)
+    """
+    command = [sys.executable, "-c", dedent(code), str(tmp_path / "a")]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < 0.25 * 4e8

@@ -18,7 +18,7 @@ from vfn.sampling.draws import evaluations
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
 def test_pictures_before_rounding_do_not_depend_on_the_batch(trained, sampler, monkeypatch):
     """To 1e-5, and bit for bit in batches of one size, whichever others are drawn."""
-    monkeypatch.setattr("vfn.sampling.draws.to_uint8", lambda images: images)
+    monkeypatch.setattr("vfn.data.values.to_uint8", lambda images: images)
 
     def draw(batch, chosen):
         draws = trained.draws(64, seed=3, sampler=sampler, steps=3, guidance=1.0, batch=batch)

@@ -340,7 +340,7 @@ def test_places_that_cannot_be_written(trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="expected a directory at .*file, but there is a file"):
         write_samples(trained.draws(2), tmp_path / "file")
-    with pytest.raises(ValueError, match="unknown format 'gif', expected one of png, npz, safet"):
+    with pytest.raises(ValueError, match="unknown format 'gif', expected one of png, npz, npy"):
         write_samples(trained.draws(2), tmp_path / "out", "gif")
     assert not (tmp_path / "out").exists()
 

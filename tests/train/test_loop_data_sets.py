@@ -53,7 +53,7 @@ def train(out, *options):
 def test_mnist_preset(root, tmp_path, monkeypatch):
     fake_mnist(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", "mnist")
-    assert checkpoint.shape == (1, 28, 28, (tuple("0123456789"), False))
+    assert checkpoint.shape[:4] == (1, 28, 28, (tuple("0123456789"), False))
     assert len(held_out) == 1
     output = vfn("eval", "--real", "dataset:mnist", "--fake", f"run:{tmp_path / 'run'}",
                  "--num", "20", "--metrics", "fd,memorisation", "--device", "cpu")  # fmt: skip
@@ -75,7 +75,7 @@ def test_cifar10_presets(root, tmp_path, monkeypatch, preset, classes):
 def test_celeba_preset(root, tmp_path, monkeypatch):
     fake_celeba(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", "celeba", *CELEBA)
-    assert checkpoint.shape == (3, 16, 16, (CELEBA_TAGS, True))
+    assert checkpoint.shape[:4] == (3, 16, 16, (CELEBA_TAGS, True))
     # Tags reach the network: their weights have moved.
     assert checkpoint.moments["exp_avg_sq"]["label_embed.weight"].count_nonzero() > 0
     assert held_out == []  # it trains on all splits
@@ -124,7 +124,7 @@ def test_own_pictures_not_square_with_classes(tmp_path):
     checkpoint, held_out = train(
         tmp_path / "run", "--dataset", folder, "--image-size", "16,24", "--test-share", "0.2"
     )
-    assert checkpoint.shape == (3, 16, 24, (("a", "b"), False))
+    assert checkpoint.shape[:4] == (3, 16, 24, (("a", "b"), False))
     assert len(held_out) == 1
     with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
         assert grid.width < grid.height  # two classes beside each other, four rows
@@ -133,7 +133,7 @@ def test_own_pictures_not_square_with_classes(tmp_path):
 def test_grey_array_without_labels(tmp_path):
     np.save(tmp_path / "own.npy", noise(30, 8, 8))
     checkpoint, _ = train(tmp_path / "run", "--dataset", tmp_path / "own.npy", *UNGUIDED)
-    assert checkpoint.shape == (1, 8, 8, ((), False))
+    assert checkpoint.shape[:4] == (1, 8, 8, ((), False))
 
 
 def test_a_preset_s_guidance_counts_where_there_are_labels(tmp_path):

@@ -177,7 +177,7 @@ PICTURES = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (lambda: np.zeros((3, 8, 8)), "expected dataset to be a vfn.data.Dataset or a pair"),
+        (lambda: np.zeros((3, 8, 8)), "expected dataset to be a vfn.data.Dataset or a map-style"),
         (lambda: (Dataset(PICTURES), PICTURES), "expected dataset to be a vfn.data.Dataset"),
         (lambda: Dataset(PICTURES.float()), r"expected uint8 pictures \[N, C, H, W\]"),
         (lambda: Dataset(PICTURES[:0]), "expected pictures, got none"),

@@ -1,16 +1,21 @@
 """Where else the log goes."""
 
+import csv
+import json
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.processes import logged, losses
 from vfn.configs import override
-from vfn.train import TRACKERS, train
+from vfn.train import TRACKERS, Tracking, train
 
 LIGHT = """
 import sys
+from pathlib import Path
 import vfn.train.trackers, vfn.train.observers, vfn.train.distillation.methods
 print(*sorted({"torch", "tensorboard", "vfn.train.loop"} & sys.modules.keys()))
 """
@@ -39,7 +44,10 @@ def test_a_tracker_of_somebody_else(config, tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("board", "unknown tracker 'board', expected one of tensorboard, or package.module:Name"),
+        (
+            "board",
+            "unknown tracker 'board', expected one of tensorboard, csv, wandb, mlflow, or pack",
+        ),
         ("nowhere.at:All", r"nowhere.at:All cannot be imported \(ModuleNotFoundError"),
         ("tests.helpers.outside:Nobody", "there is no Nobody in tests.helpers.outside"),
     ],
@@ -75,3 +83,123 @@ def test_every_tracker_of_the_table_is_there_and_says_what_it_is():
 def test_tables_are_read_without_torch():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_table_of_the_log(config, tmp_path):
+    """After a kill the lines of steps that are done again are removed."""
+    settings = {"trackers": ("csv",), "steps": 2}
+    train(override(config, settings), tmp_path, device="cpu")
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("3,loss,0.125\r\nnonsense\r\n4,lo")
+    train(override(config, {**settings, "steps": 3}), tmp_path, resume=True, device="cpu")
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {int(row["step"]): float(row["value"]) for row in rows if row["name"] == "loss"}
+    assert found == losses(tmp_path)
+    assert len(rows) == len({(row["step"], row["name"]) for row in rows})
+
+
+def test_tensorboard_gets_pictures_and_the_configuration(config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(override(config, {"trackers": ("tensorboard",), "steps": 2}), tmp_path, device="cpu")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Images("samples")] == [2]
+    text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "train.batch_size = 16" in text
+
+
+class Seen:
+    """A record of somebody's: two methods."""
+
+    def __init__(self):
+        self.told = []
+
+    def numbers(self, step, values):
+        self.told.append((step, *values))
+
+    def picture(self, step, path):
+        self.told.append((step, path.name))
+
+
+def test_a_record_is_two_methods():
+    seen, closed = Seen(), []
+    tracking = Tracking(seen, last=1, close=lambda: closed.append(True))
+    for step in (1, 2):
+        tracking.logged(step, {"step": step, "loss": 0.5, "bins": [1.0], "bad": float("nan")})
+        tracking.previewed(step, Path(f"step-{step}.png"))
+    tracking.logged(3, {"step": 3, "bins": []})
+    tracking.ended(None)
+    assert seen.told == [(2, "loss"), (2, "step-2.png")]
+    assert closed == [True]
+
+
+def resumed(config, out, word):
+    """A run that was stopped and goes on, with a line of the log after its checkpoint."""
+    train(override(config, {"trackers": (word,), "steps": 2}), out, device="cpu")
+    train(override(config, {"trackers": (word,), "steps": 3}), out, resume=True, device="cpu")
+    return json.loads((out / "records.json").read_text())[word]
+
+
+def test_mlflow_in_a_folder(config, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    name = resumed(config, tmp_path / "run", "mlflow")
+    client = MlflowClient(tracking_uri=(tmp_path / "run" / "mlruns").as_uri())
+    history = {m.step: m.value for m in client.get_metric_history(name, "loss")}
+    assert history == losses(tmp_path / "run")
+    found = client.get_run(name)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.batch_size"] == "16"
+    pictures = [each.path for each in client.list_artifacts(name, "samples")]
+    assert pictures == ["samples/step-00000002.png", "samples/step-00000003.png"]
+    (experiment,) = client.search_experiments(filter_string="name = 'vfn'")
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_wandb_offline(config, tmp_path, monkeypatch):
+    """Both parts of a run that went on are of one record."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "run"))
+    name = resumed(config, tmp_path / "run", "wandb")
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert [path.name for path in files] == [f"run-{name}.wandb"] * 2
+    found = {}
+    for path in files:
+        found.update(wandb_history(path))
+    assert found == pytest.approx(losses(tmp_path / "run"))
+
+
+def wandb_history(path):
+    """Losses by step in a file that waits to be sent: parts of records in blocks of 32 KiB."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, whole, found = path.read_bytes(), 7, b"", {}
+    while place + 7 <= len(content):
+        if 2**15 - place % 2**15 < 7:  # the rest of a block is too short for a head
+            place += 2**15 - place % 2**15
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # full, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            items = {(i.key or i.nested_key[0]): i.value_json for i in record.history.item}
+            if "loss" in items:
+                found[int(items["_step"])] = float(items["loss"])
+    return found
+
+
+def test_records_of_nobody(config, tmp_path):
+    pytest.importorskip("mlflow")
+    train(override(config, {"steps": 2}), tmp_path, device="cpu")
+    (tmp_path / "records.json").write_text('{"mlflow": [1]}')
+    settings = {"trackers": ("mlflow",), "steps": 3}
+    with pytest.raises(ValueError, match="expected names of records in .* remove it to begin"):
+        train(override(config, settings), tmp_path, resume=True, device="cpu")

@@ -33,6 +33,7 @@ SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
 SEED = 2**63 - 1  # what an integer of a tensor holds
 LOGSNR = 700.0  # exp() of more is no float64
 RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
+WIDE = 1e30  # what an array may hold
 UNCLIPPED = 1e30  # a norm that no gradient has
 FAR = 100.0  # an upper end from here on is one that nobody comes to by himself
 SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
@@ -77,7 +78,7 @@ class Section:
 class DataConfig(Section):
     """The section [data]: which pictures, and how they are prepared."""
 
-    dataset: str = option("digits", "data set, or the path of a folder, .npy or .npz file")
+    dataset: str = option("digits", "data set, or the path of a folder, .npy, .npz or .tar file")
     split: Split = option("train", "pictures to train on")
     conditional: bool = option(True, "train on the labels, where the data set has any")
     image_size: tuple[int, ...] | None = option(
@@ -96,6 +97,31 @@ class DataConfig(Section):
         None, "1 turns pictures grey, 3 to RGB; as they are if unset", 1, 3
     )
     flip: bool = option(False, "mirror half of the pictures, at random")
+    augment: float = option(
+        0.0,
+        "probability of each kind of geometric change in training, whose parameters the network is "
+        "told",
+        0,
+        1,
+    )
+    condition: str | None = option(
+        None,
+        "what stands beside the noisy picture: downscale:K, grey or mask of itself, or the path of "
+        "other pictures, one for each",
+    )
+    value_range: tuple[float, ...] | None = option(
+        None,
+        "LOW,HIGH of the numbers of an array, which become -1 and 1; if unset those of whole "
+        "numbers, of others what is found",
+        -WIDE,
+        WIDE,
+    )
+    standardise: bool = option(
+        False, "scale numbers of an array by mean and deviation of each channel, as of latents"
+    )
+    shown_channels: tuple[int, ...] | None = option(
+        None, "one or three channels that grids show; the first ones if unset", 0, WIDTH
+    )
     test_share: float = option(0.1, "share of a folder or array that is the test split", 0, 0.9)
     on_bad: OnBad = option("refuse", "what to do about pictures that cannot be used")
     data_dir: str | None = option(
@@ -114,13 +140,23 @@ class DataConfig(Section):
             faults.append(
                 f"expected crop to be top, left, height, width, got {shown(list(self.crop))}"
             )
+        span = self.value_range
+        if span is not None and (len(span) != 2 or span[0] >= span[1]):
+            faults.append(
+                "expected value_range to be the lowest and the highest number, such as 0,4095, got "
+                f"{few((f'{value:g}' for value in span), joint=',')}"
+            )
+        if span is not None and self.standardise:
+            faults.append("expected value_range or standardise, got both")
+        if self.shown_channels is not None and len(self.shown_channels) not in (1, 3):
+            faults.append(f"expected one or three shown_channels, got {len(self.shown_channels)}")
         if self.channels not in (None, 1, 3):
             faults.append(f"expected channels to be 1 or 3, got {self.channels}")
         return faults
 
 
 # Fields of [model] for any network; the others are the UNet's.
-_SHARED = ("network", "options", "guidance_range")
+_SHARED = ("network", "options", "guidance_range", "second_time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +200,8 @@ class ModelConfig(Section):
             options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                        if f.name not in _SHARED}  # fmt: skip
         span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
-        return {**options, **span}
+        second = {"second_time": True} if self.second_time else {}
+        return {**options, **span, **second}
 
     def conflicts(self) -> list[str]:
         """A range not of two ends in order, options of another network, sizes of no UNet."""
@@ -188,6 +225,9 @@ class ModelConfig(Section):
             return faults + unet_faults(
                 self.hid_channels, self.ch_multipliers, self.num_res_blocks, self.apply_attn
             )
+        known = NETWORKS.find(self.network).faults
+        if known is not None:
+            faults += [f"network {self.network}: {fault}" for fault in known(self.options)]
         return faults + [
             f"{f.name} belongs to the unet; options of network {self.network} stand in "
             "[model.options]"
@@ -589,7 +629,17 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Field and type hint of every setting in the named sections, by the setting's name."""
+    """Field and type hint of every setting in the named sections, by the setting's name.
+
+    Args:
+        sections: names of sections.
+
+    Returns:
+        the fields in order.
+
+    >>> "guidance" in flat_fields("sample"), "lr" in flat_fields("sample")
+    (True, False)
+    """
     return {
         f.name: (f, get_type_hints(SECTIONS[section])[f.name])
         for section in sections

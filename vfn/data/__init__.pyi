@@ -3,9 +3,8 @@ from .dataset import HELD_OUT as HELD_OUT
 from .dataset import Dataset as Dataset
 from .dataset import as_dataset as as_dataset
 from .dataset import hold_out as hold_out
-from .dataset import to_uint8 as to_uint8
-from .dataset import to_unit as to_unit
 from .digest import data_digest as data_digest
+from .items import from_items as from_items
 from .labels import Labels as Labels
 from .labels import in_turn as in_turn
 from .load import data_home as data_home
@@ -22,6 +21,9 @@ from .load import settled as settled
 from .load import spec_settings as spec_settings
 from .source import Source as Source
 from .standard import DATASETS as DATASETS
+from .values import Values as Values
+from .values import to_uint8 as to_uint8
+from .values import to_unit as to_unit
 
 __all__ = [
     "DATASETS",
@@ -30,12 +32,14 @@ __all__ = [
     "Labels",
     "Prepared",
     "Source",
+    "Values",
     "as_dataset",
     "data_digest",
     "data_home",
     "data_name",
     "datasets",
     "find_prepared",
+    "from_items",
     "hold_out",
     "in_turn",
     "load_dataset",

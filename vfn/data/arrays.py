@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from vfn.data.beside import check_numbers
 from vfn.data.dataset import own_splits
 from vfn.data.labels import MOST_NAMES, check_names
-from vfn.data.source import Source, checked_labels, nth_picture
+from vfn.data.source import Source, checked_labels, nth_array, nth_picture
+from vfn.data.values import KINDS
 from vfn.files import printable, shortened
 
 SUFFIXES = {".npy", ".npz"}
@@ -18,9 +22,10 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
     """The pictures of an array file.
 
     Args:
-        path: ``.npy`` holds uint8 [N, H, W] or [N, H, W, C], C 1 or 3; ``.npz`` the same as
-            ``arr_0``, perhaps labels as ``arr_1``, classes [N] or 0/1 tags [N, K], and perhaps
-            ``class_names``, K texts. Classes count from 0 if there are names or a 0 among them,
+        path: ``.npy`` holds uint8, uint16, float16 or float32 [N, H, W] or [N, H, W, C]; ``.npz``
+            the same as ``arr_0``, perhaps labels as ``arr_1``, classes [N] or 0/1 tags [N, K], and
+            perhaps ``class_names``, K texts, ``vectors``, numbers of each picture [N, D], and
+            ``vector_names``, D texts. Classes count from 0 if there are names or a 0 among them,
             as in the files of ADM and torch-fidelity; else from 1.
         test_share: share of the test split.
         labelled: without, nothing but the pictures matters.
@@ -33,19 +38,20 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
     """
     where = printable(str(path))
     try:
-        images, labels, class_names = _load(path, labelled)
+        images, labels, class_names, vectors, vector_names = _load(path, labelled)
     except Exception as error:  # a damaged file can make zip and npy readers raise nearly anything
         raise ValueError(
             f"{where} is not an array file of pictures (uint8 [N, H, W, C]): "
             f"{shortened(' '.join(str(error).split()) or type(error).__name__, 200)}"
         ) from None
-    if not all(isinstance(part, np.ndarray) for part in (images, labels) if part is not None):
-        raise ValueError(f"expected arr_0 and arr_1 in {where} to be arrays, got bytes")
+    parts = (images, labels, vectors)
+    if not all(isinstance(part, np.ndarray) for part in parts if part is not None):
+        raise ValueError(f"expected arr_0, arr_1 and vectors in {where} to be arrays, got bytes")
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.dtype.name not in KINDS or not images.dtype.isnative or images.ndim != 4:
         raise ValueError(
-            f"expected {where} to hold uint8 [N, H, W] or [N, H, W, C] with C 1 or 3, "
+            f"expected {where} to hold {', '.join(KINDS)} [N, H, W] or [N, H, W, C], "
             f"got {shortened(str(images.dtype))} {list(images.shape)}"
         )
     if 0 in images.shape:
@@ -53,9 +59,28 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
     if labels is not None:
         labels, class_names = _named(labels, class_names, len(images), where)
 
+    if vectors is not None:
+        vectors = _vectors(vectors, vector_names, len(images), where)
+
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), test_share, labels)
-    return Source(str(path), names, partial(nth_picture, images), labels, class_names, splits)
+    pictures = images.dtype == np.uint8 and images.shape[3] in (1, 3)
+    read = partial(nth_picture if pictures else nth_array, images)
+    numbers = "" if pictures else images.dtype.name
+    return Source(
+        str(path), names, read, labels, class_names, splits, vectors, vector_names, numbers
+    )
+
+
+def _vectors(vectors: np.ndarray, names: tuple[str, ...], count: int, where: str) -> np.ndarray:
+    """Numbers of each picture as float32 [N, D], checked."""
+    found = torch.from_numpy(vectors) if vectors.dtype.kind == "f" else torch.zeros(0)
+    check_numbers(found, f"vectors in {where}")
+    if len(vectors) != count:
+        raise ValueError(f"expected vectors of {count} pictures in {where}, got {len(vectors)}")
+    if names and len(names) != vectors.shape[1]:
+        raise ValueError(f"expected {vectors.shape[1]} vector_names in {where}, got {len(names)}")
+    return vectors.astype(np.float32)
 
 
 def npz_labels(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -91,21 +116,27 @@ def _named(
     return checked, class_names
 
 
-def _load(path: Path, labelled: bool) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+def _load(path: Path, labelled: bool) -> tuple[Any, Any, tuple[str, ...], Any, tuple[str, ...]]:
+    """Pictures, labels and their names, numbers of each picture and their names."""
     if path.suffix == ".npy":
-        return np.lib.format.open_memmap(path, mode="r"), None, ()
+        return np.lib.format.open_memmap(path, mode="r"), None, (), None, ()
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         if not labelled:
-            return file["arr_0"], None, ()
-        class_names = _texts(file["class_names"]) if "class_names" in file else ()
-        return file["arr_0"], file.get("arr_1"), class_names
+            return file["arr_0"], None, (), None, ()
+        class_names, vector_names = (
+            _texts(file[name], name) if name in file else ()
+            for name in ("class_names", "vector_names")
+        )
+        return (
+            file["arr_0"], file.get("arr_1"), class_names, file.get("vectors"), vector_names,
+        )  # fmt: skip
 
 
-def _texts(names: np.ndarray) -> tuple[str, ...]:
+def _texts(names: np.ndarray, what: str) -> tuple[str, ...]:
     """Names as texts; bytes are UTF-8."""
     if names.ndim != 1 or names.dtype.kind not in "USiu" or len(names) > MOST_NAMES:
         raise ValueError(
-            f"expected class_names to be K texts, {MOST_NAMES} at most, got "
+            f"expected {what} to be K texts, {MOST_NAMES} at most, got "
             f"{names.dtype} {list(names.shape)}"
         )
     return tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())

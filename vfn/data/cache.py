@@ -1,9 +1,9 @@
 """Data sets prepared once: a directory with all pictures as one memory-mapped uint8 array.
 
-``images.bin`` holds uint8 [N, C, H, W], split after split; ``labels.npy`` the labels; ``info.json``
-shape, names, splits and the SHA-256 of each split's pictures. The directory's name has a hash of
-the content and of all settings that change a pixel or a row. It is written beside its place and
-renamed, so it is there whole or not at all.
+``images.bin`` holds uint8 [N, C, H, W], split after split; ``labels.npy`` the labels;
+``vectors.npy`` numbers of each picture; ``info.json`` shape, names, splits and the SHA-256 of each
+split's pictures. The directory's name has a hash of the content and of all settings that change a
+pixel or a row. It is written beside its place and renamed, so it is there whole or not at all.
 """
 
 import hashlib
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from vfn.configs import DataConfig, Split
-from vfn.data.cache_info import Info, read_info, read_labels
+from vfn.data.beside import Vector, vector_of
+from vfn.data.cache_info import Info, read_info, read_labels, read_vectors
 from vfn.data.dataset import Dataset
 from vfn.data.digest import data_digest, images_digest, remember_digest
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
 from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows
+from vfn.data.values import PLAIN, Values, measured
 from vfn.files import (
     check_space,
     few,
@@ -39,7 +41,7 @@ from vfn.files import (
 from vfn.progress import Progress, say
 
 FORMAT = 1
-IMAGES, LABELS, INFO = "images.bin", "labels.npy", "info.json"
+IMAGES, LABELS, VECTORS, INFO = "images.bin", "labels.npy", "vectors.npy", "info.json"
 # Settings that change a pixel or a row; the others only say what is done with the rows.
 _KEYED = ("image_size", "crop", "channels", "test_share", "on_bad")
 
@@ -49,6 +51,7 @@ class Prepared(NamedTuple):
 
     images: uint8 [N, C, H, W], split after split; memory-mapped if there is a ``path``. splits:
     pictures of each. bad: pictures that were left out. known: SHA-256 of each split's pictures.
+    vectors: float32 [N, D], or None. beside: pictures that are a condition, in the same rows.
     """
 
     images: Tensor
@@ -58,6 +61,10 @@ class Prepared(NamedTuple):
     bad: list[Bad]
     path: Path | None
     known: Mapping[str, str] = {}
+    vectors: Tensor | None = None
+    vector_names: tuple[str, ...] = ()
+    beside: Tensor | None = None
+    values: Values = PLAIN
 
     def dataset(self, split: Split, conditional: bool = True) -> Dataset:
         """The rows of a split, sharing memory.
@@ -83,14 +90,19 @@ class Prepared(NamedTuple):
         images = self.images[start:end]
         if split in self.known:
             remember_digest(images, self.known[split])
-        if self.labels is None or not conditional:
-            return Dataset(images)
-        return Dataset(images, self.labels[start:end], self.legend)
+        beside = None if self.beside is None else self.beside[start:end]
+        if not conditional:
+            return Dataset(images, beside=beside, values=self.values)
+        labels, vectors = (
+            None if each is None else each[start:end] for each in (self.labels, self.vectors)
+        )
+        return Dataset(images, labels, self.legend, vectors, self.vector, beside, self.values)
 
     def summary(self) -> str:
         """Lines of text for a terminal."""
         splits = few(f"{count} {split}" for split, count in self.splits.items())
-        lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}"]
+        kind = "" if self.values.plain else f" {self.values.describe()}"
+        lines = [f"pictures  {splits}; {' x '.join(map(str, self.images.shape[1:]))}{kind}"]
         if self.labels is not None:
             names, tags = self.legend
             counts = (
@@ -98,19 +110,30 @@ class Prepared(NamedTuple):
             )
             named = [f"{n} ({c})" for n, c in zip(names, counts.tolist(), strict=True)]
             lines.append(f"labels    {self.legend.describe()}: {few(named)}")
+        if self.vectors is not None:
+            numbers = zip(self.vector.names, self.vectors.T, strict=True)
+            told = (f"{name} ({v.min():.4g} to {v.max():.4g})" for name, v in numbers)
+            lines.append(f"numbers   {self.vectors.shape[1]}: {few(told)}")
         if self.bad:
             named = [bad_line(bad) for bad in self.bad]
             lines.append(f"left out  {len(named)}: {few(named, longest=300)}")
         if self.path:
-            lines.append(
-                f"prepared  {printable(str(self.path))}, {self.images.numel() / 1e6:.1f} MB"
-            )
+            size = self.images.numel() * self.images.itemsize / 1e6
+            lines.append(f"prepared  {printable(str(self.path))}, {size:.1f} MB")
         return "\n".join(lines)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all pictures, labels and names: `data_digest` of the split ``all``."""
+        """SHA-256 of all pictures, labels and names, the `data_digest` of the split ``all``."""
         return data_digest(self.dataset("all"))
+
+    @property
+    def vector(self) -> Vector:
+        """Names of the numbers of each picture, and the statistics of the first split."""
+        if self.vectors is None:
+            return Vector()
+        trained = next(filter(None, self.splits.values()), len(self.vectors))
+        return vector_of(self.vectors[:trained], self.vector_names)
 
     @property
     def legend(self) -> Labels:
@@ -141,8 +164,10 @@ def in_memory(source: Source, settings: DataConfig, fit: Fit = cover) -> Prepare
     found = read_rows(source, settings, rows.append, fit=fit)
     images = torch.from_numpy(np.stack(rows))
     return Prepared(
-        images, _tensor(found.labels), source.class_names, found.splits, found.bad, None
-    )
+        images, _tensor(found.labels), source.class_names, found.splits, found.bad, None, {},
+        _tensor(found.vectors), source.vector_names, None,
+        _values(source, settings, images, found.splits),
+    )  # fmt: skip
 
 
 def cache_path(home: Path, title: str, content: Any, settings: DataConfig) -> Path:
@@ -212,8 +237,9 @@ def open_cache(path: Path) -> Prepared:
     """
     try:
         info = read_info(path / INFO)
-        images = map_pictures(path / IMAGES, info.shape)
+        images = map_pictures(path / IMAGES, info.shape, getattr(torch, info.values.dtype))
         labels = read_labels(path / LABELS, info) if info.labels else None
+        vectors = read_vectors(path / VECTORS, info) if info.vectors else None
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the prepared data in {printable(str(path))} is damaged "
@@ -227,6 +253,10 @@ def open_cache(path: Path) -> Prepared:
         [Bad(*pair) for pair in info.bad],
         path,
         info.sha256,
+        _tensor(vectors),
+        info.vector_names,
+        None,
+        info.values,
     )
 
 
@@ -239,17 +269,26 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
         found = _write_images(temporary / IMAGES, title, source, settings)
         if found.labels is not None:
             np.save(temporary / LABELS, found.labels)
+        if found.vectors is not None:
+            np.save(temporary / VECTORS, found.vectors)
         shape = [sum(found.splits.values()), *found.shape]
+        kind = getattr(torch, source.numbers or "uint8")
+        images = map_pictures(temporary / IMAGES, shape, kind)
+        values = _values(source, settings, images, found.splits)
         info = Info(
             shape,
             found.labels is not None,
             source.class_names,
             found.splits,
             found.bad,
-            _digests(temporary / IMAGES, shape, found.splits),
+            _digests(images, found.splits),
+            0 if found.vectors is None else found.vectors.shape[1],
+            source.vector_names,
+            values,
         )
         more = {"format": FORMAT, "origin": source.origin, "settings": _keyed(settings)}
-        (temporary / INFO).write_text(json.dumps(info._asdict() | more, indent=1))
+        told = {"values": None if values.plain else values._asdict()}
+        (temporary / INFO).write_text(json.dumps(info._asdict() | more | told, indent=1))
         for file in temporary.iterdir():
             _sync(file)
         sync_directory(temporary)
@@ -275,15 +314,29 @@ def _write_images(path: Path, title: str, source: Source, settings: DataConfig) 
         return read_rows(source, settings, write, progress.advance)
 
 
-def _digests(path: Path, shape: list[int], splits: Mapping[str, int]) -> dict[str, str]:
+def _values(
+    source: Source, settings: DataConfig, images: Tensor, splits: Mapping[str, int]
+) -> Values:
+    """What the numbers of a source mean; statistics are those of its first split."""
+    if not source.numbers:
+        return PLAIN
+    trained = next(filter(None, splits.values()), None)
+    span, standardise = settings.value_range, settings.standardise
+    return measured(images, source.numbers, span, standardise, trained)
+
+
+def _digests(images: Tensor, splits: Mapping[str, int]) -> dict[str, str]:
     """SHA-256 of the pictures of each split, and of all."""
-    prepared = Prepared(map_pictures(path, shape), None, (), dict(splits), [], None)
+    prepared = Prepared(images, None, (), dict(splits), [], None)
     named = [split for split, count in splits.items() if count] + ["all"]
     return {split: images_digest(prepared.dataset(split).images) for split in named}  # type: ignore[arg-type]
 
 
 def _keyed(settings: DataConfig) -> dict[str, Any]:
     keyed = {name: getattr(settings, name) for name in _KEYED}
+    for name in ("value_range", "standardise"):  # not told where unset, as by earlier versions
+        if value := getattr(settings, name):
+            keyed[name] = value
     if settings.image_size is not None:  # one number is a square
         keyed["image_size"] = [settings.image_size[0], settings.image_size[-1]]
     return keyed
@@ -306,5 +359,5 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _tensor(labels: np.ndarray | None) -> Tensor | None:
-    return None if labels is None else torch.from_numpy(labels)
+def _tensor(values: np.ndarray | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values)

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vfn.configs import Split
+from vfn.data.beside import Vector, vector_of
 from vfn.data.labels import MOST_NAMES, Labels, check_names
+from vfn.data.values import PLAIN, Values
 from vfn.ops import epoch_permutation
 
 HELD_OUT = 0.2
@@ -21,16 +23,48 @@ class Dataset(NamedTuple):
     """Pictures and what they show.
 
     images: uint8 [N, C, H, W]. labels: int64 [N], classes 1..K (0 is kept for 'unconditional'), or
-    uint8 [N, K], 0/1 for each of K tags, or None. legend: what the labels mean.
+    uint8 [N, K], 0/1 for each of K tags, or None. legend: what the labels mean. vectors: float32
+    [N, D], numbers of each picture, or None. vector: what they are called, and the statistics of
+    those that are trained on. beside: pictures [N, C', H, W] that are a condition, or None. values:
+    what the numbers of the images mean; images are uint8 with 1 or 3 channels where nothing else is
+    said.
     """
 
     images: Tensor
     labels: Tensor | None = None
     legend: Labels = Labels()
+    vectors: Tensor | None = None
+    vector: Vector = Vector()
+    beside: Tensor | None = None
+    values: Values = PLAIN
+
+    def rows(self, index: Tensor) -> "Dataset":
+        """Some of the pictures with all that is theirs.
+
+        Args:
+            index: numbers of pictures.
+
+        Returns:
+            Dataset.
+
+        >>> as_dataset(torch.zeros(3, 1, 8, 8).byte()).rows(torch.tensor([2])).images.shape
+        torch.Size([1, 1, 8, 8])
+        """
+        parts = ("images", "labels", "vectors", "beside")
+        kept: dict[str, Any] = {
+            name: value[index] for name in parts if (value := getattr(self, name)) is not None
+        }
+        return self._replace(**kept)
 
 
 def as_dataset(
-    images: Tensor, labels: Tensor | None = None, names: Sequence[str] | None = None
+    images: Tensor,
+    labels: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    vectors: Tensor | None = None,
+    vector_names: Sequence[str] = (),
+    beside: Tensor | None = None,
+    values: Values = PLAIN,
 ) -> Dataset:
     """Pictures in memory as a data set, checked.
 
@@ -38,6 +72,11 @@ def as_dataset(
         images: uint8 [N, C, H, W], C 1 (grey) or 3 (RGB).
         labels: classes 1..K, integers [N]; or 0/1 tags [N, K]; or None.
         names: of the K classes or tags; their numbers if None.
+        vectors: floats [N, D], numbers of each picture that are a condition; or None.
+        vector_names: of the D numbers; their numbers if there are none.
+        beside: uint8 [N, C', H, W], pictures that are a condition; or None.
+        values: what the numbers mean, for images of other types or channels, see
+            `vfn.data.values.measured`.
 
     Returns:
         Dataset.
@@ -48,18 +87,25 @@ def as_dataset(
     >>> as_dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([2, 1])).legend.names
     ('1', '2')
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+    other = values != PLAIN and images.dtype == getattr(torch, values.dtype) and images.ndim == 4
+    if not other and (
+        images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3)
+    ):
         raise ValueError(
             "expected uint8 pictures [N, C, H, W] with C 1 or 3, got "
             f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}; "
-            "convert them with vfn.data.to_uint8"
+            "convert them with vfn.data.to_uint8, or say with values what the numbers mean"
         )
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
+    more = _conditions(images, vectors, tuple(vector_names), beside)
+    if other:
+        values.check(images, "pictures")
+        more["values"] = values
     if labels is None:
         if names:
             raise ValueError("expected labels with the names, got None; leave out the names")
-        return Dataset(images)
+        return Dataset(images, **more)
     if (
         labels.is_floating_point()
         or labels.ndim not in (1, 2)
@@ -83,37 +129,30 @@ def as_dataset(
         raise ValueError(f"expected {count} names of tags, got {len(texts)}")
     check_names(texts, tags, "names")
     kept = labels.to(torch.uint8 if tags else torch.int64)
-    return Dataset(images, kept, Labels(tuple(texts), tags))
+    return Dataset(images, kept, Labels(tuple(texts), tags), **more)
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """Scale uint8 0..255 to float32 [-1, 1]: ``x / 127.5 - 1``.
-
-    Args:
-        images: uint8, of any shape.
-
-    Returns:
-        float32, shape of ``images``.
-
-    >>> to_unit(torch.tensor([0, 255], dtype=torch.uint8))
-    tensor([-1.,  1.])
-    """
-    return images.float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Scale [-1, 1] to uint8, rounding to the nearest and clipping what lies outside.
-
-    Args:
-        images: floating-point, of any shape.
-
-    Returns:
-        uint8, shape of ``images``.
-
-    >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]))
-    tensor([  0, 128, 255], dtype=torch.uint8)
-    """
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def _conditions(
+    images: Tensor, vectors: Tensor | None, names: tuple[str, ...], beside: Tensor | None
+) -> dict[str, Any]:
+    """Numbers and pictures that are conditions, checked."""
+    more: dict[str, Any] = {}
+    for name, given in (("vectors", vectors), ("beside", beside)):
+        if given is not None and len(given) != len(images):
+            raise ValueError(f"expected {name} of {len(images)} pictures, got {len(given)}")
+    if vectors is not None:
+        more |= {"vectors": vectors.float(), "vector": vector_of(vectors, names)}
+    elif names:
+        raise ValueError("expected vectors with vector_names, got None; leave out the names")
+    if beside is not None:
+        sizes = beside.ndim == 4 and beside.shape[2:] == images.shape[2:]
+        if beside.dtype != torch.uint8 or not sizes:
+            raise ValueError(
+                f"expected beside to be uint8 [N, C, {images.shape[2]}, {images.shape[3]}], got "
+                f"{str(beside.dtype).removeprefix('torch.')} {list(beside.shape)}"
+            )
+        more["beside"] = beside
+    return more
 
 
 def hold_out(count: int, split: Split, share: float = HELD_OUT) -> Tensor:

@@ -15,7 +15,7 @@ _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def data_digest(dataset: Dataset) -> str:
-    """SHA-256 of the pictures, their labels, and the names of the labels, in their order.
+    """SHA-256 of the pictures, their labels and other conditions, and the names of the labels.
 
     Equal data sets have equal digests wherever they come from; one other pixel, label or name makes
     another one. That of prepared data was computed when they were prepared; that of others is
@@ -32,13 +32,18 @@ def data_digest(dataset: Dataset) -> str:
     'a8f4c8ae'
     """
     labels, legend = dataset.labels, dataset.legend
-    parts = [
+    parts: list[object] = [
         "vfn-data-1",
         list(dataset.images.shape),
         images_digest(dataset.images),
         None if labels is None else [str(labels.dtype), list(labels.shape), images_digest(labels)],
         [list(legend.names), legend.tags],
     ]
+    for name, values in (("vectors", dataset.vectors), ("beside", dataset.beside)):
+        if values is not None:  # not told where there are none, as by earlier versions
+            parts.append([name, str(values.dtype), list(values.shape), images_digest(values)])
+    if not dataset.values.plain:
+        parts.append(["values", *dataset.values])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -10,18 +10,20 @@ from typing import Any, NamedTuple, get_args
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
+from vfn.data.beside import DERIVED, derived_kind
 from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
+from vfn.data.tar import tar_files, tar_source
 from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
 DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
-_RULES = 2
+_RULES = 3
 
 
 class MissingData(ValueError):
@@ -38,7 +40,7 @@ class MissingData(ValueError):
         named = path.name == name and path.suffix not in arrays.SUFFIXES
         super().__init__(
             f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
-            f"{DATASETS.expected()}, or the path of a folder, .npy or .npz file"
+            f"{DATASETS.expected()}, or the path of a folder, .npy, .npz or .tar file"
         )
 
 
@@ -169,10 +171,63 @@ def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
     {'train': 1437, 'test': 360}
     """
     origin = _find(settings)
+    prepared = _prepared(origin, fresh)
+    if settings.condition is None or derived_kind(settings.condition) is not None:
+        return prepared
+    return prepared._replace(beside=_beside(settings, origin, prepared, fresh).images)
+
+
+def _prepared(origin: _Origin, fresh: bool) -> Prepared:
     path = origin.path()
     if path is None:
         return in_memory(origin.source(), origin.settings)
     return prepare_cache(path, origin.title, origin.source, origin.settings, fresh)
+
+
+def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bool) -> Prepared:
+    """Pictures that are a condition of others, one for each and in the same rows."""
+    own = replace(
+        origin.settings, dataset=str(settings.condition), condition=None, channels=None,
+        on_bad="refuse",
+    )  # fmt: skip
+    found = _find_files(own, labelled=False)
+    if found is None:
+        raise ValueError(
+            f"expected condition {shown(settings.condition)} to be {DERIVED.words()}, or the path "
+            "of a folder, .npy or .npz file of as many pictures; there is none"
+        )
+    content, rows = found.content, found.source
+
+    def source() -> Source:
+        made, like = rows(), origin.source()
+        if len(made.names) != len(like.names) or prepared.bad:
+            kept = f", {len(prepared.bad)} of which are left out" if prepared.bad else ""
+            raise ValueError(
+                f"expected condition {shown(settings.condition)} to have a picture for each of "
+                f"the {len(like.names)}{kept}, got {len(made.names)}"
+            )
+        return made._replace(splits=like.splits, labels=None, class_names=())
+
+    both = found._replace(
+        content=lambda: [content and content(), origin.content and origin.content()],
+        source=source,
+    )
+    beside = _prepared(both, fresh)
+    if not beside.values.plain:
+        raise ValueError(
+            f"expected condition {shown(settings.condition)} to be 8-bit pictures, grey or RGB, "
+            f"got {beside.values.describe()} of {beside.images.shape[1]} channels"
+        )
+    if beside.images.shape[2:] != prepared.images.shape[2:]:
+        raise ValueError(
+            f"expected condition {shown(settings.condition)} to have pictures of the size of the "
+            f"others, {_size_text(prepared)}, got {_size_text(beside)}; use --image-size"
+        )
+    return beside
+
+
+def _size_text(prepared: Prepared) -> str:
+    return " x ".join(map(str, prepared.images.shape[2:]))
 
 
 def find_prepared(settings: DataConfig) -> Prepared | None:
@@ -186,8 +241,12 @@ def find_prepared(settings: DataConfig) -> Prepared | None:
 
     Raises:
         ValueError: for an unknown data set.
+
+    >>> find_prepared(DataConfig(dataset="digits")).splits
+    {'train': 1437, 'test': 360}
     """
     path = _find(settings).path()
+    # Of those beside nobody knows without a look at them.
     return prepare(settings) if path is None or path.is_dir() else None
 
 
@@ -265,7 +324,7 @@ def read_pictures(
             "dataset:NAME[:train|test|all], or run:DIR"
         )
     everything = in_memory(found.source(), own, fit=resize_and_crop)
-    return Dataset(everything.images, everything.labels, everything.legend)
+    return everything.dataset("all")
 
 
 def spec_settings(spec: str, like: DataConfig) -> DataConfig:
@@ -338,6 +397,13 @@ def _source_of(known: Standard, settings: DataConfig) -> Source:
 def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
+    if files := tar_files(path):
+        return _Origin(
+            path.name,
+            lambda: [_RULES, [[str(file), file_state(file)] for file in files]],
+            lambda: tar_source(files, settings.test_share, labelled),
+            settings,
+        )
     if path.is_dir():
         return _Origin(
             path.name,

@@ -53,7 +53,7 @@ class _Descriptor:
 
 
 class MappedPictures(Tensor):
-    """uint8 [N, C, H, W] in a file; like any tensor, but never killed by a file that was cut.
+    """Numbers [N, C, H, W] in a file; like any tensor, but never killed by a file that was cut.
 
     Views of it are of the same kind; whatever is computed of it is an ordinary tensor. What is
     written to it stays in memory.
@@ -105,9 +105,9 @@ class MappedPictures(Tensor):
         numbers, count = index.tolist(), len(self)
         if not all(-count <= number < count for number in numbers):
             return None  # the usual error
-        width = math.prod(self.shape[1:])
-        rows = torch.empty((len(numbers), *self.shape[1:]), dtype=torch.uint8)
-        into, begin = rows.view(-1).numpy(), self.storage_offset()
+        width = math.prod(self.shape[1:]) * self.itemsize
+        rows = torch.empty((len(numbers), *self.shape[1:]), dtype=self.dtype)
+        into, begin = rows.view(-1).numpy().view("u1"), self.storage_offset() * self.itemsize
         for i, number in enumerate(numbers):
             content = os.pread(self._file.descriptor.number, width, begin + number % count * width)
             if len(content) < width:
@@ -132,38 +132,46 @@ def _sent(pictures: MappedPictures) -> tuple[Callable[..., Tensor], tuple[Any, .
         if pictures.is_inference() or pictures._version:  # written to, in memory
             return torch.from_numpy, (pictures.numpy().copy(),)
         place = tuple(pictures.shape), pictures.stride(), pictures.storage_offset()
-    return _received, (pictures._file.path, pictures._file.size, *place)
+        kind = pictures.dtype
+    return _received, (pictures._file.path, pictures._file.size, kind, *place)
 
 
 def _received(
-    path: Path, size: int, shape: tuple[int, ...], stride: tuple[int, ...], offset: int
+    path: Path,
+    size: int,
+    kind: torch.dtype,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    offset: int,
 ) -> Tensor:
-    return map_pictures(path, [size]).as_strided(shape, stride, offset)
+    return map_pictures(path, [size // kind.itemsize], kind).as_strided(shape, stride, offset)
 
 
 ForkingPickler.register(MappedPictures, _sent)
 
 
-def map_pictures(path: Path, shape: Sequence[int]) -> Tensor:
+def map_pictures(path: Path, shape: Sequence[int], kind: torch.dtype = torch.uint8) -> Tensor:
     """The pictures of a file.
 
     Args:
-        path: uint8 in rows, nothing else.
+        path: numbers in rows, nothing else.
         shape: [N, C, H, W].
+        kind: of the numbers.
 
     Returns:
-        uint8 of that shape; what is written to it never reaches the file.
+        tensor of that shape; what is written to it never reaches the file.
 
     Raises:
         ValueError: if the file has another size.
         OSError: if it cannot be opened.
     """
-    size = math.prod(shape)
+    count = math.prod(shape)
+    size = count * kind.itemsize
     descriptor = _Descriptor(path)
     found = os.fstat(descriptor.number).st_size
     if found != size:
         raise ValueError(f"{path.name} does not have {size} bytes, but {found}")
-    flat = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    flat = torch.from_file(str(path), shared=False, size=count, dtype=kind)
     return MappedPictures._of(flat.view(list(shape)), _File(path, descriptor, size))
 
 
@@ -177,6 +185,6 @@ def _mapped(values: Iterable[Any]) -> Iterator[MappedPictures]:
 
 
 def _shares(found: Tensor, mapped: Tensor) -> bool:
-    if found.device.type != "cpu" or found.dtype != torch.uint8:
+    if found.device.type != "cpu" or found.dtype != mapped.dtype:
         return False
     return found.untyped_storage().data_ptr() == mapped.untyped_storage().data_ptr()

@@ -53,11 +53,19 @@ def resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     Returns:
         uint8 [N, C, height, width]; ``images`` itself where they have the size already.
 
+    Raises:
+        ValueError: for other numbers of another size.
+
     >>> resized(torch.zeros(2, 3, 12, 20, dtype=torch.uint8), (4, 4)).shape
     torch.Size([2, 3, 4, 4])
     """
     if size is None or tuple(images.shape[2:]) == size:
         return images
+    if images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            "expected 8-bit pictures, grey or RGB, to be resized, got "
+            f"{str(images.dtype).removeprefix('torch.')} of {images.shape[1]} channels"
+        )
     made = torch.empty(len(images), images.shape[1], *size, dtype=torch.uint8)
     with (
         Progress(len(images), "picture", "resizing") as progress,

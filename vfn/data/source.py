@@ -1,5 +1,6 @@
 """From pictures as they lie about to rows of one uint8 array; what cannot be used is named."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +30,27 @@ class Source(NamedTuple):
     origin: a name for messages. names: one for each of N pictures. read: a picture by its number;
     raises if it is damaged or missing. labels: int64 [N], 1..K, or uint8 [N, K], or None.
     class_names: K names, or none if labels have only numbers. splits: numbers of the pictures of
-    each split, disjoint, in the order in which they are kept.
+    each split, disjoint, in the order in which they are kept. vectors: float32 [N, D], or None.
+    vector_names: D names, or none. numbers: of what numpy calls this ``read`` gives arrays [C, H,
+    W]; without it, pictures of 8 bits.
+
+    >>> def shade(i):
+    ...     return Image.new("L", (8, 8), 20 * i)
+    >>> names = [f"shade {i}" for i in range(10)]
+    >>> shades = Source("shades", names, shade, None, (), {"train": range(8), "test": (8, 9)})
+    >>> shades.read(2).getpixel((0, 0))
+    40
     """
 
     origin: str
     names: Sequence[str]
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Image.Image | np.ndarray]
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[int]]
+    vectors: np.ndarray | None = None
+    vector_names: tuple[str, ...] = ()
+    numbers: str = ""
 
 
 class Bad(NamedTuple):
@@ -54,6 +67,7 @@ class Rows(NamedTuple):
     labels: np.ndarray | None
     splits: dict[str, int]
     bad: list[Bad]
+    vectors: np.ndarray | None = None
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -76,7 +90,7 @@ def read_rows(
     Args:
         source: the pictures.
         settings: size, crop, channels, and what to do about bad pictures.
-        take: gets uint8 [C, H, W] of each good picture; all have one shape.
+        take: gets [C, H, W] of each good picture; all have one shape.
         advance: called for each picture, good or bad.
         fit: brings a picture to ``image_size``.
 
@@ -110,7 +124,8 @@ def read_rows(
         raise ValueError(_refusal(source, bad, len(kept)))
     assert first is not None  # no source is empty
     labels = None if source.labels is None else source.labels[kept]
-    return Rows(first[1], labels, counts, bad)
+    vectors = None if source.vectors is None else source.vectors[kept]
+    return Rows(first[1], labels, counts, bad, vectors)
 
 
 def to_row(picture: Image.Image, settings: DataConfig, fit: Fit = cover) -> np.ndarray:
@@ -147,9 +162,67 @@ def to_row(picture: Image.Image, settings: DataConfig, fit: Fit = cover) -> np.n
     return row[None] if row.ndim == 2 else row.transpose(2, 0, 1)
 
 
+def array_row(array: np.ndarray, settings: DataConfig) -> np.ndarray | str:
+    """Numbers of a picture as settings want them.
+
+    Args:
+        array: [C, H, W].
+        settings: ``crop`` and ``value_range``; numbers are not resized.
+
+    Returns:
+        [C, H, W] of the same type; or what is wrong with them.
+
+    Raises:
+        ValueError: for another size or channels than there are.
+    """
+    if settings.crop:
+        top, left, height, width = settings.crop
+        if left + width > array.shape[2] or top + height > array.shape[1]:
+            raise ValueError(f"{array.shape[1]} x {array.shape[2]} does not hold the crop")
+        array = array[:, top : top + height, left : left + width]
+    size = settings.image_size
+    if size is not None and array.shape[1:] != (size[0], size[-1]):
+        raise ValueError(f"{array.shape[1]} x {array.shape[2]} numbers, which are not resized")
+    if settings.channels not in (None, array.shape[0]):
+        raise ValueError(f"{array.shape[0]} channels, which are not made {settings.channels}")
+    return faults_of(array, settings.value_range) or np.ascontiguousarray(array)
+
+
+def faults_of(row: np.ndarray, value_range: Sequence[float] | None) -> str:
+    """What is wrong with the numbers of a picture [C, H, W]; nothing if all can be used.
+
+    Args:
+        row: stored numbers.
+        value_range: lowest and highest that are allowed; None for any.
+
+    Returns:
+        a few words that name the first.
+
+    >>> faults_of(np.array([[[0.0, np.nan]]], dtype=np.float32), None)
+    'nan at channel 0, row 0, column 1'
+    """
+    wrong = ~np.isfinite(row)
+    if value_range is not None:
+        wrong |= (row < value_range[0]) | (row > value_range[1])
+    if not wrong.any():
+        return ""
+    where = np.argwhere(wrong)[0].tolist()
+    number = float(row[tuple(where)])
+    place = "at channel {}, row {}, column {}".format(*where)
+    if not math.isfinite(number):
+        return f"{number} {place}"
+    assert value_range is not None
+    return f"{number:g} {place} is not within {value_range[0]:g}..{value_range[1]:g}"
+
+
 def to_picture(array: np.ndarray) -> Image.Image:
     """[H, W, C] or [H, W] as a picture."""
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def nth_array(images: np.ndarray, number: int) -> np.ndarray:
+    """One of [N, H, W, C] as numbers [C, H, W]."""
+    return np.moveaxis(images[number], -1, 0)
 
 
 def nth_picture(images: np.ndarray, number: int) -> Image.Image:
@@ -212,7 +285,10 @@ def _rows(
     def row(number: int) -> np.ndarray | str:
         # A damaged file can make a decoder raise nearly anything.
         try:
-            with source.read(number) as picture:
+            found = source.read(number)
+            if isinstance(found, np.ndarray):
+                return array_row(found, settings)
+            with found as picture:
                 return to_row(picture, settings, fit)
         except Exception as error:
             return " ".join(str(error).split()) or type(error).__name__
@@ -241,7 +317,8 @@ def _layouts(picture: Image.Image) -> list[str]:
 
 
 def _kind(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[2]} {'grey' if shape[0] == 1 else 'RGB'}"
+    kind = {1: "grey", 3: "RGB"}.get(shape[0], f"of {shape[0]} channels")
+    return f"{shape[1]} x {shape[2]} {kind}"
 
 
 def bad_line(bad: Bad) -> str:

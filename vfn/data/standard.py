@@ -12,7 +12,7 @@ import numpy as np
 
 from vfn.data import packaged
 from vfn.data.labels import Labels, check_names
-from vfn.data.source import Source, checked_labels, nth_picture
+from vfn.data.source import Source, checked_labels, nth_array, nth_picture
 from vfn.files import shortened
 from vfn.tables import Table, load_object
 
@@ -216,7 +216,7 @@ def source_of(dataset: "Dataset", origin: str) -> Source:
     """A data set in memory as a source; a tenth of it, at random, is its test split.
 
     Args:
-        dataset: the pictures, grey or RGB.
+        dataset: the pictures, grey or RGB, or other numbers, which are scaled as settings say.
         origin: a name for messages.
 
     Returns:
@@ -224,11 +224,17 @@ def source_of(dataset: "Dataset", origin: str) -> Source:
     """
     from vfn.data.dataset import own_splits
 
+    plain = dataset.values.plain
     images = dataset.images.permute(0, 2, 3, 1).numpy()
     labels = None if dataset.labels is None else dataset.labels.numpy()
     names = [f"{origin}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), OUTSIDE_TEST_SHARE, labels)
-    return Source(origin, names, partial(nth_picture, images), labels, dataset.legend.names, splits)
+    vectors = None if dataset.vectors is None else dataset.vectors.numpy()
+    return Source(
+        origin, names, partial(nth_picture if plain else nth_array, images), labels,
+        dataset.legend.names, splits, vectors, dataset.vector.names,
+        "" if plain else dataset.values.dtype,
+    )  # fmt: skip
 
 
 def _fetch(

@@ -21,6 +21,7 @@ from .metrics import METRICS as METRICS
 from .metrics import FigureKind as FigureKind
 from .metrics import Metric as Metric
 from .metrics import usual_metrics as usual_metrics
+from .planning import paired_draws as paired_draws
 from .planning import usual_labels as usual_labels
 from .plots import AXES as AXES
 from .plots import draw_figures as draw_figures
@@ -67,6 +68,7 @@ __all__ = [
     "loss_by_logsnr",
     "mean_held_out_loss",
     "open_extractor",
+    "paired_draws",
     "pixels",
     "preview_figures",
     "read_evaluation",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vfn.configs import DiffusionConfig
-from vfn.data import Dataset, to_unit
+from vfn.data import Dataset
 from vfn.evaluation.held_out import some_of
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure, Judged
-from vfn.model import schedule_of
+from vfn.model import fixed_conditions, schedule_of
 from vfn.ops import (
     Denoiser,
     VarType,
@@ -67,8 +67,9 @@ def bits_per_dim(
     with Progress(count, "picture", "bits per dimension") as progress:
         for keys in some_of(torch.arange(len(held_out.images)), count).split(BATCH):
             labels = None if held_out.labels is None else held_out.labels[keys]
-            denoise = partial(trained.denoiser, labels, guidance or 0.0)
-            x0 = to_unit(held_out.images[keys].to(device))
+            x0 = held_out.values.to_unit(held_out.images[keys].to(device))
+            more = fixed_conditions(held_out, keys, x0, trained.config.data.condition)
+            denoise = partial(trained.denoiser, labels, guidance or 0.0, conditions=more)
             counted.append(_of_batch(denoise, diffusion, x0, keys.to(device), seed))
             progress.advance(len(keys))
     estimates = (mean_and_error(row) for row in torch.cat(counted, dim=1).double())

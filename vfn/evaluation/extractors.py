@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Outputs(NamedTuple):
-    """Features [B, D] of some pictures, and logits [B, K] of a classifier if there is one."""
+    """Features [B, D] of some pictures, and logits [B, K] of a classifier if there is one.
+
+    >>> Outputs(torch.ones(2, 3)).logits is None
+    True
+    """
 
     features: "Tensor"
     logits: "Tensor | None" = None
@@ -114,20 +118,20 @@ EXTRACTORS: Table[Features] = Table(
 
 
 def pixels(images: "Tensor") -> "Tensor":
-    """Pictures as their own features: ``x / 255``.
+    """Pictures as their own features: ``x / 255``, or x where they are floats already.
 
     Args:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W]; or floats, of other than 8-bit data.
 
     Returns:
-        float32 [N, C H W] in [0, 1].
+        float32 [N, C H W]; in [0, 1] for pictures.
 
     >>> import torch
     >>> pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8))
     tensor([[1.],
             [1.]])
     """
-    return images.flatten(1).float() / 255
+    return images.flatten(1).float() / (1 if images.is_floating_point() else 255)
 
 
 def extractor_of(name: str, function: Callable[["Tensor"], "Tensor"]) -> Extractor:

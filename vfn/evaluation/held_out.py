@@ -9,11 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vfn.data import Dataset, to_unit
+from vfn.data import Dataset
 from vfn.distributed import ALONE, World, total
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.sides import Figure, Judged, Sides
-from vfn.model import schedule_of
+from vfn.model import fixed_conditions, schedule_of
 from vfn.nn import takes_second_time, with_params
 from vfn.objective import (
     Batch,
@@ -27,7 +27,7 @@ from vfn.objective import (
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
 from vfn.progress import silence
-from vfn.sampling import Draws, Trained, Watch, ask, of_each
+from vfn.sampling import Draws, Trained, Watch, as_pictures, ask, of_each
 from vfn.streams import Stream
 
 LOSS_BATCH = 256  # pictures at a time
@@ -97,7 +97,7 @@ def _bin_batches(
     (number, low, high), diffusion, device = place, trained.config.diffusion, trained.device
     count = len(held_out.images)
     for rows in torch.arange(count).split(size):
-        x0 = to_unit(held_out.images[rows].to(device))
+        x0 = held_out.values.to_unit(held_out.images[rows].to(device))
         labels = None if held_out.labels is None else held_out.labels[rows].to(device)
         keys = rows.to(device) + number * count
         u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
@@ -106,7 +106,8 @@ def _bin_batches(
         t = schedule_of(diffusion).time(low + u * (high - low))
         if diffusion.uses_bound:
             t = discrete_time(t, diffusion.train_timesteps)
-        yield Batch(x0, labels, t, noise, given)
+        more = fixed_conditions(held_out, rows, x0, trained.config.data.condition)
+        yield Batch(x0, labels, t, noise, given).under(more)
 
 
 def loss_bins(judged: Judged) -> list[dict[str, float]]:
@@ -138,13 +139,13 @@ def mean_held_out_loss(
         the loss, the same on every process.
     """
     device, diffusion = trained.device, trained.config.diffusion
-    images = some_of(held_out.images, MEAN_PICTURES)
-    count = len(images)
+    chosen = some_of(torch.arange(len(held_out.images)), MEAN_PICTURES)
+    count = len(chosen)
     mine = torch.arange(count)[world.rank :: world.size]
-    x0 = to_unit(images[mine].to(device))
-    labels = None
-    if held_out.labels is not None:
-        labels = some_of(held_out.labels, MEAN_PICTURES)[mine].to(device)
+    rows = chosen[mine]
+    x0 = held_out.values.to_unit(held_out.images[rows].to(device))
+    labels = None if held_out.labels is None else held_out.labels[rows].to(device)
+    more = fixed_conditions(held_out, rows, x0, trained.config.data.condition)
     batches: list[Batch] = []
     for draw in range(MEAN_DRAWS):
         keys = mine.to(device) + draw * count
@@ -157,7 +158,7 @@ def mean_held_out_loss(
             u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)
         span = trained.config.model.guidance_range
         guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        batches += parts_of(Batch(x0, labels, t, noise, guidance, r=r, u=u), batch)
+        batches += parts_of(Batch(x0, labels, t, noise, guidance, r=r, u=u).under(more), batch)
     network = with_params(trained.model, trained.params)
     summed = held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)
@@ -191,9 +192,14 @@ def preview_figures(
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:
         asked = of_each(some_of(dataset.labels, num), legend)
+    # Picture by picture, so that what is drawn has the conditions of what it is compared with.
+    if trained.conditioned:
+        rows = some_of(torch.arange(len(dataset.images)), num)
+        asked = as_pictures(trained, dataset.rows(rows))
     draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
     drawn = draws.by_all(world, watch, f"evaluation at step {trained.step}")
     with silence():
-        fake = Dataset(drawn.images, drawn.classes, legend)
-        real = dataset._replace(images=some_of(dataset.images, num), labels=None)
+        values = trained.shape.values
+        fake = Dataset(values.compared(drawn.images), drawn.classes, legend)
+        real = Dataset(values.compared(some_of(dataset.images, num)))
         return evaluate(Sides(real, fake), ON_THE_WAY, seed, world=world, references=False)

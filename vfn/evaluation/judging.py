@@ -142,5 +142,5 @@ def _present(content: Content, size: Size | None, world: World) -> Dataset | Sta
     if isinstance(content, Dataset):
         return content._replace(images=resized(content.images, size))
     drawn, legend = content.by_all(world, strict=True), content.trained.shape.legend
-    images = resized(drawn.images, size)
+    images = resized(content.trained.shape.values.compared(drawn.images), size)
     return Dataset(images, drawn.classes if legend.names else None, legend)

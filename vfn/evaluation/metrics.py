@@ -14,7 +14,8 @@ USUAL = "usual"  # in place of a word: the usual metrics that lack nothing
 
 Better = Literal["lower", "higher", ""]
 # gaussian: mean and covariance of both sides. features, logits: of every picture. labels: one
-# class for every picture of all sides. model: the network that drew the fakes.
+# class for every picture of all sides. model: the network that drew the fakes. pairs: a fake for
+# each real picture. grey levels: pictures of 8 bits.
 Need = Literal[
     "gaussian",
     "real features",
@@ -24,6 +25,8 @@ Need = Literal[
     "held-out features",
     "labels",
     "model",
+    "pairs",
+    "grey levels",
 ]
 Part = Literal["figures", "loss_by_logsnr", "bits_per_dim"]
 
@@ -184,6 +187,18 @@ METRICS: Table[Metric] = Table(
             ),
             usual=True,
         ),
+        "psnr": Metric(
+            text="peak signal-to-noise ratio of each fake beside its real picture",
+            target="vfn.evaluation.pair_figures:psnr_figures",
+            needs=frozenset(["pairs"]),
+            figures=(FigureKind("psnr", "PSNR", "higher", unit="dB"),),
+        ),
+        "ssim": Metric(
+            text="structural similarity of each fake and its real picture",
+            target="vfn.evaluation.pair_figures:ssim_figures",
+            needs=frozenset(["pairs"]),
+            figures=(FigureKind("ssim", "SSIM", "higher"),),
+        ),
         "loss": Metric(
             text="held-out loss by log-SNR bin, of a network",
             target="vfn.evaluation.held_out:loss_bins",
@@ -196,7 +211,7 @@ METRICS: Table[Metric] = Table(
             text="bits per dimension of held-out pictures, of a network: the variational bound, "
             "and the likelihood under the probability flow",
             target="vfn.evaluation.bits:bits_figures",
-            needs=frozenset(["model"]),
+            needs=frozenset(["model", "grey levels"]),
             figures=(
                 FigureKind("bits_bound_discrete", "bound, discrete", "lower", unit="bits/dim"),
                 FigureKind("bits_bound_continuous", "bound, continuous", "lower", unit="bits/dim"),

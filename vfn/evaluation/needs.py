@@ -264,6 +264,25 @@ def _no_model(planned: Planned, _: Metric) -> str:
     return f"held-out pictures of the network's own data, and {why}"
 
 
+def _no_pairs(planned: Planned, _: Metric) -> str:
+    real, fake = planned.real, planned.fake
+    if not isinstance(real, Dataset) or isinstance(fake, Statistics):
+        return "pictures on both sides, fake beside real, got statistics or a network"
+    if isinstance(fake, Draws) and fake.asked.paired:
+        return ""
+    if isinstance(fake, Draws) and not fake.trained.conditioned:
+        return "a fake picture for each real one, and this model takes no condition of those"
+    counts = count_of_side(real), count_of_side(fake)
+    return "" if counts[0] == counts[1] else f"as many fake as real pictures, got {counts}"
+
+
+def _no_levels(planned: Planned, _: Metric) -> str:
+    fake = planned.fake
+    if not isinstance(fake, Draws) or fake.trained.shape.values.dtype == "uint8":
+        return ""
+    return f"the 256 levels of 8-bit pictures, got {fake.trained.shape.values.describe()}"
+
+
 def _kind_of_labels(side: Dataset | Draws | None) -> Labels | None:
     """What the labels of pictures mean; None without labels."""
     if isinstance(side, Draws):
@@ -282,4 +301,6 @@ _FAULTS: dict[Need, Callable[[Planned, Metric], str]] = {
     "fake features": _no_fake_features,
     "logits": _no_logits,
     "model": _no_model,
+    "pairs": _no_pairs,
+    "grey levels": _no_levels,
 }

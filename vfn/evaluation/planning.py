@@ -11,9 +11,11 @@ from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, Labels, data_home, load_held_out
 from vfn.data.resize import RESIZE
+from vfn.data.values import PLAIN, Values
 from vfn.distributed import World
 from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor, outlook_of
 from vfn.evaluation.features import Statistics, check_identity, checked_outputs
+from vfn.evaluation.held_out import some_of
 from vfn.evaluation.metrics import METRICS, USUAL, Metric, Need
 from vfn.evaluation.needs import (
     Content,
@@ -44,7 +46,7 @@ from vfn.nn import guidance_range
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import RUN
-from vfn.sampling import Draws, Trained, ask, class_shares
+from vfn.sampling import Draws, Trained, as_pictures, ask, class_shares
 from vfn.sampling import usual_labels as usual_labels
 
 _LOGITS = 1008  # of Inception, the widest
@@ -139,11 +141,19 @@ def plan_evaluation(
     def opened(given: Given, network: Trained | Draws | None, lean: bool) -> Opened:
         if network is None:
             return open_side(given, data, lean, size, labelled)
-        return _drawn_by(network, num, seed, data_dir)
+        return _drawn_by(network, num, seed, data_dir, like)
 
-    lean = not pixels and not needs & _REAL_PICTURES
-    reals, fakes = opened(real, other, lean), opened(fake, drawing, False)
+    lean, like = not pixels and not needs & _REAL_PICTURES, None
+    reals = opened(real, other, lean)
+    like = reals.content if isinstance(reals.content, Dataset) else None
+    fakes = opened(fake, drawing, False)
     unseen = _unseen(real, held_out, data, size, needs)
+    values = _values_of(reals.content, fakes.content)
+    reals = reals._replace(content=_comparable(reals.content, values, "real"))
+    fakes = fakes._replace(content=_comparable(fakes.content, values, "fake"))
+    if unseen is not None:
+        compared = _comparable(unseen, values, "held-out")
+        unseen = compared if isinstance(compared, Dataset) else None
     outlook = outlook_of(features, shape_of_side(reals.content, size))
     own = _own_held_out(drawing, data_dir) if "model" in needs else None
     planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
@@ -169,6 +179,29 @@ def plan_evaluation(
     return Plan(
         chosen, reals, fakes, unseen, features, data, seed, bootstrap, size, subject, settings
     )  # fmt: skip
+
+
+def _values_of(real: Content, fake: Content) -> Values:
+    """What the numbers of both sides mean: those of a network's data, else of the real pictures."""
+    for side in (fake, real):
+        if isinstance(side, Draws):
+            return side.trained.shape.values
+    return real.values if isinstance(real, Dataset) else PLAIN
+
+
+def _comparable(side: Content, values: Values, role: str) -> Content:
+    """A side with its numbers as metrics compare them."""
+    if not isinstance(side, Dataset):
+        return side
+    if side.images.dtype != getattr(torch, values.dtype):
+        raise ValueError(
+            f"expected {role} pictures of {values.dtype}, as the others are, got "
+            f"{str(side.images.dtype).removeprefix('torch.')}"
+        )
+    if values.plain:
+        return side
+    values.check(side.images, f"{role} pictures")
+    return side._replace(images=values.compared(side.images), values=PLAIN)
 
 
 def legend_of(content: Content) -> Labels | None:
@@ -211,12 +244,44 @@ def _data_of(network: Trained | Draws | None, data_dir: str | None) -> DataConfi
     return replace(data, data_dir=data_dir or data.data_dir)
 
 
-def _drawn_by(network: Trained | Draws, num: int, seed: int, data_dir: str | None) -> Opened:
-    """The pictures that a network is to draw."""
-    if isinstance(network, Trained):
+def _drawn_by(
+    network: Trained | Draws, num: int, seed: int, data_dir: str | None, like: Dataset | None
+) -> Opened:
+    """The pictures that a network is to draw, under the conditions of real ones if it has some."""
+    if isinstance(network, Trained) and network.conditioned:
+        network = paired_draws(network, like, num, seed)
+    elif isinstance(network, Trained):
         network = network.draws(num, usual_labels(network, num, seed, data_dir), seed)
     origin = network.trained.origin
     return Opened(f"{RUN}{origin}" if origin else "a network in memory", network)
+
+
+def paired_draws(
+    trained: Trained, like: Dataset | None, num: int, seed: int = 0, **settings: Any
+) -> Draws:
+    """Pictures under the conditions of real ones, evenly spread over them.
+
+    Args:
+        trained: a network that takes more than labels.
+        like: the real pictures.
+        num: how many; at most as many as there are.
+        seed: of the noise.
+        settings: of sampling.
+
+    Returns:
+        Draws.
+
+    Raises:
+        ValueError: if there are no pictures, or they lack what the network takes.
+    """
+    if like is None:
+        raise ValueError(
+            f"this model takes {trained.conditioned}, which an evaluation takes of the real side: "
+            "give pictures there, such as dataset:NAME:test"
+        )
+    rows = some_of(torch.arange(len(like.images)), num)
+    asked = as_pictures(trained, like.rows(rows))._replace(paired=True)
+    return trained.draws(len(rows), asked, seed, **settings)
 
 
 def _in_order(words: Sequence[str], usual: Iterable[str]) -> list[str]:
@@ -260,6 +325,8 @@ def _own_held_out(network: Trained | Draws | None, data_dir: str | None) -> Data
                 "on"
             )
         found = load_held_out(trained.config.data)
+        if found is not None and trained.conditioned:
+            trained.condition(found, 1)  # refuses what lacks it
     except (ValueError, OSError) as error:
         return f"its data cannot be read: {' '.join(str(error).split())}"
     return found or "it was trained on all pictures"

@@ -68,6 +68,14 @@ class Subject(NamedTuple):
 
     held_out: pictures of its data set that it was not trained on. num: how many of them, where
     time matters. guidance: w of a network that takes it as an input.
+
+    A metric of ``mine.metrics`` that needs it finds it in `Judged`:
+
+    >>> def size(judged):
+    ...     return {"step": judged.subject.trained.step, "pictures": judged.subject.num}
+    >>> from types import SimpleNamespace
+    >>> size(SimpleNamespace(subject=Subject(SimpleNamespace(step=800), None, num=100)))
+    {'step': 800, 'pictures': 100}
     """
 
     trained: "Trained"

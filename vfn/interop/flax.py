@@ -17,6 +17,7 @@ from vfn.nn.unet import UNet
 # Kernels of convolutions, dense layers, and dense layers that are 1x1 convolutions here.
 CONV, DENSE, POINT = "h w i o -> o i h w", "i o -> o i", "i o -> o i 1 1"
 SEPARATOR = "/"
+DEEPEST = 32  # levels of names
 Layers = Iterator[tuple[str, Recipe]]
 
 
@@ -47,23 +48,48 @@ def params_from_flax(tree: Mapping[Any, Any], model: UNet) -> dict[str, Tensor]:
             the model takes tags.
 
     Source: Salimans & Ho 2022 (2202.00512), appendix B.
+
+    >>> from vfn.nn import UNet
+    >>> small = UNet(1, 1, hid_channels=32, ch_multipliers=(1,), num_res_blocks=1)
+    >>> params_from_flax({"conv_in": {"kernel": np.zeros((3, 3, 1, 32))}}, small)
+    Traceback (most recent call last):
+    ValueError: ...
     """
     if model.multitags:
         raise ValueError("expected a network with classes or without labels, got one with tags")
-    state = dict(_flat(tree))
-    return fit(
-        model, dict(_layers(model)), {k.removeprefix("params/"): v for k, v in state.items()}
-    )
+    return fit(model, dict(_layers(model)), flat_params(tree))
 
 
-def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def flat_params(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Nested or flat arrays as tensors by names such as ``conv_in/kernel``.
+
+    Args:
+        tree: as of `params_from_flax`.
+
+    Returns:
+        float32 tensors by name.
+
+    Raises:
+        ValueError: for names that are no texts, and for what is no array of numbers.
+
+    >>> flat_params({"params": {"conv_in": {"bias": np.zeros(2, np.float16)}}})
+    {'conv_in/bias': tensor([0., 0.])}
+    """
+    return {name.removeprefix("params/"): value for name, value in _flat(tree)}
+
+
+def _flat(
+    tree: Mapping[Any, Any], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor]]:
+    if depth > DEEPEST:
+        raise ValueError(f"expected parameters in at most {DEEPEST} levels of names, got more")
     for key, value in tree.items():
         parts = key if isinstance(key, tuple) else (key,)
         if not all(isinstance(part, str) for part in parts):
             raise ValueError(f"expected texts as names of parameters, got {shortened(repr(key))}")
         name = prefix + SEPARATOR.join(parts)
         if isinstance(value, Mapping):
-            yield from _flat(value, name + SEPARATOR)
+            yield from _flat(value, name + SEPARATOR, depth + 1)
         else:
             yield name, _tensor(name, value)
 
@@ -138,13 +164,13 @@ def _same(value: Tensor) -> Tensor:
 
 def _modulation(*values: Tensor) -> Tensor:
     """Scale before shift in columns, to shift before scale in rows."""
-    parts = [value.T.chunk(2) if value.ndim > 1 else value.chunk(2) for value in values]
+    parts = [value.mT.chunk(2) if value.ndim > 1 else value.chunk(2) for value in values]
     return torch.cat([half for scale, shift in parts for half in (shift, scale)])
 
 
 def _labels(num_classes: int) -> Layers:
     def weight(kernel: Tensor) -> Tensor:
-        return kernel.T if len(kernel) == num_classes else (kernel[1:] - kernel[:1]).T
+        return kernel.mT if len(kernel) == num_classes else (kernel[1:] - kernel[:1]).mT
 
     def bias(bias: Tensor, kernel: Tensor) -> Tensor:
         return bias if len(kernel) == num_classes else bias + kernel[0]

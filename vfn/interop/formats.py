@@ -25,7 +25,12 @@ class Format:
     Path`` makes the run directory ``out`` and gives its checkpoint. params: ``(foreign, model) ->
     parameters`` by the model's names. with_dataset: ``(source, name) -> source`` names one of
     ``datasets``. left_out: ``(source) -> lines`` on options that need no place. ``source`` is a
-    configuration in that format, a file or its content.
+    configuration in that format, a file or its content; None where the checkpoint brings its own
+    (``configured`` is False; None: where none is named). ``datasets``: those it knows, any if there
+    are none.
+
+    >>> Format(text="parameters alone", params="mine.formats:params").checkpoint is None
+    True
     """
 
     text: str
@@ -35,6 +40,7 @@ class Format:
     with_dataset: str | None = None
     left_out: str | None = None
     datasets: tuple[str, ...] = ()
+    configured: bool | None = True
 
 
 FORMATS: Table[Format] = Table(
@@ -49,9 +55,27 @@ FORMATS: Table[Format] = Table(
             left_out="vfn.interop.reference_config:left_out",
             datasets=("mnist", "cifar10", "celeba"),
         ),
+        "diffusers": Format(
+            text="a folder of diffusers with a UNet2DModel and a scheduler of betas",
+            checkpoint="vfn.interop.diffusers_import:import_diffusers",
+            params="vfn.interop.diffusers_network:params_from_diffusers",
+            with_dataset="vfn.interop.diffusers_import:with_dataset",
+            configured=False,
+        ),
+        "adm": Format(
+            text="ADM, improved-diffusion and consistency_models: a .pt file; --config names a "
+            "published network or a .json file of flags",
+            checkpoint="vfn.interop.adm:import_adm",
+            params="vfn.interop.adm:params_from_adm",
+            with_dataset="vfn.interop.adm:with_dataset",
+            configured=None,
+        ),
         "flax": Format(
-            text="the paper's JAX code: parameters of its network, from Python",
+            text="the paper's JAX code: .msgpack of flax, or .npz of arrays; --config is a preset "
+            "or .toml file of ours",
+            checkpoint="vfn.interop.flax_file:import_flax",
             params="vfn.interop.flax:params_from_flax",
+            with_dataset="vfn.interop.flax_file:with_dataset",
         ),
     },
     lambda name: Format(text=name, checkpoint=name),
@@ -68,7 +92,7 @@ def offering(what: What) -> list[str]:
         words in the table's order.
 
     >>> offering("checkpoint"), offering("params")
-    (['reference'], ['reference', 'flax'])
+    (['reference', 'diffusers', 'adm', 'flax'], ['reference', 'diffusers', 'adm', 'flax'])
     """
     return [word for word, entry in FORMATS.items() if getattr(entry, what)]
 
@@ -89,9 +113,9 @@ def importer(word: str, what: What) -> Callable[..., Any]:
 
     >>> importer("reference", "config")({}).data.dataset
     'cifar10'
-    >>> importer("flax", "checkpoint")
+    >>> importer("flax", "config")
     Traceback (most recent call last):
-    ValueError: format flax has no importer of checkpoints, expected one of reference, or pack...
+    ValueError: format flax has no importer of configurations, expected one of reference
     """
     target = getattr(FORMATS.find(word), what)
     if target is None:

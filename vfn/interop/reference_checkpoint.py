@@ -1,18 +1,16 @@
 """Checkpoints of the reference implementation as networks of this library."""
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vfn.data.labels import MOST_NAMES
-from vfn.files import few, printable, shortened
+from vfn.files import few, printable
+from vfn.interop.adopted import load_pickled, network
 from vfn.interop.matching import plain_tensors
 from vfn.interop.reference_parameters import params_from_reference, without_prefix
 from vfn.interop.reference_settings import Json, Settings, reference_settings, unet_options
@@ -26,7 +24,7 @@ NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")),
 ]
-MOST_BLOCKS = 10_000
+ADVICE = "save its 'model' and 'ema' anew with torch.save"
 
 
 class ReferenceImport(NamedTuple):
@@ -72,7 +70,8 @@ def import_reference(
     settings = reference_settings(source)
     found = read_reference(checkpoint)
     state = found["model"]
-    model = _network({**unet_options(settings), **_label_options(state, settings)}, state)
+    options = {**unet_options(settings), **_label_options(state, settings)}
+    model = network(options, state, lambda sketch: params_from_reference(state, sketch))
     average = found.get("ema", {}).get("shadow")
     return ReferenceImport(
         model,
@@ -97,7 +96,11 @@ def read_reference(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> dict[
     """
     path = "" if isinstance(checkpoint, Mapping) else printable(f" {checkpoint}")
     where = f"checkpoint{path}"
-    found = checkpoint if isinstance(checkpoint, Mapping) else _load(Path(checkpoint))
+    found = (
+        checkpoint
+        if isinstance(checkpoint, Mapping)
+        else load_pickled(Path(checkpoint), NUMPY_SCALARS, ADVICE)
+    )
     if isinstance(found, Mapping) and found and _is_state(found):
         found = {"model": found}
     if not isinstance(found, Mapping) or not _is_state(found.get("model")):
@@ -117,52 +120,8 @@ def read_reference(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> dict[
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(
-            f"checkpoint {printable(str(path))} does not exist; expected a file of torch.save"
-        )
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the protocol of what is refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"checkpoint {printable(str(path))} holds code or objects other than tensors and plain "
-            "values, or is damaged; it was not loaded, as that could run anything: save its "
-            "'model' and 'ema' anew with torch.save"
-        ) from None
-    except Exception:  # bytes of any kind can make the reader fail in any way
-        raise ValueError(
-            f"checkpoint {printable(str(path))} is damaged, or no file of torch.save"
-        ) from None
-
-
 def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
-
-
-def _network(options: dict[str, Any], state: Mapping[str, Tensor]) -> UNet:
-    """The network, if the checkpoint fits it; before that it takes no memory."""
-    blocks = options["num_res_blocks"] * len(options["ch_multipliers"])
-    if blocks > MOST_BLOCKS:
-        raise ValueError(
-            f"expected a network of {MOST_BLOCKS} blocks at most, the configuration has {blocks}"
-        )
-    try:
-        with torch.device("meta"):
-            sketch = UNet(**options)
-    except (RuntimeError, OverflowError) as error:
-        raise ValueError(
-            f"the configuration's network cannot be built ({shortened(str(error))})"
-        ) from None
-    if sum(param.numel() for param in sketch.parameters()) > _numbers(state):
-        params_from_reference(state, sketch)  # says what differs
-    return UNet(**options)
-
-
-def _numbers(state: Mapping[str, Tensor]) -> int:
-    return sum(value.numel() for value in state.values())
 
 
 def _label_options(state: Mapping[str, Tensor], settings: Settings) -> dict[str, Any]:

@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vfn.configs import dumps, override
+from vfn.configs import override
 from vfn.data import Labels
-from vfn.files import make_directory, printable, shortened, write_atomic
+from vfn.files import shortened
+from vfn.interop.adopted import check_free, write_run
 from vfn.interop.matching import plain_tensors
 from vfn.interop.reference_checkpoint import import_reference, read_reference
 from vfn.interop.reference_config import import_config, reference_data, steps_per_epoch
 from vfn.interop.reference_parameters import params_from_reference
 from vfn.interop.reference_settings import Json, Settings
-from vfn.model import DataShape, build_model
+from vfn.model import DataShape
 from vfn.nn import UNet
 from vfn.progress import say
-from vfn.runs import Checkpoint, RunFiles, check_usable, save_checkpoint
+from vfn.runs import Checkpoint
 from vfn.runs.checkpoint import MOMENTS
 
 MOST_STEPS = 10**12  # more is no count of anybody's
@@ -50,19 +50,11 @@ def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
     Traceback (most recent call last):
     ValueError: checkpoint ckpt.pt does not exist; expected a file of torch.save
     """
-    _check_free(out)
+    check_free(out)
     checkpoint, lines = _checkpoint(file, source)
     for line in lines:
         say(line)
-    return _write_run(out, checkpoint)
-
-
-def _check_free(out: Path) -> None:
-    run, name = RunFiles(out), printable(str(out))
-    if run.config.exists() or run.checkpoints.exists():
-        raise ValueError(f"{name} already holds a run; choose another --out")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a run directory at {name}, but there is a file; choose another")
+    return write_run(out, checkpoint)
 
 
 def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
@@ -83,31 +75,7 @@ def _checkpoint(file: Path, source: Json) -> tuple[Checkpoint, list[str]]:
         moments = {kind: {n: torch.zeros_like(p) for n, p in params.items()} for kind in MOMENTS}
     step = _step(found, settings)
     counters = {"updates": torch.tensor(float(step))}
-    checkpoint = Checkpoint(step, config, shape, params, average, moments, counters)
-    _check_network(checkpoint)
-    return checkpoint, lines
-
-
-def _check_network(checkpoint: Checkpoint) -> None:
-    """Refuse parameters that the network of the checkpoint's own configuration has no place for."""
-    with torch.device("meta"):
-        expected = build_model(checkpoint.config, checkpoint.shape)
-    check_usable(checkpoint, dict(expected.named_parameters()), resumed=True)
-
-
-def _write_run(out: Path, checkpoint: Checkpoint) -> Path:
-    """Write checkpoint and configuration beside ``out``; move them there when both are whole."""
-    run = RunFiles(out)
-    make_directory(out.parent)
-    prefix = f".{out.resolve().name}."
-    with TemporaryDirectory(dir=out.parent, prefix=prefix, suffix=".tmp") as temporary:
-        staged = RunFiles(Path(temporary))
-        path = save_checkpoint(staged, checkpoint, keep=1)
-        write_atomic(staged.config, dumps(checkpoint.config))
-        make_directory(out)
-        staged.checkpoints.rename(run.checkpoints)
-        staged.config.rename(run.config)
-    return run.checkpoints / path.name
+    return Checkpoint(step, config, shape, params, average, moments, counters), lines
 
 
 def _shape(model: UNet, settings: Settings) -> DataShape:

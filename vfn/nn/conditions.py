@@ -1,6 +1,50 @@
-"""Labels that a network knows."""
+"""What a network is told of pictures: labels that it knows, and what it is given beside them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Conditions(NamedTuple):
+    """What a network is given beside labels; None stands for what it does not take.
+
+    vector: numbers of each picture [B, D]. image: channels that stand beside z [B, C', H, W].
+    augment: parameters of augmentation [B, A]. What is all zero stands for none, so the last
+    number of a vector and the last channel of an image are 1 where there is something.
+    """
+
+    vector: Tensor | None = None
+    image: Tensor | None = None
+    augment: Tensor | None = None
+
+    def keywords(self) -> dict[str, Tensor]:
+        """Those that there are, by the names that a network is called with.
+
+        Returns:
+            tensors by name.
+
+        >>> list(Conditions(image=torch.zeros(1, 2, 4, 4)).keywords())
+        ['image']
+        """
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        """The same conditions, each of those that there are changed.
+
+        Args:
+            change: a function of a tensor.
+
+        Returns:
+            Conditions.
+
+        >>> Conditions(vector=torch.ones(3, 2)).each(lambda x: x[:1]).vector
+        tensor([[1., 1.]])
+        """
+        return Conditions(*(None if value is None else change(value) for value in self))
+
+
+NO_CONDITIONS = Conditions()
 
 
 def check_labels(labels: Tensor, num_classes: int, multitags: bool = False) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfn.nn.conditions import check_labels
+from vfn.nn.conditions import NO_CONDITIONS, Conditions, check_labels
 from vfn.nn.network import Network
 from vfn.ops import (
     Denoiser,
@@ -37,7 +37,7 @@ def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Networ
             None is the module as it is.
 
     Returns:
-        ``network(z, t, labels)``.
+        ``network(z, t, labels)``, which takes what the module takes.
 
     Raises:
         ValueError: for a parameter that is missing, or a name that the module does not have: it
@@ -91,6 +91,7 @@ def denoiser(
     weak_guidance: Strength = 1.0,
     rule: GuidanceRule = PLAIN,
     zero_until: float | None = None,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
@@ -100,7 +101,7 @@ def denoiser(
     gets w instead, and is evaluated once.
 
     Args:
-        model: a `UNet`, or any module called as ``model(z, t, y)``.
+        model: a `UNet`, or any module called as ``model(z, t, y)`` and with its conditions.
         params: all of its parameters by name: raw, EMA, or a teacher's; None for its own.
         schedule: the schedule the network was trained with; it gives the network's t.
         out_type: what the network predicts.
@@ -118,6 +119,8 @@ def denoiser(
         weak_guidance: w >= 0 of it, [B], or a function of logsnr; 0 leaves it out.
         rule: how two predictions are combined, as `guidance_rule` makes it.
         zero_until: highest logsnr at which the flow stands still, see `zero_init`; None is none.
+        conditions: what the network takes beside labels, of B pictures. Guidance leads away from
+            none of it, too.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
@@ -146,15 +149,17 @@ def denoiser(
     if known is not None:
         check_guidance_input(guidance, known, rescale, rule)
     doubled = known is None and number != 0
-    if doubled and labels is None:
+    if doubled and labels is None and not conditions.keywords():
         raise ValueError(
             f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
             "got None; give labels, or leave guidance at 0"
         )
     if labels is not None:
         _check_known(model, labels)
-    if labels is not None and doubled:
-        labels = torch.cat([labels, torch.zeros_like(labels)])
+    if doubled:
+        labels = None if labels is None else _and_none(labels)
+        conditions = conditions.each(_and_none)
+    more = conditions.keywords()
 
     if not gradient:
         own = dict(model.named_parameters()) if params is None else params
@@ -165,9 +170,10 @@ def denoiser(
     def predicted(z: Tensor, logsnr: Tensor, end: Tensor | None) -> VarianceSplit:
         given: list[Any] = [_unconditional(model, z) if labels is None else labels]
         if known is not None:
-            given.append(guidance if number is None else z.new_full((len(z),), number))
-        more = {} if end is None else {"r": schedule.time(end)}
-        out, frac = split_variance(z, network(z, schedule.time(logsnr), *given, **more), out_type)
+            given.append(guidance if number is None else z.new_full((z.shape[0],), number))
+        ends = {} if end is None else {"r": schedule.time(end)}
+        said = network(z, schedule.time(logsnr), *given, **more, **ends)
+        out, frac = split_variance(z, said, out_type)
         pred = predict(z, out, logsnr, out_type)
         x0 = pred.x0 if end is None else x0_from_mean_velocity(z, pred.v, logsnr, end)
         return VarianceSplit(x0.clamp(-1, 1) if clip else x0, frac)
@@ -179,7 +185,9 @@ def denoiser(
         if doubled:
             ends = None if end is None else torch.cat([end, end])
             both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]), ends)
-            x0s, frac = list(both.out.chunk(2)), None if both.frac is None else both.frac[: len(z)]
+            count = z.shape[0]  # a plain number of it would be fixed by torch.export
+            x0s = [both.out[:count], both.out[count:]]
+            frac = None if both.frac is None else both.frac[:count]
         else:
             x0, frac = predicted(z, logsnr, end)
             x0s = [x0]
@@ -202,6 +210,11 @@ def denoiser(
     if takes_second_time(model) and not remembers:
         return Spanning(lambda z, logsnr, end: recall(z, logsnr, None, end).x0)
     return denoiser_of(recall, remembers)
+
+
+def _and_none(condition: Tensor) -> Tensor:
+    """A condition of a batch, and after it none for the same pictures."""
+    return torch.cat([condition, torch.zeros_like(condition)])
 
 
 def _number(strength: Strength, name: str) -> float | None:
@@ -232,6 +245,29 @@ def guidance_range(model: nn.Module) -> Sequence[float] | None:
 def takes_second_time(model: nn.Module) -> bool:
     """Whether a network takes a second time as an input, the keyword r, as mean flows do."""
     return bool(getattr(model, "second_time", False))
+
+
+def no_conditions(model: nn.Module, z: Tensor) -> Conditions:
+    """What stands for none of each condition that a network says it takes.
+
+    Args:
+        model: its attributes ``vector_dim``, ``image_channels`` and ``augment_dim`` tell.
+        z: noisy data [B, C, H, W].
+
+    Returns:
+        Conditions, all zero; None for what it does not take.
+
+    >>> no_conditions(nn.Identity(), torch.zeros(1, 1, 8, 8)).keywords()
+    {}
+    """
+    names = ("vector_dim", "image_channels", "augment_dim")
+    vector, image, augment = (getattr(model, name, 0) for name in names)
+    count, _, height, width = z.shape
+    return Conditions(
+        z.new_zeros(count, vector) if vector else None,
+        z.new_zeros(count, image, height, width) if image else None,
+        z.new_zeros(count, augment) if augment else None,
+    )
 
 
 def check_guidance_input(

@@ -13,7 +13,9 @@ import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from vfn.nn.dropout import dropout
 from vfn.nn.network import GROUPS
@@ -55,6 +57,23 @@ def linear(in_features: int, out_features: int, zero: bool = False) -> nn.Linear
     """Linear layer with LeCun-normal or zero weights and zero bias."""
     layer = nn.Linear(in_features, out_features)
     _init(layer, zero)
+    return layer
+
+
+def unbiased(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer without a bias, Xavier-uniform.
+
+    Where a modulation shifts already it needs none, and on the CPU a bias costs a copy.
+
+    Args:
+        in_features: numbers in.
+        out_features: numbers out.
+
+    Returns:
+        the layer.
+    """
+    layer = nn.Linear(in_features, out_features, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
     return layer
 
 
@@ -175,8 +194,13 @@ def group_norm(channels: int, least: int = 1) -> GroupNorm:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Outside of autocast, on devices that have it."""
-    available = torch.amp.is_autocast_available(device.type)
+    available = _has_autocast(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # torch 2.9 cannot trace the question
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -203,6 +227,29 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     exponent = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
     angle = 1000 * t.double().unsqueeze(-1) * torch.exp(-math.log(1e4) * exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def run_block(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
+    """Call a block, and where asked keep of it only its inputs for the backward pass.
+
+    Args:
+        block: a module that gives one tensor.
+        recompute: whether the backward pass computes its activations again.
+        inputs: of the block.
+
+    Returns:
+        what the block gives.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        out: Tensor = block(*inputs)
+        return out
+    # When backward computes the block again, functional_call has put the module's own parameters
+    # back: keep those of now.
+    params: dict[str, Tensor] = dict(block.named_parameters())
+    again: Tensor = checkpoint(
+        lambda *given: functional_call(block, params, given), *inputs, use_reentrant=False
+    )
+    return again
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

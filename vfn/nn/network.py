@@ -7,13 +7,17 @@ none) or [B, K] (0/1 tags, all zero for none).
 One that takes guidance as an input is built with ``guidance_range`` too, keeps it as an attribute,
 and is called as ``net(z, t, y, w)``. One with the attribute ``second_time`` set takes the keyword
 ``r`` [B], a time in [0, t] where a step ends, and gives the mean velocity up to it; without r it
-is the velocity at t. This module does not import torch.
+is the velocity at t. Further conditions are keywords: one that is built with ``vector_dim`` is
+called with ``vector`` [B, D], with ``image_channels`` with ``image`` [B, C', H, W], with
+``augment_dim`` with ``augment`` [B, A]; it is built with those alone that its data have. What is
+all zero stands for none. This module does not import torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from vfn.files import few, shown
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
@@ -26,15 +30,70 @@ class Network(Protocol):
     def __call__(
         self, z: "Tensor", t: "Tensor", /, *conditions: "Tensor | None", **more: "Tensor"
     ) -> "Tensor":
-        """Predict from z [B, C_in, H, W] at t [B], given labels and guidance: [B, C_out, H, W]."""
+        """Predict from z [B, C_in, H, W] at t [B], given conditions: [B, C_out, H, W]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkEntry(Entry):
-    """A network; ``sectioned``: its options are the fields of the section [model] themselves."""
+    """A network.
+
+    sectioned: its options are the fields of the section [model] themselves. faults: what is wrong
+    with options of [model.options], a message for each; of a network from outside nobody knows.
+    """
 
     sectioned: bool = False
+    faults: Callable[[Mapping[str, Any]], list[str]] | None = None
+
+
+WIDEST = 2**14  # far beyond what is of use, and below what nobody could hold
+# Whole numbers among the options of the transformer, with their ranges.
+_WHOLE = {
+    "patch_size": (1, 1024),
+    "width": (4, WIDEST),
+    "depth": (1, 1024),
+    "num_heads": (1, WIDEST),
+    "bottleneck": (0, WIDEST),
+}
+TRANSFORMER_OPTIONS = (*_WHOLE, "mlp_ratio", "time_embedding", "checkpoint_activations")
+
+
+def transformer_faults(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with options of the transformer; nothing if it can be built.
+
+    Args:
+        options: by the names of its arguments; the others have their defaults.
+
+    Returns:
+        a message for each fault.
+
+    >>> transformer_faults({"width": 96, "num_heads": 5})
+    ['expected width to be a multiple of 4 x num_heads, got 96 and 5']
+    """
+    faults = []
+    if unknown := [name for name in options if name not in TRANSFORMER_OPTIONS]:
+        faults.append(f"it takes {', '.join(TRANSFORMER_OPTIONS)}, got {few(unknown)}")
+    for name, (low, high) in _WHOLE.items():
+        value = options.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            faults.append(
+                f"expected {name} to be a whole number in {low}..{high}, got {shown(value)}"
+            )
+    ratio = options.get("mlp_ratio", 1.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 64:
+        faults.append(f"expected mlp_ratio to be a number in 0..64 above 0, got {shown(ratio)}")
+    saving = options.get("checkpoint_activations", False)
+    if not isinstance(saving, bool):
+        faults.append(f"expected checkpoint_activations to be true or false, got {shown(saving)}")
+    if (time := options.get("time_embedding", "sinusoidal")) not in get_args(TimeEmbedding):
+        faults.append(
+            f"expected time_embedding to be one of {', '.join(get_args(TimeEmbedding))}, got "
+            f"{shown(time)}"
+        )
+    width, heads = options.get("width", 384), options.get("num_heads", 6)
+    if not faults and width % (4 * heads):
+        faults.append(f"expected width to be a multiple of 4 x num_heads, got {width} and {heads}")
+    return faults
 
 
 NETWORKS: Table[NetworkEntry] = Table(
@@ -44,6 +103,11 @@ NETWORKS: Table[NetworkEntry] = Table(
             text="residual blocks with adaptive group normalisation, and attention",
             target="vfn.nn.unet:UNet",
             sectioned=True,
+        ),
+        "transformer": NetworkEntry(
+            text="attention over patches, with adaptive normalisation and rotary positions",
+            target="vfn.nn.transformer:Transformer",
+            faults=transformer_faults,
         ),
     },
     lambda name: NetworkEntry(text=name, target=name),

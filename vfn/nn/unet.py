@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
+from vfn.nn.conditioning import Conditioned
 from vfn.nn.dropout import current_keys
 from vfn.nn.layers import (
     ConvResample,
@@ -24,13 +23,10 @@ from vfn.nn.layers import (
     group_norm,
     linear,
     pad_to_multiple,
+    run_block,
     silu,
-    sinusoidal_embedding,
 )
 from vfn.nn.network import TimeEmbedding, unet_faults
-from vfn.ops.words import check_choice
-
-_SMOOTH = 100  # of what is divided by it, sinusoids turn by at most ten radians
 
 
 class Block(nn.Module):
@@ -59,7 +55,7 @@ class Block(nn.Module):
         return h if self.attention is None else self.attention(h)
 
 
-class UNet(nn.Module):
+class UNet(Conditioned):
     """UNet with time and label conditioning by adaptive group normalisation.
 
     Args:
@@ -88,6 +84,9 @@ class UNet(nn.Module):
             None for one that does not. Its layer starts at zero: w changes nothing then.
         second_time: whether it takes a time r <= t as well, where a step from t ends, and predicts
             the mean velocity between them (mean flows). Its last layer starts at zero.
+        vector_dim: D numbers of each picture that the network takes as an input; 0 for none.
+        image_channels: C' channels of a picture that it takes beside those of z; 0 for none.
+        augment_dim: A parameters of augmentation that it takes; 0 for none.
         checkpoint_activations: keep only what goes from block to block for the backward pass and
             compute the rest again: less memory, a third more time.
 
@@ -123,21 +122,23 @@ class UNet(nn.Module):
         time_embedding: TimeEmbedding = "sinusoidal",
         second_time: bool = False,
         group_channels: int = 1,
+        vector_dim: int = 0,
+        image_channels: int = 0,
+        augment_dim: int = 0,
     ) -> None:
-        super().__init__()
-        check_choice(time_embedding, TimeEmbedding, "time_embedding")
+        embedding_dim = embedding_dim or 4 * hid_channels
         levels = len(ch_multipliers)
         attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
         if faults := unet_faults(hid_channels, ch_multipliers, num_res_blocks, attention):
             raise ValueError("; ".join(faults))
+        super().__init__(
+            hid_channels, embedding_dim, num_classes, multitags, guidance_range, time_embedding,
+            second_time, vector_dim, image_channels, augment_dim,
+        )  # fmt: skip
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hid_channels, self.levels = hid_channels, levels
         self.num_res_blocks, self.dropout = num_res_blocks, dropout
         self.checkpoint_activations = checkpoint_activations
-        self.num_classes, self.multitags = num_classes, multitags
-        self.guidance_range, self.time_embedding = guidance_range, time_embedding
-        self.second_time = second_time
-        embedding_dim = embedding_dim or 4 * hid_channels
 
         def block(
             width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None
@@ -154,23 +155,7 @@ class UNet(nn.Module):
             resize = nn.Upsample(scale_factor=2, mode="nearest") if up else nn.AvgPool2d(2)
             return block(width, width, attend and attend_after_resampling, resize)
 
-        self.time_embed = nn.Sequential(
-            linear(hid_channels, embedding_dim), nn.SiLU(), linear(embedding_dim, embedding_dim)
-        )
-        self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
-        self.guidance_embed = (
-            linear(hid_channels, embedding_dim, zero=True) if guidance_range else None
-        )
-        self.second_embed = (
-            nn.Sequential(
-                linear(hid_channels, embedding_dim),
-                nn.SiLU(),
-                linear(embedding_dim, embedding_dim, zero=True),
-            )
-            if second_time
-            else None
-        )
-        self.in_conv = conv(in_channels, hid_channels, 3)
+        self.in_conv = conv(in_channels + image_channels, hid_channels, 3)
 
         widths = [hid_channels * m for m in ch_multipliers]
         width, skips = hid_channels, [hid_channels]
@@ -209,74 +194,17 @@ class UNet(nn.Module):
     def _blocks(self) -> list[Block | ConvResample]:
         return [*self.down, *self.middle, *self.up]
 
-    def _run(
-        self, block: nn.Module, h: Tensor, modulation: Tensor, keys: Tensor | None, layer: int
-    ) -> Tensor:
-        if not (self.checkpoint_activations and torch.is_grad_enabled()):
-            return block(h, modulation, keys, layer)
-        # When backward computes the block again, functional_call has put the module's own
-        # parameters back: keep those of now.
-        params: dict[str, Tensor] = dict(block.named_parameters())
-        return checkpoint(
-            lambda *inputs: functional_call(block, params, inputs),
-            h,
-            modulation,
-            keys,
-            layer,
-            use_reentrant=False,
-        )
-
-    def time_features(self, t: Tensor) -> Tensor:
-        """What the network sees of times [B]: sinusoids [B, C], float64."""
-        slower = _SMOOTH if self.time_embedding == "smooth" else 1
-        return sinusoidal_embedding(t / slower, self.hid_channels)
-
-    def embed(
-        self, t: Tensor, y: Tensor | None, w: Tensor | None = None, r: Tensor | None = None
-    ) -> Tensor:
-        """Conditioning of times, labels and guidance.
-
-        Args:
-            t: time [B] in [0, 1].
-            y: labels [B] or [B, K]; None leaves out their bias as well.
-            w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
-            r: second time [B] in [0, t], where the network takes one; None is t.
-
-        Returns:
-            [B, E].
-
-        Raises:
-            ValueError: for labels of an unconditional network.
-        """
-        dtype = self.modulation.weight.dtype
-        embedding = self.time_embed(self.time_features(t).to(dtype))
-        if self.guidance_embed is not None and self.guidance_range is not None and w is not None:
-            low, high = self.guidance_range
-            relative = (w - low) / (high - low)  # what guidance does is smooth in w
-            features = sinusoidal_embedding(relative / _SMOOTH, self.hid_channels)
-            embedding = embedding + self.guidance_embed(features.to(dtype))
-        if self.second_embed is not None:
-            ahead = torch.zeros_like(t) if r is None else t - r
-            features = sinusoidal_embedding(ahead / _SMOOTH, self.hid_channels)
-            embedding = embedding + self.second_embed(features.to(dtype))
-        if y is None:
-            return embedding
-        if self.label_embed is None:
-            raise ValueError("expected no labels for an unconditional network, got some; pass None")
-        if self.multitags:
-            features = y / y.sum(-1, keepdim=True).clamp(min=1).sqrt()
-        else:
-            classes = torch.arange(1, self.num_classes + 1, device=y.device)
-            features = y.unsqueeze(-1) == classes
-        return embedding + self.label_embed(features.to(dtype))
-
     def forward(
         self,
         z: Tensor,
         t: Tensor,
         y: Tensor | None = None,
         w: Tensor | None = None,
+        *,
         r: Tensor | None = None,
+        vector: Tensor | None = None,
+        image: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """Predict from noisy data.
 
@@ -286,29 +214,30 @@ class UNet(nn.Module):
             y: labels [B] or [B, K], or None.
             w: guidance weights [B] in ``guidance_range``, or None where the network takes none.
             r: second time [B] in [0, t], where the network takes one; None is t.
+            vector: numbers of each picture [B, D], likewise; all zero for none.
+            image: what stands beside z [B, C', H, W], likewise.
+            augment: parameters of augmentation [B, A]; None is none.
 
         Returns:
             output [B, C_out, H, W], dtype of ``z`` (under autocast too).
 
         Raises:
             ValueError: if z does not fit the network, labels are not one for each sample, or go to
-                an unconditional network, guidance is missing or not wanted, or so is a second time.
+                an unconditional network, or another condition is missing or not wanted.
         """
         _check_input(z, self.in_channels)
-        if y is not None:
-            _check_labels(y, (len(z), self.num_classes) if self.multitags else (len(z),))
-        _check_weights(w, self.guidance_range, len(z))
-        _check_second_time(r, self.second_time, len(z))
+        self.check_conditions(z, y, w, r, vector, image, augment)
         with full_precision(z.device):  # 8 bits would blur neighbouring times
-            embedding = F.silu(self.embed(t, y, w, r))
-        keys = current_keys(len(z)) if self.training and self.dropout else None
+            embedding = F.silu(self.embed(t, y, w, r, vector, augment))
+        keys = current_keys(z.shape[0]) if self.training and self.dropout else None
         layers = enumerate(self.modulation(embedding).split(self.modulation_widths, dim=-1))
 
         def run(block: nn.Module, h: Tensor) -> Tensor:
             layer, modulation = next(layers)
-            return self._run(block, h, modulation, keys, layer)
+            return run_block(block, self.checkpoint_activations, h, modulation, keys, layer)
 
-        padded = pad_to_multiple(z, 2 ** (self.levels - 1))
+        seen = z if image is None else torch.cat([z, image.to(z.dtype)], dim=1)
+        padded = pad_to_multiple(seen, 2 ** (self.levels - 1))
         h = self.in_conv(padded.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for block in self.down:
@@ -341,36 +270,3 @@ def _heads(width: int, num_heads: int | None, head_dim: int | None) -> tuple[int
 def _check_input(z: Tensor, in_channels: int) -> None:
     if z.ndim != 4 or z.shape[1] != in_channels:
         raise ValueError(f"expected z of shape [B, {in_channels}, H, W], got {tuple(z.shape)}")
-
-
-def _check_labels(y: Tensor, expected: tuple[int, ...]) -> None:
-    """By shape only: looking at the values would wait for the device."""
-    if tuple(y.shape) != expected:
-        raise ValueError(
-            f"expected labels of shape {expected}, one for each sample of z, got {tuple(y.shape)}"
-        )
-
-
-def _check_weights(w: Tensor | None, known: Sequence[float] | None, count: int) -> None:
-    """By shape only, likewise."""
-    if known is None:
-        if w is not None:
-            raise ValueError("expected no guidance for a network that does not take it, got some")
-    elif w is None or tuple(w.shape) != (count,):
-        raise ValueError(
-            f"expected guidance of shape ({count},) for a network that takes it as an input, "
-            f"got {None if w is None else tuple(w.shape)}"
-        )
-
-
-def _check_second_time(r: Tensor | None, known: bool, count: int) -> None:
-    """By shape only, likewise."""
-    if r is None:
-        return
-    if not known:
-        raise ValueError("expected no second time for a network that does not take it, got some")
-    if tuple(r.shape) != (count,):
-        raise ValueError(
-            f"expected a second time of shape ({count},), one for each sample of z, "
-            f"got {tuple(r.shape)}"
-        )

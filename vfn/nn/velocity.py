@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vfn.nn.conditions import NO_CONDITIONS, Conditions
 from vfn.nn.layers import full_precision
 from vfn.nn.network import Network
 from vfn.ops import LogSNRSchedule, OutType, Velocity, predict
@@ -42,6 +43,7 @@ def live_velocity(
     schedule: LogSNRSchedule,
     out_type: OutType,
     conditions: Sequence[Tensor | None] = (),
+    more: Conditions = NO_CONDITIONS,
 ) -> Velocity:
     """The velocity of a network, with gradients.
 
@@ -50,6 +52,7 @@ def live_velocity(
         schedule: it gives the network's times.
         out_type: what the network predicts.
         conditions: labels and guidance [B].
+        more: what it takes beside them, by keywords.
 
     Returns:
         ``v(z, logsnr)``, or ``v(z, logsnr, logsnr_s)`` of one that takes a second time.
@@ -63,8 +66,8 @@ def live_velocity(
     """
 
     def velocity(z: Tensor, logsnr: Tensor, end: Tensor | None = None) -> Tensor:
-        more = {} if end is None else {"r": schedule.time(end)}
-        out = network(z, schedule.time(logsnr), *conditions, **more)
+        ends = {} if end is None else {"r": schedule.time(end)}
+        out = network(z, schedule.time(logsnr), *conditions, **more.keywords(), **ends)
         return predict(z, out, logsnr, out_type).v
 
     return velocity
@@ -75,6 +78,7 @@ def fixed_velocity(
     schedule: LogSNRSchedule,
     out_type: OutType,
     conditions: Sequence[Tensor | None] = (),
+    more: Conditions = NO_CONDITIONS,
 ) -> Velocity:
     """The same of the bare network, without gradients, in full precision under autocast too.
 
@@ -83,6 +87,7 @@ def fixed_velocity(
         schedule: it gives the network's times.
         out_type: what the network predicts.
         conditions: labels and guidance [B].
+        more: what it takes beside them, by keywords.
 
     Returns:
         as of `live_velocity`; `vfn.ops.along_path` can differentiate it forward.
@@ -95,7 +100,7 @@ def fixed_velocity(
     >>> along_path(v, z, torch.zeros(2, dtype=torch.float64), z).rate.requires_grad
     False
     """
-    velocity = live_velocity(bare(network), schedule, out_type, conditions)
+    velocity = live_velocity(bare(network), schedule, out_type, conditions, more)
 
     def fixed(z: Tensor, logsnr: Tensor, end: Tensor | None = None) -> Tensor:
         with torch.no_grad(), full_precision(z.device):

@@ -251,6 +251,8 @@ from .frechet import (
     merge_moments as merge_moments,
     moments as moments,
 )
+from .pairs import psnr as psnr
+from .pairs import ssim as ssim
 from .neighbours import (
     DensityCoverage as DensityCoverage,
     Neighbourhood as Neighbourhood,

@@ -72,7 +72,7 @@ def keyed_uniform(
         dtype: floating type of the result.
 
     Returns:
-        [*index.shape, *shape] on index's device.
+        ``[*index.shape, *shape]`` on index's device.
 
     Raises:
         TypeError: if ``index`` is not of an integer dtype.
@@ -109,7 +109,7 @@ def keyed_normal(
         dtype: floating type of the result.
 
     Returns:
-        [*index.shape, *shape] on index's device.
+        ``[*index.shape, *shape]`` on index's device.
 
     Raises:
         TypeError: if ``index`` is not of an integer dtype.

@@ -62,7 +62,8 @@ def kernel_distance(real: Tensor, fake: Tensor, tile: int = _TILE) -> KernelDist
 def inception_score(logits: Tensor, splits: int = 10) -> InceptionScore:
     """Inception Score: how sure and how varied a classifier finds the pictures.
 
-    ``exp(mean_i KL(p(y|x_i) || mean_j p(y|x_j)))`` of each of some consecutive splits, in float64.
+    ``exp(mean_i KL(p(y | x_i) || mean_j p(y | x_j)))`` of each of some consecutive splits, in
+    float64.
 
     Args:
         logits: [N, classes], N >= splits, in an order that has nothing to do with the classes.

@@ -1,6 +1,6 @@
 """The plots of the page, as the bytes of picture files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -62,6 +62,36 @@ def draw_losses(train: Curve, held_out: Curve) -> bytes | None:
         held = [held_out[step] for step in sorted(held_out)]
         style = "o-" if len(held) >= FEWEST else "o"
         axes.plot(sorted(held_out), held, style, color=_HELD_OUT, ms=4, label="held out")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(frameon=False)
+    return _png(figure, axes)
+
+
+def draw_losses_beside(runs: Mapping[str, tuple[Curve, Curve]]) -> bytes | None:
+    """Losses of several runs over steps: smoothed on training batches, points held out.
+
+    Args:
+        runs: training loss and held-out loss by step, by the names of the runs.
+
+    Returns:
+        PNG file, or None if there are too few points to draw.
+
+    >>> curve = {1: 0.5, 2: 0.25, 3: 0.2}
+    >>> draw_losses_beside({"a": (curve, {}), "b": (curve, {3: 0.3})})[1:4]
+    b'PNG'
+    """
+    if max((len(curve) for pair in runs.values() for curve in pair), default=0) < FEWEST:
+        return None
+    figure, axes = _canvas()
+    for number, (name, (train, held_out)) in enumerate(runs.items()):
+        colour = f"C{number}"
+        values = np.array([train[step] for step in sorted(train)])
+        if len(train) >= FEWEST:
+            axes.plot(sorted(train), _smooth(values), color=colour, label=plain_text(name))
+        points = [held_out[step] for step in sorted(held_out)]
+        told = plain_text(f"{name}, held out")
+        axes.plot(sorted(held_out), points, "o", color=colour, ms=5, label=told if points else None)
     axes.set(xlabel="step", ylabel="loss")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vfn.evaluation import Evaluation, Figure, is_number
 from vfn.evaluation.metrics import KINDS
-from vfn.report.markup import ARROWS, MISSING, details, paragraph, plain, table
+from vfn.report.markup import ARROWS, MISSING, Cell, details, paragraph, plain, table
 from vfn.runs.directory import RUN
 
 # Settings that tell columns apart, with what they are called; the first ones first.
@@ -27,12 +27,21 @@ _UNITS = {"train_seconds": "s"}
 _PRIVATE, _PLACES = {"run"}, {"real", "fake", "guide_with"}
 
 
-def evaluated(evaluations: Sequence[Evaluation]) -> str:
-    """One table of all figures, and two that are folded away: how, and with which settings."""
+def evaluated(evaluations: Sequence[Evaluation], titles: Sequence[str] | None = None) -> str:
+    """One table of all figures, and two that are folded away: how, and with which settings.
+
+    Args:
+        evaluations: in the order of the columns if they have ``titles``.
+        titles: of the columns; in order of what tells them apart, and named by it, if None.
+
+    Returns:
+        markup; nothing without evaluations.
+    """
     if not evaluations:
         return ""
-    evaluations = sorted(evaluations, key=_place)
-    titles = column_titles(evaluations)
+    if titles is None:
+        evaluations = in_order(evaluations)
+        titles = column_titles(evaluations)
     balances = dict.fromkeys(filter(None, (each.balance() for each in evaluations)))
     return "\n".join(
         filter(
@@ -47,10 +56,27 @@ def evaluated(evaluations: Sequence[Evaluation]) -> str:
     )
 
 
-def _place(evaluation: Evaluation) -> list[float]:
-    """Evaluations stand in the order of what tells them apart, as far as it is numbers."""
-    values: list[Any] = [evaluation.settings.get(name) for name in _HEADS]
-    return [float(value) if is_number(value) else -1.0 for value in values]
+def in_order(
+    evaluations: Sequence[Evaluation], by: Sequence[str] = tuple(_HEADS)
+) -> list[Evaluation]:
+    """Evaluations in the order of what tells them apart, as far as it is numbers.
+
+    Args:
+        evaluations: any.
+        by: names of settings, the first ones first.
+
+    Returns:
+        the same; those that are alike in the order in which they were given.
+
+    >>> [e.title for e in in_order([Evaluation(settings={"guidance": w}) for w in (1.0, 0.5)])]
+    ['Evaluation at guidance 0.5', 'Evaluation at guidance 1']
+    """
+
+    def place(evaluation: Evaluation) -> list[float]:
+        values: list[Any] = [evaluation.settings.get(name) for name in by]
+        return [float(value) if is_number(value) else -1.0 for value in values]
+
+    return sorted(evaluations, key=place)
 
 
 def column_titles(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -92,7 +118,8 @@ def _rows(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], list[Figur
 
 
 def _figures(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
-    rows = []
+    rows: list[list[Cell | str]] = []
+    several = len(evaluations) > 1
     for figures in _rows(evaluations).values():
         known = [figure for figure in figures if figure is not None]
         references = {(figure.reference, figure.reference_interval) for figure in known}
@@ -101,9 +128,14 @@ def _figures(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
         warnings = dict.fromkeys(figure.warning for figure in known if figure.warning)
         head += "".join(f"<small>{escape(warning)}</small>" for warning in warnings)
         last = _reference(known[0]) if alike else "beside the figures"
-        rows.append([head, *(_cell(figure, alike) for figure in figures), last])
-    heads = ["Model"] if len(titles) == 1 else titles
-    return table(["Metric", *heads, "Reference"], rows, "figures")
+        cells = [
+            Cell(_cell(figure, alike), figure.value if figure else None, moves=True)
+            for figure in figures
+        ]
+        sorts = several and len(known) > 1
+        rows.append([Cell(head, sorts=sorts, better=known[0].better), *cells, last])
+    heads = [escape(title) for title in titles] if several else ["Model"]
+    return table(["Metric", *heads, "Reference"], rows, "figures", "Figures of the evaluations")
 
 
 def _cell(figure: Figure | None, alike: bool) -> str:
@@ -160,7 +192,7 @@ def _notes(evaluations: Sequence[Evaluation]) -> str:
         text = "; ".join([*notes, *baselines])
         if text:
             rows.append([escape(known[0].title), escape(text)])
-    return table(["Metric", "How"], rows, "notes")
+    return table(["Metric", "How"], rows, "notes", "How the figures were computed")
 
 
 def _settings(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
@@ -172,7 +204,8 @@ def _settings(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
         texts = [_setting(name, settings.get(name)) for settings in each]
         unit = _UNITS.get(name, "")
         rows.append([escape(str(name)), *(escape(f"{text} {unit}".rstrip()) for text in texts)])
-    return table(["Setting", *titles], rows, "settings")
+    heads = ["Setting", *map(escape, titles)]
+    return table(heads, rows, "settings", "Settings of the evaluations")
 
 
 def _setting(name: str, value: Any) -> str:

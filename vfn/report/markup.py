@@ -1,33 +1,57 @@
 """Pieces of HTML: every function returns markup, and nothing where there is nothing to show."""
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MISSING = "–"
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
-def section(title: str, *parts: str) -> str:
+class Section(NamedTuple):
+    """A heading that can be linked, and what stands below it."""
+
+    title: str
+    content: str
+
+    @property
+    def key(self) -> str:
+        """Its place in the page's address."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    @property
+    def markup(self) -> str:
+        """Both."""
+        title = escape(self.title)
+        link = f'<a class="here" href="#{self.key}" aria-label="Link to {title}">#</a>'
+        return (
+            f'<section id="{self.key}" aria-label="{title}">\n<h2>{title} {link}</h2>\n'
+            f"{self.content}\n</section>"
+        )
+
+
+def section(title: str, *parts: str) -> Section:
     """A heading and what stands below it."""
-    content = "\n".join(part for part in parts if part)
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+    return Section(title, "\n".join(part for part in parts if part))
 
 
 def picture(path: Path, alt: str, caption: str) -> str:
     """A picture file, if it is there."""
     if not path.is_file():
         return ""
-    return embedded(path.read_bytes(), path.suffix[1:], alt, caption, "tiles")
+    style = "tiles moving" if path.suffix == ".webp" else "tiles"
+    return embedded(path.read_bytes(), path.suffix[1:], alt, caption, style)
 
 
 def embedded(content: bytes, kind: str, alt: str, caption: str, style: str) -> str:
-    """A figure with the bytes of the picture in it."""
+    """A figure with the bytes of the picture in it, which can be enlarged."""
     return (
-        f'<figure class="{style}"><img alt="{escape(alt)}" '
-        f'src="data:image/{kind};base64,{b64encode(content).decode()}">'
+        f'<figure class="{style}"><div class="frame"><button type="button" class="zoom" '
+        f'title="Enlarge"><img alt="{escape(alt)}" '
+        f'src="data:image/{kind};base64,{b64encode(content).decode()}"></button></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -47,13 +71,45 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>" if text else ""
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+class Cell(NamedTuple):
+    """What stands in a cell, and the number by which it is sorted, if it is."""
+
+    content: str
+    value: float | None = None
+    sorts: bool = False  # a head that sorts what it heads
+    better: str = ""  # which end of it comes first: lower, higher
+    moves: bool = False  # with those that have a value, though it has none
+
+
+def _cell(cell: "Cell | str", tag: str, scope: str = "") -> str:
+    cell = cell if isinstance(cell, Cell) else Cell(cell)
+    attributes = {
+        "scope": scope,
+        "data-value": "" if cell.value is None else repr(float(cell.value)),
+        "data-moves": "1" if cell.moves and cell.value is None else "",
+        "data-better": cell.better if cell.sorts else "",
+    }
+    told = "".join(f' {name}="{escape(text)}"' for name, text in attributes.items() if text)
+    content = cell.content
+    if cell.sorts:  # the notes below a head are no part of its button
+        text, small, rest = content.partition("<small>")
+        content = f'<button type="button" class="sort">{text}</button>{small}{rest}'
+    return f"<{tag}{told}>{content}</{tag}>"
+
+
+def table(
+    heads: Sequence[Cell | str],
+    rows: Sequence[Sequence[Cell | str]],
+    style: str = "",
+    label: str = "Table",
+) -> str:
     """A table whose cells are markup; the first of each row is its head.
 
     Args:
-        heads: texts; the first is that of the rows' heads.
+        heads: markup; the first is that of the rows' heads.
         rows: markup of the cells, as many as heads.
         style: class of the table.
+        label: what it is, for those who hear it.
 
     Returns:
         markup; nothing without rows.
@@ -63,13 +119,15 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") 
     """
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
+    head = "".join(_cell(title, "th", "col") for title in heads)
     body = "\n".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        f"<tr>{_cell(first, 'th', 'row')}{''.join(_cell(cell, 'td') for cell in rest)}</tr>"
         for first, *rest in rows
     )
     kind = f' class="{style}"' if style else ""
-    return f"""<div class="wide"><table{kind} style="--columns: {len(heads) - 1}">
+    name = escape(label)
+    return f"""<div class="wide" role="region" aria-label="{name}" tabindex="0">\
+<table{kind} aria-label="{name}" style="--columns: {len(heads) - 1}">
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}

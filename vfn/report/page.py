@@ -4,7 +4,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ from vfn.files import write_atomic
 from vfn.nn import NETWORKS
 from vfn.report.drawings import draw_all
 from vfn.report.evaluated import evaluated
+from vfn.report.frame import document
 from vfn.report.markup import (
     ARROWS,
+    Cell,
+    Section,
     code,
     details,
     embedded,
@@ -75,41 +77,18 @@ def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
 
 def _page(contents: RunContents, plots: Mapping[str, bytes]) -> str:
     name = contents.files.path.resolve().name
-    title = f"A diffusion model of {escape(contents.config.data.dataset)}"
-    content = "\n".join(section for section in _sections(contents, plots) if section)
-    style = (resources.files(__package__) / "report.css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title} · {escape(name)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<p class="run">Run {escape(name)}</p>
-<h1>{title}</h1>
-<p class="lead">{escape(_lead(contents))}</p>
-</header>
-<main>
-{content}
-</main>
-<footer>{escape(_versions())}</footer>
-</body>
-</html>
-"""
+    title = f"A diffusion model of {contents.config.data.dataset}"
+    header = f"""<p class="run">Run {escape(name)}</p>
+<h1>{escape(title)}</h1>
+<p class="lead">{escape(_lead(contents))}</p>"""
+    return document(f"{title} · {name}", header, _sections(contents, plots), versions())
 
 
-def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[str]:
+def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[Section]:
     files, stages = contents.files, contents.stages or []
     plot = partial(_plot, plots, contents)
     return [
-        section("Samples", *_samples(contents)),
+        section("Samples", *sample_grids(contents)),
         section("From noise to picture", _movie(contents)),
         *_sweeps(contents),
         section("Stages", _stage_table(stages), _stage_pictures(files, stages)),
@@ -139,7 +118,7 @@ def _place(path: Path, contents: RunContents) -> str:
     return str(path.relative_to(own) if inside else Path(path.parent.name, path.name))
 
 
-def _samples(contents: RunContents) -> list[str]:
+def sample_grids(contents: RunContents) -> list[str]:
     """The grid of each folder of samples, with what tells it from the others."""
     alone = len(contents.samples) == 1
     figures = []
@@ -178,7 +157,7 @@ def _movie(contents: RunContents) -> str:
     return next(filter(None, (picture(path, *_MOVIE_TEXTS) for path in paths)), "")
 
 
-def _sweeps(contents: RunContents) -> list[str]:
+def _sweeps(contents: RunContents) -> list[Section]:
     """Sheets that compare: of guidance, and of anything else."""
     sheets: dict[str, list[str]] = {"Guidance": [], "Comparison": []}
     for path, parts in contents.sweeps[:_FOLDERS]:
@@ -303,7 +282,8 @@ def _lead_of_stages(config: Config, begun: int) -> str:
     )
 
 
-def _versions() -> str:
+def versions() -> str:
+    """What made the page."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pillow"))
     return f"Made by vfn {__version__} with Python {platform.python_version()}, {packages}."
 
@@ -321,15 +301,23 @@ def _previews(files: RunFiles) -> str:
     paths = files.previews()
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), _PREVIEWS)).round().astype(int)
     figures = []
-    for path in (paths[i] for i in chosen):
-        step = path.stem.removeprefix("step-").lstrip("0") or "0"
-        figures.append(picture(path, f"Generated pictures after step {step}", f"Step {step}"))
+    figures += [_preview(paths[i]) for i in chosen]
     if not figures:
         return ""
     return (
         "<p>Every grid starts from the same noise, so one place shows one picture getting better."
         f'</p>\n<div class="previews">{"".join(figures)}</div>'
     )
+
+
+def preview(contents: RunContents, step: int) -> str:
+    """The grid that a run drew after some step, if it is there."""
+    return _preview(contents.files.preview(step))
+
+
+def _preview(path: Path) -> str:
+    step = path.stem.removeprefix("step-").lstrip("0") or "0"
+    return picture(path, f"Generated pictures after step {step}", f"Step {step}")
 
 
 def _stage_heads() -> dict[str, str]:
@@ -351,11 +339,20 @@ def _stage_table(stages: Sequence[Stage]) -> str:
         for key, title in _stage_heads().items()
         if any(key in stage.figures for stage in stages)
     }
+    several = len(stages) > 1
     rows = [
-        [str(stage.student_steps), *(_figure(key, stage.figures.get(key)) for key in heads)]
+        [
+            Cell(str(stage.student_steps), stage.student_steps),
+            *(Cell(_figure(key, value := stage.figures.get(key)), value) for key in heads),
+        ]
         for stage in stages
     ]
-    return table(["Steps", *heads.values()], rows, "stages")
+    first = Cell("Steps", sorts=several, better="higher")
+    titles = [
+        Cell(escape(title), sorts=several, better=KINDS[key].better if key in KINDS else "lower")
+        for key, title in heads.items()
+    ]
+    return table([first, *titles], rows, "stages", "Stages of the distillation")
 
 
 def _figure(key: str, value: float | None) -> str:

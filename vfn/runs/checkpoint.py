@@ -6,28 +6,38 @@ configuration, the data's shape and a SHA-256 of everything. Nothing in it can r
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import Config, dumps, loads
 from vfn.configs.schema import SIDE
 from vfn.data import Labels
-from vfn.files import few, short, shortened, shown, write_atomic
+from vfn.data.beside import Vector
+from vfn.data.cache_info import parse_values
+from vfn.files import few, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
+from vfn.runs.hub import check_own_parts, hub_file, hub_name
 from vfn.runs.mark import DataMark
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# What a safetensors file calls types of numbers, and what its data are aligned to.
+_KINDS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+_ALIGNED = 8
 T = TypeVar("T")
 
 
@@ -59,8 +69,50 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     for name in sorted(tensors):
         value = tensors[name]
         sha.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(_bytes_of(value))
     return sha.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> memoryview:
+    """What a contiguous tensor on the CPU has in memory; no copy."""
+    return value.reshape(-1).view(torch.uint8).numpy().data
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file without copying what goes into it.
+
+    The functions of safetensors hold two copies of everything meanwhile, which is most of what a
+    large network takes, or leave a file of no name behind where the process is killed.
+
+    Args:
+        path: the file; its directory is made if missing.
+        tensors: by their names in it, contiguous, on the CPU.
+        metadata: texts.
+
+    Raises:
+        OSError: if it cannot be written; what was there is left as it was.
+
+    Source: the format is described at https://huggingface.co/docs/safetensors.
+
+    >>> import tempfile
+    >>> from safetensors.torch import load_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(Path(folder, "a"), {"x": torch.tensor([1.0, 2.0])}, {})
+    ...     load_file(Path(folder, "a"))
+    {'x': tensor([1., 2.])}
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, value in tensors.items():
+        start, end = end, end + value.nbytes
+        kind = _KINDS[value.dtype]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    with open_atomic(path) as file:
+        file.write(len(text).to_bytes(_ALIGNED, "little") + text)
+        for value in tensors.values():
+            file.write(_bytes_of(value))
 
 
 def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
@@ -127,7 +179,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for group, values in groups.items()
         for name, value in values.items()
     }
-    write_atomic(path, packed(FORMAT, tensors, checkpoint))
+    write_packed(path, FORMAT, tensors, checkpoint)
 
 
 def profile_groups(
@@ -137,19 +189,22 @@ def profile_groups(
     return {f"profile{i}": average for i, average in enumerate(profiles.values())}
 
 
-def packed(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str) -> bytes:
-    """A file of tensors with all that is told of them, and the checksum.
+def write_packed(
+    path: Path, kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str
+) -> None:
+    """Write a file of tensors with all that is told of them, and the checksum.
 
     Args:
+        path: the file; its directory is made if missing.
         kind: of the file.
         tensors: by their names in it.
         checkpoint: its step, configuration, shape, data and the lengths of its averages are told.
         more: further texts.
 
-    Returns:
-        its bytes.
+    Raises:
+        OSError: if it cannot be written; what was there is left as it was.
     """
-    channels, height, width, legend = checkpoint.shape
+    channels, height, width, legend, vector, beside, values = checkpoint.shape
     profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
@@ -158,6 +213,9 @@ def packed(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more
         "width": width,
         "class_names": legend.names,
         "multitags": legend.tags,
+        **({"vector": vector._asdict()} if vector.names else {}),
+        **({"beside": beside} if beside else {}),
+        **({} if values.plain else {"values": values._asdict()}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {
@@ -170,7 +228,7 @@ def packed(kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more
         **profiles,
         **more,
     }
-    return save(tensors, metadata | {"sha256": digest(tensors, metadata)})
+    write_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
 def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
@@ -193,7 +251,7 @@ def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
             "it; choose another --out"
         )
     alone = checkpoint._replace(profiles={})
-    write_atomic(path, packed(MODEL_FORMAT, checkpoint.ema, alone, **more))
+    write_packed(path, MODEL_FORMAT, checkpoint.ema, alone, **more)
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -324,7 +382,26 @@ def parse_shape(text: str) -> DataShape:
         or not isinstance(tags, bool)
     ):
         raise ValueError(f"expected the shape of pictures with class names, got {short(text)}")
-    return DataShape(*sizes, Labels(names, tags))
+    beside = values.get("beside", 0)
+    if type(beside) is not int or not 0 <= beside <= SIDE:
+        raise ValueError(f"expected a number of channels beside the pictures, got {short(text)}")
+    vector, scaling = _parse_vector(values.get("vector", {})), parse_values(values.get("values"))
+    return DataShape(*sizes, Labels(names, tags), vector, beside, scaling)
+
+
+def _parse_vector(told: Any) -> Vector:
+    """Names and statistics of numbers, of a part of the metadata."""
+    fields = {key: tuple(told[key]) for key in Vector._fields} if told else {}
+    vector = Vector(**fields)
+    numbers = (*vector.mean, *vector.deviation)
+    if (
+        not all(isinstance(name, str) for name in vector.names)
+        or not all(type(number) is float and math.isfinite(number) for number in numbers)
+        or not len(vector.names) == len(vector.mean) == len(vector.deviation)
+        or not all(number > 0 for number in vector.deviation)
+    ):
+        raise ValueError(f"expected names, means and deviations, got {short(str(told))}")
+    return vector
 
 
 def parse_profiles(
@@ -409,7 +486,8 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint that a run directory or a file stands for.
 
     Args:
-        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``.
+        path: a run directory (its newest intact checkpoint) or one file, perhaps after ``run:``; or
+            ``hf://owner/name``.
 
     Returns:
         Checkpoint.
@@ -418,21 +496,26 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: if there is none.
     """
     path = run_path(path)
+    named = hub_name(path)
+    if named is not None:
+        found = load_checkpoint(hub_file(*named))
+        check_own_parts(found.config, named[0])
+        return found
     if not path.is_dir():
         return load_checkpoint(path)
-    found = newest_checkpoint(RunFiles(path))
+    newest = newest_checkpoint(RunFiles(path))
     students = RunFiles(path).students()
-    if found is None and students:
+    if newest is None and students:
         raise ValueError(
             f"{path} is a distillation, and each of its students a run; name one of them: "
             f"{few(student.path.name for student in students)}"
         )
-    if found is None:
+    if newest is None:
         raise ValueError(
             f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
             "or a checkpoint file"
         )
-    return found
+    return newest
 
 
 def check_usable(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = "config.toml"
+HUB = "hf:/"  # begins the name of a network on the hub
 RUN = "run:"  # may stand before the path of a run wherever one is named
 
 
@@ -93,6 +94,16 @@ class RunFiles:
     def tensorboard(self) -> Path:
         """The folder of TensorBoard's logs."""
         return self.path / "tensorboard"
+
+    @property
+    def table(self) -> Path:
+        """The log as a table, a line for each number."""
+        return self.path / "log.csv"
+
+    @property
+    def records(self) -> Path:
+        """What services that track the run call their records of it."""
+        return self.path / "records.json"
 
     @property
     def sample(self) -> Path:
@@ -202,7 +213,7 @@ def run_of(spec: object) -> Path | None:
     if not isinstance(spec, str | Path):
         return None
     path = run_path(spec)
-    named = str(spec).startswith(RUN) or _is_run(RunFiles(path))
+    named = str(spec).startswith((RUN, HUB)) or _is_run(RunFiles(path))
     return path if named or (path.suffix == ".safetensors" and path.is_file()) else None
 
 

@@ -4,7 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 from vfn.data import Dataset, Labels, data_digest
-from vfn.files import shortened
+from vfn.files import few, shortened
 from vfn.model import DataShape, shape_of
 
 _KIND = "vfn-data-1:"  # before today's digests; those of earlier versions stand alone
@@ -52,6 +52,13 @@ def other_pictures(dataset: Dataset, shape: DataShape, mark: DataMark | None) ->
     here = shape_of(dataset)
     faults = [f"sizes {here.size}, before {shape.size}"] if here.size != shape.size else []
     faults += _other_names(here.legend, shape.legend)
+    if here.vector.names != shape.vector.names:
+        now, then = (few(each.vector.names, 5) or "none" for each in (here, shape))
+        faults.append(f"numbers of each picture {now}, before {then}")
+    if here.values != shape.values:
+        faults.append(f"numbers {here.values.describe()}, before {shape.values.describe()}")
+    if here.beside != shape.beside:
+        faults.append(f"channels beside the pictures {here.beside}, before {shape.beside}")
     if not faults and mark is not None:
         if len(dataset.images) != mark.pictures:
             faults = [f"number of pictures {len(dataset.images)}, before {mark.pictures}"]

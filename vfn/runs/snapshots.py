@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Config, loads
-from vfn.files import few, write_atomic
+from vfn.files import few
 from vfn.model import DataShape
 from vfn.ops import combine, posthoc_ema_fit, posthoc_ema_weights, sigma_rel_to_gamma
 from vfn.progress import Progress
 from vfn.runs.checkpoint import (
     Checkpoint,
     check_fits,
-    packed,
     parse_profiles,
     parse_shape,
     profile_groups,
     read_whole,
+    write_packed,
 )
 from vfn.runs.directory import RunFiles
 
@@ -67,7 +67,7 @@ def save_snapshot(run: RunFiles, snapshot: Snapshot) -> Path:
         for name, value in values.items()
     }
     told = Checkpoint(step, config, shape, {}, {}, {}, {}, profiles=profiles)
-    write_atomic(path, packed(FORMAT, tensors, told))
+    write_packed(path, FORMAT, tensors, told)
     return path
 
 

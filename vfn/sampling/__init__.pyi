@@ -1,6 +1,7 @@
 from .asked import Asked as Asked
 from .asked import ask as ask
 from .asked import of_each as of_each
+from .condition import as_pictures as as_pictures
 from .balance import as_data as as_data
 from .balance import balance_text as balance_text
 from .balance import class_shares as class_shares
@@ -28,6 +29,7 @@ __all__ = [
     "Watch",
     "Written",
     "as_data",
+    "as_pictures",
     "ask",
     "balance_text",
     "class_shares",

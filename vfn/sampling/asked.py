@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vfn.data import Labels, in_turn
 from vfn.data.labels import TAG_SEPARATOR
+from vfn.nn import Conditions
 
 PER_LABEL = 10  # pictures, where their number is not given
 
@@ -16,7 +17,9 @@ class Asked(NamedTuple):
     """Labels [L] or [L, K] that pictures get in turn, and their names; no names without labels.
 
     rows, columns: the two lists of tags whose combinations the labels are, if they are. each: there
-    is a label for each picture, as data have them, and not some in turn.
+    is a label for each picture, as data have them, and not some in turn. conditions: what else is
+    asked, in turn likewise. paired: all of it is that of the pictures that an evaluation compares
+    with, evenly spread over them and in their order.
     """
 
     labels: Tensor
@@ -24,6 +27,12 @@ class Asked(NamedTuple):
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     each: bool = False
+    conditions: Conditions = Conditions()
+    paired: bool = False
+
+    def conditions_of(self, indices: Tensor) -> Conditions:
+        """What else some pictures are to follow, on the CPU."""
+        return self.conditions.each(lambda value: in_turn(value, indices))
 
     def of(self, indices: Tensor) -> Tensor:
         """The labels of some pictures."""

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import SampleConfig
-from vfn.data import to_uint8
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
 from vfn.model import autocast, rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
+from vfn.runs import digest
 from vfn.sampling.asked import Asked
 from vfn.streams import Stream
 
@@ -33,10 +33,11 @@ Watch = Callable[[int, Tensor, Tensor], None]
 class Drawn(NamedTuple):
     """Pictures that were drawn.
 
-    images: uint8 [N, C, H, W] on the CPU. labels: what was asked of each, as text; none for an
-    unconditional network. classes: the same as the network takes it, [N] or [N, K]. nfe: number of
-    evaluations of the network for a picture, the most of all batches. finite: which of them [N]
-    were finite before they were rounded, all if None; others are black or white somewhere.
+    images: [N, C, H, W] on the CPU, uint8 or of the kind of the data's numbers. labels: what was
+    asked of each, as text; none for an unconditional network. classes: the same as the network
+    takes it, [N] or [N, K]. nfe: number of evaluations of the network for a picture, the most of
+    all batches. finite: which of them [N] were finite before they were rounded, all if None; others
+    are black or white somewhere.
     weak_nfe: number of evaluations of the weaker network beside those, 0 without one.
     """
 
@@ -66,7 +67,13 @@ class Drawn(NamedTuple):
         return fault_of(self.not_finite, len(self.images))
 
     def pil(self) -> list[Image.Image]:
-        """The pictures as PIL has them, grey or RGB."""
+        """The pictures as PIL has them, grey or RGB; other numbers have no such form."""
+        if self.images.dtype != torch.uint8 or self.images.shape[1] not in (1, 3):
+            raise ValueError(
+                "expected 8-bit pictures, grey or RGB, got "
+                f"{str(self.images.dtype).removeprefix('torch.')} of {self.images.shape[1]} "
+                "channels; use images"
+            )
         arrays = self.images.movedim(1, -1).numpy()
         return [Image.fromarray(np.ascontiguousarray(a[..., 0] if a.shape[-1] == 1 else a))
                 for a in arrays]  # fmt: skip
@@ -125,6 +132,8 @@ class Draws:
                 strength_of(settings),
                 self.weak,
                 weak_strength_of(settings),
+                self.asked.conditions_of(indices),
+                clip=trained.shape.values.bounded,
                 rescale=settings.guidance_rescale,
                 variance=settings.uses_variance,
                 rule=rule_of(settings),
@@ -132,7 +141,7 @@ class Draws:
             )
             start = keyed_normal(self.seed, Stream.SAMPLE, keys, size)
             drawn = self._sampler(denoise, start, self._grid, noise=noise, callback=watch)
-            images = to_uint8(drawn.x0).cpu()
+            images = trained.shape.values.from_unit(drawn.x0).cpu()
             finite = drawn.x0.flatten(1).isfinite().all(1).cpu()
         weak_nfe = 0 if self.weak is None else drawn.nfe
         return Drawn(images, self.asked.texts(indices), classes, drawn.nfe, finite, weak_nfe)
@@ -223,6 +232,7 @@ class Draws:
             "seed": self.seed,
             "num": self.num,
             "labels": self.asked.names,
+            **self._conditions_told(),
             "step": self.trained.step,
             "parameters": "ema" if self.trained.averaged else "raw",
             "sha256": self.trained.digest,
@@ -233,6 +243,11 @@ class Draws:
         del values["sample_batch"]
         record: dict[str, Any] = json.loads(json.dumps(values))
         return record
+
+    def _conditions_told(self) -> dict[str, str]:
+        """A digest of what is asked beside labels, where anything is."""
+        given = self.asked.conditions.keywords()
+        return {"condition_sha256": digest(given)} if given else {}
 
     def told(self) -> dict[str, Any]:
         """The settings as records name them, and what guided, by its step and its digest.

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL.Image import Image
 
@@ -126,7 +127,7 @@ def write_samples(
         draws: what is asked; several are of one network, number, labels and seed, and differ in
             their settings.
         out: directory of the pictures.
-        kind: a word of `OUTPUTS`: png, npz or safetensors.
+        kind: a word of `OUTPUTS`, such as png or npz.
         grid: write grid.png, and of several draws sweep.png beside their folders.
         animate: write denoising.webp; of several strengths of guidance guidance.webp instead.
         fresh: draw anew what is there; only files that a record of ours names are removed.
@@ -196,6 +197,7 @@ class SamplingPlan:
             OSError: if ``out`` cannot be written.
         """
         _check_names(self.folders[0].draws)
+        _check_kind(self.kind, self.folders[0].draws)
         if self.animate:
             _check_animation(self.folders, self.grid)
         for folder in self.folders:
@@ -295,6 +297,17 @@ def _check_names(draws: Draws) -> None:
             ) from None
 
 
+def _check_kind(kind: str, draws: Draws) -> None:
+    """Refuse a format that does not hold the numbers of the data."""
+    shape = draws.trained.shape
+    if kind == "png" and not (shape.values.dtype == "uint8" and shape.channels in (1, 3)):
+        raise ValueError(
+            "expected format npz, npy, tiff or safetensors for "
+            f"{shape.values.dtype} of {shape.channels} channels, got png, which holds 8 bits of "
+            "one or three; use --format"
+        )
+
+
 def _check_room(folders: Sequence[_Folder], out: Path) -> None:
     """Refuse pictures that the disk has no room for."""
     count, size = 0, 0.0
@@ -302,7 +315,9 @@ def _check_room(folders: Sequence[_Folder], out: Path) -> None:
         draws, output = folder.draws, folder.output
         missing = draws.num - len(output.present())
         count += missing
-        size += room_for(output, missing, draws.num, math.prod(draws.trained.shape.size))
+        shape = draws.trained.shape
+        each = math.prod(shape.size) * np.dtype(shape.values.dtype).itemsize
+        size += room_for(output, missing, draws.num, each)
     check_space(out, size, f"{count} pictures", "name another --out, or fewer with --num")
 
 
@@ -318,8 +333,9 @@ def _check_animation(folders: Sequence[_Folder], grid: bool) -> None:
 
 def _blank(shown: Panel, draws: Draws) -> Image:
     """A grid of pictures that are all black."""
-    size = (len(shown.indices), *draws.trained.shape.size)
-    return shown.draw(torch.zeros((), dtype=torch.uint8).expand(size))
+    shape = draws.trained.shape
+    kind = getattr(torch, shape.values.dtype)
+    return shown.draw(torch.zeros((), dtype=kind).expand(len(shown.indices), *shape.size))
 
 
 def check_places(folders: Sequence[Path], out: Path) -> None:

@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from safetensors import safe_open
 from torch import Tensor
 
 from vfn.data.arrays import npz_labels
+from vfn.data.values import KINDS
 from vfn.files import (
     make_directory,
     open_atomic,
@@ -37,25 +38,39 @@ from vfn.sampling.output_table import OUTPUTS
 RECORD = "settings.json"
 NOTED = ("run", "classes", "tags")  # in a record for those who read it; no picture depends on them
 PARTS = ".parts"
+_SAFE = {"uint8": "U8", "uint16": "U16", "float16": "F16", "float32": "F32"}
 _METHODS = ("present", "write", "read", "finish", "clear")
 _DISK_BLOCK = 4096  # bytes that the smallest file takes
 # What may be spelt in other ways and be the same: a digest beside it tells.
 _TOLD_BY_DIGEST = ("guide_with",)
 # What is written beside the pictures; in a folder without a record it would be somebody else's.
-_OURS = ("grid.png", "denoising.webp", "samples.npz", "samples.safetensors", PARTS)
+_OURS = (
+    "grid.png", "denoising.webp", "samples.npz", "samples.npy", "samples.safetensors", PARTS
+)  # fmt: skip
 
 
 class Output(Protocol):
-    """A folder that pictures are written to, in any order, by any number of processes."""
+    """A folder that pictures are written to, in any order, by any number of processes.
+
+    An entry of `OUTPUTS` makes one:
+
+    >>> import tempfile
+    >>> from vfn.sampling import OUTPUTS
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder: Output = OUTPUTS["png"].load()(Path(place), 2)
+    ...     folder.write(torch.tensor([0, 1]), torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    ...     folder.present()
+    {0, 1}
+    """
 
     def present(self) -> set[int]:
         """Which pictures are there, whole."""
 
     def write(self, indices: Tensor, images: Tensor) -> None:
-        """Add uint8 pictures [B, C, H, W]; ``indices`` [B] are consecutive."""
+        """Add pictures [B, C, H, W] as they are stored; ``indices`` [B] are consecutive."""
 
     def read(self, indices: Tensor) -> Tensor:
-        """Some pictures, uint8 [B, C, H, W]; only once all of them are there and finished."""
+        """Some pictures [B, C, H, W]; only once all of them are there and finished."""
 
     def finish(
         self, labels: Tensor, names: Sequence[str], tags: bool, class_names: Sequence[str] = ()
@@ -77,6 +92,10 @@ class PngFolder:
     folder: Path
     num: int
     labelled: bool = True  # whether labels.csv is ours
+    suffix: ClassVar[str] = ".png"
+
+    def _name(self, number: int) -> str:
+        return f"{number:06d}{self.suffix}"
 
     @property
     def place(self) -> Path:
@@ -89,17 +108,18 @@ class PngFolder:
             return set()
         with os.scandir(self.place) as found:
             sizes = {file.name: file.stat().st_size for file in found if file.name[0] != "."}
-        return {i for i in range(self.num) if (size := sizes.get(_png(i))) and size > 0}
+        return {i for i in range(self.num) if (size := sizes.get(self._name(i))) and size > 0}
 
     def write(self, indices: Tensor, images: Tensor) -> None:
         """Add pictures."""
-        save_images(self.place, images, [_png(i).removesuffix(".png") for i in indices.tolist()])
+        names = [self._name(i).removesuffix(self.suffix) for i in indices.tolist()]
+        save_images(self.place, images, names)
 
     def read(self, indices: Tensor) -> Tensor:
         """Some pictures."""
         arrays = []
         for i in indices.tolist():
-            path = self.place / _png(i)
+            path = self.place / self._name(i)
             with _understanding(path), Image.open(path) as picture:
                 arrays.append(np.array(picture).reshape(picture.height, picture.width, -1))
         if len({array.shape for array in arrays}) > 1:
@@ -113,7 +133,7 @@ class PngFolder:
         del labels, class_names
         if names:
             text = io.StringIO()
-            rows = [(_png(i), name) for i, name in enumerate(names)]
+            rows = [(self._name(i), name) for i, name in enumerate(names)]
             head = ("file", "tags" if tags else "label")
             csv.writer(text, lineterminator="\n").writerows([head, *rows])
             write_atomic(self.place / "labels.csv", text.getvalue())
@@ -121,7 +141,7 @@ class PngFolder:
     def clear(self) -> None:
         """Remove the pictures; files of other names are left alone."""
         for i in range(self.num):
-            (self.place / _png(i)).unlink(missing_ok=True)
+            (self.place / self._name(i)).unlink(missing_ok=True)
         if self.labelled:
             (self.place / "labels.csv").unlink(missing_ok=True)
 
@@ -192,6 +212,10 @@ class _Packed(ABC):
                 self._save(file, size, labels.numpy() if names else None, class_names)
         self._clear_parts()
 
+    def _kind(self) -> np.dtype[Any]:
+        """Of the numbers, as the parts have them."""
+        return self._parts()[0][1].dtype
+
     def _pictures(self) -> Iterator[np.ndarray]:
         """All pictures in order, [B, H, W, C], part by part; parts of other batches may overlap."""
         done, size = 0, None
@@ -221,7 +245,7 @@ class _Packed(ABC):
 
 
 class NpzFile(_Packed):
-    """``samples.npz``: ``arr_0`` uint8 [N, H, W, C], labels ``arr_1``, ``class_names``."""
+    """``samples.npz``: ``arr_0`` [N, H, W, C], labels ``arr_1``, ``class_names``."""
 
     @property
     def file(self) -> Path:
@@ -235,7 +259,7 @@ class NpzFile(_Packed):
         labels: np.ndarray | None,
         class_names: Sequence[str],
     ) -> None:
-        layout = {"descr": "|u1", "fortran_order": False, "shape": (self.num, *size)}
+        layout = {"descr": self._kind().str, "fortran_order": False, "shape": (self.num, *size)}
         arrays = {} if labels is None else npz_labels(labels, class_names)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             with archive.open("arr_0.npy", "w", force_zip64=True) as member:
@@ -253,8 +277,71 @@ class NpzFile(_Packed):
             return torch.from_numpy(found["arr_0"][indices.numpy()]).movedim(-1, 1)
 
 
+class NpyFile(_Packed):
+    """``samples.npy``: [N, H, W, C] alone, which can be mapped to memory."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self.folder / "samples.npy"
+
+    def _save(
+        self,
+        file: BinaryIO,
+        size: tuple[int, ...],
+        labels: np.ndarray | None,
+        class_names: Sequence[str],
+    ) -> None:
+        del labels, class_names
+        layout = {"descr": self._kind().str, "fortran_order": False, "shape": (self.num, *size)}
+        np.lib.format.write_array_header_1_0(file, layout)
+        for array in self._pictures():
+            file.write(array.tobytes())
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
+        with _understanding(self.file):
+            found = np.lib.format.open_memmap(self.file, mode="r")
+            return torch.from_numpy(np.array(found[indices.numpy()])).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class TiffFolder(PngFolder):
+    """A TIFF for each picture, a page for each channel unless it is RGB, and labels.csv."""
+
+    suffix: ClassVar[str] = ".tiff"
+
+    def write(self, indices: Tensor, images: Tensor) -> None:
+        """Add pictures."""
+        for number, image in zip(indices.tolist(), images.numpy(), strict=True):
+            pages = [Image.fromarray(page) for page in _pages(image)]
+            buffer = io.BytesIO()
+            pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+            write_atomic(self.place / self._name(number), buffer.getvalue())
+
+    def read(self, indices: Tensor) -> Tensor:
+        """Some pictures."""
+        found = []
+        for number in indices.tolist():
+            path = self.place / self._name(number)
+            with _understanding(path), Image.open(path) as picture:
+                pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
+            stacked = np.stack(pages) if pages[0].ndim == 2 else np.moveaxis(pages[0], -1, 0)
+            found.append(torch.from_numpy(np.ascontiguousarray(stacked)))
+        return torch.stack(found)
+
+
+def _pages(image: np.ndarray) -> list[np.ndarray]:
+    """A picture [C, H, W] as what Pillow writes: RGB of 8 bits, or channel by channel."""
+    if image.dtype == np.uint8 and len(image) == 3:
+        return [np.ascontiguousarray(np.moveaxis(image, 0, -1))]
+    # Pillow has no halves; as float32 they keep their values.
+    kept = image.astype(np.float32) if image.dtype == np.float16 else image
+    return [np.ascontiguousarray(channel) for channel in kept]
+
+
 class SafetensorsFile(_Packed):
-    """``samples.safetensors``: ``images`` uint8 [N, C, H, W], and ``labels``."""
+    """``samples.safetensors``: ``images`` [N, C, H, W], and ``labels``."""
 
     @property
     def file(self) -> Path:
@@ -272,12 +359,12 @@ class SafetensorsFile(_Packed):
         # The wider type comes first, as safetensors writes it: then all values are aligned.
         height, width, channels = size
         values = b"" if labels is None else labels.astype("<i8").tobytes()
-        end = len(values) + self.num * math.prod(size)
+        end = len(values) + self.num * math.prod(size) * self._kind().itemsize
         head: dict[str, Any] = {}
         if labels is not None:
             head["labels"] = _entry("I64", labels.shape, (0, len(values)))
         shape = (self.num, channels, height, width)
-        head["images"] = _entry("U8", shape, (len(values), end))
+        head["images"] = _entry(_SAFE[self._kind().name], shape, (len(values), end))
         text = json.dumps(head, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         file.write(len(text).to_bytes(8, "little") + text + values)
@@ -295,7 +382,7 @@ def open_output(kind: str, folder: Path, num: int) -> Output:
     """The output of a format.
 
     Args:
-        kind: png, npz, safetensors, or ``package.module:Name`` of another `Output`, which is called
+        kind: a word of `OUTPUTS`, or ``package.module:Name`` of another `Output`, which is called
             with the folder and the number of pictures.
         folder: where the pictures go; it need not be there.
         num: pictures in all.
@@ -455,7 +542,7 @@ def _whole(path: Path) -> np.ndarray | None:
         found = np.lib.format.open_memmap(path, mode="r")
     except Exception:  # bytes of any kind can make the reader fail in any way
         return None
-    return found if found.dtype == np.uint8 and found.ndim == 4 and found.size else None
+    return found if found.dtype.name in KINDS and found.ndim == 4 and found.size else None
 
 
 @contextmanager
@@ -479,10 +566,6 @@ def _telling(parts: Path) -> Iterator[None]:
             raise
         kept = f"; pictures drawn so far are kept in {parts}: make room, and give the same command"
         raise OSError(error.errno, f"{error.strerror or error}{kept}") from None
-
-
-def _png(number: int) -> str:
-    return f"{number:06d}.png"
 
 
 def _entry(kind: str, shape: Sequence[int], offsets: tuple[int, int]) -> dict[str, Any]:

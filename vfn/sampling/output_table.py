@@ -13,6 +13,14 @@ OUTPUTS: Table[Entry] = Table(
             text="one samples.npz, as ADM's evaluator reads it",
             target="vfn.sampling.output:NpzFile",
         ),
+        "npy": Entry(
+            text="one samples.npy, which can be mapped to memory",
+            target="vfn.sampling.output:NpyFile",
+        ),
+        "tiff": Entry(
+            text="a TIFF for each picture, of any numbers and channels, and labels.csv",
+            target="vfn.sampling.output:TiffFolder",
+        ),
         "safetensors": Entry(
             text="one samples.safetensors of images and labels",
             target="vfn.sampling.output:SafetensorsFile",

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.configs import SampleConfig
-from vfn.data import to_uint8
 from vfn.files import shortened
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
@@ -32,11 +31,15 @@ class Panel(NamedTuple):
     columns: int
     row_labels: Sequence[str] = ()
     column_labels: Sequence[str] = ()
+    shown: Callable[[Tensor], Tensor] = lambda images: images
 
     def draw(self, images: Tensor) -> Image.Image:
-        """The grid of those pictures, uint8 [B, C, H, W]."""
+        """The grid of those pictures [B, C, H, W], as they are drawn and stored."""
         return grid(
-            images, self.columns, row_labels=self.row_labels, column_labels=self.column_labels
+            self.shown(images),
+            self.columns,
+            row_labels=self.row_labels,
+            column_labels=self.column_labels,
         )
 
 
@@ -50,6 +53,11 @@ def panel(draws: Draws, rows: int = GRID_ROWS) -> Panel:
     Returns:
         Panel.
     """
+    return _arranged(draws, rows)._replace(shown=draws.trained.shown)
+
+
+def _arranged(draws: Draws, rows: int) -> Panel:
+    """Which pictures, in which columns and under which texts."""
     asked, num = draws.asked, draws.num
     if asked.columns:
         indices = torch.arange(min(num, len(asked.labels)))
@@ -106,7 +114,9 @@ def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
     return [
         (
             text,
-            Panel(first, count, list(rows), asked.names[:count]).draw(torch.cat([*rows.values()])),
+            Panel(first, count, list(rows), asked.names[:count], several[0].trained.shown).draw(
+                torch.cat([*rows.values()])
+            ),
         )
         for text, rows in groups.items()
     ]
@@ -129,6 +139,7 @@ class Film:
 
     def __init__(self, draws: Draws) -> None:
         self.shown = animated_panel(draws)
+        self._values = draws.trained.shape.values
         steps = draws.settings.sample_timesteps
         self._wanted = {round(i * (steps - 1) / (FRAMES - 1)) for i in range(FRAMES)}
         self._states: dict[int, list[Tensor]] = {int(i): [] for i in self.shown.indices}
@@ -151,12 +162,12 @@ class Film:
 
         def watch(i: int, z: Tensor, _x0: Tensor) -> None:
             if i in self._wanted:
-                self._add(places, to_uint8(z[rows.to(z.device)]).cpu())
+                self._add(places, self._values.from_unit(z[rows.to(z.device)]).cpu())
 
         return watch
 
     def keep(self, indices: Tensor, images: Tensor) -> None:
-        """Take the finished pictures of a batch, uint8 [B, C, H, W], as the last frame."""
+        """Take the finished pictures of a batch [B, C, H, W] as the last frame."""
         places = self._places(indices)
         if places:
             self._add(places, images[[*places.values()]])

@@ -19,7 +19,7 @@ from vfn.files import shown
 from vfn.footprint import Footprint, evaluated_at_once
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
-from vfn.nn import NETWORKS, check_labels, denoiser, guidance_range
+from vfn.nn import NETWORKS, Conditions, check_labels, denoiser, guidance_range
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import say
@@ -32,7 +32,13 @@ from vfn.runs import (
     other_pictures,
     run_path,
 )
-from vfn.sampling.asked import PER_LABEL, Asked, ask
+from vfn.sampling.asked import PER_LABEL, Asked, ask, of_each
+from vfn.sampling.condition import (
+    ConditionSource,
+    check_condition,
+    conditioned_text,
+    open_condition,
+)
 from vfn.sampling.draws import Drawn, Draws
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import object_name
@@ -41,6 +47,7 @@ from vfn.tables import object_name
 SHORT_NAMES = {"steps": "sample_timesteps", "batch": "sample_batch"}
 UNLABELLED = 100  # pictures, where their number is not given
 IN_MEMORY = "a network in memory"
+NO_CONDITIONS = Conditions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +82,7 @@ class Trained:
         guidance: Strength = 0.0,
         guide_with: "str | int | Path | Trained | None" = None,
         guide_weight: Strength = 1.0,
+        conditions: Conditions = NO_CONDITIONS,
         **options: Any,
     ) -> Denoiser:
         """The network as ``denoise(z, logsnr) -> x0``, for any function of `vfn.ops`.
@@ -85,6 +93,8 @@ class Trained:
             guidance: w >= 0, or a function of logsnr.
             guide_with: a weaker network that it is led away from, see `weaker`; None for none.
             guide_weight: w >= 0 of that, or a function of logsnr.
+            conditions: what the network takes beside labels, of each picture of a batch; see
+                `condition`.
             options: ``clip``, ``rescale``, ``variance``, ``rule`` and ``zero_until`` of
                 `vfn.nn.denoiser`.
 
@@ -109,12 +119,76 @@ class Trained:
         if guide_with is not None:
             weak = self.weaker(guide_with)
             asked = labels if weak.shape.legend.names else None
-            options["weak"] = weak.denoiser(asked, clip=options.get("clip", True))
+            clip = options.get("clip", True)
+            options["weak"] = weak.denoiser(asked, clip=clip, conditions=conditions)
             options["weak_guidance"] = guide_weight
         labels = None if labels is None else labels.to(self.device)
+        here = conditions.each(lambda value: value.to(self.device))
         schedule = schedule_of(self.config.diffusion)
         out_type = self.config.diffusion.model_out_type
-        return denoiser(self.model, self.params, schedule, out_type, labels, guidance, **options)
+        return denoiser(
+            self.model,
+            self.params,
+            schedule,
+            out_type,
+            labels,
+            guidance,
+            conditions=here,
+            **options,
+        )
+
+    def condition(self, given: ConditionSource, num: int | None = None) -> Conditions:
+        """What somebody has, as the conditions that the network takes beside labels.
+
+        Args:
+            given: the path of numbers (``.npy`` or ``.csv``, [N, D]) or pictures (a folder,
+                ``.npy``, ``.npz``, ``dataset:NAME[:split]``); numbers as a tensor; or a data set.
+            num: how many rows are wanted; all if None.
+
+        Returns:
+            Conditions, of N pictures.
+
+        Raises:
+            ValueError: if they are not what the network takes.
+
+        >>> from vfn.configs import load, override
+        >>> fourfold = untrained(override(load("digits"), {"condition": "downscale:4"}))
+        >>> fourfold.condition("dataset:digits:test", 3).image.shape
+        torch.Size([3, 2, 8, 8])
+        """
+        return open_condition(given, self.config, self.shape, num).conditions
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Pictures of the network's data as grids show them.
+
+        Args:
+            images: numbers as they are stored [B, C, H, W].
+
+        Returns:
+            uint8 [B, 1 or 3, H, W]; the channels of the setting ``shown_channels``.
+        """
+        return self.shape.values.shown(images, self.config.data.shown_channels)
+
+    def check_labels_alone(self, what: str) -> None:
+        """Refuse what has no place for conditions beside labels, or for other than 8-bit pictures.
+
+        Args:
+            what: wants labels alone, as the beginning of a message.
+
+        Raises:
+            ValueError: for such a network.
+        """
+        if text := self.conditioned:
+            raise ValueError(f"{what} has no place for what this model takes beside labels: {text}")
+        if not self.shape.values.plain:
+            raise ValueError(
+                f"{what} has no place for {self.shape.values.describe()}, which this model draws"
+            )
+
+    @property
+    def conditioned(self) -> str:
+        """What the network takes beside labels, in few words; empty for nothing."""
+        return conditioned_text(self.config, self.shape)
 
     def weaker(self, guide_with: "str | int | Path | Trained") -> "Trained":
         """A weaker network that this one can be led away from (autoguidance).
@@ -196,6 +270,7 @@ class Trained:
         num: int | None = None,
         labels: str | Sequence[str] | Asked | None = None,
         seed: int = 0,
+        condition: ConditionSource | None = None,
         **settings: Any,
     ) -> Draws:
         """Pictures to be drawn later, for `vfn.sampling.write_samples` and `vfn.evaluation.judge`.
@@ -205,6 +280,8 @@ class Trained:
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
                 or `Asked`; every label if None.
             seed: of the noise.
+            condition: what the network takes beside labels, in turn; see `condition`. Pictures
+                with labels that the network knows bring them along where ``labels`` is None.
             settings: fields of the section [sample], which are the run's where they are not given;
                 ``steps`` and ``batch`` stand for ``sample_timesteps`` and ``sample_batch``, and
                 ``guide_with`` is anything that `weaker` takes, or None. Picture i of a seed is the
@@ -229,7 +306,14 @@ class Trained:
         if num is not None and num < 1:
             raise ValueError(f"expected num to be at least 1, got {num}")
         each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
-        count = num or (each if asked.names else UNLABELLED)
+        if condition is not None:
+            found = open_condition(condition, self.config, self.shape, num)
+            if labels is None and found.labels is not None:
+                asked = of_each(found.labels, self.shape.legend)
+            asked = asked._replace(conditions=found.conditions)
+        check_condition(self.config, self.shape, asked.conditions)
+        rows = max((len(value) for value in asked.conditions.keywords().values()), default=0)
+        count = num or rows or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
         weak = None
         if chosen.guide_with is not None and chosen.guide_weight:
@@ -263,6 +347,7 @@ class Trained:
         num: int | None = None,
         labels: str | Sequence[str] | Asked | None = None,
         seed: int = 0,
+        condition: ConditionSource | None = None,
         **settings: Any,
     ) -> Drawn:
         """Draw pictures, with a bar while they are drawn.
@@ -272,6 +357,7 @@ class Trained:
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
                 or `Asked`; every label if None.
             seed: of the noise; picture i of a seed is the same whatever ``num`` and ``batch`` are.
+            condition: what the network takes beside labels, in turn; see `condition`.
             settings: fields of the section [sample], such as ``guidance=0.5, sampler="abm2",
                 steps=10, batch=100``; the run's where they are not given.
 
@@ -285,13 +371,14 @@ class Trained:
         >>> digits.sample(4, labels="7,3", steps=2).pil()[0].size
         (8, 8)
         """
-        return self.draws(num, labels, seed, **settings).all()
+        return self.draws(num, labels, seed, condition, **settings).all()
 
     def sample_batches(
         self,
         num: int | None = None,
         labels: str | Sequence[str] | Asked | None = None,
         seed: int = 0,
+        condition: ConditionSource | None = None,
         **settings: Any,
     ) -> Iterator[Drawn]:
         """Draw pictures a batch at a time, for more of them than the memory holds.
@@ -300,6 +387,7 @@ class Trained:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn, as of `sample`.
             seed: of the noise.
+            condition: what the network takes beside labels, in turn; see `condition`.
             settings: fields of the section [sample]; ``batch`` is how many are drawn at a time.
 
         Returns:
@@ -312,7 +400,7 @@ class Trained:
         >>> [len(drawn.images) for drawn in digits.sample_batches(5, steps=2, batch=2)]
         [2, 2, 1]
         """
-        return self.draws(num, labels, seed, **settings).batches()
+        return self.draws(num, labels, seed, condition, **settings).batches()
 
     def settings(self, **given: Any) -> SampleConfig:
         """The run's settings of sampling with some replaced, checked against the network.
@@ -424,7 +512,7 @@ def load(
 
     Args:
         path: a run directory (its newest intact checkpoint), a checkpoint or an exported file,
-            perhaps after ``run:``.
+            perhaps after ``run:``; or ``hf://owner/name``, a network on the hub.
         device: auto, cpu or cuda, perhaps with an index as in ``cuda:1``.
         ema: take the averaged parameters, else those of the last step.
         precision: fp32, or bf16 for the products of the network.

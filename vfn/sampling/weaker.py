@@ -88,6 +88,16 @@ def check_weaker(
             f"expected {name} to guide with to be a network of pictures of {guided.size}, got one "
             f"of {shape.size}; name another one of the same data"
         )
+    if (shape.vector, shape.beside, shape.values) != (guided.vector, guided.beside, guided.values):
+        raise ValueError(
+            f"expected {name} to guide with to take what the network that it guides takes beside "
+            "labels, in the same units; name another one of the same data"
+        )
+    if config.data.condition != of_guided.data.condition:
+        raise ValueError(
+            f"expected {name} to guide with to have condition {of_guided.data.condition}, got "
+            f"{config.data.condition}; name another one"
+        )
     if shape.legend.names and shape.legend != guided.legend:
         ours, theirs = (legend.describe() for legend in (guided.legend, shape.legend))
         detail = f"{ours}, got {theirs}" if ours != theirs else f"{ours} of the same names in order"

@@ -10,6 +10,8 @@ from .posthoc import PosthocEma as PosthocEma
 from .posthoc import posthoc_ema as posthoc_ema
 from .session import TrainingData as TrainingData
 from .trackers import TRACKERS as TRACKERS
+from .tracking import Record as Record
+from .tracking import Tracking as Tracking
 
 __all__ = [
     "METHODS",
@@ -18,7 +20,9 @@ __all__ = [
     "Observer",
     "Outcome",
     "PosthocEma",
+    "Record",
     "RunInfo",
+    "Tracking",
     "TrainingData",
     "distill",
     "plan_distillation",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Config, DiffusionConfig
-from vfn.data import Dataset, to_unit
-from vfn.model import schedule_of
+from vfn.data import Dataset
+from vfn.data.augment import DRAWS, changed, draw_change
+from vfn.model import conditions_of, schedule_of
 from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
 from vfn.ops import (
@@ -63,7 +64,7 @@ def make_batch(
     guidance_range: Sequence[float] | None = None,
     second_time: bool = False,
 ) -> Batch:
-    """Pictures, dropped labels, times, noise and guidance for some draws of the run.
+    """Pictures, dropped conditions, times, noise and guidance for some draws of the run.
 
     Args:
         dataset: pictures and labels.
@@ -79,18 +80,34 @@ def make_batch(
     """
     seed, diffusion = config.train.seed, config.diffusion
     index = image_indices(seed, draws, len(dataset.images))
-    x0 = to_unit(dataset.images[index].to(device))
+    x0 = dataset.values.to_unit(dataset.images[index].to(device))
     keys = draws.to(device)
+    flipped = None
     if config.data.flip:
-        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5)
-        x0 = torch.where(flipped.view(-1, 1, 1, 1), x0.flip(-1), x0)
+        flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5).view(-1, 1, 1, 1)
+        x0 = torch.where(flipped, x0.flip(-1), x0)
+    change = None
+    if config.data.augment:
+        uniform = keyed_uniform(seed, Stream.AUGMENT, keys, (DRAWS,), torch.float64)
+        change = draw_change(uniform, config.data.augment)
+        x0 = changed(x0, change)
     times = training_times(config, keys)
     noise = keyed_normal(seed, Stream.NOISE, keys, tuple(x0.shape[1:]))
+    dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
+
+    def dropping(value: Tensor) -> Tensor:
+        return value.masked_fill(dropped.view(-1, *[1] * (value.ndim - 1)), 0)
+
     labels = None
     if dataset.labels is not None:
-        dropped = keyed_bernoulli(seed, Stream.LABEL_DROP, keys, diffusion.p_uncond)
-        labels = dataset.labels[index].to(device)
-        labels = labels.masked_fill(dropped.unsqueeze(-1) if dataset.legend.tags else dropped, 0)
+        labels = dropping(dataset.labels[index].to(device))
+    uniform = keyed_uniform(seed, Stream.CONDITION, keys, (4,))
+    more = conditions_of(dataset, index, x0, config.data.condition, uniform)
+    if dataset.beside is not None and more.image is not None:  # as the picture is
+        image = more.image
+        image = image if flipped is None else torch.where(flipped, image.flip(-1), image)
+        more = more._replace(image=image if change is None else changed(image, change))
+    more = more.each(dropping)._replace(augment=None if change is None else change.told)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
     weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
@@ -100,7 +117,7 @@ def make_batch(
         t, r = torch.maximum(t, other), torch.minimum(t, other)
         u = keyed_uniform(seed, Stream.SAME_TIME, keys)
     update = int(draws[0]) // config.train.batch_size
-    return Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update)
+    return Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update).under(more)
 
 
 def keeps_expectation(diffusion: DiffusionConfig) -> bool:

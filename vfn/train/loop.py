@@ -64,7 +64,7 @@ def train(
     out: str | Path,
     *,
     model: nn.Module | None = None,
-    dataset: Dataset | TrainingData | None = None,
+    dataset: Dataset | TrainingData | Any | None = None,
     objective: Objective | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
@@ -88,7 +88,10 @@ def train(
             num_classes, multitags`` alone, `vfn.load` builds it again, else it takes it as
             ``network=``.
         dataset: pictures in place of ``[data]``, which keeps its words; of a pair the second part
-            is held out. Only ``conditional`` and ``flip`` of ``[data]`` count then.
+            is held out. Only ``conditional``, ``flip``, ``condition`` and ``augment`` of ``[data]``
+            count then. A map-style data set of somebody else's (of torch, of ``datasets``, a list)
+            is read into memory by `vfn.data.items.from_items`, for which size, crop and channels
+            count as well.
         objective: loss of each picture [B] in place of that of ``[diffusion]``.
         callbacks: observers, or functions of each line of the log; on the first process only.
         resume: go on from the newest intact checkpoint in ``out``.

@@ -16,7 +16,7 @@ from vfn.evaluation.held_out import mean_held_out_loss, preview_figures
 from vfn.ops import OBJECTIVES
 from vfn.pictures import grid, save_png
 from vfn.progress import say
-from vfn.sampling import Asked, Draws, Trained, of_each
+from vfn.sampling import Asked, Draws, Trained, as_pictures, of_each
 from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
@@ -76,9 +76,11 @@ def preview(run: Run, check: Check) -> Path:
     """
     path, step = run.files.preview(run.state.step), run.state.step
     seed, title, weak = run.config.train.seed, f"preview at step {step}", weaker_of(run)
+    trained = trained_of(run)
+    asked_of = (trained.conditioned and run.held_out) or run.dataset
     few = OBJECTIVES.find(run.config.diffusion.objective).sampler == run.config.sample.sampler
     steps = FEW if few else ()
-    save_grid(trained_of(run), run.dataset, seed, path, run.world, check, title, weak, steps)
+    save_grid(trained, asked_of, seed, path, run.world, check, title, weak, steps)
     return path
 
 
@@ -99,7 +101,7 @@ def save_grid(
 
     Args:
         trained: the network, and in its configuration how it is sampled.
-        dataset: gives the tags, for a network of tags.
+        dataset: gives the tags, for a network of tags, and what else it takes beside labels.
         seed: of the noise.
         path: the picture, written by the first process.
         world: the processes.
@@ -110,6 +112,9 @@ def save_grid(
             those of the settings.
     """
     asked, columns = _asked(dataset, trained.shape.legend)
+    if trained.conditioned:
+        chosen = torch.arange(min(PREVIEW_ROWS * PREVIEW_COLUMNS, len(dataset.images)))
+        asked, columns = as_pictures(trained, dataset.rows(chosen)), ()
     width, rows = len(columns) or PREVIEW_COLUMNS, FEW_ROWS if steps else PREVIEW_ROWS
     settings = [changed_section(trained.config.sample, {"sample_timesteps": n}) for n in steps]
     parts = []
@@ -119,7 +124,8 @@ def save_grid(
     names = [f"{n} step{'s' if n > 1 else ''}" if row == 0 else "" for n in steps
              for row in range(rows)]  # fmt: skip
     if world.rank == 0:
-        save_png(path, grid(torch.cat(parts), width, row_labels=names, column_labels=columns))
+        shown = trained.shown(torch.cat(parts))
+        save_png(path, grid(shown, width, row_labels=names, column_labels=columns))
 
 
 def _asked(dataset: Dataset, legend: Labels) -> tuple[Asked, tuple[str, ...]]:

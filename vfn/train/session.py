@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
-from vfn.configs import Config, ModelConfig, SampleConfig, dumps
+from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
 from vfn.configs.schema import flat_values
 from vfn.data import (
     Dataset,
@@ -21,13 +21,20 @@ from vfn.data import (
     load_held_out,
     pictures_of,
     settled,
-    to_unit,
 )
+from vfn.data.items import from_items, is_map_style
 from vfn.distributed import World, check_alike, largest, together, total
 from vfn.files import reason_of, write_atomic
 from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
-from vfn.model import DataShape, build_model, output_channels, shape_of
+from vfn.model import (
+    DataShape,
+    build_model,
+    conditions_of,
+    is_conditional,
+    output_channels,
+    shape_of,
+)
 from vfn.nn import check_labels, guidance_range
 from vfn.objective import Objective, check_diffusion, objective_of
 from vfn.progress import say
@@ -60,10 +67,13 @@ class TrainingData(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a caller gives in place of what the configuration names; nothing by default."""
+    """What a caller gives in place of what the configuration names; nothing by default.
+
+    dataset: ours, a map-style one of somebody else's, or a pair of them.
+    """
 
     model: nn.Module | None = None
-    dataset: Dataset | TrainingData | None = None
+    dataset: Any = None
     objective: Objective | None = None
 
 
@@ -203,7 +213,7 @@ def open_run(
 
 def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
     """A configuration for pictures with labels, such as a preset, as pictures without need it."""
-    if shape.legend.names or not config.sample.guidance:
+    if is_conditional(config, shape) or not config.sample.guidance:
         return config
     say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
     return replace(config, sample=replace(config.sample, guidance=0.0))
@@ -383,6 +393,9 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
         return TrainingData(load_dataset(config.data), load_held_out(config.data))
     pairs = isinstance(given, tuple) and not isinstance(given, Dataset) and len(given) == 2
     pair = TrainingData(*given) if pairs else TrainingData(given)  # type: ignore[arg-type]
+    train, unseen = (_gathered(part, config.data) for part in pair)
+    assert train is not None
+    pair = TrainingData(train, unseen)
     dataset = _checked(pair.train, config.data.conditional)
     if pair.held_out is None:
         return TrainingData(dataset)
@@ -395,17 +408,28 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     return TrainingData(dataset, held_out)
 
 
+def _gathered(given: Any, settings: DataConfig) -> Dataset | None:
+    """A data set of ours as it is; any other one with items by their numbers read into memory."""
+    return from_items(given, settings) if is_map_style(given) else given
+
+
 def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -> Dataset:
     """A data set of a caller's; its labels are those of ``like`` where it does not name them."""
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            "expected dataset to be a vfn.data.Dataset or a pair of them, to train on and held "
-            f"out, got {object_name(type(dataset))}"
+            "expected dataset to be a vfn.data.Dataset or a map-style data set of pictures, or a "
+            f"pair of them, to train on and held out, got {object_name(type(dataset))}"
         )
-    if not conditional or dataset.labels is None:
-        return as_dataset(dataset.images)
+    images, labels, beside = dataset.images, dataset.labels, dataset.beside
+    if not conditional:
+        return as_dataset(images, beside=beside, values=dataset.values)
     names = dataset.legend.names or (like.legend.names if like else ())
-    return as_dataset(dataset.images, dataset.labels, names or None)
+    found = as_dataset(
+        images, labels, (names or None) if labels is not None else None, dataset.vectors,
+        dataset.vector.names, beside, dataset.values,
+    )  # fmt: skip
+    # Held-out numbers are standardised as those that are trained on.
+    return found._replace(vector=like.vector) if like and found.vectors is not None else found
 
 
 def _check_network(
@@ -446,16 +470,18 @@ def _try_network(
 ) -> None:
     """Call a network on two pictures."""
     known = guidance_range(model)
-    z = to_unit(dataset.images[:2]).to(device)
+    z = dataset.values.to_unit(dataset.images[:2]).to(device)
     y = None if dataset.labels is None else dataset.labels[:2].to(device)
     given = [z, torch.full((len(z),), 0.5, device=device), y]
     if known is not None:
         given.append(z.new_full((len(z),), known[0]))
+    rows, uniform = torch.arange(len(z)), torch.full((len(z), 4), 0.5, device=device)
+    more = conditions_of(dataset, rows, z, config.data.condition, uniform)
     wanted = (len(z), output_channels(config, shape), *shape.size[1:])
     model.eval()
     try:
         with torch.no_grad():
-            out = model(*given)
+            out = model(*given, **more.keywords())
     except Exception as error:  # a network of the user's can fail in any way
         if is_shortage(error):
             raise ValueError(

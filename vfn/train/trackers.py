@@ -4,14 +4,13 @@ A tracker is made by a factory ``(run: RunFiles, step: int) -> Observer``, calle
 process when a run begins, or goes on after ``step`` steps. This module does not import torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 from vfn.runs import RunFiles
 from vfn.tables import Entry, Table, how_to_install
-from vfn.train.observers import Observer, Outcome
+from vfn.train.observers import Observer
 
 TrackerFactory = Callable[[RunFiles, int], Observer]
 
@@ -28,9 +27,15 @@ TRACKERS: Table[Tracker] = Table(
     {
         "tensorboard": Tracker(
             text="curves for TensorBoard, in the run's directory",
-            target="vfn.train.trackers:tensorboard",
+            target="vfn.train.tracking:tensorboard",
             extra="tensorboard",
-        )
+        ),
+        "csv": Tracker(
+            text="a line of log.csv for each number, in the run's directory",
+            target="vfn.train.tracking:table",
+        ),
+        "wandb": Tracker(text="Weights & Biases", target="vfn.train.tracking:wandb", extra="wandb"),
+        "mlflow": Tracker(text="MLflow", target="vfn.train.tracking:mlflow", extra="mlflow"),
     },
     lambda name: Tracker(text=name, target=name),
 )
@@ -50,7 +55,7 @@ def find_trackers(words: Sequence[str]) -> dict[str, TrackerFactory]:
 
     >>> find_trackers(["board"])
     Traceback (most recent call last):
-    ValueError: unknown tracker 'board', expected one of tensorboard, or package.module:Name
+    ValueError: unknown tracker 'board', expected one of tensorboard, csv, ...:Name
     """
     found = {word: TRACKERS.find(word) for word in words}
     for word, entry in found.items():
@@ -91,33 +96,3 @@ def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observ
                 f"expected tracker {word} to give an Observer, got {type(tracker).__name__}"
             )
     return list(made.values())
-
-
-class _Board(Observer):
-    """Writes the numbers of the log for TensorBoard."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, step)
-
-    def ended(self, _outcome: Outcome | None, /) -> None:
-        self._writer.close()
-
-
-def tensorboard(run: RunFiles, step: int) -> Observer:
-    """A tracker that writes for TensorBoard; what it has of later steps is passed over.
-
-    Args:
-        run: the run's files.
-        step: steps already done.
-
-    Returns:
-        Observer.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    return _Board(SummaryWriter(str(run.tensorboard), purge_step=step + 1))

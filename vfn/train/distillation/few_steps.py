@@ -45,18 +45,18 @@ def path_objective(
         logsnr = schedule.logsnr(batch.t)
         z = q_sample(batch.x0, logsnr, batch.noise)
         w = guidance if batch.guidance is None else batch.guidance
-        away = None if weak is None else weak.denoiser(batch.labels)
+        away = None if weak is None else weak.denoiser(batch.labels, batch.more)
         by = 0.0 if weak is None else weak.guidance
         denoise = denoiser(
             teacher, None, schedule, out_type, batch.labels, w, clip=False, weak=away,
-            weak_guidance=by,
+            weak_guidance=by, conditions=batch.more,
         )  # fmt: skip
         with torch.no_grad():
             dz = v_from_x0(z, denoise(z, logsnr), logsnr)
         if batch.update is None or batch.update >= regress_updates:
             later = None if batch.update is None else batch.update - regress_updates
             return loss_on_paths(network, z, dz, batch._replace(update=later), diffusion)
-        v = live_velocity(network, schedule, out_type, batch.conditions)(z, logsnr)
+        v = live_velocity(network, schedule, out_type, batch.conditions, batch.more)(z, logsnr)
         return Learned(consistency_loss(v, dz, torch.zeros_like(dz)), {})
 
     return loss

@@ -15,6 +15,7 @@ from vfn.tables import Entry, Table
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vfn.nn import Conditions
     from vfn.objective import Objective
     from vfn.ops import Denoiser
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 class Weak(NamedTuple):
     """A weaker network that a teacher is led away from.
 
-    denoiser: what it says of a batch with some labels, or None. guidance: w of it.
+    denoiser: what it says of a batch with some labels, or None, and other conditions. guidance: w
+    of it.
     """
 
-    denoiser: "Callable[[Tensor | None], Denoiser]"
+    denoiser: "Callable[[Tensor | None, Conditions], Denoiser]"
     guidance: float
 
 

@@ -43,12 +43,13 @@ def distill_objective(
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
             w = guidance if batch.guidance is None else batch.guidance
-            away = None if weak is None else weak.denoiser(batch.labels)
+            away = None if weak is None else weak.denoiser(batch.labels, batch.more)
             by = 0.0 if weak is None else weak.guidance
             out_type, labels = diffusion.model_out_type, batch.labels
             denoise = denoiser(
-                teacher, None, schedule, out_type, labels, w, weak=away, weak_guidance=by
-            )
+                teacher, None, schedule, out_type, labels, w, weak=away, weak_guidance=by,
+                conditions=batch.more,
+            )  # fmt: skip
             target = distill_target(
                 denoise,
                 z,

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vfn import configs
 from vfn.configs import Config, DistillConfig
-from vfn.data import Dataset, load_dataset, pictures_of, settled, to_unit
+from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
-from vfn.model import build_model, schedule_of, shape_of
-from vfn.nn import UNet, denoiser, guidance_range, refit_time_embedding
+from vfn.model import build_model, conditions_of, schedule_of, shape_of
+from vfn.nn import Conditions, denoiser, guidance_range, refit_time_embedding
+from vfn.nn.conditioning import Conditioned
 from vfn.ops import Denoiser
 from vfn.progress import say, text_table
 from vfn.runs import (
@@ -501,14 +502,14 @@ def _frozen(checkpoint: Checkpoint, world: World, called: str) -> Trained:
     )
 
 
-def _said_by(weak: Trained) -> Callable[[Tensor | None], Denoiser]:
-    """What a network says of a batch with some labels; it may know none."""
+def _said_by(weak: Trained) -> Callable[[Tensor | None, Conditions], Denoiser]:
+    """What a network says of a batch under some conditions; it may know no labels."""
     diffusion, labelled = weak.config.diffusion, bool(weak.shape.legend.names)
     schedule = schedule_of(diffusion)
 
-    def said(labels: Tensor | None) -> Denoiser:
-        asked = labels if labelled else None
-        return denoiser(weak.model, None, schedule, diffusion.model_out_type, asked)
+    def said(labels: Tensor | None, conditions: Conditions) -> Denoiser:
+        asked, out_type = labels if labelled else None, diffusion.model_out_type
+        return denoiser(weak.model, None, schedule, out_type, asked, conditions=conditions)
 
     return said
 
@@ -527,8 +528,8 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
     start_from(state, teacher._replace(ema=added | own))
     if run.config.model.time_embedding != teacher.config.model.time_embedding:
-        assert isinstance(run.model, UNet)  # no other network has the setting
-        assert isinstance(network, UNet)
+        assert isinstance(run.model, Conditioned)  # no other network has the setting
+        assert isinstance(network, Conditioned)
         refit_time_embedding(run.model, network)
         for name, param in state.params.items():
             state.ema[name].copy_(param.detach())
@@ -548,11 +549,15 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
 def _starts_alike(run: Run, network: nn.Module) -> bool:
     """Whether a student says what its teacher does, at the lowest and at the highest guidance."""
     span = guidance_range(run.model) or (0.0, 0.0)
-    z = to_unit(run.dataset.images[:1]).to(run.world.device).repeat(2, 1, 1, 1)
+    first = run.dataset.values.to_unit(run.dataset.images[:1])
+    z = first.to(run.world.device).repeat(2, 1, 1, 1)
     t, w = z.new_full((2,), 0.5), z.new_tensor(span)
     labels = run.dataset.labels
     y = None if labels is None else labels[[0, 0]].to(z.device)
-    return torch.allclose(run.model.eval()(z, t, y, w), network(z, t, y), rtol=1e-3, atol=1e-4)
+    rows, uniform = torch.zeros(2, dtype=torch.long), z.new_full((2, 4), 0.5)
+    more = conditions_of(run.dataset, rows, z, run.config.data.condition, uniform).keywords()
+    ours, theirs = run.model.eval()(z, t, y, w, **more), network(z, t, y, **more)
+    return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def stage_figures(plan: Config, out: str | Path) -> list[dict[str, Any]]:

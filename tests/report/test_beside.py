@@ -1,0 +1,94 @@
+"""Runs side by side: what the page has of each, and which runs it takes."""
+
+import json
+import re
+import shutil
+from html import unescape
+
+import pytest
+
+from tests.helpers.reported import EVALUATION, write_log
+from vfn.configs import dumps, load, override
+from vfn.report import compare
+
+
+@pytest.fixture
+def pair(run):
+    """A run with everything, and another with less and other settings."""
+    other = run.parent / "other"
+    (other / "samples").mkdir(parents=True)
+    (other / "config.toml").write_text(dumps(override(load("digits"), {"lr": 1e-4, "steps": 40})))
+    write_log(other, [{"step": step, "loss": 2 / step} for step in range(10, 41, 10)])
+    shutil.copy(run / "samples/step-00000400.png", other / "samples/step-00000400.png")
+    figures = [{"key": "recall", "name": "Recall", "value": 0.25, "better": "higher"}]
+    record = EVALUATION | {"metrics": figures, "settings": {"guidance": 0.0}}
+    (other / "metrics.json").write_text(json.dumps(record))
+    return run, other
+
+
+def words(page):
+    return " ".join(unescape(re.sub(r"<script>.*</script>|<[^>]+>", " ", page, flags=re.S)).split())
+
+
+def test_settings_that_differ_and_no_others(pair):
+    page = compare(pair).read_text()
+    table = re.search(r"Settings that differ</?.*?</table>", page, flags=re.S)[0]
+    assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', table) == [
+        ("steps", "1600", "40"),
+        ("lr", "0.001", "0.0001"),
+    ]
+
+
+def test_figures_of_both_stand_in_one_table(pair):
+    page = compare(pair).read_text()
+    heads = re.search(r'<table class="figures".*?</thead>', page, flags=re.S)[0]
+    assert "my-run" in heads
+    assert "other" in heads
+    (recall,) = re.findall(r"<tr><th[^>]*>[^/]*Recall.*?</tr>", page)
+    assert re.findall(r'data-value="([^"]*)"', recall) == ["0.25"]
+    assert recall.count("<td") == 3  # a dash for the other run, and the reference
+
+
+def test_pictures_of_the_same_step_stand_beside_each_other(pair):
+    page = compare(pair).read_text()
+    assert page.count('alt="Generated pictures after step 400"') == 2
+    assert "after step 800" not in page  # only one of them has it
+    assert "Nothing here yet." in page  # samples of the other
+    assert "Curves" not in words(page)
+    assert 'alt="Smoothed training loss, and held-out loss as points, of each run"' in page
+
+
+def test_the_same_settings_are_told(run):
+    copied = shutil.copytree(run, run.parent / "copied")
+    assert "All settings are the same." in compare([run, copied]).read_text()
+
+
+def test_the_page_is_beside_the_first_run_or_where_it_is_wanted(pair, tmp_path):
+    assert compare(pair) == pair[0] / "compare-other.html"
+    assert compare(pair, tmp_path / "page.html").is_file()
+
+
+def test_writing_again_gives_the_same_bytes(pair):
+    assert compare(pair).read_bytes() == compare(pair).read_bytes()
+
+
+def test_runs_of_one_name_are_told_apart(pair):
+    moved = pair[1].rename(pair[0].parent / "below")
+    (pair[0].parent / "second").mkdir()
+    second = moved.rename(pair[0].parent / "second" / "my-run")
+    assert "second/my-run" in words(compare([pair[0], second]).read_text())
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["a"], "expected 2 to 4 runs to compare, got 1"),
+        (["a"] * 5, "expected 2 to 4 runs to compare, got 5"),
+        (["a", "run:a"], "expected different runs to compare, got a a"),
+        (["a", "b"], "expected a run directory with a config.toml, got a"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(runs, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        compare(runs)

@@ -1,0 +1,410 @@
+"""Conditions beside labels: made of pictures, trained with, asked for, judged, distilled."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.distilling import MINI
+from vfn.cli import main
+from vfn.configs import DataConfig, load, override
+from vfn.data import as_dataset, load_dataset, prepare, to_unit
+from vfn.data.beside import derived_kind, vector_of
+from vfn.data.derived import downscaled, grey, masked, with_mask
+from vfn.evaluation import judge
+from vfn.interop.exports import exporter
+from vfn.nn import Conditions, Transformer, denoiser
+from vfn.ops import logsnr_schedule
+from vfn.runs import find_checkpoint
+from vfn.sampling import load as load_run
+from vfn.sampling import untrained, write_samples
+from vfn.train import train
+from vfn.train.batches import make_batch
+from vfn.train.distillation import distill
+
+TOLD = "tests.helpers.outside:Told"
+QUICK = {"steps": 4, "batch_size": 8, "sample_timesteps": 2, "log_every": 1, "checkpoint_every": 2,
+         "preview_every": 4, "lr_schedule": "constant"}  # fmt: skip
+
+
+def told_config(**more):
+    return override(load("digits"), {"network": TOLD, **QUICK, **more})
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """Sixty squares, with place and side as numbers, classes by side, and pictures beside."""
+    draw = np.random.default_rng(0)
+    images = np.zeros((60, 1, 8, 8), np.uint8)
+    numbers = np.stack(
+        [draw.integers(0, 5, 60), draw.integers(0, 5, 60), draw.integers(2, 4, 60)], 1
+    )
+    for image, (top, left, side) in zip(images, numbers, strict=True):
+        image[0, top : top + side, left : left + side] = 255
+    labels = torch.from_numpy(numbers[:, 2] - 1)
+    return as_dataset(
+        torch.from_numpy(images), labels, ["small", "large"],
+        torch.from_numpy(numbers.astype(np.float32)), ["top", "left", "side"],
+        torch.from_numpy(255 - images),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    """A run of a network from outside the package that takes labels, numbers and pictures."""
+    out = tmp_path_factory.mktemp("told") / "run"
+    train(told_config(eval_every=4, eval_num=20), out, dataset=(shapes, shapes), device="cpu")
+    return out
+
+
+def test_the_network_of_the_page_is_trained_and_drawn_from(shapes, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "conditions.md").read_text()
+    text = re.search(r"```python\n# mine/told.py\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "page_told.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    train(told_config(network="page_told:Told"), "run", dataset=shapes, device="cpu")
+    drawn = load_run("run", "cpu").sample(2, condition=shapes, guidance=0.0, steps=2)
+    assert drawn.images.shape == (2, 1, 8, 8)
+
+
+# What conditions are made of
+
+
+def test_small_pictures_are_means_of_squares():
+    """The mean of each square by numpy; a gradient comes back as it was but for its ends."""
+    x0 = torch.rand(2, 3, 8, 12, dtype=torch.float64)
+    made = downscaled(x0, torch.zeros(2, 4), 4)
+    means = x0.numpy().reshape(2, 3, 2, 4, 3, 4).mean((3, 5))
+    again = torch.nn.functional.interpolate(torch.from_numpy(means), size=(8, 12), mode="bicubic")
+    torch.testing.assert_close(made[:, :3], again)
+    assert torch.equal(made[:, 3], torch.ones(2, 8, 12, dtype=torch.float64))
+
+
+def test_grey_is_what_pillow_makes():
+    """To half a level: Pillow rounds."""
+    colours = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    ours = grey(to_unit(torch.from_numpy(colours).movedim(-1, 0))[None], torch.zeros(1, 4), 0)[0, 0]
+    theirs = np.asarray(Image.fromarray(colours).convert("L"), np.float32)
+    assert np.abs((ours.numpy() + 1) * 127.5 - theirs).max() <= 0.51
+
+
+def test_masks_hide_a_rectangle_of_a_quarter_to_three_quarters():
+    u = torch.rand(200, 4, generator=torch.manual_seed(0))
+    made = masked(torch.ones(200, 1, 12, 16), u, 0)
+    hidden = made[:, 1] == 0
+    heights, widths = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    assert torch.equal(hidden.sum((1, 2)), heights * widths)  # one rectangle each
+    assert (heights.min(), heights.max(), widths.min(), widths.max()) == (3, 9, 4, 12)
+    assert torch.equal(made[:, 0], made[:, 1])  # nothing of the pictures shows through
+    assert hidden[:, 0].any()
+    assert hidden[:, -1].any()
+    assert torch.equal(with_mask(torch.ones(200, 1, 12, 16), made[:, 1]), made)
+
+
+def test_numbers_are_standardised_and_a_one_tells_that_there_are_some():
+    values = torch.tensor([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
+    made = vector_of(values, ("a", "b")).of(values)
+    assert made[:, 0].mean().abs() < 1e-6
+    assert made[:, 0].std(correction=0) == pytest.approx(1, rel=1e-6)
+    assert torch.equal(made[:, 1:], torch.tensor([[0.0, 1.0]] * 3))
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("downscale", "expected condition downscale with a number from 2 on"),
+        ("downscale:1", "expected condition downscale with a number from 2 on"),
+        ("mask:3", "expected condition mask without a number, got 'mask:3'"),
+    ],
+)
+def test_conditions_that_are_none_are_refused(condition, message):
+    with pytest.raises(ValueError, match=message):
+        derived_kind(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("downscale:3", "downscale:3 to divide height and width, got 8 x 8"),
+        ("grey", "expected colours for condition grey, got pictures of one channel"),
+        ("/nowhere/x.npy", "condition '/nowhere/x.npy' to be downscale, grey, mask, or the path"),
+    ],
+)
+def test_conditions_that_the_data_do_not_give_are_refused(condition, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(override(load("digits"), {**QUICK, "condition": condition}), tmp_path / "run")
+
+
+# Training
+
+
+def test_a_batch_has_what_belongs_to_its_pictures(shapes):
+    """Numbers and pictures beside follow the rows and the mirror; dropped ones are all zero."""
+    config = told_config(flip=True, p_uncond=0.4)
+    batch = make_batch(shapes, config, torch.arange(64), torch.device("cpu"))
+    torch.testing.assert_close(batch.image[:, :1], -batch.x0 * batch.image[:, 1:])
+    kept = batch.vector[:, 3] == 1
+    assert 20 < kept.sum() < 60
+    assert torch.equal(batch.labels > 0, kept)  # all of a picture's conditions are dropped together
+    assert torch.equal(batch.image[:, 1].amin((1, 2)) == 1, kept)
+    assert not batch.vector[~kept].any()
+    vector = shapes.vector
+    tops = batch.vector[:, 0] * vector.deviation[0] + vector.mean[0]
+    rows = (batch.x0 > 0).any(3).float().argmax(2)[:, 0]
+    torch.testing.assert_close(tops[kept], rows[kept].float(), rtol=1e-4, atol=1e-4)
+    some = make_batch(shapes, config, torch.arange(40, 50), torch.device("cpu"))
+    assert torch.equal(some.image, batch.image[40:50])
+
+
+def test_masks_of_training_belong_to_draws():
+    digits, config = load_dataset("digits"), override(load("digits"), {"condition": "mask"})
+    whole = make_batch(digits, config, torch.arange(32), torch.device("cpu")).image
+    part = make_batch(digits, config, torch.arange(8, 16), torch.device("cpu")).image
+    assert torch.equal(part, whole[8:16])
+    assert len({tuple(mask.flatten().tolist()) for mask in whole[:, 1]}) > 20
+
+
+def test_a_run_of_an_outside_network_resumes_bit_for_bit(run, shapes, tmp_path):
+    out = tmp_path / "run"
+    train(told_config(steps=2), out, dataset=(shapes, shapes), device="cpu")
+    train(told_config(), out, dataset=(shapes, shapes), device="cpu", resume=True)
+    whole, parts = find_checkpoint(run), find_checkpoint(out)
+    assert (whole.step, parts.step) == (4, 4)
+    assert all(torch.equal(value, parts.params[name]) for name, value in whole.params.items())
+    assert all(torch.equal(value, parts.ema[name]) for name, value in whole.ema.items())
+    assert parts.shape.vector.names == ("top", "left", "side")
+    assert parts.shape == whole.shape
+
+
+def test_other_numbers_of_the_pictures_are_not_what_a_run_was_begun_with(run, shapes):
+    other = shapes._replace(vectors=shapes.vectors + 1)
+    with pytest.raises(ValueError, match="begun with: other pictures or labels"):
+        train(told_config(steps=6), run, dataset=(other, other), device="cpu", resume=True)
+
+
+def test_a_network_that_takes_no_numbers_is_refused(shapes, tmp_path):
+    config = told_config(network="tests.helpers.outside:Small")
+    with pytest.raises(ValueError, match="unexpected keyword argument 'vector_dim'; it takes"):
+        train(config, tmp_path / "run", dataset=shapes, device="cpu")
+
+
+# Sampling
+
+
+def test_a_picture_follows_its_own_conditions_in_any_batch(run, shapes):
+    trained = load_run(run, "cpu")
+    whole = trained.sample(6, condition=shapes, guidance=1.0, batch=6, steps=2)
+    assert whole.labels == [shapes.legend.names[k - 1] for k in shapes.labels[:6]]
+    parts = trained.sample(6, condition=shapes, guidance=1.0, batch=2, steps=2)
+    assert (whole.images.int() - parts.images.int()).abs().max() <= 1  # sums in another order
+    swapped = shapes.rows(torch.tensor([1, 0, 2, 3, 4, 5]))
+    other = trained.sample(6, condition=swapped, guidance=1.0, steps=2)
+    assert not torch.equal(whole.images[:2], other.images[:2])
+    assert (whole.images[2:].int() - other.images[2:].int()).abs().max() <= 1
+
+
+def test_guidance_leads_away_from_no_condition(run, shapes):
+    trained = load_run(run, "cpu")
+    z, logsnr, labels = torch.randn(2, 1, 8, 8), torch.zeros(2), shapes.labels[:2]
+    given = trained.condition(shapes, 2)
+    none = given.each(torch.zeros_like)
+    cond, uncond, guided = (
+        trained.denoiser(each, w, clip=False, conditions=c)(z, logsnr)
+        for each, w, c in ((labels, 0.0, given), (0 * labels, 0.0, none), (labels, 2.0, given))
+    )
+    torch.testing.assert_close(guided, cond + 2 * (cond - uncond), rtol=1e-4, atol=1e-5)
+    assert (cond - uncond).abs().max() > 1e-3
+
+
+def test_numbers_alone_are_enough_for_guidance():
+    model = Transformer(1, 1, 2, 16, 1, 2, vector_dim=2)
+    schedule = logsnr_schedule("cosine")
+    vector = Conditions(vector=torch.ones(3, 2))
+    denoise = denoiser(model, None, schedule, "v", guidance=1.0, conditions=vector)
+    assert denoise(torch.randn(3, 1, 4, 4), torch.zeros(3)).shape == (3, 1, 4, 4)
+    with pytest.raises(ValueError, match="expected labels for guidance 1.0, got None"):
+        denoiser(model, None, schedule, "v", guidance=1.0)
+
+
+@pytest.fixture
+def numbers_only(shapes, tmp_path):
+    """A run on numbers alone, of files."""
+    file = tmp_path / "shapes.npz"
+    images = shapes.images.movedim(1, -1).numpy()
+    np.savez(
+        file, arr_0=images, vectors=shapes.vectors.numpy(), vector_names=["top", "left", "side"]
+    )
+    config = override(load("digits"), {**QUICK, "dataset": str(file), "network": TOLD,
+                                       "data_dir": str(tmp_path)})  # fmt: skip
+    train(config, tmp_path / "run", device="cpu")
+    return tmp_path / "run"
+
+
+def test_numbers_of_a_file_are_asked_for_by_the_command(
+    numbers_only, tmp_path, monkeypatch, capsys
+):
+    checkpoint = find_checkpoint(numbers_only)
+    assert checkpoint.shape.vector.names == ("top", "left", "side")
+    trained_on = load_dataset(checkpoint.config.data)
+    assert checkpoint.shape.vector.mean == pytest.approx(trained_on.vectors.mean(0).tolist())
+    wanted = tmp_path / "wanted.csv"
+    wanted.write_text("1,2,3\n4,0,2\n")
+    words = ["sample", "--checkpoint", str(numbers_only), "--device", "cpu", "--no-animate"]
+
+    def sample(*more):
+        monkeypatch.setattr("sys.argv", ["vfn", *words, *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, capsys.readouterr().err
+
+    assert sample("--condition", str(wanted), "--out", str(tmp_path / "out"))[0] == 0
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
+    code, text = sample("--out", str(tmp_path / "none"))
+    assert code == 2
+    assert "takes the numbers top, left, side of each picture: give them with --condition" in text
+    for content, message in (("1,2\n", "to have the 3 numbers top, left, side"),
+                             ("1,nan,3\n", "got nan at 0, 1"),
+                             ("a,b,c\n", "to be rows of numbers")):  # fmt: skip
+        wanted.write_text(content)
+        code, text = sample("--condition", str(wanted), "--out", str(tmp_path / "bad"))
+        assert (code, message in text) == (2, True), text
+        assert len(text.splitlines()) == 1
+
+
+def test_pictures_stand_for_what_is_made_of_them():
+    """Small ones, and whole ones that are made small."""
+    trained = untrained(override(load("digits"), {"condition": "downscale:4"}))
+    test = load_dataset("digits", "test")
+    whole = trained.condition(test, 3).image
+    small = torch.nn.functional.avg_pool2d(test.images[:3].float(), 4)
+    assert torch.equal(small, small.round()) is False  # 8 bits round
+    rounded = as_dataset(small.round().byte())
+    assert (trained.condition(rounded).image - whole).abs().max() < 0.51 / 127.5 * 1.4
+    with pytest.raises(ValueError, match="expected pictures of 2 x 2 for downscale:4, got 4 x 4"):
+        trained.condition(as_dataset(torch.zeros(1, 1, 4, 4).byte()))
+    with pytest.raises(ValueError, match=r"takes pictures \(downscale:4\): give them with"):
+        trained.sample(2)
+    with pytest.raises(ValueError, match="this model takes nothing but labels"):
+        untrained("digits").sample(2, condition="dataset:digits")
+
+
+def test_a_mask_of_a_file_says_what_is_known(tmp_path):
+    trained = untrained(override(load("digits"), {"condition": "mask"}))
+    images = load_dataset("digits", "test").images[:2]
+    mask = np.ones((2, 8, 8), np.uint8)
+    mask[:, 2:5, 1:7] = 0
+    np.savez(tmp_path / "holes.npz", arr_0=images.movedim(1, -1).numpy(), mask=mask)
+    given = trained.condition(str(tmp_path / "holes.npz")).image
+    assert torch.equal(given[:, 1], torch.from_numpy(mask).float())
+    torch.testing.assert_close(given[:, :1], to_unit(images) * given[:, 1:])
+    np.savez(tmp_path / "holes.npz", arr_0=images.movedim(1, -1).numpy(), mask=mask[:, :4])
+    with pytest.raises(ValueError, match=r"expected a mask \[2, 8, 8\], got \[2, 4, 8\]"):
+        trained.condition(str(tmp_path / "holes.npz"))
+
+
+# Pictures beside others
+
+
+def test_pictures_beside_stay_with_theirs_through_the_splits(shapes, tmp_path):
+    paths = {}
+    for name, images in (("own", shapes.images), ("beside", shapes.beside)):
+        paths[name] = tmp_path / f"{name}.npy"
+        np.save(paths[name], images.movedim(1, -1).numpy())
+    settings = DataConfig(
+        dataset=str(paths["own"]), condition=str(paths["beside"]), data_dir=str(tmp_path)
+    )
+    for split in ("train", "test"):
+        found = load_dataset(settings, split)
+        assert torch.equal(found.beside[:], 255 - found.images[:])
+    np.save(paths["beside"], np.zeros((59, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match="to have a picture for each of the 60, got 59"):
+        prepare(settings)
+    np.save(paths["beside"], np.zeros((60, 8, 8), np.float32))
+    with pytest.raises(ValueError, match="to be 8-bit pictures, grey or RGB, got float32, 0 to 1"):
+        prepare(settings)
+    np.save(paths["beside"], np.zeros((60, 4, 8), np.uint8))
+    with pytest.raises(ValueError, match="of the size of the others, 8 x 8, got 4 x 8"):
+        prepare(settings)
+
+
+# Evaluation
+
+
+def test_fakes_are_judged_beside_the_pictures_whose_condition_they_have(run, shapes):
+    """By numpy, of pictures drawn by hand."""
+    trained = load_run(run, "cpu")
+    found = judge(shapes, trained, ["psnr", "ssim"], num=12, device="cpu")
+    rows = torch.arange(12) * 60 // 12
+    drawn = trained.sample(12, condition=shapes.rows(rows)).images.numpy().astype(float)
+    real = shapes.images[rows].numpy().astype(float)
+    errors = ((drawn - real) ** 2).mean((1, 2, 3))
+    expected = (10 * np.log10(255**2 / errors)).mean()
+    assert {figure.key for figure in found.figures} == {"psnr", "ssim"}
+    assert found.figures[0].value == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(
+        ValueError, match="held-out pictures of the network's own data, and its data"
+    ):
+        judge(
+            shapes, trained, "loss", num=12, device="cpu"
+        )  # it was trained on others than it names
+
+
+def test_pairs_are_needed(shapes):
+    assert judge(shapes, shapes, "psnr,ssim", device="cpu").figures[0].value == 100
+    with pytest.raises(
+        ValueError, match=r"psnr needs as many fake as real pictures, got \(60, 6\)"
+    ):
+        judge(shapes, shapes.rows(torch.arange(6)), "psnr", device="cpu")
+    with pytest.raises(ValueError, match="psnr needs a fake picture for each real one, and this"):
+        judge("dataset:digits", untrained("digits"), "psnr", num=4, device="cpu")
+
+
+# Distillation, export
+
+
+@pytest.mark.parametrize("word", ["pt2", "diffusers"])
+def test_formats_without_a_place_for_conditions_say_so(word, run, tmp_path):
+    with pytest.raises(
+        ValueError, match="has no place for what this model takes beside labels: the"
+    ):
+        exporter(word)(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("span", [{"teacher_guidance": 0.5}, {"guidance_range": (0.0, 1.0)}])
+def test_an_outside_network_with_conditions_is_distilled_and_exported(
+    span, shapes, tmp_path, monkeypatch
+):
+    """From files, since a distillation opens the data set anew."""
+    np.savez(
+        tmp_path / "shapes.npz", arr_0=shapes.images.movedim(1, -1).numpy(),
+        vectors=shapes.vectors.numpy(), arr_1=shapes.labels.numpy(),
+    )  # fmt: skip
+    config = told_config(dataset=str(tmp_path / "shapes.npz"), condition="downscale:4",
+                         data_dir=str(tmp_path), guidance=0.0)  # fmt: skip
+    train(config, tmp_path / "teacher", device="cpu")
+    settings = {**MINI, "student_steps": 4, "last_steps": 2, "preview_every": 2, **span}
+    done = distill(tmp_path / "teacher", tmp_path / "fast", device="cpu", **settings)
+    assert done.student_steps == 4
+    monkeypatch.setattr("sys.argv", ["vfn", "export", str(tmp_path / "fast/steps-4"), "--out",
+                                     str(tmp_path / "fast.safetensors")])  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    own, exported = (
+        load_run(tmp_path / name, "cpu") for name in ("fast/steps-4", "fast.safetensors")
+    )
+    draws = [each.draws(3, condition=own.own_pictures()) for each in (own, exported)]
+    assert torch.equal(draws[0].all().images, draws[1].all().images)
+    (written,) = write_samples(draws[0], tmp_path / "out", animate=False)
+    assert written.num == 3
+    assert "condition_sha256" in draws[0].record()
+    real = load_dataset(own.config.data, "test")
+    found = judge(real, own, ["psnr", "loss", "bpd"], num=2, device="cpu")
+    assert math.isfinite(found.figures[0].value)
+    assert all(math.isfinite(row["loss"]) for row in found.loss_by_logsnr)
+    assert all(math.isfinite(figure.value) for figure in found.bits_per_dim)

@@ -1,0 +1,154 @@
+"""Pictures in tar files, as WebDataset lays them out: what has one name belongs together."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vfn.data.dataset import own_splits
+from vfn.data.labels import check_names
+from vfn.data.source import Source
+from vfn.files import few, printable, shortened
+
+SUFFIX = ".tar"
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class _Member(NamedTuple):
+    """A file in a tar file: where its bytes are."""
+
+    archive: Path
+    offset: int
+    size: int
+
+    def content(self) -> bytes:
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            found = file.read(self.size)
+        if len(found) < self.size:
+            raise ValueError(f"{self.archive.name} is cut short")
+        return found
+
+    def picture(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.content()))
+
+
+def tar_files(path: Path) -> list[Path]:
+    """The tar files that a path stands for.
+
+    Args:
+        path: a ``.tar`` file, or a folder of them.
+
+    Returns:
+        files in the order of their names; none for any other path, or a folder with pictures or
+        folders of its own.
+    """
+    if path.suffix == SUFFIX and path.is_file():
+        return [path]
+    entries = [e for e in path.iterdir() if e.name[0] != "."] if path.is_dir() else []
+    if any(entry.is_dir() or entry.suffix.lower() in PICTURES for entry in entries):
+        return []
+    return sorted(entry for entry in entries if entry.suffix == SUFFIX)
+
+
+def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) -> Source:
+    """The pictures of tar files, read as they are asked for.
+
+    Args:
+        files: in order; members ``key.png`` (jpg, jpeg, webp, bmp) are pictures, and ``key.cls``, a
+            whole number from 0 on or a text, or ``label`` in ``key.json``, their classes.
+        test_share: share of the test split.
+        labelled: without, nothing but the pictures matters.
+
+    Returns:
+        Source.
+
+    Raises:
+        ValueError: if a file is no tar file, there are no pictures, or only some have classes.
+    """
+    groups: dict[str, dict[str, _Member]] = {}
+    for number, file in enumerate(files):
+        for name, member in _members(file):
+            key, dot, kind = _split(name)
+            groups.setdefault(f"{number}/{key}", {})[f"{dot}{kind}".lower()] = member
+    pictures: dict[str, _Member] = {}
+    classes: dict[str, str] = {}
+    for key, parts in groups.items():
+        found = [member for kind, member in parts.items() if kind in PICTURES]
+        if found:
+            pictures[key] = found[0]
+            if labelled and (text := _class(key, parts)) is not None:
+                classes[key] = text
+    where = few(printable(str(file)) for file in files)
+    if not pictures:
+        raise ValueError(f"expected pictures ({', '.join(sorted(PICTURES))}) in {where}, got none")
+    keys = list(pictures)
+    if classes and len(classes) < len(keys):
+        lacking = next(key for key in keys if key not in classes)
+        raise ValueError(f"{shortened(_shown(files, lacking))} has no class, and others have one")
+    labels, names = _numbered([classes[key] for key in keys]) if classes else (None, ())
+    check_names(names, False, f"classes in {where}")
+    return Source(
+        where,
+        [_shown(files, key) for key in keys],
+        lambda number: pictures[keys[number]].picture(),
+        labels,
+        names,
+        own_splits(len(keys), test_share, labels),
+    )
+
+
+def _members(file: Path) -> list[tuple[str, _Member]]:
+    """Names of the files in a tar file, and where they are."""
+    try:
+        with tarfile.open(file, "r:") as archive:  # compressed ones have no places to read from
+            return [
+                (entry.name, _Member(file, entry.offset_data, entry.size))
+                for entry in archive
+                if entry.isfile()
+            ]
+    except (tarfile.TarError, OSError, ValueError) as error:
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise ValueError(f"{printable(str(file))} is no uncompressed tar file ({reason})") from None
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Key and kind of a member: the first dot of its file name parts them."""
+    folder, slash, last = name.rpartition("/")
+    key, dot, kind = last.partition(".")
+    return f"{folder}{slash}{key}", dot, kind
+
+
+def _class(key: str, parts: dict[str, _Member]) -> str | None:
+    """The class of a picture, as a text."""
+    if ".cls" in parts:
+        return parts[".cls"].content().decode("utf-8", "replace").strip()
+    if ".json" in parts:
+        try:
+            told = json.loads(parts[".json"].content())
+        except (ValueError, RecursionError):
+            raise ValueError(f"{shortened(key)}.json is no JSON") from None
+        if isinstance(told, dict) and isinstance(told.get("label"), str | int):
+            return str(told["label"])
+    return None
+
+
+def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Classes counted from 1, and their names: numbers from 0 on, or texts in their order."""
+    if all(text.isascii() and text.isdecimal() and len(text) < 6 for text in texts):
+        numbers = np.array([int(text) for text in texts], dtype=np.int64)
+        return numbers + 1, tuple(str(k) for k in range(int(numbers.max()) + 1))
+    names = sorted(set(texts))
+    place = {name: k for k, name in enumerate(names, 1)}
+    return np.array([place[text] for text in texts], dtype=np.int64), tuple(names)
+
+
+def _shown(files: Sequence[Path], key: str) -> str:
+    """A picture for messages: its tar file, and its key there."""
+    number, _, name = key.partition("/")
+    return f"{files[int(number)].name}[{name}]"

@@ -1,0 +1,123 @@
+"""A run as a folder in the hub's layout, and folders pushed to the hub."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vfn import __version__
+from vfn.configs.schema import to_tables
+from vfn.files import make_directory, shortened, shown, write_atomic, write_json
+from vfn.interop.card import card, check_licence
+from vfn.interop.diffusers_export import check_empty
+from vfn.runs import export_model, find_checkpoint
+from vfn.runs.hub import HUB, WEIGHTS, hub_name, hub_package
+from vfn.sampling import load
+
+
+def export_hub(run: Path, out: Path, licence: str | None = None) -> str:
+    """Write the averaged network of a run as a folder in the hub's layout.
+
+    ``model.safetensors`` is a file of `vfn.runs.export_model`, which `vfn.load` takes by itself;
+    ``config.json`` says the same for people and the hub's pages, ``README.md`` is a card.
+
+    Args:
+        run: run directory, checkpoint or exported file.
+        out: folder, new or empty.
+        licence: of the weights, for the card.
+
+    Returns:
+        a line about what was written.
+
+    Raises:
+        ValueError: if there is no such run, something in its place, or it is not what it was when
+            it is opened again.
+        OSError: if it cannot be written.
+
+    >>> export_hub(Path("no/run"), Path("out"))
+    Traceback (most recent call last):
+    ValueError: checkpoint no/run does not exist; expected a run directory or a file
+    """
+    check_empty(out)
+    check_licence(licence)
+    checkpoint, trained = find_checkpoint(run), load(run, "cpu")
+    legend = checkpoint.shape.legend
+    described = {
+        "library": "vfn",
+        "version": __version__,
+        "step": checkpoint.step,
+        "size": list(checkpoint.shape.size),
+        "class_names": list(legend.names),
+        "multitags": legend.tags,
+        "config": to_tables(checkpoint.config),
+    }
+    use = (
+        "```python\nimport vfn\n\n"
+        'model = vfn.load("hf://OWNER/NAME")  # or the path of model.safetensors\n'
+        "model.sample(8).pil()\n```"
+    )
+    make_directory(out.parent)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:
+        folder = Path(temporary) / "made"
+        export_model(checkpoint, folder / WEIGHTS)
+        write_json(folder / "config.json", described)
+        write_atomic(folder / "README.md", card(trained, run, "vfn", [("Use", use)], licence))
+        if load(folder / WEIGHTS, "cpu").digest != trained.digest:
+            raise ValueError("what was written is not what the run has; nothing was kept")
+        if out.is_dir():
+            out.rmdir()
+        folder.rename(out)
+    return f"{out}: averaged parameters of step {checkpoint.step}, configuration and card"
+
+
+def check_push(name: str) -> str:
+    """Owner and name on the hub, of a text.
+
+    Args:
+        name: ``owner/name``, perhaps after ``hf://``.
+
+    Returns:
+        ``owner/name``.
+
+    Raises:
+        ValueError: for something else, or if huggingface_hub is missing.
+
+    >>> check_push("me/digits")
+    'me/digits'
+    """
+    found = hub_name(name if name.startswith(HUB) else f"{HUB}/{name}")
+    assert found is not None
+    if found[1] is not None:
+        raise ValueError(f"expected owner/name without a revision to push to, got {shown(name)}")
+    hub_package()
+    return found[0]
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload a folder to the hub, to a repository that is made where it is missing, private.
+
+    Args:
+        folder: as an export has written it.
+        name: owner and name.
+
+    Returns:
+        a line about what was done.
+
+    Raises:
+        ValueError: if the hub refuses it, or offline mode forbids it.
+
+    >>> push(Path("."), "only-a-name")
+    Traceback (most recent call last):
+    ValueError: expected hf://owner/name or hf://owner/name@revision, got 'hf://only-a-name'
+    """
+    name, hub = check_push(name), hub_package()
+    if hub.constants.HF_HUB_OFFLINE:
+        raise ValueError(f"HF_HUB_OFFLINE forbids to push to {name}; {folder} has it all")
+    api = hub.HfApi()
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message=f"Export by vfn {__version__}"
+        )
+    except (OSError, ValueError) as error:
+        why = shortened(" ".join(str(error).split()), 200)
+        raise ValueError(f"the hub did not take {name}: {why}; {folder} has it all") from None
+    return f"{folder} is at hf://{name}"

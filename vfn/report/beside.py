@@ -1,0 +1,174 @@
+"""Runs side by side on one page: settings that differ, figures, curves and pictures."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+
+from vfn.configs.schema import flat_values
+from vfn.files import write_atomic
+from vfn.report.drawings import draw_loss_by_logsnr, draw_losses_beside
+from vfn.report.evaluated import column_titles, evaluated, in_order
+from vfn.report.frame import document
+from vfn.report.markup import Section, code, details, embedded, paragraph, plain, section, table
+from vfn.report.page import preview, sample_grids, versions
+from vfn.report.read import RunContents, read_run
+from vfn.runs import run_path
+
+MOST = 4  # runs that a screen has room for
+_PREVIEWS = 6
+# Where data are differs between machines and says nothing of a run.
+_PLACES = {"data_dir", "dataset"}
+
+
+def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write one page that shows some runs side by side.
+
+    What `vfn.report.report` finds of each is found here too: settings in which they differ, figures
+    of all evaluations in one table, curves in one plot, samples and previews beside each other.
+
+    Args:
+        runs: 2 to 4 run directories; the order is that of the columns.
+        out: the page; ``compare-B.html`` in the first run's directory if None.
+
+    Returns:
+        path of the page.
+
+    Raises:
+        ValueError: for fewer or more runs, the same one twice, or what `vfn.report.report` refuses.
+        OSError: if the page cannot be written; it is then as it was.
+
+    >>> compare(["runs/a"])
+    Traceback (most recent call last):
+    ValueError: expected 2 to 4 runs to compare, got 1
+    """
+    if not 2 <= len(runs) <= MOST:
+        raise ValueError(f"expected 2 to {MOST} runs to compare, got {len(runs)}")
+    paths = [run_path(run) for run in runs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"expected different runs to compare, got {' '.join(map(str, paths))}")
+    contents = dict(zip(run_names(paths), map(read_run, paths), strict=True))
+    others = "-".join(path.resolve().name for path in paths[1:])
+    page = Path(out) if out is not None else paths[0] / f"compare-{others}.html"
+    write_atomic(page, _page(contents))
+    return page
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """What runs are called beside each other: the last parts of their paths that tell them apart.
+
+    Args:
+        paths: different ones.
+
+    Returns:
+        a name for each.
+
+    >>> run_names([Path("/a/small/first"), Path("/a/large/first"), Path("/a/large/second")])
+    ['small/first', 'large/first', 'large/second']
+    """
+    whole = [path.resolve() for path in paths]
+    for parts in range(1, max(len(path.parts) for path in whole)):
+        names = ["/".join(path.parts[-parts:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
+
+
+def _page(contents: Mapping[str, RunContents]) -> str:
+    names = list(contents)
+    title = f"{', '.join(names[:-1])} and {names[-1]}"
+    count = {2: "Two", 3: "Three", 4: "Four"}[len(names)]
+    header = f"""<p class="run">{count} runs side by side</p>
+<h1>{escape(title)}</h1>"""
+    return document(f"{title} · side by side", header, _sections(contents), versions(), "beside")
+
+
+def _sections(contents: Mapping[str, RunContents]) -> list[Section]:
+    steps = _common_steps(list(contents.values()))
+    return [
+        section("Settings that differ", _differing(contents)),
+        section("Evaluation", _evaluations(contents)),
+        section("Training", *_curves(contents)),
+        section("Samples", _beside(contents, lambda each: "".join(sample_grids(each)))),
+        section(
+            "Samples during training",
+            *(_beside(contents, partial(preview, step=step)) for step in steps),
+        ),
+        section("How to reproduce", _beside(contents, lambda each: code("\n".join(each.commands)))),
+        section(
+            "Configuration",
+            *(details(name, code(each.config_text)) for name, each in contents.items()),
+        ),
+    ]
+
+
+def _beside(contents: Mapping[str, RunContents], show: Callable[[RunContents], str]) -> str:
+    """Something of each run, each in a column under its name; nothing where none has it."""
+    shown = {name: show(each) for name, each in contents.items()}
+    if not any(shown.values()):
+        return ""
+    columns = "".join(
+        f"<div><h3>{escape(name)}</h3>\n{content or paragraph('Nothing here yet.')}</div>"
+        for name, content in shown.items()
+    )
+    return f'<div class="side">{columns}</div>'
+
+
+def _differing(contents: Mapping[str, RunContents]) -> str:
+    """A row for each setting that is not the same in all runs."""
+    values = [flat_values(each.config) for each in contents.values()]
+    rows = [
+        [escape(name), *(escape(plain(each[name])) for each in values)]
+        for name in values[0]
+        if name not in _PLACES and any(each[name] != values[0][name] for each in values)
+    ]
+    data = [each.config.data.dataset for each in contents.values()]
+    if len({*data}) > 1:
+        rows.insert(0, ["dataset", *(escape(Path(name).name) for name in data)])
+    if not rows:
+        return paragraph("All settings are the same.")
+    return table(["Setting", *map(escape, contents)], rows, "settings", "Settings that differ")
+
+
+def _evaluations(contents: Mapping[str, RunContents]) -> str:
+    """One table of all evaluations, those at the same settings beside each other."""
+    titled = []
+    for name, each in contents.items():
+        own = in_order(each.evaluations)
+        titles = column_titles(own) if len(own) > 1 else [""] * len(own)
+        titled += [
+            (found, f"{name}: {title}" if title else name)
+            for found, title in zip(own, titles, strict=True)
+        ]
+    places = {id(found): place for place, (found, _) in enumerate(titled)}
+    found = in_order([found for found, _ in titled], ("guidance", "sample_timesteps"))
+    return evaluated(found, [titled[places[id(each)]][1] for each in found])
+
+
+def _curves(contents: Mapping[str, RunContents]) -> list[str]:
+    losses = draw_losses_beside({n: (c.train_loss, c.held_out_loss) for n, c in contents.items()})
+    by_level = draw_loss_by_logsnr(
+        [
+            dataclasses.replace(in_order(each.evaluations)[0], title=name)
+            for name, each in contents.items()
+            if each.evaluations
+        ]
+    )
+    told = {
+        "Smoothed training loss, and held-out loss as points, of each run": losses,
+        "Held-out loss of each run by log signal-to-noise ratio": by_level,
+    }
+    return [embedded(plot, "png", text, f"{text}.", "plot") for text, plot in told.items() if plot]
+
+
+def _common_steps(contents: Sequence[RunContents]) -> list[int]:
+    """Steps of which every run has a preview, some at even distances with the last."""
+    each = [{_step(path) for path in found.files.previews()} for found in contents]
+    steps = sorted(set.intersection(*each))
+    stride = -(-len(steps) // _PREVIEWS) or 1
+    return steps[::-1][::stride][::-1]
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

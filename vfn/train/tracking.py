@@ -1,0 +1,272 @@
+"""Trackers: where numbers and pictures of a run go beside its log.
+
+A new one is a `Record`, two methods, in a `Tracking` that a factory ``(run, step)`` returns.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from vfn.configs import loads
+from vfn.configs.schema import to_tables
+from vfn.files import read_json, short, write_atomic, write_json
+from vfn.runs import RunFiles, read_log
+from vfn.train.observers import Observer, Outcome
+
+PROJECT = "vfn"
+MOST_LETTERS = 500  # of a value of the configuration, in MLflow
+
+
+class Record(Protocol):
+    """Where numbers and pictures of a run go, in whatever service: all that a new one writes."""
+
+    def numbers(self, step: int, values: Mapping[str, float], /) -> None:
+        """Numbers of a step by their names, as the log has them."""
+        ...
+
+    def picture(self, step: int, path: Path, /) -> None:
+        """A picture of a step, a file."""
+        ...
+
+
+class Tracking(Observer):
+    """What a run tells, as numbers and pictures in a record.
+
+    Steps that the record has already are passed over, so that a run that goes on from a checkpoint
+    does not repeat what it told before it stopped.
+
+    Args:
+        record: where they go.
+        last: the last step that it has.
+        close: called when the run is over.
+
+    >>> class Lines:
+    ...     def numbers(self, step, values):
+    ...         print(step, dict(values))
+    ...
+    ...     def picture(self, step, path):
+    ...         print(step, path.name)
+    >>> Tracking(Lines()).logged(20, {"step": 20, "loss": 0.5, "loss_by_logsnr": [1.0, None]})
+    20 {'loss': 0.5}
+    """
+
+    def __init__(
+        self, record: Record, last: int = 0, close: Callable[[], object] = lambda: None
+    ) -> None:
+        self._record, self._last, self._close = record, last, close
+
+    def logged(self, step: int, values: Mapping[str, Any], /) -> None:
+        """Numbers, but for lists and what is not finite."""
+        found = {k: float(v) for k, v in values.items() if k != "step" and _is_number(v)}
+        if step > self._last and found:
+            self._record.numbers(step, found)
+
+    def previewed(self, step: int, path: Path, /) -> None:
+        """A picture."""
+        if step > self._last:
+            self._record.picture(step, path)
+
+    def ended(self, _outcome: Outcome | None, /) -> None:
+        """Close the record."""
+        self._close()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _settings(run: RunFiles) -> dict[str, Any]:
+    """The configuration of a run by ``section.name``, without what is not set."""
+    if not run.config.is_file():
+        return {}
+    tables = to_tables(loads(run.config.read_text()))
+    return {f"{section}.{key}": v for section, table in tables.items() for key, v in table.items()}
+
+
+def _told(run: RunFiles) -> int:
+    """The last step that was told, which may be after the checkpoint that the run goes on from."""
+    return max((entry["step"] for entry in read_log(run.log)), default=0)
+
+
+def _noted(run: RunFiles) -> dict[str, str]:
+    """What services call the record of a run."""
+    found = read_json(run.records) if run.records.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError(
+            f"expected names of records in {run.records}, got {short(found)}; remove it to begin "
+            "new ones"
+        )
+    return found
+
+
+def _note(run: RunFiles, service: str, name: str) -> None:
+    write_json(run.records, {**_noted(run), service: name})
+
+
+class _Board:
+    """Curves and pictures for TensorBoard."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def numbers(self, step: int, values: Mapping[str, float], /) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, path: Path, /) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as opened:
+            self._writer.add_image("samples", np.asarray(opened.convert("RGB")), step,
+                                   dataformats="HWC")  # fmt: skip
+
+
+def tensorboard(run: RunFiles, step: int) -> Observer:
+    """A tracker that writes for TensorBoard; what it has of later steps is passed over.
+
+    Args:
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        Observer.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+    if not step:
+        text = "\n".join(f"    {key} = {value}" for key, value in _settings(run).items())
+        writer.add_text("configuration", text, 0)
+    return Tracking(_Board(writer), close=writer.close)
+
+
+class _Table:
+    """Lines of ``step,name,value``."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._rows = csv.writer(file)
+
+    def numbers(self, step: int, values: Mapping[str, float], /) -> None:
+        self._rows.writerows([step, name, repr(value)] for name, value in values.items())
+
+    def picture(self, step: int, path: Path, /) -> None:
+        """A table has no pictures."""
+
+
+def table(run: RunFiles, step: int) -> Observer:
+    """A tracker that writes a table, a line for each number; lines of later steps are removed.
+
+    Args:
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        Observer.
+    """
+    rows = [["step", "name", "value"]]
+    if run.table.is_file():
+        with run.table.open(newline="") as file:
+            old = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdecimal()]
+        rows += [row for row in old if int(row[0]) <= step]
+    text = StringIO()
+    csv.writer(text).writerows(rows)
+    write_atomic(run.table, text.getvalue())
+    opened = run.table.open("a", newline="", buffering=1)
+    return Tracking(_Table(opened), close=opened.close)
+
+
+class _Wandb:
+    """A run of Weights & Biases."""
+
+    def __init__(self, record: Any) -> None:
+        self._record = record
+
+    def numbers(self, step: int, values: Mapping[str, float], /) -> None:
+        self._record.log(dict(values), step=step)
+
+    def picture(self, step: int, path: Path, /) -> None:
+        import wandb
+
+        self._record.log({"samples": wandb.Image(str(path))}, step=step)
+
+
+def wandb(run: RunFiles, step: int) -> Observer:
+    """A tracker for Weights & Biases; ``WANDB_MODE``, ``WANDB_PROJECT`` and so on are its own.
+
+    A run that goes on does so in the same record, also offline.
+
+    Args:
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        Observer.
+    """
+    import wandb
+
+    known = _noted(run).get("wandb") if step else None
+    record = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=known,
+        name=run.path.resolve().name,
+        resume="allow" if known else None,
+        dir=str(run.path),
+        config=_settings(run),
+        settings=wandb.Settings(console="off", silent=True),
+    )
+    _note(run, "wandb", record.id)
+    return Tracking(_Wandb(record), _told(run) if known else 0, record.finish)
+
+
+class _Mlflow:
+    """A run of MLflow."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._name = client, name
+
+    def numbers(self, step: int, values: Mapping[str, float], /) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self._name, name, value, step=step)
+
+    def picture(self, _step: int, path: Path, /) -> None:
+        self._client.log_artifact(self._name, str(path), "samples")  # named after its step
+
+
+def mlflow(run: RunFiles, step: int) -> Observer:
+    """A tracker for MLflow: the server of ``MLFLOW_TRACKING_URI``, or a folder in the run's own.
+
+    A run that goes on does so in the same record.
+
+    Args:
+        run: the run's files.
+        step: steps already done.
+
+    Returns:
+        Observer.
+    """
+    from mlflow.tracking import MlflowClient
+
+    where = os.environ.get("MLFLOW_TRACKING_URI")
+    if not where:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a folder needs no server
+        where = (run.path / "mlruns").resolve().as_uri()
+    client = MlflowClient(tracking_uri=where)
+    project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    known = _noted(run).get("mlflow") if step else None
+    name = known
+    if name is None:
+        found = client.get_experiment_by_name(project)
+        experiment = client.create_experiment(project) if found is None else found.experiment_id
+        name = client.create_run(experiment, run_name=run.path.resolve().name).info.run_id
+        for key, value in _settings(run).items():
+            client.log_param(name, key, str(value)[:MOST_LETTERS])
+        _note(run, "mlflow", name)
+    else:
+        client.update_run(name, status="RUNNING")
+    last = _told(run) if known else 0
+    return Tracking(_Mlflow(client, name), last, lambda: client.set_terminated(name))
