@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vfn.nn.unet import UNet
+from vfn.nn.conditioning import Conditioned
 
 TIMES = 4096  # at which the embeddings are compared, evenly in 0..1
 # Relative to features of unit size: weights stay small, so that the derivative in time does.
@@ -15,16 +15,17 @@ RIDGES = (1e-3, 1e-4)
 
 
 @torch.no_grad()
-def refit_time_embedding(student: UNet, teacher: UNet) -> None:
+def refit_time_embedding(student: Conditioned, teacher: Conditioned) -> None:
     """Make a network's embedding of time say what that of another one does, as far as it can.
 
     The first layer is fitted to the other's hidden values, then the second to its embedding. What
     the other one says of single times beyond what is smooth is lost.
 
     Args:
-        student: a UNet like the teacher but for how it sees time; its two layers are changed.
+        student: a network like the teacher but for how it sees time; its two layers are changed.
         teacher: any.
 
+    >>> from vfn.nn import UNet
     >>> one, other = (UNet(1, 1, 32, (1,), 1, time_embedding="smooth") for _ in range(2))
     >>> refit_time_embedding(one, other)
     >>> t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
@@ -32,14 +33,16 @@ def refit_time_embedding(student: UNet, teacher: UNet) -> None:
     >>> error < 0.01 * other.embed(t, None).var()
     tensor(True)
     """
-    device = student.modulation.weight.device
-    t = (torch.arange(TIMES, dtype=torch.float64, device=device) + 0.5) / TIMES
     first, _, second = student.time_embed
+    lead, _, last = teacher.time_embed
+    assert isinstance(first, nn.Linear)
+    weight = first.weight
+    t = (torch.arange(TIMES, dtype=torch.float64, device=weight.device) + 0.5) / TIMES
     features = student.time_features(t).double()
-    hidden = teacher.time_embed[0](teacher.time_features(t).to(teacher.modulation.weight.dtype))
+    hidden = lead(teacher.time_features(t).to(weight.dtype))
     _fit(first, features, hidden, RIDGES[0])
     own = F.silu(first(features.to(hidden.dtype))).double()
-    _fit(second, own, teacher.time_embed[2](F.silu(hidden)), RIDGES[1])
+    _fit(second, own, last(F.silu(hidden)), RIDGES[1])
 
 
 def _fit(layer: nn.Module, given: Tensor, wanted: Tensor, ridge: float) -> None:

@@ -19,7 +19,8 @@ from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
 from vfn.model import build_model, conditions_of, schedule_of, shape_of
-from vfn.nn import Conditions, UNet, denoiser, guidance_range, refit_time_embedding
+from vfn.nn import Conditions, denoiser, guidance_range, refit_time_embedding
+from vfn.nn.conditioning import Conditioned
 from vfn.ops import Denoiser
 from vfn.progress import say, text_table
 from vfn.runs import (
@@ -527,8 +528,8 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
     start_from(state, teacher._replace(ema=added | own))
     if run.config.model.time_embedding != teacher.config.model.time_embedding:
-        assert isinstance(run.model, UNet)  # no other network has the setting
-        assert isinstance(network, UNet)
+        assert isinstance(run.model, Conditioned)  # no other network has the setting
+        assert isinstance(network, Conditioned)
         refit_time_embedding(run.model, network)
         for name, param in state.params.items():
             state.ema[name].copy_(param.detach())
