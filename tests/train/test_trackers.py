@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vfn.train import TRACKERS, Tracking, train
 
 LIGHT = """
 import sys
+import time
 from pathlib import Path
 import vfn.train.trackers, vfn.train.observers, vfn.train.distillation.methods
 print(*sorted({"torch", "tensorboard", "vfn.train.loop"} & sys.modules.keys()))
@@ -169,8 +171,12 @@ def test_wandb_offline(config, tmp_path, monkeypatch):
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert [path.name for path in files] == [f"run-{name}.wandb"] * 2
     found = {}
-    for path in files:
-        found.update(wandb_history(path))
+    for _ in range(100):  # its service writes in a process of its own, and may come later
+        for path in files:
+            found.update(wandb_history(path))
+        if len(found) == 3:
+            break
+        time.sleep(0.1)
     assert found == pytest.approx(losses(tmp_path / "run"))
 
 
