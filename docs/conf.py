@@ -25,7 +25,7 @@ extensions = [
     "docs.site",
 ]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "benchmarks/results/**", "*.md"]
+include_patterns = ["docs/**", "benchmarks/results/**", "examples/**", "*.md"]
 exclude_patterns = [
     ".*",
     "build",
