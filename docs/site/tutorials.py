@@ -43,7 +43,7 @@ def cells(script: str) -> list[Cell]:
     Returns:
         cells in order.
 
-    >>> cells("# %% [markdown]\\n# # Title\\n\\n# %%\\nx = 1\\n")
+    >>> cells("# %% [markdown]\n# # Title\n\n# %%\nx = 1\n")
     [Cell(text='# Title', is_code=False, is_parameters=False), Cell(text='x = 1', ...)]
     """
     _, *parts = _HEAD.split(script)

@@ -70,7 +70,7 @@ model = vfn.load("runs/digits")
 drawn = model.sample(40, labels=list("0123456789"), guidance=0.5, sampler="abm2", steps=16, seed=0)
 figure, axes = plt.subplots(4, 10, figsize=(8, 3.4), layout="constrained")
 for place, picture, label in zip(axes.flat, drawn.images, drawn.labels):
-    place.imshow(picture[0], cmap="gray", vmin=0, vmax=255)
+    place.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=255)
     place.set_axis_off()
     if place in axes[0]:
         place.set_title(label)

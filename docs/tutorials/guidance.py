@@ -40,7 +40,7 @@ figure, axes = plt.subplots(
 for row, weight in zip(axes, WEIGHTS):
     drawn = model.sample(10, labels=["2", "5"], guidance=weight, steps=16, seed=1)
     for place, picture in zip(row, drawn.images):
-        place.imshow(picture[0], cmap="gray")
+        place.imshow(picture[0].numpy(), cmap="gray")
         place.set_xticks([])
         place.set_yticks([])
     row[0].set_ylabel(f"w = {weight:g}", rotation=0, ha="right", va="center")
@@ -85,7 +85,7 @@ axes[0].set_xticks(BUDGETS, BUDGETS)
 axes[0].minorticks_off()
 axes[0].legend(frameon=False)
 few = model.sample(10, labels=list("0123456789"), sampler="abm2", steps=BUDGETS[1], seed=1).images
-axes[1].imshow(few[:, 0].permute(1, 0, 2).reshape(8, -1), cmap="gray")
+axes[1].imshow(few[:, 0].permute(1, 0, 2).reshape(8, -1).numpy(), cmap="gray")
 axes[1].set_axis_off()
 axes[1].set_title(f"abm2, {BUDGETS[1]} evaluations")
 

@@ -65,7 +65,7 @@ model = vfn.load("runs/shapes")
 drawn = model.sample(24, labels=["disc", "frame"], steps=16, seed=0)
 figure, axes = plt.subplots(3, 8, figsize=(8, 3.4), layout="constrained")
 for place, picture, label in zip(axes.flat, drawn.images, drawn.labels):
-    place.imshow(picture.permute(1, 2, 0))
+    place.imshow(picture.permute(1, 2, 0).numpy())
     place.set_title(label, fontsize=9)
     place.set_axis_off()
 

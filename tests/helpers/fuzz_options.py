@@ -48,7 +48,12 @@ USUAL = {
     **dict.fromkeys(("checkpoint", "teacher", "run", "init_from", "target", "fake"), "run"),
     "source": "x.json", "real": "dataset:digits", "compare": "run/metrics.json",
 }  # fmt: skip
-WANTED = {"real": 0.8, "fake": 0.8, "compare": 0.1}  # how often what is not required is given
+WANTED = {
+    "real": 0.8,
+    "fake": 0.8,
+    "compare": 0.1,
+    "out": 0.8,
+}  # how often what is not required is given
 TRAINED = untrained(small_config(), SHAPE)
 
 

@@ -6,9 +6,10 @@ import torch
 from vfn.configs import override
 from vfn.data import as_dataset, load_dataset
 from vfn.model import DataShape
+from vfn.objective import batch_loss
 from vfn.runs import find_checkpoint
 from vfn.sampling import untrained
-from vfn.train import session, train
+from vfn.train import train
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_nothing_that_fits_is_refused(config, begun, tmp_path):
 
 def hungry(network, batch, diffusion):
     """A loss that takes more memory than there is."""
-    return session.batch_loss(network, batch, diffusion) + torch.empty(10**15).sum()
+    return batch_loss(network, batch, diffusion) + torch.empty(10**15).sum()
 
 
 def test_too_little_memory_for_a_step_is_told(config, tmp_path):

@@ -27,6 +27,7 @@ def bare(network: Network) -> Network:
     Returns:
         the module, or the function.
 
+    >>> from torch import nn
     >>> module = nn.Linear(1, 1)
     >>> bare(torch.compile(module)) is module
     True

@@ -41,7 +41,9 @@ class Constant(nn.Module):
 def weak_of(model, diffusion, by):
     """A weaker network as methods get it."""
     schedule = schedule_of(diffusion)
-    return Weak(lambda labels: denoiser(model, None, schedule, diffusion.model_out_type, None), by)
+    return Weak(
+        lambda _labels, _more: denoiser(model, None, schedule, diffusion.model_out_type, None), by
+    )
 
 
 def test_a_student_learns_the_guided_prediction():
