@@ -14,6 +14,7 @@ from vfn.data import Labels
 from vfn.footprint import (
     ENDLESS,
     FLOAT32,
+    HOLES,
     SLACK,
     Footprint,
     evaluated_at_once,
@@ -66,7 +67,8 @@ def test_a_step_takes_what_is_estimated(settings, shape):
     held = 4 * footprint.parameters + 6 * batch.x0.numel() * FLOAT32  # state; batches to come
     assert footprint.parameters == FLOAT32 * sum(p.numel() for p in model.parameters())
     measured = held + peak(step)
-    assert measured <= footprint.step(PICTURES) <= 1.25 * measured
+    allowance = HOLES if config.model.checkpoint_activations else 1
+    assert measured <= footprint.step(PICTURES) <= 1.25 * allowance * measured
 
 
 def test_an_evaluation_takes_what_is_estimated():

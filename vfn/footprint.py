@@ -26,6 +26,8 @@ COPIES = {"parameters": 1, "average": 1, "Adam's moments": 2, "gradients": 1}
 # What is taken beyond the tensors: holes that the allocator leaves, and what kernels need inside.
 # That of the CPU is measured, see benchmarks/results/memory.md.
 SLACK = {"cpu": 1.15, "cuda": 1.1}
+# Of blocks that are computed again, which come and go: the allocator keeps holes. Measured, too.
+HOLES = 1.5
 BATCHES = 3  # of pictures and noise: one in use, one ready, one that is being made
 STATES = 8  # of the size of the pictures: what solvers hold between evaluations
 MAPS = 4  # activations that a layer keeps at most, where it is as large as the picture
@@ -83,7 +85,9 @@ class Footprint:
             bytes at the moment of a step when it is most, for this process.
         """
         copies = sum(COPIES.values()) - COPIES["gradients"] + (processes > 1)
-        return self._most(self._train, pictures, copies, 2 * BATCHES)
+        again = self.config.model.network_options().get("checkpoint_activations", False)
+        holes = HOLES if again and self.device.type == "cpu" else 1.0
+        return self._most(self._train, pictures, copies, 2 * BATCHES, holes)
 
     def draw(self, pictures: int, state: bool = False) -> int | None:
         """Bytes that drawing takes, beside the parameters.
@@ -124,7 +128,12 @@ class Footprint:
         return sum(COPIES.values()) * self.parameters + maps
 
     def _most(
-        self, work: Callable[[Network, Batch], None], pictures: int, copies: int, batches: int
+        self,
+        work: Callable[[Network, Batch], None],
+        pictures: int,
+        copies: int,
+        batches: int,
+        holes: float = 1.0,
     ) -> int | None:
         """Bytes of some work when they are most, beside copies of the parameters and of a batch."""
         try:
@@ -138,7 +147,7 @@ class Footprint:
         except Exception as error:  # a network of the user's can need values in any way
             too_large = isinstance(error, RuntimeError) and "overflow" in str(error)
             return ENDLESS if too_large else None
-        return round(SLACK.get(self.device.type, 1.0) * (held + living.most))
+        return round(SLACK.get(self.device.type, 1.0) * (held + holes * living.most))
 
     def _without_values(self) -> Network:
         """The network as a function, with parameters and buffers that have shapes alone."""
