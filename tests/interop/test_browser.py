@@ -56,15 +56,15 @@ def test_the_page_draws_what_onnxruntime_draws(site):
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(address)
-        page.wait_for_function("document.getElementById('status').textContent != 'loading'")
+        page.wait_for_function("() => document.getElementById('status').textContent != 'loading'")
         assert "10 pictures in" in page.text_content("#status")
         first = page.evaluate("[...window.drawn.pictures]")
         page.evaluate("window.drawn = null")
         page.select_option("#label", "8")
-        page.wait_for_function("window.drawn")
+        page.wait_for_function("() => window.drawn")
         page.evaluate("window.drawn = null")
         page.fill("#guidance", "1.5")
-        page.wait_for_function("window.drawn")
+        page.wait_for_function("() => window.drawn")
         assert page.input_value("#weight") == "1.5" or page.text_content("#weight") == "1.5"
         noise, found = (
             np.array(page.evaluate(f"[...window.drawn.{name}]"), np.float32).reshape(10, 1, 8, 8)

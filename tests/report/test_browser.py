@@ -33,7 +33,7 @@ def page(browser, written, request):
     page.on("console", lambda message: page.told.append(message.text))
     page.on("pageerror", lambda error: page.told.append(str(error)))
     page.goto(written.as_uri())
-    page.wait_for_function("document.querySelector('.tiles img').style.width !== ''")
+    page.wait_for_function("() => document.querySelector('.tiles img').style.width !== ''")
     page.ratio = ratio
     yield page
     context.close()
@@ -91,13 +91,13 @@ def test_a_picture_is_enlarged_and_left_with_the_keyboard_alone(page):
     first = page.locator("button.zoom").first
     first.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('dialog img').style.width !== ''")
+    page.wait_for_function("() => document.querySelector('dialog img').style.width !== ''")
     width = "document.querySelector('dialog img').getBoundingClientRect().width"
     before, caption = page.evaluate(width), page.inner_text("#zoomed")
     page.keyboard.press("+")
     assert page.evaluate(width) > before
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"document.querySelector('#zoomed').textContent !== {caption!r}")
+    page.wait_for_function(f"() => document.querySelector('#zoomed').textContent !== {caption!r}")
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#zoomed") == caption
     page.keyboard.press("Escape")
