@@ -163,7 +163,10 @@ def test_an_objective_that_gives_something_else_is_refused(config):
             "no learned_variance and train_timesteps 0 with objective ect",
         ),
         ({"objective": "ect", "model_out_type": "both"}, "model_out_type v with objective ect"),
-        ({"times": [1.0, 0.7]}, "expected a time for each of the [0-9]+ steps in times, got 2"),
+        (
+            {"times": [1.0, 0.7]},
+            "expected a time for each of the [0-9]+ steps in times, got 2; use --steps 2",
+        ),
         ({"times": [0.7, 1.0], "sample_timesteps": 2}, "times that fall, above 0, such as 1,0.7"),
         ({"times": [1.0, 0.0], "sample_timesteps": 2}, "times that fall, above 0, such as 1,0.7"),
     ],

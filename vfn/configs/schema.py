@@ -495,7 +495,7 @@ class SampleConfig(Section):
             if len(self.times) != self.sample_timesteps:
                 faults.append(
                     f"expected a time for each of the {self.sample_timesteps} steps in times, got "
-                    f"{len(self.times)}"
+                    f"{len(self.times)}; use --steps {len(self.times)}"
                 )
             if 0 in self.times or any(a <= b for a, b in itertools.pairwise(self.times)):
                 faults.append(
