@@ -108,7 +108,7 @@ def is_conditional(config: Config, shape: DataShape) -> bool:
 
 
 def conditions_of(
-    dataset: Dataset, rows: Tensor, x0: Tensor, condition: str | None, uniform: Tensor
+    dataset: Dataset, rows: Tensor, x0: Tensor, condition: str | None, uniform: Tensor | None
 ) -> Conditions:
     """What a network is given of pictures beside their labels.
 
@@ -117,7 +117,7 @@ def conditions_of(
         rows: which of them, int64 [B].
         x0: the pictures themselves [B, C, H, W] in [-1, 1], on the device.
         condition: see ``data.condition``.
-        uniform: where a mask is, [B, 4].
+        uniform: where a mask is, [B, 4]; None where nothing is made of the pictures themselves.
 
     Returns:
         Conditions, on the device of ``x0``.
@@ -133,6 +133,7 @@ def conditions_of(
     if dataset.beside is not None:
         image = known(to_unit(dataset.beside[rows].to(x0.device)))
     elif (kind := derived_kind(condition)) is not None:
+        assert uniform is not None
         image = kind.entry.load()(x0, uniform, kind.number)
     return Conditions(vector, image)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vfn.configs import Config, DiffusionConfig
 from vfn.data import Dataset
 from vfn.data.augment import DRAWS, changed, draw_change
+from vfn.data.given import derived_kind
 from vfn.model import conditions_of, schedule_of
 from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
@@ -101,8 +102,9 @@ def make_batch(
     labels = None
     if dataset.labels is not None:
         labels = dropping(dataset.labels[index].to(device))
-    uniform = keyed_uniform(seed, Stream.CONDITION, keys, (4,))
-    more = conditions_of(dataset, index, x0, config.data.condition, uniform)
+    made = derived_kind(config.data.condition) is not None
+    places = keyed_uniform(seed, Stream.CONDITION, keys, (4,)) if made else None
+    more = conditions_of(dataset, index, x0, config.data.condition, places)
     if dataset.beside is not None and more.image is not None:  # as the picture is
         image = more.image
         image = image if flipped is None else torch.where(flipped, image.flip(-1), image)
