@@ -4,7 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from vfn.pictures import grid
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP, PHONE = ({"width": 1300, "height": 900}, 1), ({"width": 390, "height": 800}, 3)
@@ -47,6 +50,14 @@ def test_it_asks_for_nothing_and_complains_of_nothing(page):
 
 def test_nothing_sticks_out_of_the_page(page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_preview_of_ten_classes_is_seen_whole_on_a_desktop(page):
+    """Grids of samples during training stand beside each other only where they fit."""
+    if page.ratio != DESKTOP[1]:
+        pytest.skip("a phone shows them by half the pixels")
+    room = page.evaluate("document.querySelector('.previews figure').clientWidth")
+    assert room >= grid(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), 10).width
 
 
 def test_pictures_keep_their_pixels(page):
