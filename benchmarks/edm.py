@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vfn import ops
 
+NEAR_ZERO = 1e-4  # deviation of such weights
 CHECKOUT = os.environ.get("VFN_EDM", "")
 
 
@@ -33,11 +34,15 @@ class SongUNet(nn.Module):
         width: base width.
         attention: sides of the maps with attention.
         skip_scale: of the sum in a residual block; sqrt(1/2) there.
+        label_scale: of the one-hot labels; sqrt(K) there.
+        own_start: as initialised there; else convolutions and products as torch initialises them,
+            but those that start near zero.
     """
 
     def __init__(
         self, in_channels: int, num_classes: int, *, preconditioned: bool = True, width: int = 32,
-        attention: Sequence[int] = (4,), skip_scale: float = 0.5**0.5, **_others: Any,
+        attention: Sequence[int] = (4,), skip_scale: float = 0.5**0.5,
+        label_scale: float | None = None, own_start: bool = True, **_others: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         self.num_classes, self.preconditioned = num_classes, preconditioned
@@ -48,13 +53,18 @@ class SongUNet(nn.Module):
         for block in self.edm.modules():
             if hasattr(block, "skip_scale"):
                 block.skip_scale = skip_scale
+        if not own_start:
+            for weight in self.edm.parameters():
+                if weight.dim() > 1 and weight.std() > NEAR_ZERO:
+                    nn.init.kaiming_uniform_(weight, a=5**0.5)
+        self.label_factor = 1.0 if label_scale is None else label_scale / num_classes**0.5
         self.schedule = ops.logsnr_schedule("cosine")
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict x0 or v at z."""
         logsnr = self.schedule.logsnr(t.double())
         classes = torch.zeros(len(z), dtype=torch.long) if y is None else y
-        labels = F.one_hot(classes, self.num_classes + 1)[:, 1:].float()
+        labels = F.one_hot(classes, self.num_classes + 1)[:, 1:] * self.label_factor
         if self.preconditioned:
             alpha = torch.sigmoid(logsnr).sqrt().view(-1, 1, 1, 1)
             x = (z / alpha).float()

@@ -2,22 +2,27 @@
 
 VFN_EDM=path/to/edm python -m benchmarks.recipes --budget 60 --seeds 0,1,2
 
-Each recipe is the preset `digits` with some settings changed, trained for as many steps as its own
-cost of a step allows, and judged at 10, 35 and 50 evaluations, without guidance, against the
-held-out pictures. Beside it what a perfect sampler would get: the distance of draws of the Gaussian
-fitted to the held-out pictures, and precision and recall of training pictures. EDM's network and
-loss take part if VFN_EDM names a checkout of https://github.com/NVlabs/edm. What is finished is
-kept under --out, so that an interrupted benchmark goes on.
+Each recipe is the preset `digits` as it was before it was tuned, with some settings changed. It is
+trained for as many steps as the budget allows at what one step of its network costs, and judged at
+10 evaluations, or as --samplers names, without guidance, against the held-out pictures. Costs are
+measured first, in turn, and kept: the numbers of steps, and with them all figures, do not depend
+on what else the machine does during a training. Beside them what a perfect sampler would get: the
+distance of draws of the Gaussian fitted to the held-out pictures, and precision and recall of
+training pictures. EDM's network and loss take part if VFN_EDM names a checkout of
+https://github.com/NVlabs/edm. What is finished is kept under --out, so that an interrupted
+benchmark goes on.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import click
@@ -31,14 +36,19 @@ from vfn.configs import Config, load, override
 from vfn.data import load_dataset
 from vfn.train import train
 
-NUM, PROBED = 1000, (20, 60)
+NUM, ROUNDS, PROBED = 1000, 3, (10, 20)
+BASE = {
+    "attend_after_resampling": True, "time_embedding": "sinusoidal", "group_channels": 1,
+    "reweight_type": "truncated_snr", "lr": 1e-3, "ema_decay": 0.998,
+}  # fmt: skip
+OF_UNET = {"attend_after_resampling", "time_embedding", "group_channels"}
 LEVELS = {"time_density": "lognormal", "time_options": {"mean": -1.2, "std": 1.2}}
 EDM_LOSS = {**LEVELS, "reweight_type": "edm", "reweight_options": {"sigma_data": 0.5}}
 EDM = {"network": "benchmarks.edm:SongUNet", "model_out_type": "x0", **EDM_LOSS}
 FASTER = {"attend_after_resampling": False, "group_channels": 4}
 TUNED = {**FASTER, **EDM_LOSS, "lr": 2e-3}
 RECIPES: dict[str, dict[str, Any]] = {
-    "preset digits": {},
+    "preset as it was": {},
     "EDM's noise levels": LEVELS,
     "EDM's noise levels and weight": EDM_LOSS,
     "weight alpha2": {"reweight_type": "alpha2"},
@@ -63,27 +73,40 @@ RECIPES: dict[str, dict[str, Any]] = {
     "smooth time embedding": {"time_embedding": "smooth"},
     "one block a level": {"num_res_blocks": 1},
     "plain convolutions resample": {"resample_with_res": False},
+    "at least 4 channels a group": {"group_channels": 4},
+    "bf16": {"precision": "bf16"},
+    "tuned": TUNED,
+    "tuned, smooth": {**TUNED, "time_embedding": "smooth"},
+    "tuned, learning rate 3e-3": {**TUNED, "lr": 3e-3},
+    "tuned, plain convolutions resample": {**TUNED, "resample_with_res": False},
+    "tuned, one block a level": {**TUNED, "num_res_blocks": 1},
+    "tuned, bf16": {**TUNED, "precision": "bf16"},
     "EDM": EDM,
+    "EDM, bf16": {**EDM, "precision": "bf16"},
     "EDM, learning rate 2e-3": {**EDM, "lr": 2e-3},
     "EDM, EMA 0.995": {**EDM, "ema_decay": 0.995},
-    "EDM, attention at 4x4's first block alone": {**EDM, "options": {"attention": ()}},
+    "EDM, attention in the middle alone": {**EDM, "options": {"attention": ()}},
     "EDM, skips not scaled": {**EDM, "options": {"skip_scale": 1.0}},
+    "EDM, torch's initialisation": {**EDM, "options": {"own_start": False}},
+    "EDM, labels not scaled": {**EDM, "options": {"label_scale": 1.0}},
     "EDM's network, our prediction and loss": {
         "network": EDM["network"], "options": {"preconditioned": False},
     },
     "EDM's network, our prediction, its noise levels": {
         "network": EDM["network"], "options": {"preconditioned": False}, **LEVELS,
     },
-    "at least 4 channels a group": {"group_channels": 4},
-    "bf16": {"precision": "bf16"},
-    "EDM, bf16": {**EDM, "precision": "bf16"},
-    "faster network": FASTER,
-    "tuned: faster network, EDM's noise levels and weight, learning rate 2e-3": TUNED,
-    "tuned, bf16": {**TUNED, "precision": "bf16"},
 }  # fmt: skip
+# What changes neither the network nor the batch costs nothing.
+FREE = {*EDM_LOSS, "lr", "ema_decay", "learned_weight", "logsnr_schedule"}
 SAMPLERS: dict[str, dict[str, Any]] = {
     "10": {"sampler": "abm2", "sample_timesteps": 10},
     "EDM's 35": {"sampler": "heun", "sample_timesteps": 18, "grid": "karras"},
+}
+FIGURES = {
+    "distance": ("frechet_distance", ".4f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "memorised": ("memorised", ".3f"),
 }
 
 
@@ -94,7 +117,17 @@ def configuration(recipe: str, seed: int) -> Config:
     config = load("digits")
     if "network" in changed:
         config = replace(config, model=type(config.model)(network=changed["network"]))
-    return override(config, {**quiet, **changed})
+        base = {key: value for key, value in BASE.items() if key not in OF_UNET}
+    else:
+        base = BASE
+    return override(config, {**quiet, **base, **changed})
+
+
+def workload(recipe: str) -> str:
+    """What decides the cost of a step."""
+    changed = RECIPES[recipe]
+    free = FREE if "network" in changed else FREE | {"model_out_type"}
+    return json.dumps({key: value for key, value in changed.items() if key not in free})
 
 
 def cost_of_a_step(config: Config) -> float:
@@ -109,6 +142,21 @@ def cost_of_a_step(config: Config) -> float:
     return (marks[PROBED[1]] - marks[PROBED[0]]) / (PROBED[1] - PROBED[0])
 
 
+def costs(recipes: Sequence[str], path: Path) -> dict[str, float]:
+    """Median CPU seconds a step of each workload, measured in turn, once for all calls."""
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    asked = {workload(recipe): recipe for recipe in recipes if workload(recipe) not in known}
+    torch.set_num_threads(1)
+    measured: dict[str, list[float]] = {key: [] for key in asked}
+    for _ in range(ROUNDS):
+        for key, recipe in asked.items():
+            measured[key].append(cost_of_a_step(configuration(recipe, 0)))
+    known |= {key: median(values) for key, values in measured.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1))
+    return known
+
+
 def figures(run: Path, **asked: Any) -> dict[str, float]:
     """Of pictures of a run, without guidance: against held-out ones, and how many are copies."""
     drawn = vfn.load(run, "cpu").sample(NUM, guidance=0.0, batch=NUM, **asked)
@@ -120,17 +168,16 @@ def figures(run: Path, **asked: Any) -> dict[str, float]:
     return found
 
 
-def one(recipe: str, seed: int, budget: float, out: Path) -> None:
+def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) -> None:
     """Train and judge one run; its figures go into ``out``."""
     torch.set_num_threads(1)
     config = configuration(recipe, seed)
-    steps = int(budget / cost_of_a_step(config))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         train(override(config, {"steps": steps}), folder, device="cpu")
         result: dict[str, Any] = {"steps": steps, "seconds": time.process_time() - begun}
-        for name, asked in SAMPLERS.items():
-            result[name] = figures(Path(folder), **asked)
+        for name in samplers:
+            result[name] = figures(Path(folder), **SAMPLERS[name])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result))
 
@@ -152,73 +199,86 @@ def cell(values: list[float], form: str) -> str:
     return f"{mean(values):{form}}{spread}"
 
 
-def rows(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+def rows(results: dict[str, list[dict[str, Any]]], samplers: Sequence[str]) -> list[list[str]]:
     return [
         [
             recipe,
-            cell([one["steps"] for one in found], ".0f"),
+            str(found[0]["steps"]),
             *(
                 cell([one[name][key] for one in found], form)
-                for name in SAMPLERS
-                for key, form in [("frechet_distance", ".4f"), ("precision", ".3f"),
-                                  ("recall", ".3f"), ("memorised", ".3f")]
+                for name in samplers
+                for key, form in FIGURES.values()
             ),
         ]
         for recipe, found in results.items()
-    ]  # fmt: skip
+    ]
+
+
+def file_of(recipe: str, seed: str, folder: Path) -> Path:
+    return folder / f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{seed}.json"
+
+
+def run_all(todo: Sequence[list[str]], jobs: int) -> None:
+    """Each in a process of its own, so many at a time."""
+    running: list[subprocess.Popen[bytes]] = []
+    for words in todo:
+        while len(running) >= jobs:
+            running = [process for process in running if process.poll() is None]
+            time.sleep(0.2)
+        running.append(subprocess.Popen([sys.executable, "-m", "benchmarks.recipes", *words]))
+    for process in running:
+        process.wait()
 
 
 @click.command(help=__doc__)
 @click.option("--budget", default=60.0, help="CPU seconds of training.")
 @click.option("--seeds", default="0,1,2")
 @click.option("--recipes", default="", help="Some of them, by a part of their name; all if empty.")
+@click.option("--samplers", default="10", help=f"Of {', '.join(SAMPLERS)}.")
 @click.option("--out", default="runs/recipes", type=click.Path(path_type=Path))
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.")
 @click.option("--only", default="", hidden=True)
-def main(budget: float, seeds: str, recipes: str, out: Path, jobs: int, only: str) -> None:
+def main(
+    budget: float, seeds: str, recipes: str, samplers: str, out: Path, jobs: int, only: str
+) -> None:
+    asked = samplers.split(",")
     if only:
-        recipe, seed, path = only.split("|")
-        one(recipe, int(seed), budget, Path(path))
+        recipe, seed, steps, path = only.split("|")
+        one(recipe, int(seed), int(steps), asked, Path(path))
         return
     parts = recipes.split(",")
     chosen = [
         name for name, changed in RECIPES.items()
         if any(part in name for part in parts) and (CHECKOUT or "network" not in changed)
     ]  # fmt: skip
-    names = {recipe: list(RECIPES).index(recipe) for recipe in chosen}
+    each = costs(chosen, out / "costs.json")
     paths = {
-        (recipe, seed): out / f"{budget:g}" / f"{names[recipe]}-{seed}.json"
+        (recipe, seed): file_of(recipe, seed, out / f"{budget:g}")
         for seed in seeds.split(",")
         for recipe in chosen
     }
-    todo = [key for key, path in paths.items() if not path.exists()]
-    running: list[subprocess.Popen[bytes]] = []
-    for recipe, seed in todo:
-        while len(running) >= jobs:
-            running = [process for process in running if process.poll() is None]
-            time.sleep(0.2)
-        words = ["--budget", str(budget), "--only", f"{recipe}|{seed}|{paths[recipe, seed]}"]
-        running.append(subprocess.Popen([sys.executable, "-m", "benchmarks.recipes", *words]))
-    for process in running:
-        process.wait()
+    run_all(
+        [
+            ["--samplers", samplers, "--only",
+             f"{recipe}|{seed}|{int(budget / each[workload(recipe)])}|{path}"]
+            for (recipe, seed), path in paths.items()
+            if not path.exists()
+        ],
+        jobs,
+    )  # fmt: skip
     results = {
         recipe: [json.loads(paths[recipe, seed].read_text()) for seed in seeds.split(",")]
         for recipe in chosen
     }
     best = perfect()
-    head = [
-        "recipe", "steps",
-        *(f"{title}, {name}" for name in SAMPLERS
-          for title in ("distance", "precision", "recall", "memorised")),
-    ]  # fmt: skip
     torch.set_num_threads(1)
     write_table(
         f"recipes_{budget:g}",
         f"Digits, {budget:g} CPU seconds of training, by recipe",
-        head,
-        rows(results),
+        ["recipe", "steps", *(f"{title}, {name}" for name in asked for title in FIGURES)],
+        rows(results, asked),
         f"{NUM} pictures against the 360 held-out ones, guidance 0; mean and standard deviation "
-        f"over seeds {seeds}. 10 and 50: evaluations of abm2, steps uniform in time. EDM's 35: "
+        f"over seeds {seeds}. 10: evaluations of abm2, steps uniform in time. EDM's 35: "
         "Heun on EDM's grid.\n\nA perfect sampler:\n\n"
         + markdown(list(best), [[f"{value:.4f}" for value in best.values()]]),
     )
