@@ -22,6 +22,20 @@ def test_held_out_pictures_are_good_and_not_memorised(real, held_out):
     assert got["near_copies"] == pytest.approx(0.05, abs=1 / 360)
 
 
+def test_agreement_is_the_same_of_larger_pixels(real, held_out):
+    """The classifier's kernel would see nothing alike at 24x24 if its width did not grow too."""
+
+    def larger(side):
+        return side._replace(images=side.images.repeat_interleave(3, 2).repeat_interleave(3, 3))
+
+    sides = Sides(real.rows(torch.arange(300)), held_out, held_out)
+    found = [
+        evaluate(each, ["agreement"])[0].value
+        for each in (sides, Sides(*(larger(side) for side in sides)))
+    ]
+    assert found[0] == found[1] > 0.9
+
+
 def test_only_what_is_needed_is_extracted(real, held_out):
     seen = []
     counted = extractor_of("counted", lambda x: seen.append(len(x)) or x.flatten(1).float())

@@ -7,13 +7,18 @@ from vfn.evaluation.extractors import pixels
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.sides import HELD_OUT, Figure, Judged
 
+# Of the kernel, times the number of pixels: squared distances grow with it. 0.001 for 8x8.
+GAMMA_OF_A_PIXEL = 0.064
+
 
 def agreement_figures(judged: Judged) -> list[Figure]:
     """Share of fakes that a classifier of pixels trained on the real ones gives the asked label."""
     from sklearn.svm import SVC
 
     sides = judged.sides
-    classifier = SVC(kernel="rbf", gamma=0.001, C=10).fit(*_examples(sides.real))
+    pictures, labels = _examples(sides.real)
+    gamma = GAMMA_OF_A_PIXEL / pictures.shape[1]
+    classifier = SVC(kernel="rbf", gamma=gamma, C=10).fit(pictures, labels)
     return [
         judged.figure(
             "label_agreement",
