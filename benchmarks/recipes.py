@@ -14,29 +14,34 @@ benchmark goes on.
 """
 
 import json
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean, median, stdev
 from typing import Any
 
 import click
 import torch
 
 import vfn
+from benchmarks.budget import (
+    NUM,
+    cell,
+    cost_of_a_step,
+    costs,
+    file_of,
+    judged,
+    perfect,
+    run_all,
+)
 from benchmarks.common import markdown, write_table
 from benchmarks.edm import CHECKOUT
-from vfn import evaluation
 from vfn.configs import Config, load, override
-from vfn.data import load_dataset
+from vfn.files import write_json
 from vfn.train import train
 
-NUM, ROUNDS, PROBED = 1000, 3, (10, 20)
 BASE = {
     "attend_after_resampling": True, "time_embedding": "sinusoidal", "group_channels": 1,
     "reweight_type": "truncated_snr", "lr": 1e-3, "ema_decay": 0.998,
@@ -130,42 +135,10 @@ def workload(recipe: str) -> str:
     return json.dumps({key: value for key, value in changed.items() if key not in free})
 
 
-def cost_of_a_step(config: Config) -> float:
-    """CPU seconds, as training takes them."""
-    marks: dict[int, float] = {}
-
-    def watch(entry: dict[str, Any]) -> None:
-        marks.setdefault(entry["step"], time.process_time())
-
-    with tempfile.TemporaryDirectory() as out:
-        train(override(config, {"steps": PROBED[1]}), out, callbacks=[watch], device="cpu")
-    return (marks[PROBED[1]] - marks[PROBED[0]]) / (PROBED[1] - PROBED[0])
-
-
-def costs(recipes: Sequence[str], path: Path) -> dict[str, float]:
-    """Median CPU seconds a step of each workload, measured in turn, once for all calls."""
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    asked = {workload(recipe): recipe for recipe in recipes if workload(recipe) not in known}
-    torch.set_num_threads(1)
-    measured: dict[str, list[float]] = {key: [] for key in asked}
-    for _ in range(ROUNDS):
-        for key, recipe in asked.items():
-            measured[key].append(cost_of_a_step(configuration(recipe, 0)))
-    known |= {key: median(values) for key, values in measured.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(known, indent=1))
-    return known
-
-
 def figures(run: Path, **asked: Any) -> dict[str, float]:
     """Of pictures of a run, without guidance: against held-out ones, and how many are copies."""
     drawn = vfn.load(run, "cpu").sample(NUM, guidance=0.0, batch=NUM, **asked)
-    found: dict[str, float] = {}
-    for real, metrics in (("train", "memorisation"), ("test", "fd,pr")):
-        judged = evaluation.judge(f"dataset:digits:{real}", drawn.images, metrics, device="cpu")
-        assert judged is not None
-        found |= {figure.key: figure.value for figure in judged.figures}
-    return found
+    return judged(drawn.images, "digits", "memorisation")
 
 
 def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) -> None:
@@ -179,24 +152,7 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
         for name in samplers:
             result[name] = figures(Path(folder), **SAMPLERS[name])
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result))
-
-
-def perfect() -> dict[str, float]:
-    """What a perfect sampler would get."""
-    real, found = load_dataset("digits", "train"), {}
-    judged = evaluation.judge("dataset:digits:test", real, "fd,pr", num=NUM, device="cpu")
-    assert judged is not None
-    for figure in judged.figures:
-        distance = figure.key == "frechet_distance"
-        found[figure.key] = figure.reference if distance else figure.value
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def cell(values: list[float], form: str) -> str:
-    """Mean and standard deviation over the seeds."""
-    spread = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
-    return f"{mean(values):{form}}{spread}"
+    write_json(out, result)
 
 
 def rows(results: dict[str, list[dict[str, Any]]], samplers: Sequence[str]) -> list[list[str]]:
@@ -212,22 +168,6 @@ def rows(results: dict[str, list[dict[str, Any]]], samplers: Sequence[str]) -> l
         ]
         for recipe, found in results.items()
     ]
-
-
-def file_of(recipe: str, seed: str, folder: Path) -> Path:
-    return folder / f"{re.sub('[^a-z0-9]+', '-', recipe.lower())}-{seed}.json"
-
-
-def run_all(todo: Sequence[list[str]], jobs: int) -> None:
-    """Each in a process of its own, so many at a time."""
-    running: list[subprocess.Popen[bytes]] = []
-    for words in todo:
-        while len(running) >= jobs:
-            running = [process for process in running if process.poll() is None]
-            time.sleep(0.2)
-        running.append(subprocess.Popen([sys.executable, "-m", "benchmarks.recipes", *words]))
-    for process in running:
-        process.wait()
 
 
 @click.command(help=__doc__)
@@ -251,13 +191,17 @@ def main(
         name for name, changed in RECIPES.items()
         if any(part in name for part in parts) and (CHECKOUT or "network" not in changed)
     ]  # fmt: skip
-    each = costs(chosen, out / "costs.json")
+    each = costs(
+        {workload(name): partial(cost_of_a_step, configuration(name, 0)) for name in chosen},
+        out / "costs.json",
+    )
     paths = {
         (recipe, seed): file_of(recipe, seed, out / f"{budget:g}")
         for seed in seeds.split(",")
         for recipe in chosen
     }
     run_all(
+        "benchmarks.recipes",
         [
             ["--samplers", samplers, "--only",
              f"{recipe}|{seed}|{int(budget / each[workload(recipe)])}|{path}"]
@@ -270,7 +214,7 @@ def main(
         recipe: [json.loads(paths[recipe, seed].read_text()) for seed in seeds.split(",")]
         for recipe in chosen
     }
-    best = perfect()
+    best = perfect("digits")
     torch.set_num_threads(1)
     write_table(
         f"recipes_{budget:g}",

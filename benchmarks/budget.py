@@ -1,0 +1,111 @@
+"""What benchmarks of training by CPU seconds share: costs of a step, runs, the judge, cells."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+
+from vfn import evaluation
+from vfn.configs import Config, override
+from vfn.data import Dataset, load_dataset
+from vfn.files import write_json
+from vfn.train import train
+
+NUM, ROUNDS, PROBED = 1000, 3, (10, 20)
+
+
+def cost_of_a_step(config: Config) -> float:
+    """CPU seconds, as training takes them."""
+    marks: dict[int, float] = {}
+
+    def watch(entry: dict[str, Any]) -> None:
+        marks.setdefault(entry["step"], time.process_time())
+
+    with tempfile.TemporaryDirectory() as out:
+        train(override(config, {"steps": PROBED[1]}), out, callbacks=[watch], device="cpu")
+    return (marks[PROBED[1]] - marks[PROBED[0]]) / (PROBED[1] - PROBED[0])
+
+
+def costs(asked: Mapping[str, Callable[[], float]], path: Path) -> dict[str, float]:
+    """Median CPU seconds a step of each workload, measured in turn, once for all calls."""
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    torch.set_num_threads(1)
+    measured: dict[str, list[float]] = {key: [] for key in asked if key not in known}
+    for _ in range(ROUNDS):
+        for key, values in measured.items():
+            values.append(asked[key]())
+    known |= {key: median(values) for key, values in measured.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known)
+    return known
+
+
+def run_all(module: str, todo: Sequence[Sequence[str]], jobs: int) -> None:
+    """Each list of words in a process of its own, so many at a time."""
+    waiting, running, failed = list(todo), [], 0
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            words = [sys.executable, "-m", module, *waiting.pop(0)]
+            quiet = {**os.environ, "TQDM_DISABLE": "1"}  # bars of several at a time
+            running.append(subprocess.Popen(words, env=quiet))
+        time.sleep(0.2)
+        failed += sum(bool(process.poll()) for process in running)
+        running = [process for process in running if process.poll() is None]
+    if failed:
+        raise SystemExit(f"{failed} of {len(todo)} runs failed; call again for these alone")
+
+
+def file_of(name: str, seed: str, folder: Path) -> Path:
+    """Where the figures of a run are."""
+    return folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}.json"
+
+
+def judged(drawn: Any, data: str, of_training: str) -> dict[str, float]:
+    """Figures of pictures: some metrics against training pictures, others against held-out ones."""
+    found: dict[str, float] = {}
+    for real, metrics in (("train", of_training), ("test", "fd,pr")):
+        one = evaluation.judge(f"dataset:{data}:{real}", drawn, metrics, device="cpu")
+        assert one is not None  # there is one process
+        found |= {figure.key: figure.value for figure in one.figures}
+    return found
+
+
+def perfect(data: str, num: int = NUM, of_training: str = "") -> dict[str, float]:
+    """What a perfect sampler would get.
+
+    The distance of draws of the Gaussian fitted to the held-out pictures, precision and recall of
+    as many training pictures, and agreement and memorised share of the held-out ones.
+    """
+    real = load_dataset(data, "train")
+    order = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))
+    some = real.rows(order[:num])
+    found: dict[str, float | None] = {}
+    for side, metrics in (("test", "fd,pr"), ("train", of_training)):
+        if not metrics:
+            continue
+        one = evaluation.judge(f"dataset:{data}:{side}", some, metrics, device="cpu")
+        assert one is not None
+        for figure in one.figures:
+            of_reference = figure.key not in ("precision", "recall")
+            found[figure.key] = figure.reference if of_reference else figure.value
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def cell(values: Sequence[float], form: str) -> str:
+    """Mean and standard deviation over the seeds."""
+    spread = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{spread}"
+
+
+def pictures(images: torch.Tensor, classes: torch.Tensor, data: str) -> Dataset:
+    """Drawn pictures with what was asked of each, to be judged like a data set."""
+    return Dataset(images, classes, load_dataset(data, "test").legend)
