@@ -102,7 +102,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # What changes neither the network nor the batch costs nothing.
-FREE = {*EDM_LOSS, "lr", "ema_decay", "learned_weight", "logsnr_schedule"}
+FREE = {
+    *EDM_LOSS, "lr", "ema_decay", "learned_weight", "logsnr_schedule", "time_embedding",
+}  # fmt: skip
+FREE_OPTIONS = {"skip_scale", "own_start", "label_scale"}
 SAMPLERS: dict[str, dict[str, Any]] = {
     "10": {"sampler": "abm2", "sample_timesteps": 10},
     "EDM's 35": {"sampler": "heun", "sample_timesteps": 18, "grid": "karras"},
@@ -132,7 +135,9 @@ def workload(recipe: str) -> str:
     """What decides the cost of a step."""
     changed = RECIPES[recipe]
     free = FREE if "network" in changed else FREE | {"model_out_type"}
-    return json.dumps({key: value for key, value in changed.items() if key not in free})
+    kept = {key: value for key, value in changed.items() if key not in free}
+    options = {k: v for k, v in kept.pop("options", {}).items() if k not in FREE_OPTIONS}
+    return json.dumps(kept | ({"options": options} if options else {}))
 
 
 def figures(run: Path, **asked: Any) -> dict[str, float]:
