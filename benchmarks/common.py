@@ -39,7 +39,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def write_table(
-    name: str, title: str, head: list[str], rows: list[list[str]], note: str = ""
+    name: str,
+    title: str,
+    head: list[str],
+    rows: list[list[str]],
+    note: str = "",
+    folder: Path = RESULTS,
 ) -> None:
     """Print a Markdown table, and a note below it, and store it under ``benchmarks/results``."""
     lines = [
@@ -53,5 +58,5 @@ def write_table(
     ]
     text = "\n".join(lines) + "\n"
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(text)

@@ -1,0 +1,315 @@
+"""How good are pictures after so many CPU seconds of training, ours beside others'?
+
+VFN_REFERENCE=path/to/v-diffusion-torch VFN_EDM=path/to/edm python -m benchmarks.peers
+
+Each row is one implementation with its own network, loss and sampler, see
+`benchmarks.implementations`, at about the same number of parameters. All are trained by one loop:
+the optimizer, learning-rate curve, batch, average and order of pictures of the preset that is named
+as the data are. They do as many steps as the budget allows at what a step of theirs costs on one
+thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
+machine does. One judge looks at pictures drawn without guidance by at most 10, and by 50 to 64
+evaluations: Fréchet distance of pixels, precision and recall against held-out pictures, copies of
+training pictures, and how many a classifier trained on these takes for what was asked. What is
+finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a checkout or
+package is left out. The table goes to benchmarks/results if nothing of it is missing.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import click
+import torch
+from torch import Tensor
+
+import vfn
+from benchmarks.budget import (
+    NUM,
+    PROBED,
+    cell,
+    cost_of_a_step,
+    costs,
+    file_of,
+    judged,
+    perfect,
+    pictures,
+    run_all,
+)
+from benchmarks.common import RESULTS, markdown, write_table
+from benchmarks.implementations import (
+    CLASSES,
+    LACKING,
+    PEERS,
+    SHAPES,
+    Peer,
+    Sampler,
+    size_of,
+    width_for,
+)
+from vfn.configs import Config, load, override
+from vfn.data import Dataset, load_dataset
+from vfn.files import write_json
+from vfn.model import DataShape, build_model
+from vfn.objective import Batch
+from vfn.train import train
+from vfn.train.batches import image_indices
+from vfn.train.state import init_state, train_step
+
+OURS, BUDGETS, SEEDS = "ours", "60,300,1800", "0,1,2"
+DRAWN = 250  # pictures at a time
+OF_TRAINING = "memorisation,agreement"
+PARTS = {"few": "at most 10 evaluations", "many": "50 to 64 evaluations"}
+FIGURES = {
+    "distance": ("frechet_distance", ".3f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "memorised": ("memorised", ".3f"),
+    "agreement": ("label_agreement", ".3f"),
+}
+HEAD = ["CPU s", "implementation", "parameters", "steps", "sampler", "evaluations", *FIGURES]
+
+
+class Made(NamedTuple):
+    """A trained network.
+
+    parameters: their number. seconds: CPU time of training. losses: on its way, each in its own
+    scale. samplers: for each of `PARTS`. draw: pictures, the classes that were asked, and
+    evaluations a picture.
+    """
+
+    parameters: int
+    seconds: float
+    losses: list[float]
+    samplers: dict[str, tuple[Sampler, ...]]
+    draw: Callable[[Sampler, int], tuple[Tensor, Tensor, int]]
+
+
+def configuration(data: str, seed: int = 0, steps: int = PROBED[1]) -> Config:
+    quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
+    return override(load(data), {**quiet, "seed": seed, "steps": steps})
+
+
+def shared_loop(peer: Peer, data: Dataset, config: Config) -> Iterator[float]:
+    """Train as `vfn.train.train` does, but for the loss; in the end the network has the average.
+
+    Yields the loss of each step.
+    """
+    settings = config.train
+    state = init_state(peer.net, settings)
+
+    def objective(_network: Any, batch: Batch, _diffusion: Any) -> Tensor:
+        assert batch.labels is not None
+        return peer.loss(batch.x0, batch.labels)
+
+    assert data.labels is not None
+    peer.net.train()
+    for step in range(settings.steps):
+        draws = step * settings.batch_size + torch.arange(settings.batch_size)
+        index = image_indices(settings.seed, draws, len(data.images))
+        x0, unused = data.values.to_unit(data.images[index]), torch.zeros(len(index)).double()
+        batch = Batch(x0, data.labels[index] - 1, unused, x0)  # times and noise are the peer's own
+        yield train_step(state, peer.net, [batch], config, objective).loss.item()
+    peer.net.load_state_dict(peer.net.state_dict() | state.ema)
+    peer.net.eval()
+
+
+def ours(config: Config) -> Made:
+    losses: list[float] = []
+    begun = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        watch = lambda entry: losses.append(entry["loss"]) if "loss" in entry else None  # noqa: E731
+        train(config, folder, callbacks=[watch], device="cpu")
+        seconds = time.process_time() - begun
+        trained = vfn.load(folder, "cpu")
+
+    def draw(sampler: Sampler, num: int) -> tuple[Tensor, Tensor, int]:
+        asked = {"sampler": sampler.word, "sample_timesteps": sampler.steps, "guidance": 0.0}
+        drawn = trained.sample(num, seed=config.train.seed, batch=DRAWN, **asked)
+        return drawn.images, drawn.classes, drawn.nfe
+
+    samplers = {
+        part: (Sampler(config.sample.sampler, steps),)
+        for part, steps in zip(PARTS, (10, 64), strict=True)
+    }
+    return Made(size_of(trained.model), seconds, losses, samplers, draw)
+
+
+def peer_of(row: str, config: Config) -> Peer:
+    """Of a width whose number of parameters is nearest to ours."""
+    shape, legend = SHAPES[config.data.dataset], load_dataset(config.data.dataset, "test").legend
+    our = build_model(config, DataShape(1, shape.size, shape.size, legend))
+    width = width_for(PEERS[row], shape, size_of(our))
+    torch.manual_seed(config.train.seed)
+    return PEERS[row](shape, width)
+
+
+def theirs(row: str, config: Config) -> Made:
+    peer, begun = peer_of(row, config), time.process_time()
+    losses = list(shared_loop(peer, load_dataset(config.data.dataset, "train"), config))
+    seconds = time.process_time() - begun
+
+    def draw(sampler: Sampler, num: int) -> tuple[Tensor, Tensor, int]:
+        calls: list[None] = []
+        counted = peer.net.register_forward_hook(lambda *_: calls.append(None))
+        parts = (torch.arange(num) % CLASSES).split(DRAWN)
+        torch.manual_seed(config.train.seed)
+        with torch.inference_mode():
+            drawn = torch.cat([peer.sample(sampler, y) for y in parts])
+        counted.remove()
+        images = ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte()
+        return images, torch.cat(parts) + 1, len(calls) // len(parts)
+
+    samplers = {"few": peer.few, "many": peer.many}
+    return Made(size_of(peer.net), seconds, losses, samplers, draw)
+
+
+def cost(row: str, data: str) -> float:
+    """CPU seconds of a step."""
+    config = configuration(data)
+    if row == OURS:
+        return cost_of_a_step(config)
+    loop = shared_loop(peer_of(row, config), load_dataset(data, "train"), config)
+    marks = [time.process_time() for step, _ in enumerate(loop, 1) if step in PROBED]
+    return (marks[1] - marks[0]) / (PROBED[1] - PROBED[0])
+
+
+def one(row: str, data: str, seed: int, steps: int, num: int) -> dict[str, Any]:
+    """Train and judge one run."""
+    torch.set_num_threads(1)
+    config = configuration(data, seed, steps)
+    made = ours(config) if row == OURS else theirs(row, config)
+    tenth = max(1, len(made.losses) // 10)
+    result: dict[str, Any] = {
+        "steps": steps, "seconds": made.seconds, "parameters": made.parameters,
+        "loss": [mean(made.losses[:tenth]), mean(made.losses[-tenth:])],
+    }  # fmt: skip
+    for part, samplers in made.samplers.items():
+        result[part] = {}
+        for sampler in samplers:
+            images, classes, nfe = made.draw(sampler, num)
+            found = judged(pictures(images, classes, data), data, OF_TRAINING)
+            result[part][str(sampler)] = {"evaluations": nfe, **found}
+    return result
+
+
+def rows(results: dict[tuple[float, str], list[dict[str, Any]]], part: str) -> list[list[str]]:
+    """Of each implementation the sampler with the least mean distance."""
+    lines = []
+    for (budget, row), found in results.items():
+        by_name = {name: [each[part][name] for each in found] for name in found[0][part]}
+        name, best = min(
+            by_name.items(), key=lambda item: mean(one["frechet_distance"] for one in item[1])
+        )
+        lines.append(
+            [
+                f"{budget:g}", row, f"{found[0]['parameters'] / 1e6:.2f} M",
+                str(found[0]["steps"]), name, str(best[0]["evaluations"]),
+                *(cell([each[key] for each in best], form) for key, form in FIGURES.values()),
+            ]
+        )  # fmt: skip
+    return lines
+
+
+def tables(
+    results: dict[tuple[float, str], list[dict[str, Any]]],
+    data: str,
+    seeds: str,
+    num: int,
+    folder: Path,
+) -> None:
+    best = perfect(data, num, OF_TRAINING)
+    line = ["", "a perfect sampler", "", "", "", "",
+            *(f"{best[key]:{form}}" for key, form in FIGURES.values())]  # fmt: skip
+    held_out = len(load_dataset(data, "test").images)
+    few, many = ([*rows(results, part), line] for part in PARTS)
+    torch.set_num_threads(1)
+    write_table(
+        f"peers_{data}",
+        f"{data} by CPU seconds of training, {PARTS['few']}",
+        HEAD,
+        few,
+        f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
+        f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
+        f"deviation over seeds {seeds}. Of each implementation the sampler with the least "
+        "distance.",
+        folder,
+    )
+
+
+def kept(data: str, num: int, out: Path) -> Path:
+    """Where finished runs of a preset as it is now are."""
+    preset = tomllib.loads((files("vfn.configs") / f"{data}.toml").read_text())
+    digest = hashlib.sha256(json.dumps(preset, sort_keys=True).encode()).hexdigest()[:8]
+    return out / f"{data}-{num}-{digest}"
+
+
+def chosen_of(rows: str) -> list[str]:
+    """The rows that are asked for and can be had; a line for each that cannot."""
+    asked = rows.split(",") if rows else [OURS, *PEERS]
+    if unknown := {*asked} - {OURS, *PEERS}:
+        given = ", ".join(sorted(unknown))
+        raise click.UsageError(f"expected rows of {', '.join((OURS, *PEERS))}, got {given}")
+    for row in asked:
+        if LACKING.get(row):
+            click.echo(f"{row} is left out: {LACKING[row]}", err=True)
+    return [row for row in asked if not LACKING.get(row)]
+
+
+@click.command(help=__doc__)
+@click.option("--data", default="digits", type=click.Choice(list(SHAPES)))
+@click.option("--budget", default=BUDGETS, help="CPU seconds of training.", show_default=True)
+@click.option("--seeds", default=SEEDS, show_default=True)
+@click.option("--rows", "asked", default="", help=f"Of {OURS},{','.join(PEERS)}; all if empty.")
+@click.option("--num", default=NUM, help="Pictures that are judged.", show_default=True)
+@click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
+@click.option("--out", default="runs/peers", type=click.Path(path_type=Path), show_default=True)
+@click.option("--only", default="", hidden=True)
+def main(
+    data: str, budget: str, seeds: str, asked: str, num: int, jobs: int, out: Path, only: str
+) -> None:
+    if only:
+        row, seed, steps, path = only.split("|")
+        write_json(Path(path), one(row, data, int(seed), int(steps), num))
+        return
+    chosen, folder = chosen_of(asked), kept(data, num, out)
+    budgets = [float(seconds) for seconds in budget.split(",")]
+    each = costs({row: partial(cost, row, data) for row in chosen}, folder / "costs.json")
+    paths = {
+        (seconds, row, seed): file_of(row, seed, folder / f"{seconds:g}")
+        for seconds in budgets
+        for seed in seeds.split(",")
+        for row in chosen
+    }
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    run_all(
+        "benchmarks.peers",
+        [
+            ["--data", data, "--num", str(num), "--only",
+             f"{row}|{seed}|{max(1, int(seconds / each[row]))}|{path}"]
+            for (seconds, row, seed), path in paths.items()
+            if not path.exists()
+        ],
+        jobs,
+    )  # fmt: skip
+    results = {
+        (seconds, row): [
+            json.loads(paths[seconds, row, seed].read_text()) for seed in seeds.split(",")
+        ]
+        for seconds in budgets
+        for row in chosen
+    }
+    full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) > len(PEERS)
+    tables(results, data, seeds, num, RESULTS if full else folder)
+
+
+if __name__ == "__main__":
+    main()
