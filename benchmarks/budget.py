@@ -58,8 +58,9 @@ def run_all(module: str, todo: Sequence[Sequence[str]], jobs: int) -> None:
             quiet = {**os.environ, "TQDM_DISABLE": "1"}  # bars of several at a time
             running.append(subprocess.Popen(words, env=quiet))
         time.sleep(0.2)
-        failed += sum(bool(process.poll()) for process in running)
-        running = [process for process in running if process.poll() is None]
+        ended = [process for process in running if process.poll() is not None]
+        failed += sum(process.returncode != 0 for process in ended)
+        running = [process for process in running if process not in ended]
     if failed:
         raise SystemExit(f"{failed} of {len(todo)} runs failed; call again for these alone")
 

@@ -1,0 +1,181 @@
+"""Quality by CPU seconds: everybody is trained and sampled as meant, and what is done is kept."""
+
+import copy
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import budget, peers
+from benchmarks.implementations import LACKING, PEERS, SHAPES, width_for
+from vfn.configs import load, override
+from vfn.data import Labels, load_dataset
+from vfn.model import DataShape, build_model
+from vfn.objective import batch_loss
+from vfn.runs import find_checkpoint
+from vfn.train import train
+from vfn.train.batches import make_batch
+
+TINY = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,), "num_res_blocks": 1,
+        "batch_size": 8, "steps": 4, "warmup": 2, "preview_every": 0}  # fmt: skip
+# A picture for each class: what label goes where shows.
+PICTURES = torch.linspace(-0.9, 0.9, 10).view(10, 1, 1, 1).expand(10, 1, 8, 8)
+
+
+class Ours:
+    """Our network and loss in the others' place."""
+
+    def __init__(self, net, data, config):
+        self.net, self.data, self.config, self.step = net, data, config, 0
+
+    def loss(self, x0, y):
+        size = self.config.train.batch_size
+        draws = self.step * size + torch.arange(size)
+        batch = make_batch(self.data, self.config, draws, torch.device("cpu"))
+        assert torch.equal(batch.x0, x0)
+        kept = batch.labels > 0  # others are dropped
+        assert torch.equal(batch.labels[kept], y[kept] + 1)
+        self.step += 1
+        return batch_loss(self.net, batch, self.config.diffusion)
+
+
+def test_the_shared_loop_is_that_of_training(tmp_path):
+    config, data = override(load("digits"), TINY), load_dataset("digits", "train")
+    net = build_model(config, DataShape(1, 8, 8, Labels(tuple("0123456789"))))
+    peer = Ours(copy.deepcopy(net), data, config)
+    assert len(list(peers.shared_loop(peer, data, config))) == 4
+    train(config, tmp_path, model=net, device="cpu")
+    average = find_checkpoint(tmp_path).ema
+    assert average.keys() == dict(peer.net.named_parameters()).keys()
+    for name, value in peer.net.named_parameters():
+        assert torch.equal(value, average[name]), name
+
+
+def alpha_sigma(alpha2):
+    return alpha2.sqrt().view(-1, 1, 1, 1), (1 - alpha2).sqrt().view(-1, 1, 1, 1)
+
+
+def exact(row):
+    """The network that knows the picture of each class, as the implementation calls it."""
+    low, high = math.atan(math.exp(-10)), math.atan(math.exp(10))
+
+    def velocity(z, t, y):
+        angle = low + (high - low) * t
+        alpha, sigma = alpha_sigma(angle.cos().square())
+        return ((alpha * z.double() - PICTURES[y.long() - 1]) / sigma).float()
+
+    def noise(betas):
+        def forward(z, t, y, **_):
+            alpha, sigma = alpha_sigma(torch.cumprod(1 - betas.double(), 0)[t.expand(len(z))])
+            return ((z - alpha * PICTURES[y]) / sigma).float()
+
+        return forward
+
+    return {
+        "reference": velocity,
+        "diffusers": lambda *inputs: SimpleNamespace(
+            sample=noise(torch.linspace(1e-4, 0.02, 1000))(*inputs)
+        ),
+        "lucidrains": noise(cosine_betas()),
+        "EDM": lambda _x, _sigma, y, **_: PICTURES[y.argmax(1)],
+    }[row]
+
+
+def cosine_betas():
+    """Of Nichol and Dhariwal 2021 (2102.09672), eq. 17."""
+    alpha2 = ((torch.arange(1001).double() / 1000 + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - alpha2[1:] / alpha2[:-1]).clamp(max=0.999)
+
+
+@pytest.fixture(params=PEERS)
+def row(request):
+    if LACKING[request.param]:
+        pytest.skip(LACKING[request.param])
+    return request.param
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_a_network_that_knows_the_pictures_loses_nothing_and_draws_them(row):
+    """Ranges, labels, times and targets are what each implementation means by them."""
+    torch.manual_seed(0)
+    peer = PEERS[row](SHAPES["digits"], PEERS[row].widths[0])
+    y = torch.arange(20) % 10
+    assert (peer.loss(PICTURES[y], y).shape, peer.net.training) == ((20,), True)
+    peer.net.forward = exact(row)
+    with torch.no_grad():
+        assert peer.loss(PICTURES[y], y).max() < 1e-6
+        for sampler in (*peer.few, *peer.many[:1]):
+            drawn = peer.sample(sampler, y)
+            assert drawn.shape == (20, 1, 8, 8)
+            assert (drawn - PICTURES[y]).abs().max() < 2e-3, sampler
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_the_width_is_that_of_the_nearest_number_of_parameters(row, monkeypatch):
+    kind, shape = PEERS[row], SHAPES["digits"]
+    monkeypatch.setattr(kind, "widths", kind.widths[:2])
+    small, large = (peers.size_of(kind(shape, width).net) for width in kind.widths)
+    middle = (small * large) ** 0.5
+    assert [width_for(kind, shape, middle * part) for part in (0.9, 1.1)] == [*kind.widths]
+
+
+@pytest.fixture
+def call(tmp_path):
+    def run(*words):
+        asked = ["--rows", "ours", "--seeds", "0", "--num", "20", "--out", str(tmp_path)]
+        return CliRunner().invoke(peers.main, [*asked, *words])
+
+    return run
+
+
+def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypatch):
+    folder = peers.kept("digits", 20, tmp_path)
+    folder.mkdir()
+    (folder / "costs.json").write_text(json.dumps({"ours": 2.0}))
+    done = call("--budget", "6")
+    assert done.exit_code == 0, done.output
+    result = json.loads((folder / "6" / "ours-0.json").read_text())
+    assert result["steps"] == 3
+    found = result["few"]["abm2, 10 steps"]
+    assert found["evaluations"] == 10
+    for key in ("frechet_distance", "precision", "recall", "memorised", "label_agreement"):
+        assert found[key] >= 0
+    assert "| 6 | ours |" in (folder / "peers_digits.md").read_text()
+    monkeypatch.setattr("subprocess.Popen", None)
+    assert call("--budget", "6").exit_code == 0
+
+
+def test_unknown_rows_are_refused_and_absent_ones_left_out(call, monkeypatch):
+    done = call("--rows", "mine")
+    assert done.exit_code == 2
+    assert "expected rows of ours, reference, diffusers, lucidrains, EDM, got mine" in done.output
+    monkeypatch.setitem(LACKING, "EDM", "VFN_EDM names no checkout")
+    assert peers.chosen_of("ours,EDM") == ["ours"]
+
+
+def test_costs_are_measured_in_turn_and_once(tmp_path):
+    seen = []
+
+    def costing(name, values):
+        return lambda: seen.append(name) or values.pop()
+
+    asked = {"a": costing("a", [5.0, 1.0, 2.0]), "b": costing("b", [4.0, 4.0, 4.0])}
+    assert budget.costs(asked, tmp_path / "costs.json") == {"a": 2.0, "b": 4.0}
+    assert seen == ["a", "b"] * 3
+    found = budget.costs({**asked, "c": costing("c", [1.0, 1.0, 1.0])}, tmp_path / "costs.json")
+    assert found == {"a": 2.0, "b": 4.0, "c": 1.0}
+    assert seen[6:] == ["c"] * 3
+
+
+def test_a_run_that_fails_is_said():
+    with pytest.raises(SystemExit, match="1 of 2 runs failed"):
+        budget.run_all("timeit", [["-n1", "-r1", "pass"], ["-n1", "-r1", "1 / 0"]], 2)
+
+
+def test_a_perfect_sampler_is_judged_by_as_many_pictures():
+    few, many = (budget.perfect("digits", num, "agreement") for num in (100, 1000))
+    assert few["frechet_distance"] > 1.5 * many["frechet_distance"]
+    assert few["label_agreement"] == many["label_agreement"] > 0.98
