@@ -74,6 +74,7 @@ FIGURES = {
     "memorised": ("memorised", ".3f"),
     "agreement": ("label_agreement", ".3f"),
 }
+Results = dict[tuple[float, str], list[dict[str, Any]]]  # by budget and row, one a seed
 HEAD = ["CPU s", "implementation", "parameters", "steps", "sampler", "evaluations", *FIGURES]
 
 
@@ -122,11 +123,10 @@ def shared_loop(peer: Peer, data: Dataset, config: Config) -> Iterator[float]:
 
 
 def ours(config: Config) -> Made:
-    losses: list[float] = []
+    entries: list[dict[str, Any]] = []
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        watch = lambda entry: losses.append(entry["loss"]) if "loss" in entry else None  # noqa: E731
-        train(config, folder, callbacks=[watch], device="cpu")
+        train(config, folder, callbacks=[entries.append], device="cpu")
         seconds = time.process_time() - begun
         trained = vfn.load(folder, "cpu")
 
@@ -139,6 +139,7 @@ def ours(config: Config) -> Made:
         part: (Sampler(config.sample.sampler, steps),)
         for part, steps in zip(PARTS, (10, 64), strict=True)
     }
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
     return Made(size_of(trained.model), seconds, losses, samplers, draw)
 
 
@@ -200,7 +201,7 @@ def one(row: str, data: str, seed: int, steps: int, num: int) -> dict[str, Any]:
     return result
 
 
-def rows(results: dict[tuple[float, str], list[dict[str, Any]]], part: str) -> list[list[str]]:
+def rows(results: Results, part: str) -> list[list[str]]:
     """Of each implementation the sampler with the least mean distance."""
     lines = []
     for (budget, row), found in results.items():
@@ -218,13 +219,7 @@ def rows(results: dict[tuple[float, str], list[dict[str, Any]]], part: str) -> l
     return lines
 
 
-def tables(
-    results: dict[tuple[float, str], list[dict[str, Any]]],
-    data: str,
-    seeds: str,
-    num: int,
-    folder: Path,
-) -> None:
+def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> None:
     best = perfect(data, num, OF_TRAINING)
     line = ["", "a perfect sampler", "", "", "", "",
             *(f"{best[key]:{form}}" for key, form in FIGURES.values())]  # fmt: skip
@@ -251,9 +246,9 @@ def kept(data: str, num: int, out: Path) -> Path:
     return out / f"{data}-{num}-{digest}"
 
 
-def chosen_of(rows: str) -> list[str]:
+def chosen_of(words: str) -> list[str]:
     """The rows that are asked for and can be had; a line for each that cannot."""
-    asked = rows.split(",") if rows else [OURS, *PEERS]
+    asked = words.split(",") if words else [OURS, *PEERS]
     if unknown := {*asked} - {OURS, *PEERS}:
         given = ", ".join(sorted(unknown))
         raise click.UsageError(f"expected rows of {', '.join((OURS, *PEERS))}, got {given}")
