@@ -487,10 +487,10 @@ def _try_network(
             raise ValueError(
                 shortage(error, "trying the network on 2 pictures", SMALLER)
             ) from error
-        raise ValueError(
-            f"network {name} cannot be called as net(z, t, y) on the data's pictures: "
-            f"{reason_of(error)}"
-        ) from error
+        said, told = "cannot be called as net(z, t, y) on", reason_of(error)
+        if isinstance(error, ValueError):  # in words that are meant for people
+            said, told = "refuses", told.removeprefix("ValueError: ")
+        raise ValueError(f"network {name} {said} the data's pictures: {told}") from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"expected network {name} to give {wanted} here, got {found}")
