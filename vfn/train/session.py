@@ -421,12 +421,13 @@ def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -
             f"pair of them, to train on and held out, got {object_name(type(dataset))}"
         )
     images, labels, beside = dataset.images, dataset.labels, dataset.beside
+    meaning: Any = {"values": dataset.values, "beside_values": dataset.beside_values}
     if not conditional:
-        return as_dataset(images, beside=beside, values=dataset.values)
+        return as_dataset(images, beside=beside, **meaning)
     names = dataset.legend.names or (like.legend.names if like else ())
     found = as_dataset(
         images, labels, (names or None) if labels is not None else None, dataset.vectors,
-        dataset.vector.names, beside, dataset.values,
+        dataset.vector.names, beside, **meaning,
     )  # fmt: skip
     # Held-out numbers are standardised as those that are trained on.
     return found._replace(vector=like.vector) if like and found.vectors is not None else found
