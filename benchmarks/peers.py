@@ -126,7 +126,8 @@ def ours(config: Config) -> Made:
     entries: list[dict[str, Any]] = []
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        train(config, folder, callbacks=[entries.append], device="cpu")
+        if train(config, folder, callbacks=[entries.append], device="cpu").signum:
+            raise SystemExit(f"{OURS}: stopped before its last step")
         seconds = time.process_time() - begun
         trained = vfn.load(folder, "cpu")
 

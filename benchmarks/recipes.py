@@ -40,6 +40,7 @@ from benchmarks.common import markdown, write_table
 from benchmarks.edm import CHECKOUT
 from vfn.configs import Config, load, override
 from vfn.files import write_json
+from vfn.runs import find_checkpoint
 from vfn.train import train
 
 BASE = {
@@ -52,6 +53,14 @@ EDM_LOSS = {**LEVELS, "reweight_type": "edm", "reweight_options": {"sigma_data":
 EDM = {"network": "benchmarks.edm:SongUNet", "model_out_type": "x0", **EDM_LOSS}
 FASTER = {"attend_after_resampling": False, "group_channels": 4}
 TUNED = {**FASTER, **EDM_LOSS, "lr": 2e-3}
+FLOW_X0 = {
+    "logsnr_schedule": "flow", "model_out_type": "x0", "reweight_type": "flow",
+    "time_density": "logit_normal",
+}  # fmt: skip
+LEAN = {
+    **FASTER, "num_res_blocks": 1, "resample_with_res": False, "time_embedding": "smooth",
+    "lr": 3e-3,
+}  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "preset as it was": {},
     "EDM's noise levels": LEVELS,
@@ -64,10 +73,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "logsnr_schedule": "flow", "model_out_type": "u", "reweight_type": "flow",
         "time_density": "logit_normal",
     },
-    "flow: x0 weighed as u, logit-normal": {
-        "logsnr_schedule": "flow", "model_out_type": "x0", "reweight_type": "flow",
-        "time_density": "logit_normal",
-    },
+    "flow: x0 weighed as u, logit-normal": FLOW_X0,
     "learning rate 2e-3": {"lr": 2e-3},
     "learning rate 5e-4": {"lr": 5e-4},
     "EMA 0.995": {"ema_decay": 0.995},
@@ -86,6 +92,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tuned, plain convolutions resample": {**TUNED, "resample_with_res": False},
     "tuned, one block a level": {**TUNED, "num_res_blocks": 1},
     "tuned, bf16": {**TUNED, "precision": "bf16"},
+    "lean": {**LEAN, **EDM_LOSS},
+    "lean, two blocks a level": {**LEAN, **EDM_LOSS, "num_res_blocks": 2},
+    "lean, 48 wide": {**LEAN, **EDM_LOSS, "hid_channels": 48},
+    "lean, flow: x0 weighed as u": {**LEAN, **FLOW_X0},
+    "lean, learning rate 2e-3": {**LEAN, **EDM_LOSS, "lr": 2e-3},
+    "lean, bf16": {**LEAN, **EDM_LOSS, "precision": "bf16"},
     "EDM": EDM,
     "EDM, bf16": {**EDM, "precision": "bf16"},
     "EDM, learning rate 2e-3": {**EDM, "lr": 2e-3},
@@ -153,6 +165,8 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         train(override(config, {"steps": steps}), folder, device="cpu")
+        if find_checkpoint(folder).step < steps:
+            raise SystemExit(f"{recipe}, seed {seed}: stopped before its last step")
         result: dict[str, Any] = {"steps": steps, "seconds": time.process_time() - begun}
         for name in samplers:
             result[name] = figures(Path(folder), **SAMPLERS[name])
@@ -216,7 +230,7 @@ def main(
         jobs,
     )  # fmt: skip
     results = {
-        recipe: [json.loads(paths[recipe, seed].read_text()) for seed in seeds.split(",")]
+        recipe: [json.loads(path.read_text()) for (row, _), path in paths.items() if row == recipe]
         for recipe in chosen
     }
     best = perfect("digits")
