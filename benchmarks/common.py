@@ -46,7 +46,7 @@ def write_table(
     note: str = "",
     folder: Path = RESULTS,
 ) -> None:
-    """Print a Markdown table, and a note below it, and store it under ``benchmarks/results``."""
+    """Print a Markdown table, and a note below it, and store it in ``folder``."""
     lines = [
         f"# {title}",
         "",
