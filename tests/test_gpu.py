@@ -78,7 +78,7 @@ def error(got, expected):
 
 
 def assert_close_passes(config, device, precision, least, most):
-    """Losses and gradients are about those of the CPU, and the latter no nearer than they can be."""
+    """Losses and gradients are about those of the CPU, the latter no nearer than they can be."""
     (loss, got), (expected_loss, expected) = (
         passes(config, *where) for where in ((device, precision), ("cpu",))
     )
