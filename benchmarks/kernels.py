@@ -92,7 +92,7 @@ def profiled(work: Callable[[], object], device: str) -> dict[str, Work]:
     """
     work()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=activities) as profiler, Counted() as counted:
+    with profile(activities=activities, acc_events=True) as profiler, Counted() as counted:
         work()
         if device == "cuda":
             torch.cuda.synchronize()
