@@ -50,6 +50,8 @@ class SongUNet(nn.Module):
             8, in_channels, label_dim=num_classes, model_type="SongUNet", model_channels=width,
             channel_mult=[1, 2], num_blocks=2, attn_resolutions=list(attention), dropout=0.0,
         )  # fmt: skip
+        # It insists on this dtype, which autocast would change.
+        self.edm.model.register_forward_hook(lambda _net, _given, out: out.float())
         for block in self.edm.modules():
             if hasattr(block, "skip_scale"):
                 block.skip_scale = skip_scale

@@ -34,6 +34,7 @@ from benchmarks.edm import CHECKOUT
 from vfn import evaluation
 from vfn.configs import Config, load, override
 from vfn.data import load_dataset
+from vfn.runs import find_checkpoint
 from vfn.train import train
 
 NUM, ROUNDS, PROBED = 1000, 3, (10, 20)
@@ -47,6 +48,14 @@ EDM_LOSS = {**LEVELS, "reweight_type": "edm", "reweight_options": {"sigma_data":
 EDM = {"network": "benchmarks.edm:SongUNet", "model_out_type": "x0", **EDM_LOSS}
 FASTER = {"attend_after_resampling": False, "group_channels": 4}
 TUNED = {**FASTER, **EDM_LOSS, "lr": 2e-3}
+FLOW_X0 = {
+    "logsnr_schedule": "flow", "model_out_type": "x0", "reweight_type": "flow",
+    "time_density": "logit_normal",
+}  # fmt: skip
+LEAN = {
+    **FASTER, "num_res_blocks": 1, "resample_with_res": False, "time_embedding": "smooth",
+    "lr": 3e-3,
+}  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "preset as it was": {},
     "EDM's noise levels": LEVELS,
@@ -59,10 +68,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "logsnr_schedule": "flow", "model_out_type": "u", "reweight_type": "flow",
         "time_density": "logit_normal",
     },
-    "flow: x0 weighed as u, logit-normal": {
-        "logsnr_schedule": "flow", "model_out_type": "x0", "reweight_type": "flow",
-        "time_density": "logit_normal",
-    },
+    "flow: x0 weighed as u, logit-normal": FLOW_X0,
     "learning rate 2e-3": {"lr": 2e-3},
     "learning rate 5e-4": {"lr": 5e-4},
     "EMA 0.995": {"ema_decay": 0.995},
@@ -81,6 +87,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tuned, plain convolutions resample": {**TUNED, "resample_with_res": False},
     "tuned, one block a level": {**TUNED, "num_res_blocks": 1},
     "tuned, bf16": {**TUNED, "precision": "bf16"},
+    "lean": {**LEAN, **EDM_LOSS},
+    "lean, two blocks a level": {**LEAN, **EDM_LOSS, "num_res_blocks": 2},
+    "lean, 48 wide": {**LEAN, **EDM_LOSS, "hid_channels": 48},
+    "lean, flow: x0 weighed as u": {**LEAN, **FLOW_X0},
+    "lean, learning rate 2e-3": {**LEAN, **EDM_LOSS, "lr": 2e-3},
+    "lean, bf16": {**LEAN, **EDM_LOSS, "precision": "bf16"},
     "EDM": EDM,
     "EDM, bf16": {**EDM, "precision": "bf16"},
     "EDM, learning rate 2e-3": {**EDM, "lr": 2e-3},
@@ -97,7 +109,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # What changes neither the network nor the batch costs nothing.
-FREE = {*EDM_LOSS, "lr", "ema_decay", "learned_weight", "logsnr_schedule"}
+FREE = {
+    *EDM_LOSS, "lr", "ema_decay", "learned_weight", "logsnr_schedule", "time_embedding",
+}  # fmt: skip
+FREE_OPTIONS = {"skip_scale", "own_start", "label_scale"}
 SAMPLERS: dict[str, dict[str, Any]] = {
     "10": {"sampler": "abm2", "sample_timesteps": 10},
     "EDM's 35": {"sampler": "heun", "sample_timesteps": 18, "grid": "karras"},
@@ -127,7 +142,9 @@ def workload(recipe: str) -> str:
     """What decides the cost of a step."""
     changed = RECIPES[recipe]
     free = FREE if "network" in changed else FREE | {"model_out_type"}
-    return json.dumps({key: value for key, value in changed.items() if key not in free})
+    kept = {key: value for key, value in changed.items() if key not in free}
+    options = {k: v for k, v in kept.pop("options", {}).items() if k not in FREE_OPTIONS}
+    return json.dumps(kept | ({"options": options} if options else {}))
 
 
 def cost_of_a_step(config: Config) -> float:
@@ -175,6 +192,8 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         train(override(config, {"steps": steps}), folder, device="cpu")
+        if find_checkpoint(folder).step < steps:
+            raise SystemExit(f"{recipe}, seed {seed}: stopped before its last step")
         result: dict[str, Any] = {"steps": steps, "seconds": time.process_time() - begun}
         for name in samplers:
             result[name] = figures(Path(folder), **SAMPLERS[name])
@@ -267,7 +286,7 @@ def main(
         jobs,
     )  # fmt: skip
     results = {
-        recipe: [json.loads(paths[recipe, seed].read_text()) for seed in seeds.split(",")]
+        recipe: [json.loads(path.read_text()) for (row, _), path in paths.items() if row == recipe]
         for recipe in chosen
     }
     best = perfect()

@@ -311,12 +311,43 @@ def test_pictures_beside_stay_with_theirs_through_the_splits(shapes, tmp_path):
     np.save(paths["beside"], np.zeros((59, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="to have a picture for each of the 60, got 59"):
         prepare(settings)
-    np.save(paths["beside"], np.zeros((60, 8, 8), np.float32))
-    with pytest.raises(ValueError, match="to be 8-bit pictures, grey or RGB, got float32, 0 to 1"):
-        prepare(settings)
     np.save(paths["beside"], np.zeros((60, 4, 8), np.uint8))
     with pytest.raises(ValueError, match="of the size of the others, 8 x 8, got 4 x 8"):
         prepare(settings)
+
+
+def test_arrays_beside_are_scaled_as_their_numbers_say(shapes, tmp_path):
+    """Five channels of floats: trained with, kept in checkpoints, asked for, refused."""
+    depths = np.random.default_rng(0).uniform(-3, 5, (60, 8, 8, 5)).astype(np.float32)
+    own, beside = tmp_path / "own.npy", tmp_path / "depths.npy"
+    np.save(own, shapes.images.movedim(1, -1).numpy())
+    np.save(beside, depths)
+    more = {"dataset": str(own), "condition": str(beside), "data_dir": str(tmp_path)}
+    train(told_config(conditional=False, **more), tmp_path / "run", device="cpu")
+    trained = load_run(tmp_path / "run", "cpu")
+    low, high = float(depths.min()), float(depths.max())
+    made = trained.condition(str(beside)).image
+    expected = torch.from_numpy(depths).double().movedim(-1, 1)
+    expected = 2 * (expected - low) / (high - low) - 1
+    torch.testing.assert_close(made[:, :5].double(), expected, rtol=0, atol=1e-6)
+    assert torch.equal(made[:, 5], torch.ones(60, 8, 8))
+    data = trained.own_pictures("test")
+    assert data.beside.dtype == torch.float32
+    assert data.beside_values == trained.shape.beside_values
+    np.save(beside, depths + 1)
+    with pytest.raises(ValueError, match=r"expected condition .* within -.*, got .* in picture"):
+        trained.condition(str(beside))
+    np.save(beside, depths.astype(np.float16))
+    with pytest.raises(ValueError, match="to be of float32, got float16"):
+        trained.condition(str(beside))
+    depths[7, 1, 2, 3] = np.nan
+    np.save(beside, depths)
+    with pytest.raises(
+        ValueError, match=r"cannot be used: depths.npy\[7\] \(nan at channel 3, row 1"
+    ):
+        prepare(told_config(**more).data)
+    with pytest.raises(ValueError, match="expected beside to be uint8 .* beside_values says what"):
+        as_dataset(shapes.images, beside=torch.zeros(60, 5, 8, 8))
 
 
 # Evaluation

@@ -653,6 +653,31 @@ def ema_command(
     _show(made.table())
 
 
+@app.command("times")
+@click.argument("run", type=RUN)
+@click.option("--steps", type=int, default=2, help="steps of the sampler, 2 to 16  [2]")
+@click.option("--metric", type=Word(METRICS), default="fd", help="whose figure is to be best  [fd]")
+@click.option("--real", help="real pictures to judge against  [those of the training]")
+@features_option
+@weights_option
+@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of a trial  [1000]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@click.option("--within", type=float, default=0.02, help="how exact a time is to be  [0.02]")
+@device_option
+@data_dir_option
+@settings("sample", names=SAMPLE_NAMES | {"sample_timesteps": None, "times": None})
+def times_command(run: Path, real: str | None, weights: Path | None, **options: Any) -> None:
+    """Find where the steps of a few-step RUN should begin.
+
+    The times between 1 and 0 are moved, one after the other, to where a figure of its pictures is
+    best. It ends in the words for vfn sample: --steps 2 --times 1,0.7.
+    """
+    from vfn.evaluation import best_times
+
+    found = best_times(run, real=real, weights=weights, **given(options))
+    _show(found.table())
+
+
 @app.group("data")
 def data_group() -> None:
     """Prepare data sets, and look at them."""

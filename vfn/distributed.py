@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from vfn.files import few, short, shown
 from vfn.launch import JOIN_VARIABLE, Launch, join_seconds, launch
+from vfn.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -94,6 +95,8 @@ def processes(device: str = "auto") -> Iterator[World]:
     """
     here = launch()
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if here.size == 1:
         yield World(0, 1, chosen)
         return

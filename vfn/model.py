@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig, SampleConfig
-from vfn.data import Dataset, Labels, to_unit
+from vfn.data import Dataset, Labels
 from vfn.data.augment import PARAMETERS
 from vfn.data.derived import known
 from vfn.data.given import Vector, check_derived, derived_kind
@@ -40,7 +40,7 @@ class DataShape(NamedTuple):
 
     channels, height, width: of a picture. legend: what the labels mean. vector: the numbers of each
     picture. beside: channels of the pictures that are a condition, where they are not made of the
-    others. values: what the numbers of the pictures mean.
+    others. values: what the numbers of the pictures mean. beside_values: the same of those beside.
     """
 
     channels: int
@@ -50,6 +50,7 @@ class DataShape(NamedTuple):
     vector: Vector = Vector()
     beside: int = 0
     values: Values = PLAIN
+    beside_values: Values = PLAIN
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -73,8 +74,9 @@ def shape_of(dataset: Dataset) -> DataShape:
     channels, height, width = dataset.images.shape[1:]
     beside = 0 if dataset.beside is None else dataset.beside.shape[1]
     return DataShape(
-        channels, height, width, dataset.legend, dataset.vector, beside, dataset.values
-    )
+        channels, height, width, dataset.legend, dataset.vector, beside, dataset.values,
+        dataset.beside_values,
+    )  # fmt: skip
 
 
 def image_channels(config: Config, shape: DataShape) -> int:
@@ -131,7 +133,7 @@ def conditions_of(
     if dataset.vectors is not None:
         vector = dataset.vector.of(dataset.vectors[rows]).to(x0.device)
     if dataset.beside is not None:
-        image = known(to_unit(dataset.beside[rows].to(x0.device)))
+        image = known(dataset.beside_values.to_unit(dataset.beside[rows].to(x0.device)))
     elif (kind := derived_kind(condition)) is not None:
         assert uniform is not None
         image = kind.entry.load()(x0, uniform, kind.number)

@@ -167,6 +167,7 @@ def _without_work() -> Iterator[None]:
         "vfn.train.train": Outcome(4, 0),
         "vfn.train.distill": Distilled(1, 4, 0, []),
         "vfn.train.posthoc_ema": _Result(),
+        "vfn.evaluation.best_times": _Result(),
         "vfn.sampling.load": TRAINED,
         "vfn.sampling.write_samples": [],
         "vfn.evaluation.judge": _Result(),

@@ -337,6 +337,7 @@ def test_what_is_there_is_not_written_over(run, tmp_path):
         ({"attn_norm_num_groups": None}, "attn_norm_num_groups None in place of 32"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type 'fourier' in place of posi"),
         ({"act_fn": "gelu"}, "act_fn 'gelu' in place of silu"),
+        ({"resnet_time_scale_shift": {}}, "resnet_time_scale_shift {}"),
         ({"block_out_channels": [32, 48]}, "not multiples of the first; 2 widths for 1 and 1"),
         ({"block_out_channels": [48]}, "not multiples of 32"),
         ({"block_out_channels": [32, "a"]}, "block_out_channels"),
@@ -367,6 +368,7 @@ def test_what_ours_cannot_be_is_refused(copy, tmp_path, changes, message):
     [
         ({"num_train_timesteps": 100}, "expected num_train_timesteps 1000, got 100"),
         ({"prediction_type": "flow"}, "expected prediction_type v_prediction, epsilon, sample"),
+        ({"prediction_type": []}, "expected prediction_type v_prediction, .* got \\[\\]"),
         ({"rescale_betas_zero_snr": True}, "got rescale_betas_zero_snr"),
         ({"trained_betas": None, "beta_schedule": "exp"}, "expected beta_schedule linear, sca"),
         ({"trained_betas": [0.1]}, "expected 1000 trained_betas"),

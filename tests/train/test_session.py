@@ -18,7 +18,7 @@ from tests.helpers.processes import checkpoints, differing, entries, losses
 from vfn.configs import dumps, load, override
 from vfn.configs.schema import to_tables
 from vfn.data import Dataset, Labels, load_dataset
-from vfn.nn import UNet
+from vfn.nn import Transformer, UNet
 from vfn.objective import batch_loss
 from vfn.runs import digest, find_checkpoint
 from vfn.train import TrainingData, train
@@ -126,6 +126,10 @@ class Wrong(Small):
         (lambda: small().double(), "to have parameters, all of them float32"),
         (lambda: small(num_classes=3), "knows 3 labels, and the data set has 10"),
         (lambda: small(in_channels=3), "cannot be called as net.z, t, y. on the data's pictures"),
+        (
+            lambda: Transformer(1, 1, 3, 8, 1, 2, num_classes=10),
+            "network vfn.nn.transformer:Transformer refuses the data's pictures: expected H and W",
+        ),
         (lambda: small(Wrong), r"to give \(2, 1, 8, 8\) here, got \(2, 1, 4, 8\)"),
         (lambda: small(Normalised), "keeps running statistics in norm"),
         (lambda: small(guidance_range=(0.0, 4.0)), "which only a distillation teaches"),

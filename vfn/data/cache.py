@@ -65,6 +65,7 @@ class Prepared(NamedTuple):
     vector_names: tuple[str, ...] = ()
     beside: Tensor | None = None
     values: Values = PLAIN
+    beside_values: Values = PLAIN
 
     def dataset(self, split: Split, conditional: bool = True) -> Dataset:
         """The rows of a split, sharing memory.
@@ -91,12 +92,15 @@ class Prepared(NamedTuple):
         if split in self.known:
             remember_digest(images, self.known[split])
         beside = None if self.beside is None else self.beside[start:end]
+        more: Any = {
+            "beside": beside, "values": self.values, "beside_values": self.beside_values
+        }  # fmt: skip
         if not conditional:
-            return Dataset(images, beside=beside, values=self.values)
+            return Dataset(images, **more)
         labels, vectors = (
             None if each is None else each[start:end] for each in (self.labels, self.vectors)
         )
-        return Dataset(images, labels, self.legend, vectors, self.vector, beside, self.values)
+        return Dataset(images, labels, self.legend, vectors, self.vector, **more)
 
     def summary(self) -> str:
         """Lines of text for a terminal."""

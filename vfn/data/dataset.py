@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
     [N, D], numbers of each picture, or None. vector: what they are called, and the statistics of
     those that are trained on. beside: pictures [N, C', H, W] that are a condition, or None. values:
     what the numbers of the images mean; images are uint8 with 1 or 3 channels where nothing else is
-    said.
+    said. beside_values: the same of those beside.
     """
 
     images: Tensor
@@ -37,6 +37,7 @@ class Dataset(NamedTuple):
     vector: Vector = Vector()
     beside: Tensor | None = None
     values: Values = PLAIN
+    beside_values: Values = PLAIN
 
     def rows(self, index: Tensor) -> "Dataset":
         """Some of the pictures with all that is theirs.
@@ -65,6 +66,7 @@ def as_dataset(
     vector_names: Sequence[str] = (),
     beside: Tensor | None = None,
     values: Values = PLAIN,
+    beside_values: Values = PLAIN,
 ) -> Dataset:
     """Pictures in memory as a data set, checked.
 
@@ -77,6 +79,7 @@ def as_dataset(
         beside: uint8 [N, C', H, W], pictures that are a condition; or None.
         values: what the numbers mean, for images of other types or channels, see
             `vfn.data.values.measured`.
+        beside_values: the same of pictures beside.
 
     Returns:
         Dataset.
@@ -98,7 +101,7 @@ def as_dataset(
         )
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
-    more = _conditions(images, vectors, tuple(vector_names), beside)
+    more = _conditions(images, vectors, tuple(vector_names), beside, beside_values)
     if other:
         values.check(images, "pictures")
         more["values"] = values
@@ -133,7 +136,11 @@ def as_dataset(
 
 
 def _conditions(
-    images: Tensor, vectors: Tensor | None, names: tuple[str, ...], beside: Tensor | None
+    images: Tensor,
+    vectors: Tensor | None,
+    names: tuple[str, ...],
+    beside: Tensor | None,
+    beside_values: Values,
 ) -> dict[str, Any]:
     """Numbers and pictures that are conditions, checked."""
     more: dict[str, Any] = {}
@@ -146,12 +153,14 @@ def _conditions(
         raise ValueError("expected vectors with vector_names, got None; leave out the names")
     if beside is not None:
         sizes = beside.ndim == 4 and beside.shape[2:] == images.shape[2:]
-        if beside.dtype != torch.uint8 or not sizes:
+        if beside.dtype != getattr(torch, beside_values.dtype) or not sizes:
             raise ValueError(
-                f"expected beside to be uint8 [N, C, {images.shape[2]}, {images.shape[3]}], got "
-                f"{str(beside.dtype).removeprefix('torch.')} {list(beside.shape)}"
+                f"expected beside to be {beside_values.dtype} [N, C, {images.shape[2]}, "
+                f"{images.shape[3]}], got {str(beside.dtype).removeprefix('torch.')} "
+                f"{list(beside.shape)}; of other numbers beside_values says what they mean"
             )
-        more["beside"] = beside
+        beside_values.check(beside, "pictures beside")
+        more |= {"beside": beside, "beside_values": beside_values}
     return more
 
 

@@ -44,6 +44,8 @@ def data_digest(dataset: Dataset) -> str:
             parts.append([name, str(values.dtype), list(values.shape), images_digest(values)])
     if not dataset.values.plain:
         parts.append(["values", *dataset.values])
+    if not dataset.beside_values.plain:
+        parts.append(["beside values", *dataset.beside_values])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -174,7 +174,8 @@ def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
     prepared = _prepared(origin, fresh)
     if settings.condition is None or derived_kind(settings.condition) is not None:
         return prepared
-    return prepared._replace(beside=_beside(settings, origin, prepared, fresh).images)
+    beside = _beside(settings, origin, prepared, fresh)
+    return prepared._replace(beside=beside.images, beside_values=beside.values)
 
 
 def _prepared(origin: _Origin, fresh: bool) -> Prepared:
@@ -188,7 +189,7 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
     """Pictures that are a condition of others, one for each and in the same rows."""
     own = replace(
         origin.settings, dataset=str(settings.condition), condition=None, channels=None,
-        on_bad="refuse",
+        on_bad="refuse", value_range=None, standardise=False,
     )  # fmt: skip
     found = _find_files(own, labelled=False)
     if found is None:
@@ -213,11 +214,6 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
         source=source,
     )
     beside = _prepared(both, fresh)
-    if not beside.values.plain:
-        raise ValueError(
-            f"expected condition {shown(settings.condition)} to be 8-bit pictures, grey or RGB, "
-            f"got {beside.values.describe()} of {beside.images.shape[1]} channels"
-        )
     if beside.images.shape[2:] != prepared.images.shape[2:]:
         raise ValueError(
             f"expected condition {shown(settings.condition)} to have pictures of the size of the "

@@ -37,6 +37,9 @@ from .sides import Sides as Sides
 from .sides import Subject as Subject
 from .stored import StoredReference as StoredReference
 from .stored import store_reference as store_reference
+from .step_times import BestTimes as BestTimes
+from .step_times import best_times as best_times
+from .step_times import search_times as search_times
 
 __all__ = [
     "AXES",
@@ -44,6 +47,7 @@ __all__ = [
     "KINDS",
     "METRICS",
     "PIXELS",
+    "BestTimes",
     "Evaluation",
     "Extractor",
     "Features",
@@ -56,6 +60,7 @@ __all__ = [
     "Statistics",
     "StoredReference",
     "Subject",
+    "best_times",
     "bits_per_dim",
     "compare",
     "compute_statistics",
@@ -74,6 +79,7 @@ __all__ = [
     "read_evaluation",
     "read_statistics",
     "save_statistics",
+    "search_times",
     "store_reference",
     "usual_labels",
     "usual_metrics",

@@ -310,7 +310,7 @@ def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
     predicts, betas = found.get("prediction_type", "epsilon"), found.get("trained_betas")
     if steps != TIMES:
         raise ValueError(f"expected num_train_timesteps {TIMES}, got {shown(steps)}")
-    if predicts not in KNOWN_TYPES:
+    if predicts not in [*KNOWN_TYPES]:  # a list, since JSON may hold what has no hash
         raise ValueError(
             f"expected prediction_type {', '.join(KNOWN_TYPES)} in the scheduler, got "
             f"{shown(predicts)}"

@@ -352,7 +352,7 @@ def options_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         if given[key] != value
     ]
     shift, groups = given["resnet_time_scale_shift"], given["attn_norm_num_groups"]
-    if shift not in SHIFTS:
+    if shift not in [*SHIFTS]:  # a list, since JSON may hold what has no hash
         faults.append(f"resnet_time_scale_shift {shown(shift, 40)}")
     elif groups != GROUPS and (groups is not None or SHIFTS[shift]):
         faults.append(f"attn_norm_num_groups {shown(groups, 40)} in place of {GROUPS}")

@@ -204,7 +204,7 @@ def write_packed(
     Raises:
         OSError: if it cannot be written; what was there is left as it was.
     """
-    channels, height, width, legend, vector, beside, values = checkpoint.shape
+    channels, height, width, legend, vector, beside, values, beside_values = checkpoint.shape
     profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
     shape = {
@@ -216,6 +216,7 @@ def write_packed(
         **({"vector": vector._asdict()} if vector.names else {}),
         **({"beside": beside} if beside else {}),
         **({} if values.plain else {"values": values._asdict()}),
+        **({} if beside_values.plain else {"beside_values": beside_values._asdict()}),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {
@@ -385,8 +386,9 @@ def parse_shape(text: str) -> DataShape:
     beside = values.get("beside", 0)
     if type(beside) is not int or not 0 <= beside <= SIDE:
         raise ValueError(f"expected a number of channels beside the pictures, got {short(text)}")
-    vector, scaling = _parse_vector(values.get("vector", {})), parse_values(values.get("values"))
-    return DataShape(*sizes, Labels(names, tags), vector, beside, scaling)
+    vector = _parse_vector(values.get("vector", {}))
+    scaling = (parse_values(values.get(key)) for key in ("values", "beside_values"))
+    return DataShape(*sizes, Labels(names, tags), vector, beside, *scaling)
 
 
 def _parse_vector(told: Any) -> Vector:

@@ -59,6 +59,9 @@ def other_pictures(dataset: Dataset, shape: DataShape, mark: DataMark | None) ->
         faults.append(f"numbers {here.values.describe()}, before {shape.values.describe()}")
     if here.beside != shape.beside:
         faults.append(f"channels beside the pictures {here.beside}, before {shape.beside}")
+    if here.beside_values != shape.beside_values:
+        now, then = (each.beside_values.describe() for each in (here, shape))
+        faults.append(f"numbers beside the pictures {now}, before {then}")
     if not faults and mark is not None:
         if len(dataset.images) != mark.pictures:
             faults = [f"number of pictures {len(dataset.images)}, before {mark.pictures}"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Config
-from vfn.data import Dataset, load_dataset, read_pictures, spec_settings, to_unit
+from vfn.data import Dataset, load_dataset, read_pictures, spec_settings
 from vfn.data.derived import known, with_mask
 from vfn.data.given import check_numbers, derived_kind
 from vfn.files import few, shortened, shown
@@ -195,16 +195,17 @@ def _of_pictures(
 def _image(given: Dataset, rows: Tensor, config: Config, shape: DataShape, name: str) -> Tensor:
     """Pictures that stand beside z, made of those that are given or these themselves."""
     size, kind = shape.size[1:], derived_kind(config.data.condition)
-    wanted = "uint8" if kind is None else shape.values.dtype
+    values = shape.beside_values if kind is None else shape.values
     images = given.images if given.beside is None or kind is not None else given.beside
-    if images.dtype != getattr(torch, wanted):
+    if images.dtype != getattr(torch, values.dtype):
         raise ValueError(
-            f"expected {name} to be of {wanted}, got {str(images.dtype).removeprefix('torch.')}"
+            f"expected {name} to be of {values.dtype}, got "
+            f"{str(images.dtype).removeprefix('torch.')}"
         )
+    values.check(images[rows], name)
+    pictures = values.to_unit(images[rows])
     if kind is None:
-        return known(to_unit(images[rows]), size)
-    shape.values.check(images[rows], name)
-    pictures = shape.values.to_unit(images[rows])
+        return known(pictures, size)
     if tuple(pictures.shape[1:]) == shape.size:  # like those that are drawn
         alone = Dataset(given.images)
         found = fixed_conditions(alone, rows, pictures, config.data.condition).image

@@ -421,12 +421,13 @@ def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -
             f"pair of them, to train on and held out, got {object_name(type(dataset))}"
         )
     images, labels, beside = dataset.images, dataset.labels, dataset.beside
+    meaning: Any = {"values": dataset.values, "beside_values": dataset.beside_values}
     if not conditional:
-        return as_dataset(images, beside=beside, values=dataset.values)
+        return as_dataset(images, beside=beside, **meaning)
     names = dataset.legend.names or (like.legend.names if like else ())
     found = as_dataset(
         images, labels, (names or None) if labels is not None else None, dataset.vectors,
-        dataset.vector.names, beside, dataset.values,
+        dataset.vector.names, beside, **meaning,
     )  # fmt: skip
     # Held-out numbers are standardised as those that are trained on.
     return found._replace(vector=like.vector) if like and found.vectors is not None else found
@@ -487,10 +488,10 @@ def _try_network(
             raise ValueError(
                 shortage(error, "trying the network on 2 pictures", SMALLER)
             ) from error
-        raise ValueError(
-            f"network {name} cannot be called as net(z, t, y) on the data's pictures: "
-            f"{reason_of(error)}"
-        ) from error
+        said, told = "cannot be called as net(z, t, y) on", reason_of(error)
+        if isinstance(error, ValueError):  # in words that are meant for people
+            said, told = "refuses", told.removeprefix("ValueError: ")
+        raise ValueError(f"network {name} {said} the data's pictures: {told}") from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"expected network {name} to give {wanted} here, got {found}")

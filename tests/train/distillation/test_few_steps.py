@@ -18,9 +18,8 @@ from vfn.train.distillation import METHODS, distill, path_objective, plan_of
 FEW = {"method": "consistency", "steps": 4, "batch_size": 16, "log_every": 1, "eval_every": 0,
        "preview_every": 0, "checkpoint_every": 2, "warmup": 0,
        "method_options": {"regress_updates": 2}}  # fmt: skip
-WORDS = ["--method", "consistency", "--batch-size", 16, "--log-every", 1, "--eval-every", 0,
-         "--preview-every", 0, "--checkpoint-every", 3, "--device", "cpu",
-         "--method-option", "regress_updates=8"]  # fmt: skip
+WORDS = ["--batch-size", 16, "--log-every", 1, "--eval-every", 0, "--preview-every", 0,
+         "--checkpoint-every", 3, "--device", "cpu"]  # fmt: skip
 SPREAD = 0.6
 
 
@@ -147,12 +146,21 @@ def test_an_embedding_of_sinusoids_is_fitted(teacher, tmp_path, capsys):
     assert pairs.model.time_embedding == "sinusoidal"
 
 
-def test_a_killed_distillation_goes_on_to_the_same_result(forks, teacher, tmp_path):
-    """Before the warm-up ends and after; bit for bit."""
-    words = ["distill", "--teacher", teacher, *WORDS, "--steps", 24]
+@pytest.mark.parametrize(
+    ("method", "options", "steps"),
+    [
+        ("consistency", ["--method-option", "regress_updates=8"], (4, 13)),
+        ("ect", ["--objective-option", "stage_updates=5"], (7,)),
+    ],
+)
+def test_a_killed_distillation_goes_on_to_the_same_result(
+    forks, teacher, tmp_path, method, options, steps
+):
+    """Before the warm-up ends and after, in the middle of a stage; bit for bit."""
+    words = ["distill", "--teacher", teacher, *WORDS, "--method", method, *options, "--steps", 24]
     forks.run(*words, "--out", tmp_path / "whole")
     killed = tmp_path / "killed"
-    for step in (4, 13):
+    for step in steps:
         forks.start(*words, "--out", killed, "--resume")
         wait_until(lambda step=step: last_step(killed / "steps-2") > step, forks.alive)
         forks.end(-signal.SIGKILL, signal.SIGKILL)
@@ -163,7 +171,8 @@ def test_a_killed_distillation_goes_on_to_the_same_result(forks, teacher, tmp_pa
 
 
 def test_two_processes_give_the_losses_of_one(forks, teacher, tmp_path):
-    words = ["distill", "--teacher", teacher, *WORDS, "--steps", 12, "--lr", 0.003]
+    consistency = ["--method", "consistency", "--method-option", "regress_updates=8"]
+    words = ["distill", "--teacher", teacher, *WORDS, *consistency, "--steps", 12, "--lr", 0.003]
     forks.run(*words, "--out", tmp_path / "1")
     forks.run(*words, "--out", tmp_path / "2", "--accumulate", 2, processes=2)
     one, two = (losses(tmp_path / n / "steps-2") for n in "12")

@@ -1,0 +1,78 @@
+"""Times of a few-step sampler: the search, on losses with known minima, and the command."""
+
+import math
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.small import DIGITS_FILE
+from vfn.cli import app
+from vfn.evaluation import best_times, judge, search_times, usual_labels
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(5, 95), min_size=1, max_size=3, unique=True))
+def test_a_minimum_of_separate_times_is_found(places):
+    """A sum of one bowl for each time: every time ends in the midst of its own."""
+    wanted = [place / 100 for place in sorted(places, reverse=True)]
+
+    def loss(times):
+        assert times[0] == 1
+        return sum((a - b) ** 2 for a, b in zip(times[1:], wanted, strict=True))
+
+    tried = search_times(loss, len(wanted) + 1, within=1e-3, rounds=20)
+    assert min(tried, key=tried.get)[1:] == pytest.approx(wanted, abs=0.01)
+    assert all(math.isfinite(value) for value in tried.values())
+    assert all(list(times) == sorted(set(times), reverse=True) for times in tried)
+
+
+def test_uniform_times_are_first_and_nothing_is_tried_twice():
+    seen = []
+    search_times(lambda times: seen.append(times) or 1.0, 4)
+    assert seen[0] == (1.0, 0.75, 0.5, 0.25)
+    assert len(seen) == len(set(seen))
+
+
+def test_the_best_trial_is_what_sampling_with_its_times_gives(trained):
+    found = best_times(trained, 3, num=20, within=0.2, seed=5, real=DIGITS_FILE, device="cpu")
+    assert found.trials[found.times] == min(found.trials.values())
+    assert next(iter(found.trials)) == pytest.approx((1, 2 / 3, 1 / 3), abs=1e-3)
+    draws = trained.draws(20, usual_labels(trained, 20, 5), 5, steps=3, times=found.times)
+    judged = judge(DIGITS_FILE, draws, "fd", device="cpu")
+    assert judged.figures[0].value == pytest.approx(found.trials[found.times], rel=1e-6)
+
+
+def test_a_figure_that_is_better_when_higher_is_raised(trained):
+    found = best_times(trained, 2, "dc", num=20, within=0.3, real=DIGITS_FILE, device="cpu")
+    assert found.kind.better == "higher"
+    assert found.trials[found.times] == max(found.trials.values())
+
+
+def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
+    run = undisturbed(1, 1)
+    words = ["times", str(run), "--num", "20", "--within", "0.3", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--real", DIGITS_FILE])
+    assert done.exit_code == 0, done.output
+    told = done.stdout.splitlines()
+    assert told[0].startswith("Fréchet distance: ")
+    sample = ["sample", "--checkpoint", str(run), "--out", str(tmp_path / "out"), "--num", "2"]
+    done = CliRunner().invoke(app, [*sample, *told[1].split(), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    two = forks.run(*words, "--real", DIGITS_FILE, processes=2)
+    assert two.count("times 1,0.5: ") == 1  # the first process tells
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1}, "expected 2 to 16 steps, got 1; one begins at t = 1"),
+        ({"metric": "loss"}, "expected a metric with a figure of pictures, got loss; fd has one"),
+        ({"within": 0.0}, "expected within above 0 and below 1, got 0"),
+        ({"num": 1}, "fd"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(trained, options, message):
+    with pytest.raises(ValueError, match=message):
+        best_times(trained, device="cpu", **{"real": DIGITS_FILE, **options})

@@ -1,0 +1,175 @@
+"""Where the steps of a sampler begin: the times at which a figure of its pictures is best."""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy.optimize import minimize_scalar
+
+from vfn.distributed import processes, total
+from vfn.evaluation.extractors import Extractor
+from vfn.evaluation.judging import Given, judge
+from vfn.evaluation.metrics import METRICS, FigureKind
+from vfn.evaluation.planning import usual_labels
+from vfn.progress import say
+from vfn.sampling import Trained, load
+
+MOST_STEPS = 16
+DIGITS = 3  # after the point, of a time
+
+
+class BestTimes(NamedTuple):
+    """The best times, and all that were tried.
+
+    times: where the steps begin, falling, the first one 1. kind: the figure. trials: its value by
+    times, in the order in which they were tried, those of uniform steps first.
+    """
+
+    times: tuple[float, ...]
+    kind: FigureKind
+    trials: Mapping[tuple[float, ...], float]
+
+    def table(self) -> str:
+        """What came of it, in two lines of text."""
+        uniform = next(iter(self.trials.values()))
+        named = ",".join(f"{time:g}" for time in self.times)
+        return (
+            f"{self.kind.title}: {self.kind.text(self.trials[self.times])}, with uniform steps "
+            f"{self.kind.text(uniform)}, of {len(self.trials)} trials\n"
+            f"--steps {len(self.times)} --times {named}"
+        )
+
+
+def search_times(
+    loss: Callable[[tuple[float, ...]], float], steps: int, within: float = 0.02, rounds: int = 3
+) -> dict[tuple[float, ...], float]:
+    """Move times between their neighbours, one after the other, to where a loss is least.
+
+    Each move is a bounded minimisation by Brent's method; rounds over all times end when none has
+    moved. The first time stays 1.
+
+    Args:
+        loss: a function of times ``1 = t_1 > ... > t_k > 0``.
+        steps: k; uniform ones are the first guess.
+        within: how exact a time is to be.
+        rounds: at most.
+
+    Returns:
+        losses by times, as they were tried; times have three digits.
+
+    Source: as Song et al. 2023 (2303.01469), section 5 and appendix C, choose the times of their
+    sampler.
+
+    >>> tried = search_times(lambda times: (times[1] - 0.7) ** 2, 2, within=1e-3)
+    >>> min(tried, key=tried.get)
+    (1.0, 0.7)
+    """
+    tried: dict[tuple[float, ...], float] = {}
+
+    def of(times: tuple[float, ...]) -> float:
+        if times not in tried:
+            falling = all(late < early for early, late in pairwise((*times, 0.0)))
+            tried[times] = loss(times) if falling else math.inf
+        return tried[times]
+
+    best = tuple(round(1 - i / steps, DIGITS) for i in range(steps))
+    of(best)
+    for _ in range(rounds):
+        before = best
+        for i in range(1, steps):
+            around = (best[i + 1] if i + 1 < steps else 0.0, best[i - 1])
+
+            def moved(time: float, i: int = i, best: tuple[float, ...] = best) -> float:
+                return of((*best[:i], round(float(time), DIGITS), *best[i + 1 :]))
+
+            minimize_scalar(moved, bounds=around, method="bounded", options={"xatol": within})
+            best = min(tried, key=tried.__getitem__)
+        if best == before:
+            break
+    return {times: value for times, value in tried.items() if value < math.inf}
+
+
+def best_times(
+    run: str | Path | Trained,
+    steps: int = 2,
+    metric: str = "fd",
+    *,
+    real: Given | None = None,
+    num: int = 1000,
+    seed: int = 0,
+    within: float = 0.02,
+    features: str | Extractor = "pixels",
+    weights: Path | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    **settings: Any,
+) -> BestTimes:
+    """Find where the steps of a few-step sampler should begin.
+
+    Every trial draws the same noise, so that figures differ by the times alone; a choice is still
+    fitted to these pictures, and its figure should be taken again with another seed.
+
+    Args:
+        run: a run directory, checkpoint or exported model; or a loaded network.
+        steps: k, 2 to 16.
+        metric: of `METRICS`, with a figure that is better when lower, or higher: its first one.
+        real: what pictures are judged against, as `judge` takes it; those of the training.
+        num: pictures of each trial.
+        seed: of their noise.
+        within: how exact a time is to be.
+        features: what pictures are compared by, as `judge` takes it.
+        weights: file of the features' network, likewise.
+        device: auto, cpu or cuda.
+        data_dir: where the data are; as the run says if None.
+        settings: of sampling, as `vfn.sampling.Trained.draws` takes them.
+
+    Returns:
+        BestTimes.
+
+    Raises:
+        ValueError: for steps out of range, a metric without such a figure, or pictures that cannot
+            be judged so.
+
+    >>> from vfn.configs import load, override
+    >>> from vfn.sampling import untrained
+    >>> small = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,)}
+    >>> network = untrained(override(load("digits"), small))
+    >>> found = best_times(network, 2, num=20, within=0.3, device="cpu")
+    >>> len(found.times), min(found.trials.values()) == found.trials[found.times]
+    (2, True)
+    """
+    if not 2 <= steps <= MOST_STEPS:
+        raise ValueError(f"expected 2 to {MOST_STEPS} steps, got {steps}; one begins at t = 1")
+    if not 0 < within < 1:
+        raise ValueError(f"expected within above 0 and below 1, got {within:g}")
+    entry = METRICS.find(metric)
+    kinds = [kind for kind in entry.figures if kind.better and entry.part == "figures"]
+    if not kinds:
+        raise ValueError(f"expected a metric with a figure of pictures, got {metric}; fd has one")
+    kind, sign = kinds[0], -1.0 if kinds[0].better == "higher" else 1.0
+    with processes(device) as world:
+        network = run if isinstance(run, Trained) else load(run, device)
+        asked = usual_labels(network, num, seed, data_dir)
+        against = f"dataset:{network.config.data.dataset}:{network.config.data.split}"
+
+        def loss(times: tuple[float, ...]) -> float:
+            draws = network.draws(num, asked, seed, **settings, steps=steps, times=times)
+            found = judge(
+                against if real is None else real, draws, [metric], features=features,
+                weights=weights, num=num, seed=seed, device=device, data_dir=data_dir,
+            )  # fmt: skip
+            figures = found.figures if found is not None else ()  # on the first process alone
+            value = next((f.value for f in figures if f.key == kind.key), math.nan)
+            value = total(torch.tensor(0.0 if found is None else value).double(), world).item()
+            if not math.isfinite(value):
+                raise ValueError(f"{kind.title} is not finite at the times {times}")
+            if found is not None:
+                say(f"times {','.join(f'{time:g}' for time in times)}: {kind.text(value)}")
+            return sign * value
+
+        tried = search_times(loss, steps, within)
+    trials = {times: sign * value for times, value in tried.items()}
+    return BestTimes(min(tried, key=tried.__getitem__), kind, trials)
