@@ -9,6 +9,7 @@ fails says so, and each table is written as soon as its part is done.
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,14 @@ def loops(trained: Trained, mode: str, count: int, bench: Bench) -> dict[str, Ca
             for _ in range(steps):
                 net(z, t, labels)
 
-    return {
+    found = {
         "vfn": drawing(each, count, **asked),
         "vfn, guided": drawing(each, count, **asked, guidance=1.0),
         "network alone": alone,
-        "loop of diffusers": diffusers_loop(net, z, labels, steps),
     }
+    if find_spec("diffusers"):
+        found["loop of diffusers"] = diffusers_loop(net, z, labels, steps)
+    return found
 
 
 @click.command(help=__doc__)
