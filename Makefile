@@ -2,14 +2,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?=
+GPU ?=
 
-.PHONY: demo test check docs dist oldest format clean
+.PHONY: demo test test-gpu gpu check docs dist oldest format clean
 
 demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/report.html
 	$(BIN)/vfn demo $(DEMO)
 
 test: $(INSTALLED)  ## the whole test suite, with every example in the docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test-gpu: $(INSTALLED)  ## the part of the suite that runs on a CUDA GPU
+	$(BIN)/python -m pytest -m gpu -rs tests
+
+gpu: test-gpu  ## that, then the tables of the GPU: benchmarks/results/gpu_*.md
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commit
 	$(BIN)/ruff format --check .

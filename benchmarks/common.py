@@ -38,25 +38,38 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def card() -> str:
+    """The GPU that CUDA works on, and the libraries beneath torch."""
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return (
+        f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} "
+        f"multiprocessors, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    )
+
+
 def write_table(
     name: str,
     title: str,
     head: list[str],
     rows: list[list[str]],
     note: str = "",
+    device: str = "cpu",
     folder: Path = RESULTS,
+    show: bool = True,
 ) -> None:
     """Print a Markdown table, and a note below it, and store it in ``folder``."""
+    where = f"{card()} · " if device == "cuda" else ""
     lines = [
         f"# {title}",
         "",
-        f"{date.today()} · {processor()}, {torch.get_num_threads()} threads · torch "
+        f"{date.today()} · {where}{processor()}, {torch.get_num_threads()} threads · torch "
         f"{torch.__version__} · Python {platform.python_version()}",
         "",
         markdown(head, rows),
         *(["", note] if note else []),
     ]
     text = "\n".join(lines) + "\n"
-    print(text)
-    folder.mkdir(exist_ok=True)
+    if show:
+        print(text)
+    folder.mkdir(exist_ok=True, parents=True)
     (folder / f"{name}.md").write_text(text)

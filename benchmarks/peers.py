@@ -236,7 +236,7 @@ def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> N
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
         f"deviation over seeds {seeds}. Of each implementation the sampler with the least "
         "distance.",
-        folder,
+        folder=folder,
     )
 
 

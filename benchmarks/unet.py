@@ -300,7 +300,7 @@ def main(checkout: str, device: str, dtypes: tuple[str, ...], eager_only: bool) 
     ]
     head = ["shape", "mode", "what", "network", "ms", "time / vfn", "time / bound"]
     head += ["images/s", "peak MiB"]
-    write_table(f"unet_{device}", "The UNet and others of its shape", head, rows, NOTE)
+    write_table(f"unet_{device}", "The UNet and others of its shape", head, rows, NOTE, device)
 
 
 NOTE = """\

@@ -1,4 +1,4 @@
-"""Golden numbers, and the settings of the property-based tests."""
+"""Golden numbers, the settings of the property-based tests, and tests that run on a GPU."""
 
 from pathlib import Path
 
@@ -8,8 +8,29 @@ import torch
 from hypothesis import settings
 
 from tests.helpers.fixtures import forks, undisturbed
+from tests.helpers.gpu import (
+    cuda,
+    deterministic,
+    each_device,
+    exact_on_gpu,
+    gpu,
+    pytest_collection_modifyitems,
+    pytest_ignore_collect,
+    pytest_runtest_setup,
+)
 
-__all__ = ["forks", "undisturbed"]
+__all__ = [
+    "cuda",
+    "deterministic",
+    "each_device",
+    "exact_on_gpu",
+    "forks",
+    "gpu",
+    "pytest_collection_modifyitems",
+    "pytest_ignore_collect",
+    "pytest_runtest_setup",
+    "undisturbed",
+]
 
 # No deadline: the first call of an operator is slow. Derandomized: a failure repeats.
 settings.register_profile("vfn", deadline=None, max_examples=50, derandomize=True)

@@ -187,17 +187,25 @@ def keyed_guidance(
 Objective = Callable[[Network, Batch, DiffusionConfig], Tensor | Learned]
 
 
-def logsnr_edges(diffusion: DiffusionConfig) -> Tensor:
-    """Edges of `LOGSNR_BINS` equal bins of the schedule's logsnr, float64, rising."""
+def logsnr_edges(diffusion: DiffusionConfig, device: torch.device | None = None) -> Tensor:
+    """Edges of `LOGSNR_BINS` equal bins of the schedule's logsnr, float64, rising.
+
+    Args:
+        diffusion: has the schedule.
+        device: where they are made: numbers of the host go there without waiting for it.
+
+    Returns:
+        [LOGSNR_BINS + 1].
+    """
     # Not the very end: legacy's logsnr is infinite at t=0.
     ends = torch.tensor([1.0, 1e-4], dtype=torch.float64)
     lowest, highest = schedule_of(diffusion).logsnr(ends).tolist()
-    return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64)
+    return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64, device=device)
 
 
 def binned(loss: Tensor, t: Tensor, diffusion: DiffusionConfig) -> Tensor:
     """Sum of the finite losses and their number in each bin of `logsnr_edges`, [2, LOGSNR_BINS]."""
-    inner = logsnr_edges(diffusion)[1:-1].to(t.device)
+    inner = logsnr_edges(diffusion, t.device)[1:-1]
     bins = torch.bucketize(schedule_of(diffusion).logsnr(t), inner)
     member = F.one_hot(bins, LOGSNR_BINS).to(loss.dtype)
     finite = loss.isfinite()

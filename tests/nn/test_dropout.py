@@ -22,8 +22,8 @@ def hashed(number, first, second, layer):
     return word ^ word >> 16
 
 
-def test_bits_are_those_of_the_definition():
-    bits = mask_bits(KEYS[:3], 7, torch.Size((3, 4, 2, 3)))
+def test_bits_are_those_of_the_definition(each_device):
+    bits = mask_bits(KEYS[:3].to(each_device), 7, torch.Size((3, 4, 2, 3)))
     for picture, (first, second) in enumerate(KEYS[:3].tolist()):
         flat = [
             half - 2**16 * (half >= 2**15)
@@ -68,14 +68,14 @@ def test_rate_and_mean(p):
     assert counts.var().item() == pytest.approx(p * (1 - p) * count / 64, rel=0.8)
 
 
-def test_a_picture_is_masked_alike_in_any_batch_and_memory_format():
-    x = torch.randn(8, 32, 4, 4)
-    whole = dropout(x, 0.3, True, KEYS[:8], 1)
-    parts = [dropout(x[i : i + 2], 0.3, True, KEYS[i : i + 2], 1) for i in range(0, 8, 2)]
+def test_a_picture_is_masked_alike_in_any_batch_and_memory_format(each_device):
+    x, keys = torch.randn(8, 32, 4, 4).to(each_device), KEYS[:8].to(each_device)
+    whole = dropout(x, 0.3, True, keys, 1)
+    parts = [dropout(x[i : i + 2], 0.3, True, keys[i : i + 2], 1) for i in range(0, 8, 2)]
     assert torch.equal(whole, torch.cat(parts))
     other = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(whole, dropout(other, 0.3, True, KEYS[:8], 1))
-    assert not torch.equal(whole, dropout(x, 0.3, True, KEYS[:8], 2))
+    assert torch.equal(whole, dropout(other, 0.3, True, keys, 1))
+    assert not torch.equal(whole, dropout(x, 0.3, True, keys, 2))
 
 
 def test_without_keys_or_training_it_is_torch_s():

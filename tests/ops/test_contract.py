@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vfn import ops
 from vfn.ops import Prediction
@@ -47,7 +48,12 @@ MOMENTUM = ops.guided(denoise, [flat], [0.5], ops.guidance_rule("apg", norm=1.0,
 
 
 def batch_draws(u):
-    return ops.BatchDraws(u, u.sum() / 100, torch.arange(len(u)), 8)
+    return ops.BatchDraws(u, u.sum() / 100, torch.arange(len(u), device=u.device), 8)
+
+
+def places(args):
+    """Of the last dimension, where a batch would be."""
+    return torch.arange(3, device=args.x.device)
 
 
 # Each gives values in the shape of the data, also for one sample without its dimension of batch.
@@ -130,18 +136,20 @@ ELEMENTWISE = {
     "laplace_logsnr": lambda a: ops.laplace_logsnr(a.x.sigmoid()),
     "lognormal_logsnr": lambda a: ops.lognormal_logsnr(a.x),
     "logit_normal_time": lambda a: ops.logit_normal_time(a.x),
-    "stratified_time": lambda a: ops.stratified_time(a.x.sigmoid(), torch.arange(3), 5),
+    "stratified_time": lambda a: ops.stratified_time(a.x.sigmoid(), places(a), 5),
     "low_discrepancy_time": lambda a: ops.low_discrepancy_time(
-        0.1 + 0.3 * a.x.sigmoid(), torch.arange(3), 5
+        0.1 + 0.3 * a.x.sigmoid(), places(a), 5
     ),
-    "importance_time": lambda a: ops.importance_time(a.x.sigmoid(), torch.tensor([1.0, 3.0])).t,
+    "importance_time": lambda a: (
+        ops.importance_time(a.x.sigmoid(), torch.tensor([1.0, 3.0], device=a.x.device)).t
+    ),
     "classifier_free": lambda a: ops.classifier_free(denoise, flat, 0.5)(a.x, a.t),
     "standing": lambda a: ops.standing(a.x, a.t),
     "zero_init": lambda a: ops.zero_init(denoise, 0.5)(a.x, a.t),
     "guided": lambda a: ops.guided(denoise, [flat, denoise], [0.5, 2.0])(a.x, a.t),
     "mapped": lambda a: ops.mapped(denoise, torch.sin)(a.x, a.t),
     "interval_strength": lambda a: ops.interval_strength(2.0, -1.0, 1.0)(a.x) + 0 * a.x,
-    "with_known": lambda a: ops.with_known(denoise, a.y, MASK)(a.x, a.t),
+    "with_known": lambda a: ops.with_known(denoise, a.y, MASK.to(a.x.device))(a.x, a.t),
     "distill_target": lambda a: ops.distill_target(denoise, a.x, a.t, a.t + 0.3, a.s),
     "consistency_tangent": lambda a: ops.consistency_tangent(a.x, a.y, a.n, a.x * a.y, a.t, 0.7),
     "consistency_step": lambda a: ops.consistency_step(a.x, a.y, a.t, a.s, noise=a.n),
@@ -182,7 +190,9 @@ BATCHED = {
     ),
     "encode": lambda a: ops.encode(denoise, a.x, GRID).z,
     "inpaint": lambda a: (
-        ops.inpaint(denoise, a.x, GRID, a.y, MASK, lambda k: a.n, resample=2, jump=1).x0
+        ops.inpaint(
+            denoise, a.x, GRID, a.y, MASK.to(a.x.device), lambda k: a.n, resample=2, jump=1
+        ).x0
     ),
     "edit_start": lambda a: ops.edit_start(a.x, GRID, 0.5, a.n).z,
 }
@@ -352,6 +362,15 @@ LACKS = {
         "vlb_bpd": "a loop of many steps",
         "continuous_vlb_bpd": "a loop of many steps",
         "flow_loglik": "a loop of many steps with a gradient within each",
+    },
+    "devices": {
+        **dict.fromkeys(
+            ("encode", "flow_loglik"), "looks at the grid, of whose values a stand-in has none"
+        ),
+        **dict.fromkeys(
+            ("logsnr_slope", "time_density lognormal", "time_density laplace"),
+            "has a gradient within, for which torch asks CUDA itself",
+        ),
     },
 }
 
@@ -550,6 +569,23 @@ def test_compiles_whole_and_once(op):
     assert_same(compiled(first), op(first))
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert_same(compiled(second), op(second))
+
+
+@over(ALL, LACKS["devices"])
+def test_what_an_op_makes_is_where_the_data_are(op):
+    """With stand-ins for tensors of a GPU, which torch has without one; grids come to the data."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        got = op(Inputs(*(torch.empty_like(value, device="cuda") for value in inputs())))
+    assert got.device.type == "cuda"
+
+
+@pytest.mark.gpu
+@every_op
+def test_a_gpu_gives_what_the_cpu_gives(op, gpu):
+    """Its exp and log differ in the last place, which steps and bisections amplify."""
+    got = op(Inputs(*(value.to(gpu) for value in inputs())))
+    assert got.device.type == gpu
+    assert_same(got.cpu(), op(inputs()), 1e-10)
 
 
 # Levels near and beyond the end of exp() in float64, and in their place others at which everything

@@ -192,3 +192,15 @@ def test_keys_out_of_range_are_refused(draw, seed, stream, index, error, message
 def test_probability_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"expected p in \[0, 1\], got 1.5"):
         keyed_bernoulli(0, 0, torch.arange(2), 1.5)
+
+
+@pytest.mark.gpu
+def test_draws_on_a_gpu_are_those_of_the_cpu(gpu):
+    """Bits are; the logarithm and the cosine of normal draws may differ in the last place."""
+    index = torch.tensor([0, 1, 7, 2**31, 2**40, 2**62])
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        here, there = (keyed_uniform(3, 1, index.to(at), (40,), dtype) for at in ("cpu", gpu))
+        assert torch.equal(there.cpu(), here)
+    here, there = (keyed_normal(3, 1, index.to(at), (40,), torch.float64) for at in ("cpu", gpu))
+    assert there.device.type == gpu
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-13, atol=1e-13)

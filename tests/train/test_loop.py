@@ -25,17 +25,19 @@ from vfn.train import session, train
 from vfn.train.batches import image_indices
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
+@pytest.mark.usefixtures("deterministic")
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path, each_device):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(override(config, {"seed": seed}), tmp_path / name, device="cpu")
+        train(override(config, {"seed": seed}), tmp_path / name, device=each_device)
     assert differing(tmp_path / "a", tmp_path / "b") == []
     assert differing(tmp_path / "a", tmp_path / "c")
 
 
-def test_resumed_run_is_bit_identical(config, tmp_path):
-    train(config, tmp_path / "whole", device="cpu")
-    train(override(config, {"steps": 2}), tmp_path / "parts", device="cpu")
-    train(config, tmp_path / "parts", resume=True, device="cpu")
+@pytest.mark.usefixtures("deterministic")
+def test_resumed_run_is_bit_identical(config, tmp_path, each_device):
+    train(config, tmp_path / "whole", device=each_device)
+    train(override(config, {"steps": 2}), tmp_path / "parts", device=each_device)
+    train(config, tmp_path / "parts", resume=True, device=each_device)
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
@@ -46,18 +48,19 @@ def test_a_run_is_not_overwritten(config, tmp_path):
         train(config, tmp_path, device="cpu")
 
 
-def test_accumulation_is_only_a_layout(config, tmp_path):
-    train(config, tmp_path / "one", device="cpu")
-    train(override(config, {"accumulate": 4}), tmp_path / "four", device="cpu")
+def test_accumulation_is_only_a_layout(config, tmp_path, each_device):
+    train(config, tmp_path / "one", device=each_device)
+    train(override(config, {"accumulate": 4}), tmp_path / "four", device=each_device)
     # Sums in another order: float32 rounding, amplified by a few Adam steps.
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def test_dropout_does_not_break_resuming(config, tmp_path):
+@pytest.mark.usefixtures("deterministic")
+def test_dropout_does_not_break_resuming(config, tmp_path, each_device):
     config = override(config, {"dropout": 0.5})
-    train(config, tmp_path / "whole", device="cpu")
-    train(override(config, {"steps": 2}), tmp_path / "parts", device="cpu")
-    train(config, tmp_path / "parts", resume=True, device="cpu")
+    train(config, tmp_path / "whole", device=each_device)
+    train(override(config, {"steps": 2}), tmp_path / "parts", device=each_device)
+    train(config, tmp_path / "parts", resume=True, device=each_device)
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
 
 
@@ -145,15 +148,16 @@ def test_a_new_run_starts_from_another_s_average(config, tmp_path):
         assert all(torch.equal(begun.params[name], first.ema[name]) for name in first.ema)
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision):
+def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision, each_device):
     config = override(config, {"precision": precision, "steps": 6, "batch_size": 8})
-    train(config, tmp_path / "whole", device="cpu")
-    train(override(config, {"steps": 2}), tmp_path / "parts", device="cpu")
-    train(config, tmp_path / "parts", resume=True, device="cpu")
+    train(config, tmp_path / "whole", device=each_device)
+    train(override(config, {"steps": 2}), tmp_path / "parts", device=each_device)
+    train(config, tmp_path / "parts", resume=True, device=each_device)
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
     full = override(config, {"precision": "fp32"})
-    train(full, tmp_path / "full", device="cpu")
+    train(full, tmp_path / "full", device=each_device)
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "full"), rel=0.05)
     assert losses(tmp_path / "whole") != losses(tmp_path / "full")
     scale = find_checkpoint(tmp_path / "whole").counters["loss_scale"]

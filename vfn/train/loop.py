@@ -375,7 +375,7 @@ class Window:
             "seconds": self.seconds,
         }
         if run.state.weight is not None:
-            edges = logsnr_edges(run.config.diffusion).to(run.world.device)
+            edges = logsnr_edges(run.config.diffusion, run.world.device)
             with torch.no_grad():
                 middles = run.state.weight.module(0.5 * (edges[1:] + edges[:-1]))
             entry["uncertainty_by_logsnr"] = middles.tolist()

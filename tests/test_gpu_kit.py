@@ -1,0 +1,187 @@
+"""What can be known of the GPU without one: its tests and its benchmark, tried out on the CPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks import gpu, gpu_step, kernels
+from benchmarks.card import SMALL, Bench
+from tests.helpers.gpu import pytest_ignore_collect
+from vfn.configs import load, override
+from vfn.data import Labels
+from vfn.footprint import example_batch
+from vfn.model import DataShape, build_model
+from vfn.nn import keyed_dropout
+from vfn.objective import batch_loss, binned
+
+ROOT = Path(__file__).parents[1]
+FIGURE = re.compile(r"\d+(\.\d+)?(e-?\d+)?( %)?")
+
+
+class Crossings(TorchDispatchMode):
+    """Operations between the host and another device, for which that is waited."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [v for v in tree_leaves((args, kwargs, out)) if isinstance(v, torch.Tensor)]
+        # A number of the host in a tensor without dimensions goes along with a kernel's call.
+        if len({v.device for v in tensors if v.ndim or "copy" in func._schema.name}) > 1:
+            self.found.append(func._schema.name)
+        return out
+
+
+@pytest.mark.parametrize("preset", ["digits", "digits_transformer"])
+def test_nothing_goes_to_the_device_in_both_passes_of_a_step(preset):
+    """The meta device stands in for another than the host's."""
+    config, shape = load(preset), DataShape(1, 8, 8, Labels(tuple("ab")))
+    config = override(config, {"dropout": 0.1}) if preset == "digits" else config
+    with torch.device("meta"):
+        model = build_model(config, shape).train()
+    batch = example_batch(model, shape, 3, "meta")
+    with Crossings() as crossings:
+        with keyed_dropout(batch.dropout):
+            loss = batch_loss(model, batch, config.diffusion)
+        loss.mean().backward()
+        assert binned(loss.detach(), batch.t, config.diffusion).device.type == "meta"
+    assert crossings.found == []
+
+
+def test_crossings_are_seen():
+    with Crossings() as crossings:
+        torch.ones(3).to("meta")
+    assert crossings.found == ["aten::_to_copy"]
+
+
+def test_files_with_tests_of_a_gpu_are_read_and_no_others():
+    asked = SimpleNamespace(option=SimpleNamespace(markexpr="gpu"))
+    usual = SimpleNamespace(option=SimpleNamespace(markexpr=""))
+    files = list(ROOT.glob("tests/**/*.py"))
+    read = {path.name for path in files if not pytest_ignore_collect(path, asked)}
+    assert {"test_gpu.py", "test_contract.py", "test_dropout.py", "test_loop.py"} <= read
+    assert "test_diffusers.py" not in read
+    assert not any(pytest_ignore_collect(path, usual) for path in files)
+
+
+def test_the_tests_of_a_gpu_work_where_they_are_tried_out():
+    """Some of them, on the CPU; what CUDA alone has is left out with a reason."""
+    some = "nccl or batches or half_precision or captured"
+    command = "-m pytest -m gpu -rs -p no:cacheprovider tests/test_gpu.py -k"
+    done = subprocess.run(
+        [sys.executable, *command.split(), some],
+        cwd=ROOT,
+        env={**os.environ, "VFN_GPU_TESTS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed, 2 skipped" in done.stdout
+    assert "of CUDA alone" in done.stdout
+
+
+def rows_of(path):
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_benchmark_fills_its_tables(tmp_path):
+    """All that is not CUDA's own; no figure is looked at but that it is one."""
+    asked = ["--device", "cpu", "--short", "--parts", "step,kernels,memory,sampling"]
+    done = CliRunner().invoke(gpu.main, [*asked, "--out", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    tables = {path.stem.removeprefix("gpu_on_cpu_"): rows_of(path) for path in tmp_path.iterdir()}
+    assert tables.keys() == {"limits", "step", "kernels", "memory", "solvers", "sampling"}
+    texts = [cell for rows in tables.values() for row in rows for cell in row]
+    assert not [text for text in texts if "failed" in text or "left out" in text or "nan" in text]
+    named = {tuple(row[:2]) for row in tables["step"][:-1]}
+    assert named == {(name, mode) for name in (*OURS, "diffusers") for mode in SMALL.modes}
+    figures = [row[3:6] for row in tables["step"][:-1]] + [row[3:] for row in tables["solvers"]]
+    figures += [row[3:] for row in tables["sampling"]] + [row[3:4] for row in tables["memory"]]
+    assert all(FIGURE.fullmatch(cell) for row in figures for cell in row)
+    operations = {row[1] for row in tables["kernels"]}
+    assert {"convolution", "convolution_backward", "all", "wall clock"} <= operations
+
+
+OURS = gpu_step.OURS, gpu_step.OTHER
+
+
+def test_compiled_steps_are_timed_as_far_as_there_is_time(tmp_path, monkeypatch):
+    asked = []
+
+    def compiled(module, **options):
+        asked.append(options)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    bench = Bench(SMALL._replace(modes=("fp32",), backend="inductor"), 5, tmp_path)
+    nets = gpu_step.networks(bench)
+    nets["diffusers"] = "failed: not there"
+    gpu_step.compiled(bench, nets)
+    rows = rows_of(tmp_path / "gpu_on_cpu_compiled.md")
+    kinds = [row[2] for row in rows]
+    assert kinds == ["compiled", "compiled, CUDA graphs", "compiled", "compiled"]
+    assert asked == [
+        {"backend": "inductor"}, {"backend": "inductor", "mode": "reduce-overhead"},
+        {"backend": "inductor"},
+    ]  # fmt: skip
+    assert rows[-1][3] == "failed: not there"
+    bench = Bench(SMALL, 0, tmp_path)
+    gpu_step.compiled(bench, nets)
+    left = rows_of(tmp_path / "gpu_on_cpu_compiled.md")
+    assert {row[3] for row in left} == {"left out: no time", "failed: not there"}
+
+
+def test_networks_of_another_function_are_not_compared(tmp_path):
+    bench = Bench(SMALL, 5, tmp_path)
+    with torch.device("cpu"):
+        ours = gpu_step.noisy(build_model(bench.config(), bench.shape))
+    gpu_step.check_equal(ours, ours, bench)
+    other = build_model(bench.config(), bench.shape)
+    with pytest.raises(ValueError, match="outputs differ by"):
+        gpu_step.check_equal(ours, other, bench)
+
+
+def test_operations_and_bytes_are_counted():
+    """By hand: float32, so four bytes a number."""
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7)
+    with kernels.Counted() as counted:
+        (a @ b).sum().backward()
+        c = torch.ones(10)
+        c.view(2, 5)
+        c.add_(torch.ones(10))
+        torch._foreach_mul_([c, c], 2.0)
+    works = counted.works
+    assert works["mm"].calls == 2  # the product and one of its gradients
+    assert works["mm"].operations == 2 * (2 * 3 * 5 * 7)
+    product = 3 * 5 + 5 * 7 + 3 * 7
+    assert works["mm"].bytes == 4 * 2 * product
+    assert works["view"].bytes == 0
+    assert works["add_"].bytes == 4 * 30  # two are read, one is written
+    assert works["_foreach_mul_"].bytes == 4 * 40
+    assert works["mm"].least(1e3, 1e12) == pytest.approx(0.42)
+    assert works["mm"].least(1e12, 1e3) == pytest.approx(0.004 * 2 * product)
+    assert kernels.total(works.values()).operations == works["mm"].operations
+
+
+def test_a_gpu_that_is_not_there_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = CliRunner().invoke(gpu.main, [])
+    assert done.exit_code == 2
+    assert done.output.splitlines()[-1] == (
+        "Error: this PyTorch sees no CUDA GPU, which is what is measured here"
+    )
+    done = CliRunner().invoke(gpu.main, ["--parts", "steps"])
+    assert "expected --parts among step,kernels" in done.output
