@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import interleaved, write_table
 from vfn.interop import params_from_reference
+from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
 from vfn.nn import UNet
 from vfn.ops import ema_update_
 from vfn.train.state import clip_and_step
@@ -36,11 +37,11 @@ class Case(NamedTuple):
     batch: int
     rounds: int
     size: int = 32
-    plain: bool = False  # resampling by plain convolutions, as diffusers' networks have it
+    published: bool = False  # no attention after resampling, as in other networks of this kind
 
     def __str__(self) -> str:
         shape = f"[{self.batch}, 3, {self.size}, {self.size}]"
-        return f"hid {self.hid}, {self.blocks} blocks, {shape}{', plain' * self.plain}"
+        return f"hid {self.hid}, {self.blocks} blocks, {shape}{', published' * self.published}"
 
 
 CASES = {
@@ -80,7 +81,7 @@ def ours(case: Case) -> UNet:
         case.blocks,
         attention,
         num_classes=CLASSES,
-        resample_with_res=not case.plain,
+        attend_after_resampling=not case.published,
     )
     with torch.no_grad():  # layers that start at zero would hide a wrong map of names
         for weight in net.parameters():
@@ -103,24 +104,14 @@ def reference(case: Case, checkout: str, net: UNet) -> nn.Module:
 
 
 class Diffusers(nn.Module):
-    """diffusers' network of the same widths, blocks, attention and modulation."""
+    """diffusers' network of the same function, with the weights of ours."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, net: UNet) -> None:
         super().__init__()
         from diffusers import UNet2DModel
 
-        self.net = UNet2DModel(
-            sample_size=case.size,
-            in_channels=3,
-            out_channels=3,
-            layers_per_block=case.blocks,
-            block_out_channels=(case.hid,) * 3,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-            resnet_time_scale_shift="scale_shift",
-            attention_head_dim=case.hid,
-            num_class_embeds=CLASSES + 1,
-        )
+        self.net = UNet2DModel(**config_for_diffusers(net, (case.size, case.size)))
+        self.net.load_state_dict(params_to_diffusers(dict(net.named_parameters()), net))
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.net(z, 1000 * t, y).sample
@@ -237,10 +228,10 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
     torch.manual_seed(0)
     net = ours(case)
     others: dict[str, nn.Module] = {}
-    if checkout and not case.plain:
+    if checkout and not case.published:
         others["reference"] = reference(case, checkout, net)
-    if case.plain:
-        others["diffusers"] = Diffusers(case)
+    if case.published:
+        others["diffusers"] = Diffusers(case, net)
     nets: dict[str, nn.Module] = {"vfn": net.to(device)} | {
         name: other.to(device) for name, other in others.items()
     }
@@ -248,9 +239,10 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
     t = torch.rand(case.batch, device=device)
     y = torch.randint(1, CLASSES + 1, (case.batch,), device=device)
     inputs = (z, t, y)
-    if "reference" in nets and dtype == "float32":
+    if dtype == "float32":
         with torch.no_grad():
-            torch.testing.assert_close(net(*inputs), nets["reference"](*inputs), rtol=0, atol=1e-4)
+            for other in others.values():
+                torch.testing.assert_close(net(*inputs), other(*inputs), rtol=0, atol=1e-4)
 
     def cast():
         return torch.autocast(device, torch.bfloat16) if dtype == "bf16" else nullcontext()
@@ -293,7 +285,7 @@ def main(checkout: str, device: str, dtypes: tuple[str, ...], eager_only: bool) 
     rows = [
         row
         for shape in CASES[device]
-        for case in (shape, shape._replace(plain=True))
+        for case in (shape, shape._replace(published=True))
         for dtype in dtypes
         for compiled in ([False] if eager_only or case != CASES[device][0] else [False, True])
         for row in rows_of(case, device, dtype, compiled, str(Path(checkout)) if checkout else "")
@@ -305,9 +297,9 @@ def main(checkout: str, device: str, dtypes: tuple[str, ...], eager_only: bool) 
 
 NOTE = """\
 bound: convolutions, matrix products and attention of our network alone, eager, same mode.
-time / vfn above 1: slower than ours. reference: the same weights, outputs equal to 1e-4.
-plain: resampling by plain convolutions instead of residual blocks, the only kind in which the
-UNet2DModel of diffusers has the same blocks and attention (the reference cannot run it).
+time / vfn above 1: slower than ours. reference, diffusers: the same weights, outputs equal to 1e-4.
+published: no attention after resampling, which UNet2DModel of diffusers cannot have, nor the
+reference be without.
 training step: forward and backward, gradient clipping, AdamW, average of the parameters."""
 
 
