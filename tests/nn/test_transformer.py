@@ -202,7 +202,7 @@ def test_a_second_time_counts_once_its_layer_is_not_zero():
     assert not any(param.any() for param in fresh.second_embed[-1].parameters())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # torch's own, once
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")  # torch's own, once
 def test_the_derivative_along_a_line_is_that_of_differences():
     """By jvp in z and t, to what central differences leave in float64: h^2 beside rounding / h."""
     model, (z, t) = random_net().double(), inputs()

@@ -20,7 +20,7 @@ from vfn.nn.layers import attend, group_norm
 
 # PyTorch's own forward-mode rules are still scripted when they are first used; `along_path` says
 # nothing of it.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 SCHEDULE = ops.logsnr_schedule("cosine")
 LOGSNR = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
 SMALL = {"hid_channels": 32, "ch_multipliers": (1, 2), "num_res_blocks": 1, "embedding_dim": 16,

@@ -546,7 +546,7 @@ def test_gradients_are_those_of_finite_differences(op):
 
 
 # PyTorch's own forward-mode rules are still scripted when they are first used.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
 @every_op
 def test_forward_mode_agrees_with_backward_mode(op):
     args = inputs()

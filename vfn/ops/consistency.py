@@ -105,7 +105,7 @@ def _silent() -> Iterator[None]:
         yield
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".torch.jit.script. is", FutureWarning)
+        warnings.filterwarnings("ignore", ".torch.jit.script. is")  # of one kind or another
         yield
 
 
