@@ -17,7 +17,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,17 @@ from benchmarks.budget import (
 )
 from benchmarks.common import markdown, write_table
 from benchmarks.edm import CHECKOUT
-from vfn.configs import Config, load, override
+from vfn.configs import Config, ModelConfig, load, override
 from vfn.files import write_json
 from vfn.runs import find_checkpoint
 from vfn.train import train
 
 BASE = {
-    "attend_after_resampling": True, "time_embedding": "sinusoidal", "group_channels": 1,
-    "reweight_type": "truncated_snr", "lr": 1e-3, "ema_decay": 0.998,
+    "num_res_blocks": 2, "resample_with_res": True, "attend_after_resampling": True,
+    "time_embedding": "sinusoidal", "group_channels": 1, "reweight_type": "truncated_snr",
+    "time_density": "uniform", "lr": 1e-3, "ema_decay": 0.998,
 }  # fmt: skip
-OF_UNET = {"attend_after_resampling", "time_embedding", "group_channels"}
+OF_UNET = {field.name for field in fields(ModelConfig)}
 LEVELS = {"time_density": "lognormal", "time_options": {"mean": -1.2, "std": 1.2}}
 EDM_LOSS = {**LEVELS, "reweight_type": "edm", "reweight_options": {"sigma_data": 0.5}}
 EDM = {"network": "benchmarks.edm:SongUNet", "model_out_type": "x0", **EDM_LOSS}
@@ -97,6 +98,24 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lean, 48 wide": {**LEAN, **EDM_LOSS, "hid_channels": 48},
     "lean, flow: x0 weighed as u": {**LEAN, **FLOW_X0},
     "lean, learning rate 2e-3": {**LEAN, **EDM_LOSS, "lr": 2e-3},
+    "lean, wider noise levels": {
+        **LEAN, **EDM_LOSS, "time_options": {"mean": -0.8, "std": 1.6},
+    },
+    "lean, dropout 0.1": {**LEAN, **EDM_LOSS, "dropout": 0.1},
+    "lean, dropout 0.1, wider noise levels": {
+        **LEAN, **EDM_LOSS, "dropout": 0.1, "time_options": {"mean": -0.8, "std": 1.6},
+    },
+    "lean, dropout 0.1, flow: x0 weighed as u": {**LEAN, **FLOW_X0, "dropout": 0.1},
+    "lean, two blocks a level, dropout 0.1": {
+        **LEAN, **EDM_LOSS, "num_res_blocks": 2, "dropout": 0.1,
+    },
+    "lean, augmentation": {**LEAN, **EDM_LOSS, "augment": 0.12},
+    "lean, two blocks a level, augmentation": {
+        **LEAN, **EDM_LOSS, "num_res_blocks": 2, "augment": 0.12,
+    },
+    "lean, two blocks a level, learning rate 1e-3": {
+        **LEAN, **EDM_LOSS, "num_res_blocks": 2, "lr": 1e-3,
+    },
     "lean, bf16": {**LEAN, **EDM_LOSS, "precision": "bf16"},
     "EDM": EDM,
     "EDM, bf16": {**EDM, "precision": "bf16"},
@@ -136,7 +155,7 @@ def configuration(recipe: str, seed: int) -> Config:
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10, "seed": seed}
     config = load("digits")
     if "network" in changed:
-        config = replace(config, model=type(config.model)(network=changed["network"]))
+        config = replace(config, model=ModelConfig(network=changed["network"]))
         base = {key: value for key, value in BASE.items() if key not in OF_UNET}
     else:
         base = BASE
@@ -192,7 +211,7 @@ def rows(results: dict[str, list[dict[str, Any]]], samplers: Sequence[str]) -> l
 @click.command(help=__doc__)
 @click.option("--budget", default=60.0, help="CPU seconds of training.")
 @click.option("--seeds", default="0,1,2")
-@click.option("--recipes", default="", help="Some of them, by a part of their name; all if empty.")
+@click.option("--recipes", default="", help="Some, by parts of their names with ; between.")
 @click.option("--samplers", default="10", help=f"Of {', '.join(SAMPLERS)}.")
 @click.option("--out", default="runs/recipes", type=click.Path(path_type=Path))
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.")
@@ -205,7 +224,7 @@ def main(
         recipe, seed, steps, path = only.split("|")
         one(recipe, int(seed), int(steps), asked, Path(path))
         return
-    parts = recipes.split(",")
+    parts = recipes.split(";")
     chosen = [
         name for name, changed in RECIPES.items()
         if any(part in name for part in parts) and (CHECKOUT or "network" not in changed)

@@ -125,8 +125,8 @@ def test_of_a_preset():
     lines = summary.text().splitlines()
     assert lines[0] == "unet for 1 x 8 x 8, 10 classes, predicts v"
     rows = dict(line.rsplit(maxsplit=1) for line in lines[1:] if line)
-    assert rows["all"] == "1,169,665"
-    assert rows["Adam's moments"] == "9.4"  # MB: 8 bytes a parameter
+    assert rows["all"] == "756,417"
+    assert rows["Adam's moments"] == "6.1"  # MB: 8 bytes a parameter
     assert "checkpoint" not in rows
     assert summary.cost.memory()["Adam's moments"] == 8 * summary.cost.total
     assert str(summary) == summary.text()

@@ -180,7 +180,7 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
     >>> from vfn.configs import load
     >>> net = build_model(load("digits"), DataShape(1, 8, 8, Labels(tuple("0123456789"))))
     >>> sum(p.numel() for p in net.parameters())
-    1169665
+    756417
     """
     name = config.model.network
     conditioned = {

@@ -34,8 +34,8 @@ def test_settings_that_differ_and_no_others(pair):
     page = compare(pair).read_text()
     table = re.search(r"Settings that differ</?.*?</table>", page, flags=re.S)[0]
     assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', table) == [
-        ("steps", "1600", "40"),
-        ("lr", "0.001", "0.0001"),
+        ("steps", "1200", "40"),
+        ("lr", "0.003", "0.0001"),
     ]
 
 

@@ -58,7 +58,7 @@ def test_names_that_no_grid_can_show(config, tmp_path, untouched, monkeypatch):
     del untouched
     pictures = as_dataset(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.ones(4).long(), ["a"])
     odd = pictures._replace(legend=pictures.legend._replace(names=("\udcff",)))
-    monkeypatch.setattr("vfn.train.session.as_dataset", lambda *_: odd)
+    monkeypatch.setattr("vfn.train.session.as_dataset", lambda *_, **__: odd)
     with pytest.raises(ValueError, match=r"the label '\\udcff', which is no UTF-8; rename it"):
         train(config, tmp_path / "run", dataset=pictures, device="cpu")
 
