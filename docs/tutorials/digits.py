@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Train digits from Python
 #
-# From a data set to samples, with a look at what happens on the way. The preset trains 1,600 steps;
+# From a data set to samples, with a look at what happens on the way. The preset trains 1,200 steps;
 # 300 are enough to see digits, and take a minute or two on a laptop.
 
 # %% tags=["parameters"]

@@ -5,7 +5,7 @@
 # get a better one? Three checks, each a few lines.
 
 # %% tags=["parameters"]
-STEPS = 1600  # of training, if runs/digits is not there yet
+STEPS = 1200  # of training, if runs/digits is not there yet
 PICTURES = 500
 BOOTSTRAP = 100  # resampled sets for an interval
 SIZES = [100, 200, 400, 700]
