@@ -2,11 +2,10 @@
 # # Guidance and few steps
 #
 # Two questions of everyone who samples: how much guidance, and how few evaluations. Both are
-# settings of drawing, so one trained network answers them. The one of this page was stopped after
-# 723 of its 800 steps.
+# settings of drawing, so one trained network answers them.
 
 # %% tags=["parameters"]
-STEPS = 800  # of training, if runs/digits is not there yet
+STEPS = 1200  # of training, if runs/digits is not there yet
 PICTURES = 400  # judged for each setting
 WEIGHTS = [0.0, 0.25, 0.5, 1.0, 2.0]
 BUDGETS = [2, 4, 8, 16]

@@ -45,6 +45,19 @@ def test_interval_covers_the_mean_of_a_sample():
     assert 80 <= hits <= 98
 
 
+def test_interval_of_a_figure_with_a_bias_is_about_what_others_would_have():
+    """The squared norm of the mean of n draws of N(0, I) in d dimensions: d/n on average, not 0."""
+    n, d, hits = 80, 40, 0
+    for i in range(60):
+        sample = points(n, d, i)
+        drawn = torch.stack([sample[bootstrap_indices(i, k, n)].mean(0) for k in range(60)])
+        value = sample.mean(0).square().sum().item()
+        low, high = bootstrap_interval(value, drawn.square().sum(1), 0.9)
+        assert low < value < high
+        hits += low <= d / n <= high
+    assert hits >= 50
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
