@@ -274,7 +274,8 @@ def test_the_card(exported):
             SHAPE,
             r"attention after the blocks that change the resolution \(train with attend_after",
         ),
-        ({"hid_channels": 36}, SHAPE, "widths that are no multiples of 32"),
+        ({"hid_channels": 36}, SHAPE, "or widths that are no multiples of 32"),
+        ({"group_channels": 4}, SHAPE, r"of other than 32 groups \(group_channels"),
         ({"time_embedding": "smooth"}, SHAPE, "time_embedding smooth"),
         (
             {"ch_multipliers": (1, 1), "apply_attn": (False, False)},

@@ -290,7 +290,10 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
         faults.append("several heads whose width varies (give head_dim in place of num_heads)")
     groups = {m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
     if groups != {GROUPS}:
-        faults.append(f"widths that are no multiples of {GROUPS}")
+        faults.append(
+            f"normalisations of other than {GROUPS} groups (group_channels, or widths that are no "
+            f"multiples of {GROUPS})"
+        )
     multiple = 2 ** (model.levels - 1)
     if size[0] % multiple or size[1] % multiple:
         faults.append(f"pictures of {size[0]} x {size[1]}, no multiples of {multiple}")
