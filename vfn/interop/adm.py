@@ -163,6 +163,7 @@ def options_from_adm(flags: Flags) -> dict[str, Any]:
             f"{heads}"
         )
     attends = {size // resolution for resolution in resolutions}
+    rescaled = flags["rescale_timesteps"] or flags["preconditioning"]
     scalings = {"boundary": flags["preconditioning"] == "consistency"}
     if flags["preconditioning"] and flags["learn_sigma"]:
         raise ValueError("expected no learn_sigma with preconditioning, whose networks have none")
@@ -180,6 +181,7 @@ def options_from_adm(flags: Flags) -> dict[str, Any]:
         "scales": flags["use_scale_shift_norm"],
         "padding": 0 if flags["resblock_updown"] else 1,
         "variance": flags["learn_sigma"],
+        "time_scale": 1000.0 if rescaled else float(flags["diffusion_steps"]),
         **({"num_heads": heads} if width == -1 else {"head_dim": width}),
         **(scalings if flags["preconditioning"] else {}),
     }
@@ -213,8 +215,6 @@ def _config(flags: Flags, options: Mapping[str, Any]) -> Config:
             "model_out_type": "x0",
         }
         return override(Config(), settings)
-    if steps != 1000 and not flags["rescale_timesteps"]:
-        raise ValueError(f"expected rescale_timesteps with {steps} diffusion_steps, got false")
     kinds = {
         "cosine": {"kind": "squaredcos_cap_v2"},
         "linear": {"kind": "linear", "beta_start": 0.1 / max(steps, 1),

@@ -40,7 +40,8 @@ IMAGENET64 = {**IMPROVED, "image_size": 64}
 CIFAR10 = {**IMPROVED, "image_size": 32, "dropout": 0.3}
 IMPROVED_LSUN = {**IMPROVED, "image_size": 256, "num_res_blocks": 2, "num_heads": 1,
                  "use_scale_shift_norm": False, "attention_resolutions": "16",
-                 "diffusion_steps": 1000, "noise_schedule": "linear"}  # fmt: skip
+                 "diffusion_steps": 1000, "noise_schedule": "linear",
+                 "rescale_timesteps": False}  # fmt: skip
 
 # Checkpoints by their file names without .pt, and the flags they were published with.
 PUBLISHED: dict[str, Flags] = {
@@ -48,7 +49,9 @@ PUBLISHED: dict[str, Flags] = {
     "cifar10_uncond_vlb_50M_500K": CIFAR10,
     "imagenet64_uncond_100M_1500K": IMAGENET64,
     "imagenet64_uncond_vlb_100M_1500K": IMAGENET64,
-    "imagenet64_cond_270M_250K": {**IMAGENET64, "num_channels": 192, "class_cond": True},
+    "imagenet64_cond_270M_250K": {
+        **IMAGENET64, "num_channels": 192, "class_cond": True, "rescale_timesteps": False,
+    },
     "lsun_uncond_100M_1200K_bs128": IMPROVED_LSUN,
     "lsun_uncond_100M_2400K_bs64": IMPROVED_LSUN,
     "64x64_diffusion": {

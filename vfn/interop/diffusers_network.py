@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vfn.files import few, shown
 from vfn.interop.matching import Place, Recipe, fit, places
-from vfn.interop.varied_unet import variations
+from vfn.interop.varied_unet import VARIED, variations
 from vfn.nn.layers import ConvResample
 from vfn.nn.network import GROUPS
 from vfn.nn.unet import Block, UNet
@@ -301,6 +301,8 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
         faults.append(f"time_embedding {model.time_embedding}")
     if variations(model)["variance"]:
         faults.append("a variance beside the prediction")
+    if variations(model)["time_scale"] != VARIED["time_scale"]:
+        faults.append(f"times that count to {variations(model)['time_scale']:g}")
     if model.multitags:
         faults.append("tags")
     inputs = {

@@ -18,7 +18,7 @@ PRECONDITIONED = "vfn.interop.varied_unet:PreconditionedUNet"
 # By which a network can differ, as the UNet has it.
 VARIED: dict[str, Any] = {
     "norm_eps": NORM_EPS, "cos_first": False, "freq_shift": 1.0, "scales": True, "padding": 0,
-    "variance": False,
+    "variance": False, "time_scale": 1000.0,
 }  # fmt: skip
 EDGE = 1e-6  # nearest that a fraction comes to 0 and 1
 
@@ -65,6 +65,7 @@ class VariedUNet(UNet):
         padding: zeros around a map that a plain convolution halves: 1 on every side, or 0 for
             below and to the right alone.
         variance: the second half of the output is a variance as ADM has it, (frac + 1)/2.
+        time_scale: what t is multiplied by, such as the number of steps of training.
         options: of the `UNet`.
 
     Source: Dhariwal & Nichol 2021 (2105.05233), section 3; Ho et al. 2020 (2006.11239), appendix B.
@@ -87,6 +88,7 @@ class VariedUNet(UNet):
         scales: bool = True,
         padding: int = 0,
         variance: bool = False,
+        time_scale: float = 1000.0,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -94,6 +96,7 @@ class VariedUNet(UNet):
         )
         self.norm_eps, self.cos_first, self.freq_shift = norm_eps, cos_first, freq_shift
         self.scales, self.padding, self.variance = scales, padding, variance
+        self.time_scale = time_scale
         for module in self.modules():
             if isinstance(module, nn.GroupNorm):
                 module.eps = norm_eps
@@ -117,7 +120,7 @@ class VariedUNet(UNet):
         half = self.hid_channels // 2
         exponent = torch.arange(half, dtype=torch.float64, device=t.device)
         rates = torch.exp(-math.log(1e4) * exponent / (half - self.freq_shift))
-        angle = 1000 * t.double().unsqueeze(-1) * rates
+        angle = self.time_scale * t.double().unsqueeze(-1) * rates
         parts = (angle.cos(), angle.sin()) if self.cos_first else (angle.sin(), angle.cos())
         return torch.cat(parts, dim=-1)
 
