@@ -100,7 +100,7 @@ def test_numbers_stand_beside_their_reference(run):
     assert "Fréchet distance reference: two halves of the real pictures" in words
     assert "steps 64 eta –" in words
     assert "The held-out loss is 0.125 at step 800." in words
-    assert "trained for 800 of 1,600 steps" in words
+    assert "trained for 800 of 1,200 steps" in words
     assert "vfn eval --guidance 0 && echo done" in words
     assert 'logsnr_schedule = "cosine"' in words
 
@@ -204,7 +204,7 @@ def test_missing_parts_are_left_out(bare):
     page = _page(bare)
     assert headings(page) == ["Configuration"]
     assert not _embedded(page)
-    assert "trained for 1,600 steps" in page
+    assert "trained for 1,200 steps" in page
     assert not (bare / "plots").exists()
 
 
@@ -277,7 +277,7 @@ def test_a_failed_write_leaves_the_old_page_alone(run, monkeypatch):
 
 def test_a_line_cut_off_by_a_kill_is_left_out(bare):
     (bare / "log.jsonl").write_text('{"step": 20, "loss": 0.5}\n{"step": 40, "lo')
-    assert "trained for 20 of 1,600 steps" in _page(bare)
+    assert "trained for 20 of 1,200 steps" in _page(bare)
 
 
 def test_stages_are_a_table_beside_the_teacher_s_picture(distilled):
