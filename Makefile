@@ -3,8 +3,6 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?=
 GPU ?=
-# One more than there are cores: a part of the tests waits for other processes.
-WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)))
 
 .PHONY: demo test test-gpu gpu check docs dist oldest format clean
 
@@ -12,7 +10,7 @@ demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/rep
 	$(BIN)/vfn demo $(DEMO)
 
 test: $(INSTALLED)  ## the whole test suite, with every example in the docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-gpu: $(INSTALLED)  ## the part of the suite that runs on a CUDA GPU
 	$(BIN)/python -m pytest -m gpu -rs tests
