@@ -7,9 +7,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation.conftest import SMALL
 from tests.helpers.small import DIGITS_FILE
 from vfn.cli import app
+from vfn.configs import load, override
 from vfn.evaluation import best_times, judge, search_times, usual_labels
+from vfn.sampling import untrained
 
 
 @settings(max_examples=20, deadline=None)
@@ -42,6 +45,12 @@ def test_the_best_trial_is_what_sampling_with_its_times_gives(trained):
     draws = trained.draws(20, usual_labels(trained, 20, 5), 5, steps=3, times=found.times)
     judged = judge(DIGITS_FILE, draws, "fd", device="cpu")
     assert judged.figures[0].value == pytest.approx(found.trials[found.times], rel=1e-6)
+
+
+def test_a_network_that_takes_pictures_gets_those_of_its_data():
+    network = untrained(override(load("digits"), {**SMALL, "condition": "downscale:2"}))
+    found = best_times(network, 2, num=10, within=0.5, device="cpu")
+    assert len(found.times) == 2
 
 
 def test_a_figure_that_is_better_when_higher_is_raised(trained):

@@ -21,6 +21,8 @@ from .metrics import METRICS as METRICS
 from .metrics import FigureKind as FigureKind
 from .metrics import Metric as Metric
 from .metrics import usual_metrics as usual_metrics
+from .planning import own_data as own_data
+from .planning import own_draws as own_draws
 from .planning import paired_draws as paired_draws
 from .planning import usual_labels as usual_labels
 from .plots import AXES as AXES
@@ -73,6 +75,8 @@ __all__ = [
     "loss_by_logsnr",
     "mean_held_out_loss",
     "open_extractor",
+    "own_data",
+    "own_draws",
     "paired_draws",
     "pixels",
     "preview_figures",

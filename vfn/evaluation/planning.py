@@ -291,6 +291,40 @@ def paired_draws(
     return trained.draws(len(rows), asked, seed, **settings)
 
 
+def own_draws(
+    trained: Trained, num: int, seed: int = 0, data_dir: str | None = None, **settings: Any
+) -> Draws:
+    """Pictures to be judged against those that a network was trained on.
+
+    Args:
+        trained: the network.
+        num: how many.
+        seed: of the noise.
+        data_dir: where its data are; as its run says if None.
+        settings: of sampling.
+
+    Returns:
+        Draws: of classes in turn, or under the conditions of those pictures where it takes more.
+
+    Raises:
+        ValueError: if its data are not there, or settings do not fit.
+
+    >>> from vfn.configs import load, override
+    >>> from vfn.sampling import untrained
+    >>> own_draws(untrained(override(load("digits"), {"condition": "downscale:2"})), 20).num
+    20
+    """
+    if trained.conditioned:
+        like = trained.with_data(data_dir=data_dir).own_pictures()
+        return paired_draws(trained, like, num, seed, **settings)
+    return trained.draws(num, usual_labels(trained, num, seed, data_dir), seed, **settings)
+
+
+def own_data(trained: Trained) -> str:
+    """The pictures that a network was trained on, as a side of an evaluation."""
+    return f"dataset:{trained.config.data.dataset}:{trained.config.data.split}"
+
+
 def _in_order(words: Sequence[str], usual: Iterable[str]) -> list[str]:
     """Words with the usual ones in the place of theirs, each once."""
     each = [list(usual) if word == USUAL else [word] for word in words]

@@ -13,7 +13,7 @@ from vfn.distributed import processes, total
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given, judge
 from vfn.evaluation.metrics import METRICS, FigureKind
-from vfn.evaluation.planning import usual_labels
+from vfn.evaluation.planning import own_data, own_draws
 from vfn.progress import say
 from vfn.sampling import Trained, load
 
@@ -152,13 +152,12 @@ def best_times(
     kind, sign = kinds[0], -1.0 if kinds[0].better == "higher" else 1.0
     with processes(device) as world:
         network = run if isinstance(run, Trained) else load(run, device)
-        asked = usual_labels(network, num, seed, data_dir)
-        against = f"dataset:{network.config.data.dataset}:{network.config.data.split}"
+        against = own_data(network) if real is None else real
 
         def loss(times: tuple[float, ...]) -> float:
-            draws = network.draws(num, asked, seed, **settings, steps=steps, times=times)
+            draws = own_draws(network, num, seed, data_dir, **settings, steps=steps, times=times)
             found = judge(
-                against if real is None else real, draws, [metric], features=features,
+                against, draws, [metric], features=features,
                 weights=weights, num=num, seed=seed, device=device, data_dir=data_dir,
             )  # fmt: skip
             figures = found.figures if found is not None else ()  # on the first process alone

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vfn.distributed import World, processes, wait_for_all
-from vfn.evaluation import Evaluation, compare, judge, usual_labels, write_plot
+from vfn.evaluation import Evaluation, compare, judge, own_data, own_draws, write_plot
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given
 from vfn.files import make_directory
@@ -108,11 +108,9 @@ def posthoc_ema(
         evaluations = {}
         for length in lengths if metrics else ():
             network = load(files[length], device)
-            asked = usual_labels(network, num, seed, data_dir)
-            against = f"dataset:{network.config.data.dataset}:{network.config.data.split}"
             found = judge(
-                against if real is None else real,
-                network.draws(num, asked, seed, **settings),
+                own_data(network) if real is None else real,
+                own_draws(network, num, seed, data_dir, **settings),
                 metrics,
                 features=features,
                 num=num,
