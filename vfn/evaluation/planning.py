@@ -321,7 +321,18 @@ def own_draws(
 
 
 def own_data(trained: Trained) -> str:
-    """The pictures that a network was trained on, as a side of an evaluation."""
+    """The pictures that a network was trained on, as a side of an evaluation.
+
+    Args:
+        trained: the network.
+
+    Returns:
+        ``dataset:NAME:split``.
+
+    >>> from vfn.sampling import untrained
+    >>> own_data(untrained("digits"))
+    'dataset:digits:train'
+    """
     return f"dataset:{trained.config.data.dataset}:{trained.config.data.split}"
 
 
