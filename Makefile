@@ -4,13 +4,18 @@ INSTALLED := .venv/installed
 DEMO ?=
 GPU ?=
 
-.PHONY: demo test test-gpu gpu check docs dist oldest format clean
+.PHONY: demo test test-slow test-all test-gpu gpu check docs dist oldest format clean
 
 demo: $(INSTALLED)  ## train, sample and judge handwritten digits: runs/demo/report.html
 	$(BIN)/vfn demo $(DEMO)
 
-test: $(INSTALLED)  ## the whole test suite, with every example in the docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test: $(INSTALLED)  ## the test suite, with every example in the docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: $(INSTALLED)  ## the rest of it: compilation, fuzzing, the demo from a wheel, lost processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow tests
+
+test-all: test test-slow  ## both
 
 test-gpu: $(INSTALLED)  ## the part of the suite that runs on a CUDA GPU
 	$(BIN)/python -m pytest -m gpu -rs tests

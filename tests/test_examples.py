@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_latents_are_learned_trained_on_drawn_and_decoded(tmp_path):
     quick = ["--dataset", "digits", "--autoencoder-steps", "30", "--steps", "2", "--num", "20",
              "--width", "32"]  # fmt: skip

@@ -61,6 +61,7 @@ def lines(text):
     return [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", [name for name, text in SECTIONS.items() if "```sh" in text])
 def test_commands_of_the_page_run(section, reader):
     for kind, text in BLOCK.findall(SECTIONS[section]):

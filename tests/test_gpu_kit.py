@@ -75,6 +75,7 @@ def test_files_with_tests_of_a_gpu_are_read_and_no_others():
     assert not any(pytest_ignore_collect(path, usual) for path in files)
 
 
+@pytest.mark.slow
 def test_the_tests_of_a_gpu_work_where_they_are_tried_out():
     """Some of them, on the CPU; what CUDA alone has is left out with a reason."""
     some = "nccl or batches or half_precision or captured"
@@ -97,6 +98,7 @@ def rows_of(path):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_the_benchmark_fills_its_tables(tmp_path):
     """All that is not CUDA's own; no figure is looked at but that it is one."""
     asked = ["--device", "cpu", "--short", "--parts", "step,kernels,memory,sampling"]

@@ -131,6 +131,7 @@ def call(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypatch):
     folder = peers.kept("digits", 20, tmp_path)
     folder.mkdir()

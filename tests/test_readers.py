@@ -16,6 +16,7 @@ CASES = int(os.environ.get("VFN_FUZZ_CASES", "150"))
 NAMES = [*FORMATS, *(f"vfn {' '.join(words)}" for words in commands())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_and_edited_files_and_odd_options(tmp_path, name):
     subject = fuzz.subjects(tmp_path)[name]()

@@ -38,6 +38,7 @@ def outputs(place):
         return {name: run(FOLDER / f"{name}.py", SHORT[name]) for name in NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tutorial_runs_and_draws(outputs, name):
     pictures = [picture for output in outputs[name] for picture in output.pictures]

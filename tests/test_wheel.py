@@ -91,6 +91,7 @@ def test_an_editable_install_is_a_path_that_type_checkers_follow(source, tmp_pat
     assert (source / "vfn" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_an_installed_copy(installed, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(installed), "VFN_DATA": str(tmp_path / "data")}
     where = "import vfn; print(vfn.__file__)"

@@ -96,6 +96,7 @@ def test_numbers_are_the_published_ones(name):
     assert {key: found[key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_network_is_built_and_fits_the_pictures(name):
     config, shape = load(name), SHAPES[name]

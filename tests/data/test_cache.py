@@ -227,6 +227,7 @@ def _sum_of(found, settings):
     return int(found.images.long().sum()), int(prepare(settings).images.long().sum())
 
 
+@pytest.mark.slow
 def test_data_go_to_a_process_that_is_spawned(pictures, tmp_path):
     settings = data(pictures, data_dir=str(tmp_path / "home"))
     found = load_dataset(settings, "all")
@@ -299,6 +300,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_while_it_is_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("VFN_DATA", str(tmp_path / "home"))
     np.save(tmp_path / "a.npy", noise(500, 32, 32, 3))
@@ -366,6 +368,7 @@ def wait_for(condition):
     raise AssertionError("waited in vain")
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_prepares_and_the_others_wait(pictures, tmp_path):
     outs = [finish(process) for process in [start(pictures, tmp_path) for _ in range(3)]]
     assert len((tmp_path / "counter").read_text()) == COUNT  # each picture was read once
@@ -374,6 +377,7 @@ def test_one_of_several_processes_prepares_and_the_others_wait(pictures, tmp_pat
     assert contents(tmp_path) == ["images.bin", "info.json"]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_prepares_is_replaced(pictures, tmp_path):
     counter = tmp_path / "counter"
     first = start(pictures, tmp_path)

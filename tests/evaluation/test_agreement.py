@@ -80,6 +80,7 @@ def through_inception(tmp_path_factory):
     return blots(16, seed=1), blots(16, seed=2, contrast=1.3), weights, extractor
 
 
+@pytest.mark.slow
 def test_all_figures_through_inception(through_inception):
     real, fake, weights, extractor = through_inception
     sides = Sides(Dataset(real), Dataset(fake))
@@ -92,6 +93,7 @@ def test_all_figures_through_inception(through_inception):
     assert 0 < theirs["Recall"] < 1
 
 
+@pytest.mark.slow
 def test_statistics_of_pytorch_fid_through_inception(through_inception, tmp_path):
     real, _, weights, extractor = through_inception
     ours = compute_statistics(real, extractor).gaussian

@@ -126,6 +126,7 @@ def test_features_are_those_of_the_hub(monkeypatch):
     assert_same_features(ours, fidelity_with(model, monkeypatch))
 
 
+@pytest.mark.slow
 def test_the_large_network_is_read_from_a_file(tmp_path):
     path = tmp_path / "dinov2_vitl14_pretrain.pth"
     # One number in the place of each tensor keeps the file small.

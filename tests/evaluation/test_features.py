@@ -26,6 +26,7 @@ with processes("cpu") as world:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_as_one(forks, tmp_path):
     """150 pictures are three batches, the last not full; the second process repeats one."""
     script = tmp_path / "script.py"

@@ -114,6 +114,7 @@ def loaded(code, prefix):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code", ["import vfn, vfn.nn; vfn.nn.UNet", "import vfn.sampling as s; s.Trained"]
 )

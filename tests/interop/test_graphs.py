@@ -152,6 +152,7 @@ def session(path):
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.slow
 def test_onnx_of_a_sampler(run, tmp_path):
     pytest.importorskip("onnxscript")
     assert "abm2 in 3 steps" in export_onnx(run, tmp_path / "digits.onnx", "abm2", 3)

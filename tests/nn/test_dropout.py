@@ -140,6 +140,7 @@ def test_backward_after_the_keys_are_gone_computes_the_same_masks():
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
+@pytest.mark.slow
 def test_compiled_network_takes_the_keys_of_each_batch():
     """Traced once: keys are an input of what is compiled, not a constant in it."""
     z, t = torch.randn(2, 1, 8, 8), torch.rand(2)

@@ -230,6 +230,7 @@ def test_stacked_parameters_are_a_loop():
         assert relative_error(each, functional_call(model, p, (z, t, y))) < RELATIVE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [True, False])
 def test_compiles_whole_and_once(grad):
     """One graph, and neither other times nor other labels compile it again."""

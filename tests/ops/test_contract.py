@@ -557,6 +557,7 @@ def test_forward_mode_agrees_with_backward_mode(op):
     assert_same(forward, sum(grad.sum() for grad in backward), 1e-11)
 
 
+@pytest.mark.slow
 @over(ALL, LACKS["compiles"])
 def test_compiles_whole_and_once(op):
     """One graph: nothing waits for a value; and other values do not compile it again.

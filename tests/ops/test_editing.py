@@ -120,6 +120,7 @@ def inpainted(denoise, count=4000, steps=32, **options):
     return result.x0[:, 1], result.nfe
 
 
+@pytest.mark.slow
 def test_repainting_comes_closer_to_the_condition():
     """x1 given x0 is N(0.56, 0.18); replacing alone knows too little of it, resampling more."""
     mean, variance = 0.4 / 0.5 * KNOWN, 0.5 - 0.4**2 / 0.5

@@ -61,6 +61,7 @@ def test_light_module_loads_no_torch_alone(module):
     assert not loads_torch("import vfn.ops" + (f".{module}" if module != "__init__" else ""))
 
 
+@pytest.mark.slow
 def test_torch_is_noticed():
     assert loads_torch("from vfn.ops import ddim_step")
 

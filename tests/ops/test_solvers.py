@@ -314,6 +314,7 @@ def test_words_that_are_none_are_refused():
         ops.heun_solver(churn=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["heun", "dpmpp_3m", "unipc", "abm2"])
 def test_no_solver_waits_for_a_value(name):
     """The loop over a grid compiles to one graph, which nothing that reads a value would."""

@@ -71,6 +71,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path, line):
         assert str(caught.value).isprintable()
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_logs_end_in_a_line_or_are_read(tmp_path):
     """Bytes changed, cut, doubled and replaced by words of JSON."""
     rng = random.Random(0)

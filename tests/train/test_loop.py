@@ -148,6 +148,7 @@ def test_a_new_run_starts_from_another_s_average(config, tmp_path):
         assert all(torch.equal(begun.params[name], first.ema[name]) for name in first.ema)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_and_resumes_exactly(config, tmp_path, precision, each_device):

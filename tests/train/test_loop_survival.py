@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.processes import (
     STEPS,
     alive,
@@ -54,6 +56,7 @@ def doing_at_death(run, process):
     return "computing" if saved_steps(run)[-1:] == [last_step(run)] else "between"
 
 
+@pytest.mark.slow
 def test_twenty_kills_do_not_change_a_bit(forks, tmp_path):
     """Some while a checkpoint is written, some between the micro-batches of a step."""
     options = ["--resume", "--accumulate", "2", "--checkpoint-every", "1"]
@@ -74,6 +77,7 @@ def test_twenty_kills_do_not_change_a_bit(forks, tmp_path):
     assert not list((killed / "checkpoints").glob(".*"))  # what was half written is gone
 
 
+@pytest.mark.slow
 def test_torchrun_replaces_killed_workers(undisturbed, tmp_path):
     """First the one that writes the files, then the other one."""
     options = ["--steps", str(STEPS), "--checkpoint-every", "7"]
@@ -132,6 +136,7 @@ def test_a_signal_ends_the_sampling_of_a_preview(forks, tmp_path):
     assert saved_steps(tmp_path) == [1]
 
 
+@pytest.mark.slow
 def test_all_processes_stop_when_one_or_torchrun_gets_a_signal(undisturbed, forks, tmp_path):
     options = ["--resume", "--steps", str(STEPS)]
     for to_one in (True, False):

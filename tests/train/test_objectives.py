@@ -41,6 +41,7 @@ def test_processes_and_micro_batches_are_only_a_layout(forks, tmp_path, words):
     assert whole[6] != pytest.approx(whole[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_result(forks, tmp_path):
     arguments = ["--steps", 30, "--checkpoint-every", 7, "--preview-every", 0, *MEAN_FLOW]
     forks.train(tmp_path / "whole", *arguments)

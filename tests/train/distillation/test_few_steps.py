@@ -146,6 +146,7 @@ def test_an_embedding_of_sinusoids_is_fitted(teacher, tmp_path, capsys):
     assert pairs.model.time_embedding == "sinusoidal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "steps"),
     [

@@ -190,6 +190,7 @@ def test_such_a_network_is_judged_described_and_exported_like_any(students, tmp_
     assert (out / "grid.png").is_file()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, forks, tmp_path):
     longer = [*SMALL_STAGES, "--last-steps", 40, "--checkpoint-every", 7, "--student-steps", 2]
     first = ["distill", "--teacher", teacher, *longer, "--guidance-range", "0,4", "--device", "cpu"]
