@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.func import functional_call
 
 from vfn.interop.reference_parameters import params_from_reference
@@ -234,6 +235,21 @@ def test_sizes_that_do_not_halve_get_zeros_around_them_inside(height, width, top
     assert (z.grad != 0).all()
 
 
+@pytest.mark.parametrize(("patch", "size"), [(2, (8, 12)), (3, (12, 6)), (2, (7, 8))])
+def test_patches_are_channels_of_a_network_of_smaller_pictures(patch, size):
+    """The same parameters in a network of p^2 times the channels, on patches that einops cuts."""
+    shape = {"hid_channels": 8, "ch_multipliers": (1, 2), "num_res_blocks": 1}
+    patched = UNet(2, 4, **shape, image_channels=1, patch_size=patch)
+    plain = UNet(3 * patch**2, 4 * patch**2, **shape)
+    torch.nn.init.normal_(patched.out_conv.weight)
+    plain.load_state_dict(patched.state_dict())
+    z, image, t = torch.randn(2, 2, *size), torch.randn(2, 1, *size), torch.rand(2)
+    seen = torch.nn.functional.pad(torch.cat([z, image], 1), (0, 0, 0, size[0] % 2))
+    small = rearrange(seen, "b c (h p) (w q) -> b (c p q) h w", p=patch, q=patch)
+    large = rearrange(plain(small, t), "b (c p q) h w -> b c (h p) (w q)", p=patch, q=patch)
+    torch.testing.assert_close(patched(z, t, image=image), large[:, :, : size[0]])
+
+
 @pytest.mark.parametrize(
     ("hid", "least", "groups"), [(48, 1, 24), (20, 1, 20), (96, 1, 32), (96, 4, 24), (32, 4, 8),
                                  (20, 3, 5), (256, 4, 32), (8, 100, 1)]
@@ -412,6 +428,7 @@ def test_stacked_parameters_are_a_loop():
         assert relative_error(each, functional_call(models[0], p, inputs)) < RELATIVE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [True, False])
 def test_compiles_whole_and_once(grad):
     """One graph, and neither other times nor other labels compile it again."""

@@ -189,6 +189,9 @@ class ModelConfig(Section):
     group_channels: int = option(
         1, "channels of each group of a normalisation, at least; at most 32 groups", 1, WIDTH
     )
+    patch_size: int = option(
+        1, "pixels a side that the first level of the UNet sees as one, in more channels", 1, 64
+    )
     checkpoint_activations: bool = option(
         False, "compute activations again instead of keeping them"
     )

@@ -294,6 +294,8 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
             f"normalisations of other than {GROUPS} groups (group_channels, or widths that are no "
             f"multiples of {GROUPS})"
         )
+    if model.patch_size > 1:
+        faults.append("patches of several pixels (patch_size)")
     multiple = 2 ** (model.levels - 1)
     if size[0] % multiple or size[1] % multiple:
         faults.append(f"pictures of {size[0]} x {size[1]}, no multiples of {multiple}")
