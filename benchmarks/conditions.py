@@ -1,7 +1,9 @@
 """Do samples follow their conditions? Numbers with a known law, and small pictures made large.
 
-python -m benchmarks.conditions law --steps 1500
-python -m benchmarks.conditions large --steps 2000
+python -m benchmarks.conditions law
+python -m benchmarks.conditions large
+
+Both train for so many CPU seconds of one thread, by the cost of a step that they measure first.
 """
 
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vfn
+from benchmarks.budget import cost_of_a_step
 from benchmarks.common import write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, as_dataset, load_dataset, to_uint8, to_unit
@@ -22,7 +25,6 @@ from vfn.train import train
 
 SIDE, NAMES = 16, ("row", "column", "radius")
 LOW, HIGH = torch.tensor([5.0, 5.0, 2.0]), torch.tensor([11.0, 11.0, 4.5])
-SMALL: dict[str, Any] = {"hid_channels": 32, "ch_multipliers": (1, 2), "apply_attn": (False, True)}
 
 
 def discs(numbers: Tensor) -> Tensor:
@@ -41,9 +43,21 @@ def found_back(images: Tensor) -> Tensor:
     return torch.stack([row, column, (mass / torch.pi).sqrt()], 1)
 
 
-def config(steps: int, **more: Any) -> Config:
-    fixed = {"steps": steps, "preview_every": 0, "eval_every": 0, "checkpoint_every": steps}
-    return override(load("digits"), {**SMALL, **fixed, **more})
+def config(preset: str, **more: Any) -> Config:
+    quiet = {"preview_every": 0, "eval_every": 0, "checkpoint_every": 10**6, "log_every": 10}
+    return override(load(preset), {**quiet, "batch_size": 64, "guidance": 0.0, **more})
+
+
+def trained(settings: Config, budget: float, out: str, data: Dataset | None = None) -> int:
+    """Train for a budget of CPU seconds; the number of steps."""
+    torch.set_num_threads(1)
+    settings = override(settings, {"steps": round(budget / cost_of_a_step(settings, data))})
+    train(settings, out, dataset=data, device="cpu")
+    return settings.train.steps
+
+
+def spent(budget: float, steps: int) -> str:
+    return f"After {budget:g} CPU seconds of one thread: {steps} steps of 64 pictures."
 
 
 @click.group()
@@ -52,9 +66,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--steps", default=1500)
+@click.option("--budget", default=300.0)
 @click.option("--num", default=300)
-def law(steps: int, num: int) -> None:
+def law(budget: float, num: int) -> None:
     draw = torch.Generator().manual_seed(0)
 
     def asked(count: int) -> Tensor:
@@ -62,10 +76,9 @@ def law(steps: int, num: int) -> None:
 
     numbers = asked(4000)
     data = as_dataset(discs(numbers), vectors=numbers, vector_names=NAMES)
-    settings = config(steps, batch_size=64, guidance=0.0)
     wanted = asked(num)
     with TemporaryDirectory() as out:
-        train(settings, out, dataset=data)
+        steps = trained(config("digits"), budget, out, data)
         images = vfn.load(out).sample(condition=wanted).images
     errors = found_back(images) - wanted
     seen = found_back(discs(wanted)) - wanted  # what the measurement itself is off by
@@ -77,29 +90,29 @@ def law(steps: int, num: int) -> None:
             [name, f"{off:.3f}", f"{100 * off / span:.1f} %", f"{100 * least / span:.1f} %"]
         )
     head = ["number", "rms error, pixels", "of the range", "of true pictures"]
-    title = f"Place and size that were asked for, {steps} steps of batch 64, {num} pictures"
-    write_table("conditions_law", title, head, rows)
+    title = f"Place and size that were asked for, {num} pictures"
+    write_table("conditions_law", title, head, rows, spent(budget, steps))
 
 
 @main.command()
-@click.option("--steps", default=2000)
+@click.option("--budget", default=600.0)
 @click.option("--num", default=200)
 @click.option("--dataset", default="mnist5k")
-def large(steps: int, num: int, dataset: str) -> None:
+def large(budget: float, num: int, dataset: str) -> None:
     unseen = load_dataset(dataset, "test")
     rows_of = torch.arange(num) * len(unseen.images) // num
     real = unseen.images[rows_of]
     settings = config(
-        steps, dataset=dataset, condition="downscale:4", batch_size=64, guidance=0.0, p_uncond=0.0,
-        model_out_type="x0", conditional=False,
+        "mnist5k", dataset=dataset, condition="downscale:4", p_uncond=0.0, model_out_type="x0",
+        conditional=False,
     )  # fmt: skip
     with TemporaryDirectory() as out:
-        train(settings, out)
-        trained = vfn.load(Path(out))
-        given = trained.condition(Dataset(real))
-        one = trained.sample(condition=given).images
+        steps = trained(settings, budget, out)
+        model = vfn.load(Path(out))
+        given = model.condition(Dataset(real))
+        one = model.sample(condition=given).images
         mean = torch.stack(
-            [trained.sample(condition=given, seed=seed).images.float() for seed in range(1, 9)]
+            [model.sample(condition=given, seed=seed).images.float() for seed in range(1, 9)]
         ).mean(0)
     small = to_uint8(F.avg_pool2d(to_unit(real), 4))  # as 8 bits, which is what people have
     size = tuple(real.shape[2:])
@@ -107,8 +120,9 @@ def large(steps: int, num: int, dataset: str) -> None:
     pictures = {"bicubic": bicubic, "one sample": one, "mean of 8 samples": mean}
     found = {name: psnr(each, real, 255.0).mean().item() for name, each in pictures.items()}
     rows = [[name, f"{v:.2f}", f"{v - found['bicubic']:+.2f}"] for name, v in found.items()]
-    title = f"{dataset} four times as large, {steps} steps of batch 64, {num} held-out pictures"
-    write_table("conditions_large", title, ["pictures", "PSNR, dB", "beside bicubic"], rows)
+    title = f"{dataset} four times as large, {num} held-out pictures"
+    head = ["pictures", "PSNR, dB", "beside bicubic"]
+    write_table("conditions_large", title, head, rows, spent(budget, steps))
 
 
 if __name__ == "__main__":
