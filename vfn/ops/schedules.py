@@ -7,7 +7,6 @@ after 1 has the noise level of that end, and a noise level beyond the limits the
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -214,20 +213,19 @@ def sigmoid_logsnr(
     check_finite(logsnr_min, logsnr_max)
     time = as_float64(t, "t").clamp(0, 1)
     # From the nearest of both ends and the middle: exact there, and few places off where it is 0.
-    low, high = Fraction(logsnr_min), Fraction(logsnr_max)
-    (span, span_rest), (middle, middle_rest) = (
-        _two_floats(high - low),
-        _two_floats((high + low) / 2),
-    )
+    span, span_rest = _two_sum(logsnr_max, -logsnr_min)
+    ends, ends_rest = _two_sum(logsnr_max, logsnr_min)
     half = 0.5 - time
-    between = middle + (half * span + (middle_rest + half * span_rest))
+    between = 0.5 * ends + (half * span + (0.5 * ends_rest + half * span_rest))
     late = torch.where(time > 0.75, logsnr_min + (1 - time) * span, between)
     return like(torch.where(time < 0.25, logsnr_max - time * span, late), t)
 
 
-def _two_floats(exact: Fraction) -> tuple[float, float]:
-    """A number as the nearest float and what that leaves out."""
-    return float(exact), float(exact - Fraction(float(exact)))
+def _two_sum(a: float, b: float) -> tuple[float, float]:
+    """A sum as the nearest float, and exactly what that leaves out (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def sigmoid_time(
