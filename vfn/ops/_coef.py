@@ -15,6 +15,7 @@ from torch import Tensor
 from vfn.ops.words import FARTHEST
 
 Scalar = Tensor | float
+NUMBER = (int, float)  # the compiler of torch 2.9 knows no isinstance() of a union
 _ENDLESS = 1e300  # in place of infinity where two of them are subtracted
 
 
@@ -26,7 +27,7 @@ def as_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
 def check_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     """``logsnr`` in float64 with its shape checked against the data's leading dimensions."""
     check_data(data)
-    if isinstance(logsnr, int | float) and FARTHEST < abs(logsnr) < math.inf:
+    if isinstance(logsnr, NUMBER) and FARTHEST < abs(logsnr) < math.inf:
         raise ValueError(
             f"expected {name} within ±{FARTHEST:g}, or ±inf for its limits, got {logsnr}"
         )

@@ -98,7 +98,7 @@ def _single(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, step: Step
 def _check_step(step: Any) -> None:
     """Refuse what is no step: a word, a solver's factory or class, a sampler, a step backwards."""
     try:
-        fits = callable(step) and bool(signature(step).bind(0, 0, 0, 0, noise=None))
+        fits = callable(step) and signature(step).bind(0, 0, 0, 0, noise=None) is not None
     except TypeError:
         fits = False
     except ValueError:  # a function that does not tell its arguments

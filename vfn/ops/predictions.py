@@ -53,7 +53,7 @@ def _mix(
     pole: float | None = None,
 ) -> Tensor:
     """``coef_z(logsnr) z + coef_out(logsnr) out``; ``pole``: the infinite logsnr without limit."""
-    if isinstance(logsnr, int | float) and logsnr == pole:
+    if isinstance(logsnr, _coef.NUMBER) and logsnr == pole:
         gone = "noise" if logsnr > 0 else "data"
         raise ValueError(
             f"expected another logsnr than {logsnr}, where z holds no {gone} and what is asked for "

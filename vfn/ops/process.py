@@ -222,7 +222,7 @@ def q_posterior(
     if var_type == "learned":
         logvar = learned_logvar(lt, ls, cast(Tensor, intp_frac))
     else:
-        logvar = posterior_logvar(lt, ls, var_type, cast(float | None, intp_frac)).to(z.dtype)
+        logvar = posterior_logvar(lt, ls, var_type, cast("float | None", intp_frac)).to(z.dtype)
     return Posterior(posterior_mean(z, x0, lt, ls, gap), logvar, std)
 
 
