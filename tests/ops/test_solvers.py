@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from scipy.integrate import quad
-from scipy.interpolate import lagrange
+from scipy.interpolate import BarycentricInterpolator as Through
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.exact_flow import Mixture, mixture, start_noise
@@ -422,7 +422,7 @@ def unipc_by_quadrature(slope, levels, z):
             state = step(0, lambda at, x0=x0: (seen[0] + x0) / 2)
         elif i > 1:
             places, values = halves[i - 2 : i + 1], [*seen[i - 2 :], x0]
-            state = step(i - 1, lambda at, p=places, v=values: float(lagrange(p, v)(at)))
+            state = step(i - 1, lambda at, p=places, v=values: float(Through(p, v)(at)))
         starts.append(state)
         seen.append(x0)
         if i == len(levels) - 2 or not i:
