@@ -18,7 +18,7 @@ CLOCKS = ("seconds", "images_per_s", "memory_mib", "train_seconds")
 def test_the_words_of_the_steps(tmp_path):
     lines = [step.line for step in demo_steps(tmp_path / "a run", 7, 50)]
     assert [shlex.split(line)[1] for line in lines] == [
-        "train", "sample", "sample", "eval", "eval", "report",
+        "train", "sample", "sample", "eval", "eval", "eval", "report",
     ]  # fmt: skip
     assert lines[0].endswith("--resume --steps 7")
     assert all(f"{tmp_path}/a run" in line for line in lines)
@@ -28,7 +28,7 @@ def test_the_words_of_the_steps(tmp_path):
 def test_the_preset_names_the_data(tmp_path):
     lines = [step.line for step in demo_steps(tmp_path / "a", 7, 50, preset="mnist5k")]
     assert "--config mnist5k" in lines[0]
-    assert all("--real dataset:mnist5k:train" in line for line in lines[3:5])
+    assert all("--real dataset:mnist5k:train" in line for line in lines[3:6])
     with pytest.raises(ValueError, match="unknown config 'nothing'"):
         run_demo(tmp_path / "a", preset="nothing")
 

@@ -445,6 +445,39 @@ def reference_command(
     _show(stored.line)
 
 
+@eval_command.command("nearest")
+@click.option("--real", required=True, help="pictures that were trained on, as of vfn eval")
+@click.option("--fake", required=True, help="pictures to look at: a run, folder or .npz")
+@click.option("--out", required=True, type=PATH, help=".png file")
+@click.option("--count", type=click.IntRange(1), default=10, help="pictures that are shown  [10]")
+@click.option("--neighbours", type=click.IntRange(1), default=5, help="real ones beside each  [5]")
+@click.option("--num", type=click.IntRange(4), default=1000, help="pictures from a run  [1000]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
+@features_option
+@weights_option
+@size_option
+@device_option
+@data_dir_option
+def nearest_command(out: Path, size: tuple[int, ...] | None, **options: Any) -> None:
+    """Draw the pictures that are nearest to real ones, with these beside them.
+
+    Copies of pictures that were trained on are seen there first.
+    """
+    from vfn.evaluation import nearest_pictures
+    from vfn.files import check_place
+    from vfn.pictures import save_png
+
+    if out.suffix != ".png":
+        raise ValueError(f"expected --out to end in .png, got {out}")
+    check_place(out)
+    found = nearest_pictures(image_size=size, **options)
+    if found is None:
+        return
+    save_png(out, found.sheet())
+    least = found.distances[:, 0].tolist()
+    say(f"{len(least)} pictures, {least[0]:.3g} to {least[-1]:.3g} from a real one: {out}")
+
+
 def format_option(part: What) -> Callable[[Command], Command]:
     """The foreign formats that have an importer of this part; their data sets."""
     words = click.Choice(offering(part)) if part == "config" else Word(FORMATS)

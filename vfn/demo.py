@@ -58,6 +58,7 @@ def demo_steps(
         --json runs/demo/metrics.json
     vfn eval --real dataset:digits:train --fake run:runs/demo --num 1000
         --guidance 0 --json runs/demo/metrics-w0.json
+    vfn eval nearest --real dataset:digits:train --fake runs/demo/sample --out runs/demo/nearest.png
     vfn report runs/demo
     """
     run, preset = RunFiles(out), preset or PRESET
@@ -68,6 +69,7 @@ def demo_steps(
         _sample(run, run.sweep, SWEEP),
         _judge(run, real, num, run.metrics),
         _judge(run, real, num, run.metrics.with_stem(f"{run.metrics.stem}-w0"), 0.0),
+        _nearest(run, real),
         _report(run),
     ]
 
@@ -114,7 +116,7 @@ def _check_places(run: RunFiles) -> None:
 
     check_places([run.sample], run.sample)
     check_places([run.sweep / f"w{w:g}" for w in SWEEP], run.sweep)
-    for path in (run.metrics, run.commands, run.report):
+    for path in (run.metrics, run.nearest, run.commands, run.report):
         check_place(path)
 
 
@@ -173,6 +175,21 @@ def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | Non
     return Step(arguments, call)
 
 
+def _nearest(run: RunFiles, real: str) -> Step:
+    """Those of the pictures of the sample grid that are most like real ones."""
+
+    def call() -> None:
+        from vfn.evaluation import nearest_pictures
+        from vfn.pictures import save_png
+
+        found = nearest_pictures(real, run.sample)
+        if found is not None:
+            save_png(run.nearest, found.sheet())
+
+    arguments = ["--real", real, "--fake", str(run.sample), "--out", str(run.nearest)]
+    return Step(["eval", "nearest", *arguments], call)
+
+
 def _report(run: RunFiles) -> Step:
     def call() -> None:
         from vfn.distributed import by_first
@@ -196,7 +213,8 @@ def _farewell(run: RunFiles) -> str:
         f"\nLook at {run.report} (everything on one page),\n"
         f"  {run.sample / GRID} (some of each class),\n"
         f"  {run.sample / DENOISING} (how they come out of noise),\n"
-        f"  {run.sweep / SHEET} (guidance {strengths}).\n"
+        f"  {run.sweep / SHEET} (guidance {strengths}),\n"
+        f"  {run.nearest} (those most like real ones).\n"
         f"More pictures:\n  {more}\n"
         "Fewer steps, down to one, in some minutes, and a page about them:\n"
         f"  {as_typed('distill', '--teacher', out, '--out', fast)}\n"

@@ -21,6 +21,8 @@ from .metrics import METRICS as METRICS
 from .metrics import FigureKind as FigureKind
 from .metrics import Metric as Metric
 from .metrics import usual_metrics as usual_metrics
+from .nearest import NearestPictures as NearestPictures
+from .nearest import nearest_pictures as nearest_pictures
 from .planning import own_data as own_data
 from .planning import own_draws as own_draws
 from .planning import paired_draws as paired_draws
@@ -57,6 +59,7 @@ __all__ = [
     "FigureKind",
     "Judged",
     "Metric",
+    "NearestPictures",
     "Outputs",
     "Sides",
     "Statistics",
@@ -74,6 +77,7 @@ __all__ = [
     "lines_against",
     "loss_by_logsnr",
     "mean_held_out_loss",
+    "nearest_pictures",
     "open_extractor",
     "own_data",
     "own_draws",

@@ -84,18 +84,18 @@ def judge(
         return carried_out(plan, world)
 
 
-def carried_out(plan: Plan, world: World) -> Evaluation | None:
-    """Draw, extract and compute what a plan says.
+def seen_by(plan: Plan, world: World) -> Judged | None:
+    """Draw and extract what a plan says.
 
     Args:
         plan: checked.
         world: the processes; all of them have to call this.
 
     Returns:
-        Evaluation; None on all processes but the first.
+        Judged, what its metrics see; None on all processes but the first.
 
     Raises:
-        ValueError: for pictures or features that are not finite, or if no figure is.
+        ValueError: for pictures or features that are not finite.
     """
     real, fake = (_present(side.content, plan.size, world) for side in (plan.real, plan.fake))
     held_out = plan.held_out
@@ -111,7 +111,25 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
         judged = extracted(sides, plan.metrics, kept, world)
     if world.rank:
         return None
-    judged = judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
+    return judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
+
+
+def carried_out(plan: Plan, world: World) -> Evaluation | None:
+    """Draw, extract and compute what a plan says.
+
+    Args:
+        plan: checked.
+        world: the processes; all of them have to call this.
+
+    Returns:
+        Evaluation; None on all processes but the first.
+
+    Raises:
+        ValueError: for pictures or features that are not finite, or if no figure is.
+    """
+    judged = seen_by(plan, world)
+    if judged is None:
+        return None
     faults: list[str] = []
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     for word, metric in plan.metrics.items():

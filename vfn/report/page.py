@@ -97,6 +97,7 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[Section
             evaluated(contents.evaluations),
             plot("guidance"),
             plot("sample_timesteps"),
+            picture(files.nearest, *_NEAREST_TEXTS),
         ),
         section(
             "Training",
@@ -209,6 +210,11 @@ _TOLD = {
     "sample_timesteps": "{} steps",
     "step": "after {} training steps",
 }
+_NEAREST_TEXTS = (
+    "Generated pictures, and beside each the real ones nearest to it",
+    "The generated pictures that are nearest to one of the real ones, and these in order: a model "
+    "that copies what it was trained on is seen by it. Beside each row the distance to the first.",
+)
 _SWEEP_TEXTS = (
     "Grids of generated pictures for several guidance weights",
     "The same noise under growing guidance weight w: from variety towards typical pictures.",

@@ -120,6 +120,11 @@ class RunFiles:
         """The evaluation that a run has by default."""
         return self.path / "metrics.json"
 
+    @property
+    def nearest(self) -> Path:
+        """Where the demo shows pictures beside the nearest real ones, and the report finds it."""
+        return self.path / "nearest.png"
+
     def evaluations(self) -> list[Path]:
         """Evaluations in the run's directory."""
         return sorted(self.path.glob("metrics*.json"))
