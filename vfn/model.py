@@ -1,8 +1,8 @@
 """What a configuration describes, as live objects: data shape, network, schedule, sampler."""
 
 import inspect
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -351,3 +351,25 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Products of float32 with all their digits, or with ``tf32`` with 10-bit mantissas, on GPUs.
+
+    PyTorch's own default is the one for matrices and the other for convolutions.
+
+    Args:
+        tf32: as a run is configured.
+
+    >>> with float32_products(True):
+    ...     torch.backends.cuda.matmul.allow_tf32
+    True
+    """
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    try:
+        matrices.allow_tf32 = convolutions.allow_tf32 = tf32
+        yield
+    finally:
+        matrices.allow_tf32, convolutions.allow_tf32 = before

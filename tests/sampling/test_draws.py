@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.small import SHAPE, small_config
+from vfn.configs import TrainConfig
 from vfn.data import Labels
 from vfn.distributed import ALONE
 from vfn.ops.solver_table import SOLVERS
@@ -168,3 +169,15 @@ def test_the_grid_is_on_the_host(trained):
     draws = replace(trained, device=torch.device("meta")).draws(4, steps=3)
     assert draws._grid.device == torch.device("cpu")
     assert draws._grid is draws._grid
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_products_on_a_gpu_are_as_the_run_has_them(wanted):
+    """While the network is asked, and as they were before and after."""
+    trained = untrained(replace(small_config(), train=TrainConfig(tf32=wanted)), SHAPE)
+    parts = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, seen = [part.allow_tf32 for part in parts], []
+    trained.model.register_forward_hook(lambda *_: seen.append([p.allow_tf32 for p in parts]))
+    trained.sample(2, steps=1)
+    assert seen == [[wanted, wanted]]
+    assert [part.allow_tf32 for part in parts] == before

@@ -15,7 +15,15 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
-from vfn.model import autocast, rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
+from vfn.model import (
+    autocast,
+    float32_products,
+    rule_of,
+    sampler_of,
+    schedule_of,
+    strength_of,
+    weak_strength_of,
+)
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
@@ -126,7 +134,8 @@ class Draws:
         doing = f"drawing {len(indices)} pictures at once"
         remedy = "draw fewer at a time with --batch, in training with --sample-batch"
         halved = autocast(trained.precision, trained.device)
-        with in_memory(doing, remedy), torch.inference_mode(), halved:
+        products = float32_products(trained.config.train.tf32)
+        with in_memory(doing, remedy), torch.inference_mode(), products, halved:
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),
