@@ -85,7 +85,7 @@ def main() -> None:
             "of the parameters, float16",
         ],
         [row for every in EVERY for row in errors(RunFiles(run), every)],
-        "The digits preset, 1600 steps, whose learning rate falls to zero. The averages of 0.05 "
+        "Digits, 1600 steps, whose learning rate falls to zero. The averages of 0.05 "
         "and 0.10 were kept and others tracked beside them. Errors are norms over all parameters, "
         "relative to the norm of the true average, and of its difference from the last step's "
         "parameters.\n\n"

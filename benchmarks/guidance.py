@@ -99,9 +99,9 @@ def main() -> None:
         "Digits by guidance: Fréchet distance of pixels, precision, recall",
         ["guidance", "Fréchet distance", "precision", "recall"],
         [[name, *quality(run, asked)] for name, asked in ASKED.items()],
-        f"{NUM} pictures, means over {len(SEEDS)} seeds ± deviation, abm2 in 16 steps, the digits "
-        "preset after 1,200 steps; w is that of `cond + w (cond - other)`. Precision and recall "
-        "with k = 3.\n\n## One batch or two calls\n\n"
+        f"{NUM} pictures, means over {len(SEEDS)} seeds of the noise ± deviation, abm2, 16 steps, "
+        "the digits preset after 1,200 steps; w is that of `cond + w (cond - other)`. Precision "
+        "and recall with k = 3.\n\n## One batch or two calls\n\n"
         f"{markdown(head, costs)}",
     )
 

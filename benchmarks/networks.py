@@ -131,9 +131,9 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
         f"UNet and transformer after {budget:g} CPU seconds of training",
         ["data", "network", "parameters", "pictures/s in training", "steps", *FIGURES],
         rows,
-        f"{NUM} pictures by abm2 in 16 steps without guidance, against held-out ones; copies: "
-        "nearer to a training picture than 95 % of the held-out ones are. Mean and standard "
-        f"deviation over seeds {seeds}.\n\nA perfect sampler:\n\n"
+        f"{NUM} pictures by abm2 in 16 steps of the same noise, without guidance, against "
+        "held-out ones; copies: nearer to a training picture than 95 % of the held-out ones are. "
+        f"Mean and standard deviation over seeds {seeds}.\n\nA perfect sampler:\n\n"
         f"{markdown(['data', *FIGURES], bound)}",
     )
 

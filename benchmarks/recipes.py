@@ -135,6 +135,7 @@ FIGURES = {
     "precision": ("precision", ".3f"),
     "recall": ("recall", ".3f"),
     "memorised": ("memorised", ".3f"),
+    "near-copies": ("near_copies", ".3f"),
 }
 
 

@@ -451,7 +451,7 @@ def reference_command(
 @click.option("--out", required=True, type=PATH, help=".png file")
 @click.option("--count", type=click.IntRange(1), default=10, help="pictures that are shown  [10]")
 @click.option("--neighbours", type=click.IntRange(1), default=5, help="real ones beside each  [5]")
-@click.option("--num", type=click.IntRange(4), default=1000, help="pictures from a run  [1000]")
+@click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @features_option
 @weights_option

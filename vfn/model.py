@@ -354,22 +354,27 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 @contextmanager
-def float32_products(tf32: bool) -> Iterator[None]:
-    """Products of float32 with all their digits, or with ``tf32`` with 10-bit mantissas, on GPUs.
+def float32_convolutions(tf32: bool) -> Iterator[None]:
+    """Convolutions of float32 with all their digits, or with ``tf32`` with 10-bit mantissas.
 
-    PyTorch's own default is the one for matrices and the other for convolutions.
+    On GPUs PyTorch's own default is the former for matrices, the latter for convolutions. Who has
+    set ``fp32_precision``, which does not mix with this, gets what they have set.
 
     Args:
         tf32: as a run is configured.
 
-    >>> with float32_products(True):
-    ...     torch.backends.cuda.matmul.allow_tf32
-    True
+    >>> with float32_convolutions(False):
+    ...     torch.backends.cudnn.allow_tf32
+    False
     """
-    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matrices.allow_tf32, convolutions.allow_tf32
+    cudnn = torch.backends.cudnn
     try:
-        matrices.allow_tf32 = convolutions.allow_tf32 = tf32
+        before = cudnn.allow_tf32
+    except RuntimeError:
+        yield
+        return
+    try:
+        cudnn.allow_tf32 = tf32
         yield
     finally:
-        matrices.allow_tf32, convolutions.allow_tf32 = before
+        cudnn.allow_tf32 = before

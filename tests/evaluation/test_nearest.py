@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from vfn.cli import main
 from vfn.data import as_dataset, load_dataset
-from vfn.data.values import ranged
+from vfn.data.values import Values, ranged
 from vfn.evaluation import PIXELS, compute_statistics, nearest_pictures
 
 
@@ -38,6 +38,14 @@ def test_they_are_those_of_a_tree(sides):
 def test_there_are_as_many_as_there_are(sides):
     real, fake = sides
     assert nearest_pictures(real[:5], fake[:6], 99, 99).images.shape == (6, 6, 1, 8, 8)
+
+
+def test_standardised_numbers_are_shown_from_minus_three_deviations_to_three():
+    """As `Values.shown` has them; of five channels the first three."""
+    values = Values("float32", (0.0,) * 5, (1.0,) * 5, bounded=False)
+    numbers = torch.randn(20, 5, 8, 8)
+    found = nearest_pictures(*[as_dataset(numbers, values=values)] * 2, 20, 1)
+    assert torch.equal(found.images[:, 0], values.shown(numbers)[found.rows])
 
 
 def test_arrays_of_numbers_are_shown_in_eight_bits(sides):

@@ -1,6 +1,8 @@
 """Pictures from a network: the same in any layout, and labels are looked at before any step."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -172,12 +174,33 @@ def test_the_grid_is_on_the_host(trained):
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_products_on_a_gpu_are_as_the_run_has_them(wanted):
+def test_convolutions_on_a_gpu_are_as_the_run_has_them(wanted):
     """While the network is asked, and as they were before and after."""
     trained = untrained(replace(small_config(), train=TrainConfig(tf32=wanted)), SHAPE)
-    parts = torch.backends.cuda.matmul, torch.backends.cudnn
-    before, seen = [part.allow_tf32 for part in parts], []
-    trained.model.register_forward_hook(lambda *_: seen.append([p.allow_tf32 for p in parts]))
+    before, seen = torch.backends.cudnn.allow_tf32, []
+    trained.model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     trained.sample(2, steps=1)
-    assert seen == [[wanted, wanted]]
-    assert [part.allow_tf32 for part in parts] == before
+    assert seen == [wanted]
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["torch.set_float32_matmul_precision('medium')",
+     "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+     "torch.backends.cuda.matmul.fp32_precision = 'tf32'"],
+)  # fmt: skip
+def test_who_sets_precision_otherwise_draws_as_well(word):
+    """In a process of its own: both ways of setting it do not mix."""
+    code = f"""import torch
+from vfn.configs import load
+from vfn.sampling import untrained
+{word}
+def state():
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+before = state()
+untrained(load("digits")).sample(1, steps=1)
+assert state() == before, (state(), before)
+torch.get_float32_matmul_precision() if "medium" in {word!r} else None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

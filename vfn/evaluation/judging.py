@@ -1,6 +1,7 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vfn.evaluation.shards import SHARDS, resumable
 from vfn.evaluation.sides import Judged, Sides
 from vfn.files import few
 from vfn.memory import in_memory
+from vfn.model import float32_convolutions
 from vfn.progress import say
 
 
@@ -132,8 +134,11 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
         return None
     faults: list[str] = []
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
+    tf32 = plan.subject is not None and plan.subject.trained.config.train.tf32
     for word, metric in plan.metrics.items():
-        for found in computed(word, metric, judged):
+        with float32_convolutions(tf32) if plan.subject is not None else nullcontext():
+            each = computed(word, metric, judged)
+        for found in each:
             if fault := not_finite([found]):
                 faults.append(fault)
             else:

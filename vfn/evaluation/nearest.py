@@ -19,7 +19,7 @@ from vfn.memory import in_memory
 from vfn.ops import nearest_distances
 from vfn.pictures import grid
 
-_NEEDING_THE_SAME = "pr"  # a metric: features of both sides, of pictures of one size
+_NEEDING_THE_SAME = "kid"  # a metric: features of both sides, of pictures of one size
 
 
 class NearestPictures(NamedTuple):
@@ -65,7 +65,7 @@ def nearest_pictures(
     Args:
         real: as `vfn.evaluation.judge` has it, pictures that were trained on; no statistics.
         fake: the pictures to look at, likewise.
-        count: N, how many of them; fewer if there are not as many.
+        count: N, how many of them; fewer if there are not as many. Each side has at least two.
         neighbours: K, real ones beside each, likewise.
         features: what is compared.
         weights: file of the features' network.
@@ -117,8 +117,9 @@ def nearest_pictures(
 
 
 def _visible(images: Tensor) -> Tensor:
-    """Pictures of 8 bits; of others, in 0..1, the first three channels or the first alone."""
+    """Pictures of 8 bits; of others the first three channels or the first alone."""
     if images.dtype == torch.uint8:
         return images
-    channels = 3 if images.shape[2] >= 3 else 1
-    return to_uint8(2 * images[:, :, :channels] - 1)
+    # Numbers of a range are compared in 0..1, standardised ones around 0.5 in half deviations.
+    x0 = 2 * images[:, :, : 3 if images.shape[2] >= 3 else 1] - 1
+    return to_uint8(x0 if x0.abs().max() <= 1.001 else x0 / 3)

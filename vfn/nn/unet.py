@@ -135,6 +135,8 @@ class UNet(Conditioned):
         attention = [apply_attn] * levels if isinstance(apply_attn, bool) else list(apply_attn)
         if faults := unet_faults(hid_channels, ch_multipliers, num_res_blocks, attention):
             raise ValueError("; ".join(faults))
+        if patch_size < 1:
+            raise ValueError(f"expected patch_size at least 1, got {patch_size}")
         super().__init__(
             hid_channels, embedding_dim, num_classes, multitags, guidance_range, time_embedding,
             second_time, vector_dim, image_channels, augment_dim,
