@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 NEEDED = (
     ".ci/run", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "README.md", "conftest.py",
     "benchmarks/solvers.py", "benchmarks/results/solvers.md", "docs/conf.py", "docs/index.md",
-    "docs/site/static/site.css", "docs/tutorials/mixture.py", "docs/digits.png",
+    "docs/site/static/site.css", "docs/tutorials/mixture.py", "docs/digits.png", "docs/mnist5k.png",
     "tests/golden/math.npz", "tests/golden/first_version_run.tar.xz", "tests/test_wheel.py",
     "vfn/py.typed",
 )  # fmt: skip
