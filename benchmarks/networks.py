@@ -80,7 +80,7 @@ def row(data: str, preset: str, each: float, found: list[dict[str, Any]]) -> lis
     parameters = size_of(build_model(config, shape_of(load_dataset(data, "train"))))
     return [
         data, config.model.network, f"{parameters / 1e6:.2f} M",
-        f"{config.train.batch_size / each:.0f}", str(found[0]["steps"]),
+        f"{config.train.batch_size / each:.0f}", str(found[0]["steps"]), str(len(found)),
         *(cell([run[key] for run in found], form) for key, form in FIGURES.values()),
     ]  # fmt: skip
 
@@ -89,7 +89,7 @@ def row(data: str, preset: str, each: float, found: list[dict[str, Any]]) -> lis
 @click.option("--budget", default=300.0, help="CPU seconds of training.", show_default=True)
 @click.option("--data", default="digits,mnist5k", show_default=True)
 @click.option("--seeds", default="0,1,2", show_default=True)
-@click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
+@click.option("--jobs", default=1, help="Runs at a time, one thread each; 0: what is there, alone.")
 @click.option("--out", default="runs/networks", type=click.Path(path_type=Path))
 @click.option("--only", default="", hidden=True)
 def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) -> None:
@@ -115,10 +115,12 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
         if not path.exists()
     ]
     (out / f"{budget:g}").mkdir(parents=True, exist_ok=True)
-    run_all("benchmarks.networks", todo, jobs)
+    if jobs:
+        run_all("benchmarks.networks", todo, jobs)
     rows = [
         row(of, preset, each[f"{of} {preset}"], [
-            json.loads(paths[of, preset, seed].read_text()) for seed in seeds.split(",")
+            json.loads(path.read_text())
+            for seed in seeds.split(",") if (path := paths[of, preset, seed]).exists()
         ])
         for of, preset in rows_of
     ]  # fmt: skip
@@ -129,11 +131,11 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
     write_table(
         "networks",
         f"UNet and transformer after {budget:g} CPU seconds of training",
-        ["data", "network", "parameters", "pictures/s in training", "steps", *FIGURES],
+        ["data", "network", "parameters", "pictures/s in training", "steps", "seeds", *FIGURES],
         rows,
         f"{NUM} pictures by abm2 in 16 steps of the same noise, without guidance, against "
         "held-out ones; copies: nearer to a training picture than 95 % of the held-out ones are. "
-        f"Mean and standard deviation over seeds {seeds}.\n\nA perfect sampler:\n\n"
+        "Mean and standard deviation over seeds.\n\nA perfect sampler:\n\n"
         f"{markdown(['data', *FIGURES], bound)}",
     )
 
