@@ -70,6 +70,7 @@ def test_commands_of_the_page_run(section, reader):
                 reader(line)
 
 
+@pytest.mark.slow  # of the commands above
 def test_what_the_examples_leave_behind(folder):
     """After the commands have run: the names are recorded, and the figures are there."""
     config = (folder / "runs" / "plain" / "config.toml").read_text()
