@@ -62,17 +62,12 @@ def lines(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", [name for name, text in SECTIONS.items() if "```sh" in text])
-def test_commands_of_the_page_run(section, reader):
-    for kind, text in BLOCK.findall(SECTIONS[section]):
-        if kind == "sh":
-            for line in lines(text):
+def test_commands_of_the_page_run_and_leave_what_they_say(folder, reader):
+    """Section after section; names are recorded then, and the figures are there."""
+    for text in SECTIONS.values():
+        for kind, block in BLOCK.findall(text):
+            for line in lines(block) if kind == "sh" else ():
                 reader(line)
-
-
-@pytest.mark.slow  # of the commands above
-def test_what_the_examples_leave_behind(folder):
-    """After the commands have run: the names are recorded, and the figures are there."""
     config = (folder / "runs" / "plain" / "config.toml").read_text()
     assert 'network = "mine.nets:Plain"' in config
     assert "width = 48" in config
