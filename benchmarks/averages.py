@@ -1,6 +1,6 @@
 """How close do averages made of snapshots come to those tracked, and how good is which length?
 
-vfn train --config digits --out runs/averaged --ema-snapshot-every 25 \
+vfn train --config digits --steps 1600 --out runs/averaged --ema-snapshot-every 25 \
     --ema-profiles 0.02,0.03,0.05,0.10,0.15,0.20,0.25
 python -m benchmarks.averages runs/averaged
 """

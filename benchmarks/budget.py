@@ -36,6 +36,14 @@ def cost_of_a_step(config: Config, data: Dataset | None = None) -> float:
     return (marks[PROBED[1]] - marks[PROBED[0]]) / (PROBED[1] - PROBED[0])
 
 
+def train_whole(config: Config, out: str | Path, **options: Any) -> float:
+    """Train to the last step; the CPU seconds that it took."""
+    begun = time.process_time()
+    if train(config, out, device="cpu", **options).signum:
+        raise SystemExit(f"{config.data.dataset}: stopped before its last step")
+    return time.process_time() - begun
+
+
 def costs(asked: Mapping[str, Callable[[], float]], path: Path) -> dict[str, float]:
     """Median CPU seconds a step of each workload, measured in turn, once for all calls."""
     known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}

@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vfn
-from benchmarks.budget import cost_of_a_step
+from benchmarks.budget import cost_of_a_step, train_whole
 from benchmarks.common import write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, as_dataset, load_dataset, to_uint8, to_unit
 from vfn.ops import psnr
-from vfn.train import train
 
 SIDE, NAMES = 16, ("row", "column", "radius")
 LOW, HIGH = torch.tensor([5.0, 5.0, 2.0]), torch.tensor([11.0, 11.0, 4.5])
@@ -52,7 +51,7 @@ def trained(settings: Config, budget: float, out: str, data: Dataset | None = No
     """Train for a budget of CPU seconds; the number of steps."""
     torch.set_num_threads(1)
     settings = override(settings, {"steps": round(budget / cost_of_a_step(settings, data))})
-    train(settings, out, dataset=data, device="cpu")
+    train_whole(settings, out, dataset=data)
     return settings.train.steps
 
 

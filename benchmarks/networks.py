@@ -9,7 +9,6 @@ on.
 
 import json
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from benchmarks.budget import (
     judged,
     perfect,
     run_all,
+    train_whole,
 )
 from benchmarks.common import markdown, write_table
 from benchmarks.implementations import size_of
@@ -34,8 +34,6 @@ from vfn.configs import Config, load, override
 from vfn.data import load_dataset
 from vfn.files import write_json
 from vfn.model import build_model, shape_of
-from vfn.runs import find_checkpoint
-from vfn.train import train
 
 # Presets; patches of 4 x 4 of the larger pictures are 49 tokens.
 NETWORKS: dict[str, dict[str, Any]] = {"digits": {}, "digits_transformer": {}}
@@ -66,11 +64,7 @@ def one(data: str, preset: str, seed: int, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = configuration(data, preset, seed)
     with tempfile.TemporaryDirectory() as out:
-        begun = time.process_time()
-        train(override(config, {"steps": steps}), out, device="cpu")
-        if find_checkpoint(out).step < steps:
-            raise SystemExit(f"{preset}, seed {seed}: stopped before its last step")
-        seconds = time.process_time() - begun
+        seconds = train_whole(override(config, {"steps": steps}), out)
         drawn = vfn.load(out, "cpu").sample(NUM, batch=250, **SAMPLER)
     return {"steps": steps, "seconds": seconds, **judged(drawn.images, data, "memorisation")}
 
@@ -117,13 +111,15 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
     (out / f"{budget:g}").mkdir(parents=True, exist_ok=True)
     if jobs:
         run_all("benchmarks.networks", todo, jobs)
-    rows = [
-        row(of, preset, each[f"{of} {preset}"], [
+    found = {
+        (of, preset): [
             json.loads(path.read_text())
-            for seed in seeds.split(",") if (path := paths[of, preset, seed]).exists()
-        ])
+            for seed in seeds.split(",")
+            if (path := paths[of, preset, seed]).exists()
+        ]
         for of, preset in rows_of
-    ]  # fmt: skip
+    }
+    rows = [row(*key, each[" ".join(key)], runs) for key, runs in found.items() if runs]
     best = {of: perfect(of, NUM, "memorisation") for of in sets}
     torch.set_num_threads(1)
     columns = [key for key, _ in FIGURES.values()]

@@ -15,7 +15,6 @@ benchmark goes on.
 
 import json
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -35,13 +34,12 @@ from benchmarks.budget import (
     judged,
     perfect,
     run_all,
+    train_whole,
 )
 from benchmarks.common import markdown, write_table
 from benchmarks.edm import CHECKOUT
 from vfn.configs import Config, ModelConfig, load, override
 from vfn.files import write_json
-from vfn.runs import find_checkpoint
-from vfn.train import train
 
 BASE = {
     "num_res_blocks": 2, "resample_with_res": True, "attend_after_resampling": True,
@@ -172,11 +170,8 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
     torch.set_num_threads(1)
     config = configuration(recipe, seed)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.process_time()
-        train(override(config, {"steps": steps}), folder, device="cpu")
-        if find_checkpoint(folder).step < steps:
-            raise SystemExit(f"{recipe}, seed {seed}: stopped before its last step")
-        result: dict[str, Any] = {"steps": steps, "seconds": time.process_time() - begun}
+        seconds = train_whole(override(config, {"steps": steps}), folder)
+        result: dict[str, Any] = {"steps": steps, "seconds": seconds}
         for name in samplers:
             result[name] = figures(Path(folder), **SAMPLERS[name])
     out.parent.mkdir(parents=True, exist_ok=True)

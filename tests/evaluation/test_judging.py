@@ -596,3 +596,18 @@ def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
     assert "digits is not what the network was trained on any more (other pictures or lab" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_losses_are_judged_with_convolutions_as_the_run_has_them(trained, wanted):
+    train = replace(trained.config.train, tf32=wanted)
+    network = replace(trained, config=replace(trained.config, train=train))
+    seen = []
+    hook = network.model.register_forward_hook(
+        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    before = torch.backends.cudnn.allow_tf32
+    judge("dataset:digits:test", network, ["loss"], num=20, device="cpu")
+    hook.remove()
+    assert {*seen} == {wanted}
+    assert torch.backends.cudnn.allow_tf32 is before

@@ -1,7 +1,6 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     tf32 = plan.subject is not None and plan.subject.trained.config.train.tf32
     for word, metric in plan.metrics.items():
-        with float32_convolutions(tf32) if plan.subject is not None else nullcontext():
+        with float32_convolutions(tf32):
             each = computed(word, metric, judged)
         for found in each:
             if fault := not_finite([found]):
