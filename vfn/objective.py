@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     of the pictures' masks, int32 [B, 2], see `keyed_dropout`. r: times [B] up to t where a step may
     end, and u: uniform draws [B], for networks that take a second time. update: how many updates
     were before; None in evaluations. vector, image, augment: what a network takes beside labels,
-    see `vfn.nn.Conditions`.
+    see `vfn.nn.Conditions`. step_noise: of a step taken in training, whose length is then u.
     """
 
     x0: Tensor
@@ -62,6 +62,7 @@ class Batch(NamedTuple):
     vector: Tensor | None = None
     image: Tensor | None = None
     augment: Tensor | None = None
+    step_noise: Tensor | None = None
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:
@@ -229,7 +230,7 @@ def batch_loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Te
     """
     logsnr = schedule_of(diffusion).logsnr(batch.t)
     z = q_sample(batch.x0, logsnr, batch.noise)
-    pred, frac = _predicted(network, z, logsnr, batch, diffusion)
+    pred, frac = predicted(network, z, logsnr, batch, diffusion)
     if diffusion.loss_type == "kl":
         return _bound(z, pred.x0, frac, batch, diffusion)
     target = Prediction(batch.x0, batch.noise, v_from_x0_eps(batch.x0, batch.noise, logsnr))
@@ -328,7 +329,7 @@ def weighted_error(
 ) -> Tensor:
     """Weighted square error of the network's prediction at z, [B]."""
     logsnr = schedule_of(diffusion).logsnr(batch.t)
-    pred, _ = _predicted(network, z, logsnr, batch, diffusion)
+    pred, _ = predicted(network, z, logsnr, batch, diffusion)
     return _weighted(pred, target, logsnr, diffusion)
 
 
@@ -339,10 +340,21 @@ def _weighted(
     return mse_loss(pred, target, diffusion.reweight_type, logsnr, **diffusion.reweight_options)
 
 
-def _predicted(
+def predicted(
     network: Network, z: Tensor, logsnr: Tensor, batch: Batch, diffusion: DiffusionConfig
 ) -> tuple[Prediction, Tensor | None]:
-    """The prediction at z, and the fraction of a learned variance."""
+    """What a network says of z, in all forms, and the fraction of a learned variance.
+
+    Args:
+        network: called by `Batch.predicted_by`.
+        z: noisy data [B, C, H, W].
+        logsnr: of the batch's times [B].
+        batch: its times and conditions.
+        diffusion: prediction type.
+
+    Returns:
+        prediction, and the fraction in the shape of ``z``, None without one.
+    """
     out_type = diffusion.model_out_type
     out, frac = split_variance(z, batch.predicted_by(network, z), out_type)
     return predict(z, out, logsnr, out_type), frac

@@ -23,9 +23,13 @@ class Stream(IntEnum):
     CONDITION = 14  # what is hidden of a picture that is a condition
     HELD_OUT_CONDITION = 15
     AUGMENT = 16
+    STEP_LENGTH = 17  # of a sampler's step that is taken in training
+    STEP_NOISE = 18
+    HELD_OUT_STEP_LENGTH = 19
     BITS_TIME = 20  # noise levels of the continuous bound
     BITS_LEVEL = 21  # dequantization
     BITS_PROBE = 22  # the trace of the probability flow
+    HELD_OUT_STEP_NOISE = 23
     BOOTSTRAP = 30  # resampled pictures of an evaluation
     PERFECT = 31  # what a perfect sampler would get
     BITS_NOISE = 100  # BITS_NOISE + k is draw k of a bound, below 900

@@ -221,6 +221,8 @@ REDUCING = {
     "rms": lambda a: ops.rms(a.x),
     "consistency_loss": lambda a: ops.consistency_loss(a.x, a.y, a.n),
     "consistency_loss weighted": lambda a: ops.consistency_loss(a.x, a.y, a.n, a.x.mean((-1, -2))),
+    "moment_loss": lambda a: ops.moment_loss(a.x, a.y, a.n, a.x.sin()),
+    "auxiliary_loss": lambda a: ops.auxiliary_loss(a.x, a.y, a.n),
     "pseudo_huber": lambda a: ops.pseudo_huber(a.x, a.y),
     "pair_weight": lambda a: ops.pair_weight(a.t, a.s).to(a.x.dtype) + 0 * a.x.mean((-1, -2)),
     "ect_level": lambda a: (

@@ -14,7 +14,7 @@ from vfn.configs import override
 from vfn.model import build_model
 from vfn.runs import RunFiles, export_model, find_checkpoint, newest_checkpoint, save_checkpoint
 from vfn.train import train
-from vfn.train.learned_weight import init_learned_weight
+from vfn.train.companions import init_learned_weight
 
 STEPS = 6
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from vfn.train.state import clip_and_step
+from vfn.train.companions import clip_and_step
 
 
 def trained(max_norm, grads):

@@ -124,6 +124,7 @@ def mean_held_out_loss(
     seed: int = 0,
     world: World = ALONE,
     batch: int = MEAN_PICTURES,
+    takes_step: bool = False,
 ) -> float:
     """Mean training loss on some held-out pictures, with times and noise that are always the same.
 
@@ -134,6 +135,7 @@ def mean_held_out_loss(
         seed: of the times and the noise.
         world: the processes; all of them have to call this, and each does its share.
         batch: pictures at a time, bounds the memory; the value is the same.
+        takes_step: whether the objective takes a step of a sampler, of random length and noise.
 
     Returns:
         the loss, the same on every process.
@@ -156,9 +158,16 @@ def mean_held_out_loss(
             other = keyed_time(seed, Stream.HELD_OUT_SECOND_TIME, keys, diffusion)
             t, r = torch.maximum(t, other), torch.minimum(t, other)
             u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)
+        step_noise = None
+        if takes_step:
+            u = keyed_uniform(seed, Stream.HELD_OUT_STEP_LENGTH, keys, dtype=torch.float64)
+            step_noise = keyed_normal(
+                seed, Stream.HELD_OUT_STEP_NOISE, keys, tuple(noise.shape[1:])
+            )
         span = trained.config.model.guidance_range
         guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        batches += parts_of(Batch(x0, labels, t, noise, guidance, r=r, u=u).under(more), batch)
+        whole = Batch(x0, labels, t, noise, guidance, r=r, u=u, step_noise=step_noise)
+        batches += parts_of(whole.under(more), batch)
     network = with_params(trained.model, trained.params)
     summed = held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)

@@ -223,6 +223,7 @@ from .consistency import (
     rms as rms,
     x0_from_mean_velocity as x0_from_mean_velocity,
 )
+from .moment_matching import auxiliary_loss as auxiliary_loss, moment_loss as moment_loss
 from .ema import (
     combine as combine,
     ema_decay as ema_decay,
@@ -348,6 +349,7 @@ __all__ = [
     "ancestral_solver",
     "ancestral_step",
     "apg_guide",
+    "auxiliary_loss",
     "balanced_loss",
     "bootstrap_indices",
     "bootstrap_interval",
@@ -440,6 +442,7 @@ __all__ = [
     "mean_velocity_step",
     "mean_velocity_target",
     "merge_moments",
+    "moment_loss",
     "moments",
     "mse_loss",
     "nearest_distances",

@@ -51,10 +51,14 @@ class Paths(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """Loss of each picture [B], and figures for the log, each a number on the device."""
+    """Loss of each picture [B], and figures for the log, each a number on the device.
+
+    beside: loss [B] of what is learned beside the network, which reaches nothing else.
+    """
 
     loss: Tensor
     figures: dict[str, Tensor]
+    beside: Tensor | None = None
 
 
 class LevelPair(NamedTuple):

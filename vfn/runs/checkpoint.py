@@ -47,7 +47,7 @@ class Checkpoint(NamedTuple):
     Of an exported model ``params`` are its averaged parameters, and ``moments`` empty. ``data`` is
     None in files of versions that did not note it. ``weight``: a weight of noise levels that was
     learned beside the network, with its moments; nothing without one. ``profiles`` are
-    power-function averages by their ``sigma_rel``.
+    power-function averages by their ``sigma_rel``. ``auxiliary``: a second network, as ``weight``.
     """
 
     step: int
@@ -60,6 +60,7 @@ class Checkpoint(NamedTuple):
     data: DataMark | None = None
     weight: Mapping[str, Tensor] = MappingProxyType({})
     profiles: Mapping[float, dict[str, Tensor]] = MappingProxyType({})
+    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -171,6 +172,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "ema": checkpoint.ema,
         "counters": checkpoint.counters,
         "weight": checkpoint.weight,
+        "auxiliary": checkpoint.auxiliary,
         **checkpoint.moments,
         **profile_groups(checkpoint.profiles),
     }
@@ -354,6 +356,7 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
         _parse_data(metadata.get("data")),
         groups.get("weight", {}),
         {} if exported else parse_profiles(metadata.get("profiles"), groups),
+        groups.get("auxiliary", {}),
     )
     parts = [] if exported else [*checkpoint.moments.values(), *checkpoint.profiles.values()]
     for part in (checkpoint.ema, *parts):

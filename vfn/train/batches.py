@@ -64,6 +64,7 @@ def make_batch(
     device: torch.device,
     guidance_range: Sequence[float] | None = None,
     second_time: bool = False,
+    takes_step: bool = False,
 ) -> Batch:
     """Pictures, dropped conditions, times, noise and guidance for some draws of the run.
 
@@ -75,6 +76,7 @@ def make_batch(
         device: where the batch is wanted.
         guidance_range: see `keyed_guidance`.
         second_time: whether the network takes one; both are then drawn alike, and t is the later.
+        takes_step: whether the objective takes a step of a sampler, of random length and noise.
 
     Returns:
         Batch; the data set's labels are not changed.
@@ -118,8 +120,13 @@ def make_batch(
         other = training_times(config, keys, Stream.SECOND_TIME).t
         t, r = torch.maximum(t, other), torch.minimum(t, other)
         u = keyed_uniform(seed, Stream.SAME_TIME, keys)
+    step_noise = None
+    if takes_step:
+        u = keyed_uniform(seed, Stream.STEP_LENGTH, keys, dtype=torch.float64)
+        step_noise = keyed_normal(seed, Stream.STEP_NOISE, keys, tuple(x0.shape[1:]))
     update = int(draws[0]) // config.train.batch_size
-    return Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update).under(more)
+    batch = Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update)
+    return batch._replace(step_noise=step_noise).under(more)
 
 
 def keeps_expectation(diffusion: DiffusionConfig) -> bool:

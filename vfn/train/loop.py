@@ -5,6 +5,7 @@ import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vfn.files import write_json
 from vfn.memory import in_memory
 from vfn.nn import guidance_range, takes_second_time
 from vfn.objective import Batch, Objective, logsnr_edges
+from vfn.ops import Learned
 from vfn.runs import (
     Checkpoint,
     RunFiles,
@@ -37,8 +39,8 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.tables import object_name
 from vfn.train.batches import image_indices, make_batch, prefetch
+from vfn.train.companions import Companion
 from vfn.train.journal import Journal
-from vfn.train.learned_weight import Weigh
 from vfn.train.observers import Audience, Callback, Observer, Outcome, RunInfo, as_observers
 from vfn.train.previews import evaluation, held_out_loss_of, preview
 from vfn.train.session import (
@@ -188,19 +190,26 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
-def _weigh(run: Run) -> Weigh | None:
-    """What gives the uncertainty of noise levels, where it is learned."""
-    if run.state.weight is None:
+def _companion(run: Run, beside: Companion | None) -> Callable[..., Tensor] | None:
+    """What is trained beside the network, as a step calls it."""
+    if beside is None:
         return None
-    module = run.state.weight.module
     if run.world.size == 1:
-        return module
-    return DistributedDataParallel(module, broadcast_buffers=False)
+        return beside.module
+    return DistributedDataParallel(beside.module, broadcast_buffers=False)
+
+
+def _objective(run: Run, auxiliary: Callable[..., Tensor] | None) -> Objective:
+    """The objective as a step calls it: with the auxiliary network that averages gradients."""
+    objective: Callable[..., Tensor | Learned] = run.objective
+    return objective if auxiliary is None else partial(objective, auxiliary=auxiliary)
 
 
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
-    network, weigh, window = _network(run), _weigh(run), Window(run)
+    network, window = _network(run), Window(run)
+    weigh, auxiliary = _companion(run, state.weight), _companion(run, state.auxiliary)
+    objective = _objective(run, auxiliary)
     doing, remedy = _in_a_step(run)
     signum = stop.agreed()
     if state.step and not signum:
@@ -208,9 +217,11 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
         signum = _show(run, audience, stop, window, resumed=True)
     while state.step < settings.steps and not signum:
         run.model.train()
+        if state.auxiliary is not None:
+            state.auxiliary.module.train()
         batch = _micro_batches(run, batches)
         with talking(), in_memory(doing, remedy):
-            window.add(step_of(state, network, batch, run.config, run.objective, weigh))
+            window.add(step_of(state, network, batch, run.config, objective, weigh, auxiliary))
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
@@ -419,7 +430,8 @@ def _batches(run: Run) -> Generator[Batch]:
         first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
         span, second = guidance_range(run.model), takes_second_time(run.model)
-        return make_batch(run.dataset, config, draws, world.device, span, second)
+        takes_step = run.state.auxiliary is not None
+        return make_batch(run.dataset, config, draws, world.device, span, second, takes_step)
 
     steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)
     return prefetch(make, steps)

@@ -143,7 +143,10 @@ def held_out_loss_of(run: Run) -> dict[str, float]:
         return {}
     seed = run.config.train.seed
     batch = AT_ONCE * run.config.sample.sample_batch
-    loss = mean_held_out_loss(trained_of(run), run.held_out, run.objective, seed, run.world, batch)
+    takes_step = run.state.auxiliary is not None
+    loss = mean_held_out_loss(
+        trained_of(run), run.held_out, run.objective, seed, run.world, batch, takes_step
+    )
     return {"held_out_loss": loss}
 
 

@@ -25,7 +25,7 @@ from vfn.ops import (
 from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
-from vfn.train.learned_weight import LearnedWeight, Weigh
+from vfn.train.companions import Companion, Weigh, adamw, clip_and_step
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -50,8 +50,8 @@ class TrainState:
 
     ``params`` are the model's own tensors; ``ema`` is a second dictionary of the same names, which
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
-    `count_step`. weight: learned beside the network, if any. ``profiles`` are power-function
-    averages by their ``sigma_rel``.
+    `count_step`. weight and auxiliary are learned beside the network, if any: a weight of noise
+    levels, and a network like it. ``profiles`` are power-function averages by their ``sigma_rel``.
     """
 
     params: dict[str, Tensor]
@@ -59,20 +59,15 @@ class TrainState:
     optimizer: torch.optim.AdamW
     counters: dict[str, Tensor]
     step: int = 0
-    weight: LearnedWeight | None = None
+    weight: Companion | None = None
+    auxiliary: Companion | None = None
     profiles: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
     """Fresh state around a model's parameters."""
     params: dict[str, Tensor] = dict(model.named_parameters())
-    optimizer = torch.optim.AdamW(
-        params.values(),
-        lr=train.lr,
-        betas=(train.beta1, train.beta2),
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
+    optimizer = adamw(model, train)
     device = next(iter(params.values())).device
     start = {"updates": 0.0, "skipped": 0.0, "in_row": 0.0, "loss_scale": 1.0, "since_change": 0.0}
     if train.precision == "fp16":
@@ -150,40 +145,6 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     return train.lr * warm * left
 
 
-def clip_and_step(
-    optimizer: torch.optim.AdamW,
-    params: Iterable[Tensor],
-    max_norm: float,
-    loss_scale: Tensor | float = 1.0,
-) -> Tensor:
-    """Clip the gradients by their common norm, update the parameters, and drop the gradients.
-
-    The fused optimizer divides by the clipping factor on its way, which saves a pass over all
-    gradients, and leaves parameters and moments as they are where the norm is not finite, without
-    waiting for the device.
-
-    Args:
-        optimizer: a fused one, over ``params``; changed in place.
-        params: with gradients.
-        max_norm: the norm that gradients are scaled down to.
-        loss_scale: what the loss was multiplied by.
-
-    Returns:
-        norm of the gradient before clipping, on the device.
-    """
-    gradients = [p.grad for p in params if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients) / loss_scale
-    scaling = {
-        "grad_scale": loss_scale * ((norm + 1e-6) / max_norm).clamp(min=1),
-        "found_inf": (~norm.isfinite()).float(),
-    }
-    for name, value in scaling.items():  # attributes through which torch.amp tells it the same
-        setattr(optimizer, name, value)
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm
-
-
 def train_step(
     state: TrainState,
     network: Network,
@@ -191,6 +152,7 @@ def train_step(
     config: Config,
     objective: Objective = batch_loss,
     weigh: Weigh | None = None,
+    auxiliary: Network | None = None,
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
@@ -205,6 +167,7 @@ def train_step(
         config: diffusion and optimizer settings.
         objective: loss of each picture of a micro-batch.
         weigh: the module of ``state.weight``, or its DistributedDataParallel wrapper.
+        auxiliary: that of ``state.auxiliary`` likewise, which the objective calls.
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
@@ -214,23 +177,29 @@ def train_step(
     losses, bins, figures = [], [], []
     for i, batch in enumerate(micro_batches):
         more = i < settings.micro_batches - 1
-        with _held(network, more), _held(weigh, more), keyed_dropout(batch.dropout):
+        held = _held(network, more), _held(weigh, more), _held(auxiliary, more)
+        with held[0], held[1], held[2], keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
-                each, told = loss_of(objective(network, batch, config.diffusion))
+                each, told, beside = loss_of(objective(network, batch, config.diffusion))
             loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
             if weigh is not None:
                 u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
                 balanced = _counted(balanced_loss(each, u), batch.weight)
                 trained = balanced.mean() / settings.micro_batches
+            if beside is not None:
+                trained = trained + _counted(beside, batch.weight).mean() / settings.micro_batches
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
         figures.append(told)
+    lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, settings)
+        group["lr"] = lr
     norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
     if state.weight is not None:
-        state.weight.step(learning_rate(state.step, settings), norm.isfinite(), scale)
+        state.weight.step(lr, norm.isfinite(), scale)
+    if state.auxiliary is not None:
+        state.auxiliary.step(lr, loss_scale=scale)
     state.counters = count_step(state.counters, norm.isfinite(), scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
@@ -273,10 +242,12 @@ def checkpoint_of(
         kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
         for kind in MOMENTS
     }
-    weight = {} if state.weight is None else state.weight.saved()
+    weight, auxiliary = (
+        {} if part is None else part.saved() for part in (state.weight, state.auxiliary)
+    )
     return Checkpoint(
         state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight,
-        state.profiles,
+        state.profiles, auxiliary,
     )  # fmt: skip
 
 
@@ -317,8 +288,10 @@ def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
             slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
     for name, value in state.counters.items():
         value.copy_(checkpoint.counters.get(name, value))
-    if state.weight is not None:
+    if state.weight is not None and checkpoint.weight:  # a run may begin to learn one
         state.weight.restore(checkpoint.weight)
+    if state.auxiliary is not None:
+        state.auxiliary.restore(checkpoint.auxiliary)
     state.step = checkpoint.step
 
 

@@ -2,6 +2,7 @@ from .few_steps import path_objective as path_objective
 from .methods import METHODS as METHODS
 from .methods import Method as Method
 from .methods import Weak as Weak
+from .moments import moment_objective as moment_objective
 from .plan import halvings as halvings
 from .plan import plan_of as plan_of
 from .plan import stage_config as stage_config
@@ -23,6 +24,7 @@ __all__ = [
     "distill_objective",
     "find_teacher",
     "halvings",
+    "moment_objective",
     "path_objective",
     "plan_distillation",
     "plan_of",

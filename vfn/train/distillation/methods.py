@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from vfn.nn import Conditions
     from vfn.objective import Objective
-    from vfn.ops import Denoiser
+    from vfn.ops import Denoiser, Learned
+
+# An objective that is given an auxiliary network, by the keyword ``auxiliary``.
+Beside = Callable[..., "Learned"]
 
 
 class Weak(NamedTuple):
@@ -40,11 +43,13 @@ class Method(NamedTuple):
     mode, that holds its averaged parameters) and the configuration of the stage.
     guided: the same from a teacher that is led away from a weaker network, its third argument;
     None where the method knows none.
+    auxiliary: whether a second network like the student, begun as it, is trained beside it.
     """
 
     stages: Callable[[Config], list[Config]]
-    objective: Callable[["nn.Module", Config], "Objective"]
-    guided: "Callable[[nn.Module, Config, Weak], Objective] | None" = None
+    objective: "Callable[[nn.Module, Config], Objective | Beside]"
+    guided: "Callable[[nn.Module, Config, Weak], Objective | Beside] | None" = None
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,12 @@ METHODS: Table[MethodEntry] = Table(
             objective="ect",
             parameters={"regress_updates": 0},
             within=_LIMITS,
+        ),
+        "moment_matching": MethodEntry(
+            text="steps that keep the means the teacher knows, beside a second network",
+            target="vfn.train.distillation.moments:MOMENT_MATCHING",
+            preset="digits_moments",
+            objective="diffusion",
         ),
     },
     lambda name: MethodEntry(text=name, target=name, parameters=None),

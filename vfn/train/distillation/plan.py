@@ -173,7 +173,8 @@ def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
             f"{config.diffusion.objective}; leave it out"
         )
     options = entry.filled(f"method {word}", lambda: None, given)
-    options["regress_updates"] = int(options["regress_updates"])
+    if "regress_updates" in options:
+        options["regress_updates"] = int(options["regress_updates"])
     config = replace(config, distill=replace(config.distill, method_options=options))
     learned = OBJECTIVES.find(entry.objective)
     if not learned.smooth or not NETWORKS.find(config.model.network).sectioned:

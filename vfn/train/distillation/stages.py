@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.distillation.methods import METHODS, Weak, method_of
+from vfn.train.distillation.methods import METHODS, Beside, Weak, method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
@@ -470,23 +471,28 @@ def _open_stage(
     stage: Config, teachers: Teachers, files: RunFiles, world: World, start: Start
 ) -> tuple[Run, Trained, Trained | None]:
     """A stage's run, begun or restored, and the networks of the teachers in its objective."""
-    run = open_run(stage, files, world, resume=start.resume, fresh=start.fresh)
+    method = method_of(stage)
+    run = open_run(stage, files, world, start.resume, fresh=start.fresh, auxiliary=method.auxiliary)
     strong = _frozen(teachers.strong, run.world, "the teacher")
     if run.state.step == 0:
         _start_as(run, strong.model, teachers.strong)
+        if run.state.auxiliary is not None:
+            run.state.auxiliary.module.load_state_dict(run.model.state_dict())
     weak, by = None, stage.distill.teacher_guide_weight
     if teachers.weak is not None and by:
         weak = _frozen(teachers.weak, run.world, "the weaker network")
+    beside = run.state.auxiliary
     if stage.train.compile:
-        for network in (strong, weak):
-            if network is not None:
-                network.model.compile()
-    method = method_of(stage)
+        others = (part for part in (weak and weak.model, beside and beside.module) if part)
+        for network in (strong.model, *others):
+            network.compile()
     if weak is None or by is None:
         objective = method.objective(strong.model, stage)
     else:
         assert method.guided is not None  # refused otherwise
         objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
+    if beside is not None:
+        objective = partial(cast(Beside, objective), auxiliary=beside.module)
     return run._replace(objective=objective), strong, weak
 
 

@@ -1,0 +1,101 @@
+"""Moment matching: one run, whose student draws in a few steps what its teacher draws in many.
+
+Beside the student a second network learns what data to expect of the student's own states.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.model import schedule_of
+from vfn.nn import Network, denoiser
+from vfn.objective import Batch, predicted
+from vfn.ops import (
+    Learned,
+    ancestral_step,
+    auxiliary_loss,
+    loss_weight,
+    moment_loss,
+    q_sample,
+)
+from vfn.train.distillation.methods import Beside, Method, Weak
+
+
+def moment_objective(
+    teacher: nn.Module, guidance: float, steps: int, weak: Weak | None = None
+) -> Beside:
+    """What a student and its auxiliary network learn of a batch, at once.
+
+    The student goes from ``t = min(s + u/k, 1)`` to s, the time of the batch, by an ancestral step.
+    Both networks are updated after it; the published algorithm takes turns, which asks every
+    network twice as often.
+
+    Args:
+        teacher: a network without gradients.
+        guidance: w that is distilled in, where batches have none of their own.
+        steps: k, of the student's sampling.
+        weak: a weaker network that the teacher is led away from, too.
+
+    Returns:
+        objective: gives the losses of both networks on a batch that has ``u`` and ``step_noise``.
+
+    Source: Salimans et al. 2024 (2406.04103), algorithm 2.
+    """
+
+    def loss(
+        network: Network, batch: Batch, diffusion: DiffusionConfig, auxiliary: Network
+    ) -> Learned:
+        schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
+        assert batch.u is not None
+        assert batch.step_noise is not None
+
+        def said(by: Network, z: Tensor, t: Tensor) -> Tensor:
+            logsnr = schedule.logsnr(t)
+            return predicted(by, z, logsnr, batch._replace(t=t), diffusion)[0].x0
+
+        s, t = batch.t, (batch.t + batch.u / steps).clamp(max=1)
+        logsnr_s, logsnr_t = schedule.logsnr(s), schedule.logsnr(t)
+        z_t = q_sample(batch.x0, logsnr_t, batch.noise)
+        x0 = said(network, z_t, t)
+        fixed = x0.detach()
+        z_s = ancestral_step(z_t, fixed, logsnr_t, logsnr_s, batch.step_noise)
+        w = guidance if batch.guidance is None else batch.guidance
+        away = None if weak is None else weak.denoiser(batch.labels, batch.more)
+        by = 0.0 if weak is None else weak.guidance
+        denoise = denoiser(
+            teacher, None, schedule, out_type, batch.labels, w, clip=False, weak=away,
+            weak_guidance=by, conditions=batch.more,
+        )  # fmt: skip
+        with torch.no_grad():
+            wanted = denoise(z_s, logsnr_s)
+        found = said(auxiliary, z_s, s)
+        weight = loss_weight(logsnr_s, diffusion.reweight_type, **diffusion.reweight_options)
+        weight = weight.to(x0.dtype)
+        beside = weight * auxiliary_loss(found, fixed, wanted)
+        figures = {
+            "moment_error": (found - wanted).detach().square().mean(),
+            "auxiliary_loss": beside.detach().mean(),
+        }
+        return Learned(weight * moment_loss(x0, fixed, found.detach(), wanted), figures, beside)
+
+    return loss
+
+
+def _stages(plan: Config) -> list[Config]:
+    sample = SampleConfig(
+        sampler="ancestral",  # whose steps the student learns
+        sample_timesteps=plan.distill.student_steps,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
+    )
+    return [replace(plan, sample=sample)]
+
+
+def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Beside:
+    distill = stage.distill
+    return moment_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps, weak)
+
+
+MOMENT_MATCHING = Method(_stages, _objective, _objective, auxiliary=True)
