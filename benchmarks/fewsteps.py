@@ -30,26 +30,36 @@ from vfn.configs import load, override
 from vfn.pictures import grid, save_png, sheet
 from vfn.runs import RunFiles
 from vfn.train import train
-from vfn.train.distillation import distill
+from vfn.train.distillation import METHODS, distill
 
 NUM, STEPS, LONG = 1000, (1, 2, 4, 8), 64
-TAUGHT = ("consistency", "ect", "progressive")
-WARM = 3 / 8  # share of the updates of `consistency` that learn what the teacher says
-PROBED = 40  # updates, half of them of that kind
+PROBED = 40  # updates that tell what one costs
 QUIET = {"eval_every": 0, "preview_every": 0, "log_every": 10, "device": "cpu"}
+COUNTED = {"regress_updates", "tangent_warmup", "stage_updates"}  # in updates
+TAUGHT_FOR = 2  # steps, of a student of moment matching
 SHOWN = ("3", "5", "8")  # digits of the picture, so many of each:
 COLUMNS = 4
 
 
-def settings(method: str, updates: int, warm: int) -> dict[str, Any]:
-    """What is asked of `distill`; the updates of all stages come to about as many as are given."""
+def settings(method: str, updates: int) -> dict[str, Any]:
+    """What is asked of `distill`; the updates of all stages come to about as many as are given.
+
+    Parts of a run have the share of it that the presets give them.
+    """
     if method == "progressive":  # the preset's 100 updates a halving, 400 for the last two
         each = max(1, updates // 12)
         return {"steps": each, "last_steps": 4 * each}
-    options = {"regress_updates": warm} if method == "consistency" else {}
-    # As the preset has them, for as many updates: a stage is a tenth of the run.
-    more = {"objective_options": {"stage_updates": max(1, updates // 10)}} if not options else {}
-    return {"steps": updates, "method_options": options, **more}
+    if method == "moment_matching":
+        return {"steps": updates, "student_steps": TAUGHT_FOR}
+    preset = load(METHODS[method].preset)
+    share = updates / preset.train.steps
+    options = {
+        name: max(1, round(share * value)) if name in COUNTED else value
+        for part in (preset.diffusion.objective_options, preset.distill.method_options)
+        for name, value in part.items()
+    }
+    regress = {name: options.pop(name) for name in ("regress_updates",) if name in options}
+    return {"steps": updates, "objective_options": options, "method_options": regress}
 
 
 def cost(teacher: Path, method: str, w: float) -> float:
@@ -57,17 +67,16 @@ def cost(teacher: Path, method: str, w: float) -> float:
     marks: list[tuple[int, float]] = []
 
     def watch(entry: Mapping[str, Any]) -> None:
-        if "loss" in entry:
+        if "loss" in entry:  # not of the held-out pictures
             marks.append((entry["step"], time.process_time()))
 
-    asked = {**settings(method, PROBED, PROBED // 2), "teacher_guidance": w, "method": method}
+    asked = {**settings(method, PROBED), "teacher_guidance": w, "method": method}
     if method == "progressive":
         asked |= {"steps": PROBED, "last_steps": PROBED, "student_steps": 32}
     with tempfile.TemporaryDirectory() as out:
         distill(teacher, out, callbacks=[watch], **{**QUIET, **asked})
-    (_, a), (_, b), (_, c), (_, d) = marks[:4]
-    early, late = (b - a) / 10, (d - c) / 10
-    return WARM * early + (1 - WARM) * late if method == "consistency" else late
+    (begun, start), *_, (ended, end) = marks[1:]
+    return (end - start) / (ended - begun)
 
 
 def scratch_cost() -> float:
@@ -100,7 +109,7 @@ def ways(method: str, teacher: Path, out: Path) -> dict[str, tuple[Path, dict[st
         return {**many, f"{LONG}": (teacher, {"sampler": "ddim", "steps": LONG})}
     if method == "progressive":
         return {str(n): (RunFiles(out).stage(n).path, {}) for n in STEPS}
-    run = out if method == "mean_flow" else RunFiles(out).stage(2).path
+    run = out if method == "mean_flow" else RunFiles(out).stage(TAUGHT_FOR).path
     return {str(n): (run, {"steps": n}) for n in STEPS}
 
 
@@ -125,7 +134,7 @@ def job(teacher: Path, method: str, w: float, seed: int, budget: float, out: Pat
         })  # fmt: skip
         signum = train(config, here, resume=True, device="cpu").signum
     elif method != "teacher":
-        asked = settings(method, updates, round(WARM * updates))
+        asked = settings(method, updates)
         more = {"method": method, "teacher_guidance": w, "seed": seed, **QUIET}
         signum = distill(teacher, here, resume=here.is_dir(), **{**more, **asked}).signum
     if signum:
@@ -164,7 +173,8 @@ def spread(values: list[float]) -> str:
 @click.option("--scratch", type=float, default=300.0, help="of a mean flow from scratch")
 @click.option("--weights", default="0", help="guidance of the teacher, several after commas")
 @click.option("--seeds", default="0")
-@click.option("--methods", default="teacher,consistency,ect,progressive,mean_flow")
+@click.option("--methods",
+              default="teacher,consistency,ect,moment_matching,progressive,mean_flow")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/fewsteps"))
 @click.option("--only", help="METHOD|W|SEED: that training alone, without a table")
 def main(

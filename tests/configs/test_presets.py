@@ -34,7 +34,7 @@ SHAPES = {
 OWN = ("small", "64", "128")  # for pictures of one's own
 # Data and network are the teacher's.
 DISTILLED = ["cifar10_consistency", "cifar10_distill", "digits_consistency", "digits_distill",
-             "digits_moments"]  # fmt: skip
+             "digits_ect", "digits_moments"]  # fmt: skip
 
 CIFAR10 = {
     "dataset": "cifar10", "split": "train", "flip": True,

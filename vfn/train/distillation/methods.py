@@ -86,7 +86,7 @@ METHODS: Table[MethodEntry] = Table(
         "ect": MethodEntry(
             text="the same from pairs of noise levels that close in (ECT)",
             target="vfn.train.distillation.few_steps:FEW_STEPS",
-            preset="digits_consistency",
+            preset="digits_ect",
             objective="ect",
             parameters={"regress_updates": 0},
             within=_LIMITS,
