@@ -12,16 +12,20 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleaved(
+    parts: dict[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of each part, timed in turn so that drift of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for part in parts.values():
         part()
     for _ in range(rounds):
         for name, part in parts.items():
-            start = time.perf_counter()
+            start = clock()
             part()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

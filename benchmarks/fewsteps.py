@@ -36,6 +36,7 @@ NUM, STEPS, LONG = 1000, (1, 2, 4, 8), 64
 PROBED = 40  # updates that tell what one costs
 QUIET = {"eval_every": 0, "preview_every": 0, "log_every": 10, "device": "cpu"}
 COUNTED = {"regress_updates", "tangent_warmup", "stage_updates"}  # in updates
+BACK = 0.7  # time that a second step of a consistency model begins at, where it is not t = 0.5
 TAUGHT_FOR = 2  # steps, of a student of moment matching
 SHOWN = ("3", "5", "8")  # digits of the picture, so many of each:
 COLUMNS = 4
@@ -53,13 +54,15 @@ def settings(method: str, updates: int) -> dict[str, Any]:
         return {"steps": updates, "student_steps": TAUGHT_FOR}
     preset = load(METHODS[method].preset)
     share = updates / preset.train.steps
-    options = {
-        name: max(1, round(share * value)) if name in COUNTED else value
-        for part in (preset.diffusion.objective_options, preset.distill.method_options)
-        for name, value in part.items()
+    parts = {
+        "objective_options": preset.diffusion.objective_options,
+        "method_options": preset.distill.method_options,
     }
-    regress = {name: options.pop(name) for name in ("regress_updates",) if name in options}
-    return {"steps": updates, "objective_options": options, "method_options": regress}
+    asked = {
+        part: {n: max(1, round(share * v)) if n in COUNTED else v for n, v in options.items()}
+        for part, options in parts.items()
+    }
+    return {"steps": updates, **asked}
 
 
 def cost(teacher: Path, method: str, w: float) -> float:
@@ -110,7 +113,10 @@ def ways(method: str, teacher: Path, out: Path) -> dict[str, tuple[Path, dict[st
     if method == "progressive":
         return {str(n): (RunFiles(out).stage(n).path, {}) for n in STEPS}
     run = out if method == "mean_flow" else RunFiles(out).stage(TAUGHT_FOR).path
-    return {str(n): (run, {"steps": n}) for n in STEPS}
+    found: dict[str, tuple[Path, dict[str, Any]]] = {str(n): (run, {"steps": n}) for n in STEPS}
+    if method in ("consistency", "ect"):
+        found[f"2, from t = {BACK:g}"] = run, {"steps": 2, "times": [1.0, BACK]}
+    return found
 
 
 def job(teacher: Path, method: str, w: float, seed: int, budget: float, out: Path) -> None:
@@ -153,6 +159,8 @@ def picture(teacher: Path, methods: Sequence[str], w: float, seed: int, out: Pat
     for method in methods:
         blocks = []
         for steps, (run, asked) in ways(method, teacher, out / f"{method}-{w:g}-{seed}").items():
+            if "," in steps:
+                continue
             guidance = w if method == "teacher" else 0.0
             trained = vfn.load(run, "cpu")
             names = [name for name in SHOWN for _ in range(COLUMNS)]

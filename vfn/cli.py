@@ -147,7 +147,7 @@ def train_command(
 @app.command("distill")
 @click.option("--teacher", type=RUN,
               help="run directory or checkpoint file whose EMA is distilled")  # fmt: skip
-@click.option("--config", "preset", help="a preset's name or a .toml file  [digits_distill]")
+@click.option("--config", "preset", help="a preset's name or a .toml file  [the method's]")
 @click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--fresh", is_flag=True,

@@ -46,7 +46,7 @@ class Footprint:
 
     config: describes the network, what it learns and in which precision. shape: of the data.
     device: where it works. model: the network itself, if there is one already. objective: the loss
-    of each picture.
+    of each picture. networks: 2 where a second one like it is trained beside it.
 
     >>> from vfn.configs import load
     >>> digits = Footprint(load("digits"), DataShape(1, 8, 8))
@@ -60,6 +60,7 @@ class Footprint:
     device: torch.device = torch.device("cpu")
     model: nn.Module | None = None
     objective: Objective = batch_loss
+    networks: int = 1
 
     @cached_property
     def network(self) -> nn.Module:
@@ -74,6 +75,12 @@ class Footprint:
         """Bytes of the parameters."""
         return FLOAT32 * sum(p.numel() for p in self.network.parameters())
 
+    @property
+    def _state(self) -> int:
+        """Copies of the parameters between steps; a second network has no average."""
+        own = sum(COPIES.values()) - COPIES["gradients"]
+        return self.networks * own - (self.networks - 1) * COPIES["average"]
+
     def step(self, pictures: int, processes: int = 1) -> int | None:
         """Bytes that training takes in all, with a micro-batch of some pictures.
 
@@ -84,10 +91,10 @@ class Footprint:
         Returns:
             bytes at the moment of a step when it is most, for this process.
         """
-        copies = sum(COPIES.values()) - COPIES["gradients"] + (processes > 1)
+        copies = self._state + self.networks * (processes > 1)
         again = self.config.model.network_options().get("checkpoint_activations", False)
         holes = HOLES if again and self.device.type == "cpu" else 1.0
-        return self._most(self._train, pictures, copies, 2 * BATCHES, holes)
+        return self._most(self._train, pictures, copies, 2 * BATCHES, holes * self.networks)
 
     def draw(self, pictures: int, state: bool = False) -> int | None:
         """Bytes that drawing takes, beside the parameters.
@@ -99,7 +106,7 @@ class Footprint:
         Returns:
             bytes at the moment of an evaluation when it is most.
         """
-        copies = sum(COPIES.values()) - COPIES["gradients"] if state else 0
+        copies = self._state if state else 0
         return self._most(self._evaluate, pictures, copies, STATES)
 
     def at_most(self, pictures: int) -> int | None:
@@ -125,7 +132,7 @@ class Footprint:
             return None
         widths = sum(p.shape[0] for p in params if p.ndim > 1)
         maps = MAPS * FLOAT32 * widths * math.prod(self.shape.size[1:]) * pictures
-        return sum(COPIES.values()) * self.parameters + maps
+        return self.networks * (sum(COPIES.values()) * self.parameters + maps)
 
     def _most(
         self,

@@ -21,6 +21,7 @@ from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
+from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.distillation.plan import plan_of, stages_of
 
 OWN = "itself"  # parameters that are the network's own and in no part of it
@@ -187,7 +188,8 @@ def needs(config: Config, shape: DataShape, device: str = "auto") -> Needs:
     (128, True)
     """
     where = choose_device(device)
-    footprint, sample = Footprint(config, shape, where), config.sample
+    footprint = Footprint(config, shape, where, networks=1 + trains_auxiliary(config))
+    sample = config.sample
     trained = config.train.batch_size // config.train.micro_batches
     branches = 2 if sample.guidance and config.model.guidance_range is None else 1
     draw = footprint.draw(branches * sample.sample_batch)

@@ -537,7 +537,7 @@ class DistillConfig(Section):
     method: str = option("progressive", "how students are taught")
     method_options: dict[str, Any] = option({}, "parameters of the method")
     teacher_steps: int = option(0, "DDIM steps of the teacher; 0 is plain training", 0, 2**20)
-    student_steps: int = option(1, "DDIM steps of the last student", 1, 2**20)
+    student_steps: int = option(1, "sampling steps of the last student", 1, 2**20)
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0, WEIGHT
     )

@@ -154,7 +154,7 @@ def mean_held_out_loss(
         t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
         r = u = None
-        if takes_second_time(trained.model):
+        if takes_second_time(trained.model) and not takes_step:
             other = keyed_time(seed, Stream.HELD_OUT_SECOND_TIME, keys, diffusion)
             t, r = torch.maximum(t, other), torch.minimum(t, other)
             u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)

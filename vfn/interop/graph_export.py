@@ -211,7 +211,7 @@ def exported(
     settings = trained.settings(**{name: v for name, v in given.items() if v is not None})
     _check_plain(settings)
     two_branches = bool(legend.names) and 0 < trained.config.diffusion.p_uncond < 1
-    distilled = bool(trained.config.distill.teacher_steps)
+    distilled = trained.config.distill.asked  # and has its guidance in it
     guided = takes or (two_branches and not distilled and not legend.tags)
     conditional = bool(legend.names)
     diffusion = trained.config.diffusion

@@ -53,12 +53,12 @@ class Paths(NamedTuple):
 class Learned(NamedTuple):
     """Loss of each picture [B], and figures for the log, each a number on the device.
 
-    beside: loss [B] of what is learned beside the network, which reaches nothing else.
+    auxiliary: loss [B] of a second network that is trained beside it, which reaches that alone.
     """
 
     loss: Tensor
     figures: dict[str, Tensor]
-    beside: Tensor | None = None
+    auxiliary: Tensor | None = None
 
 
 class LevelPair(NamedTuple):

@@ -17,22 +17,23 @@ class _Errors:
 
     @property
     def x0(self) -> Tensor:
-        return _mean_square(self.pred.x0, self.target.x0)
+        return mean_square(self.pred.x0, self.target.x0)
 
     @property
     def eps(self) -> Tensor:
-        return _mean_square(self.pred.eps, self.target.eps)
+        return mean_square(self.pred.eps, self.target.eps)
 
     @property
     def v(self) -> Tensor:
-        return _mean_square(self.pred.v, self.target.v)
+        return mean_square(self.pred.v, self.target.v)
 
     @property
     def u(self) -> Tensor:
-        return _mean_square(self.pred.u, self.target.u)
+        return mean_square(self.pred.u, self.target.u)
 
 
-def _mean_square(a: Tensor, b: Tensor) -> Tensor:
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over all but the first dimension of the square of what two tensors differ by, [B]."""
     same_shape(a, b, "prediction", "target")
     return (a - b).square().reshape(a.shape[0], math.prod(a.shape[1:])).mean(1)
 

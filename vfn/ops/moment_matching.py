@@ -5,11 +5,10 @@ the teacher's flow does if ``E[x~ | z_s]`` is the teacher's prediction at z_s. A
 learns that mean, and the generator is moved by what the two differ by.
 """
 
-import math
-
 from torch import Tensor
 
 from vfn.ops._coef import same_shape
+from vfn.ops.losses import mean_square
 
 
 def moment_loss(x0: Tensor, fixed: Tensor, auxiliary: Tensor, teacher: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ def moment_loss(x0: Tensor, fixed: Tensor, auxiliary: Tensor, teacher: Tensor) -
     """
     for name, value in (("fixed", fixed), ("auxiliary", auxiliary), ("teacher", teacher)):
         same_shape(x0, value, "x0", name)
-    return _mean_square(x0 - fixed + (auxiliary - teacher))
+    return mean_square(x0 - fixed, teacher - auxiliary)
 
 
 def auxiliary_loss(auxiliary: Tensor, x0: Tensor, teacher: Tensor) -> Tensor:
@@ -69,8 +68,4 @@ def auxiliary_loss(auxiliary: Tensor, x0: Tensor, teacher: Tensor) -> Tensor:
     """
     same_shape(auxiliary, x0, "auxiliary", "x0")
     same_shape(auxiliary, teacher, "auxiliary", "teacher")
-    return _mean_square(auxiliary - x0) + _mean_square(auxiliary - teacher)
-
-
-def _mean_square(error: Tensor) -> Tensor:
-    return error.square().reshape(error.shape[0], math.prod(error.shape[1:])).mean(1)
+    return mean_square(auxiliary, x0) + mean_square(auxiliary, teacher)

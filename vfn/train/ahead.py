@@ -9,9 +9,11 @@ from vfn.evaluation.held_out import ON_THE_WAY
 from vfn.files import check_space, shortened
 from vfn.model import DataShape, check_sampling
 from vfn.runs import RunFiles
+from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.trackers import find_trackers
 
 COPIES = 4  # of the parameters in a checkpoint: themselves, their average, two moments
+AUXILIARY = 3  # likewise of a second network, which has no average
 FLOAT32 = 4
 
 
@@ -69,8 +71,10 @@ def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None
     Raises:
         ValueError: if less is free than they will take beside what is there.
     """
-    each, missing, count = COPIES * FLOAT32 * parameters, 0, 0
+    missing, count = 0, 0
     for files, config in runs:
+        copies = COPIES + AUXILIARY * trains_auxiliary(config)
+        each = copies * FLOAT32 * parameters
         settings = config.train
         written = -(-settings.steps // settings.checkpoint_every)
         # An old one is removed when the new one is there.

@@ -116,7 +116,7 @@ def make_batch(
     weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
     t, r, u = times.t, None, None
-    if second_time:
+    if second_time and not takes_step:  # which knows where it ends by itself
         other = training_times(config, keys, Stream.SECOND_TIME).t
         t, r = torch.maximum(t, other), torch.minimum(t, other)
         u = keyed_uniform(seed, Stream.SAME_TIME, keys)

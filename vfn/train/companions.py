@@ -18,6 +18,25 @@ from vfn.runs.checkpoint import MOMENTS
 Weigh = Callable[[Tensor], Tensor]  # logsnr [B] -> uncertainty [B]
 
 
+def gradient_norm(params: Iterable[Tensor], loss_scale: Tensor | float = 1.0) -> Tensor:
+    """Common norm of the gradients.
+
+    Args:
+        params: with gradients, some of them.
+        loss_scale: what the loss was multiplied by.
+
+    Returns:
+        a number on the device, shape [].
+
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> (3 * weight).sum().backward()
+    >>> gradient_norm([weight], 3.0)
+    tensor(1.4142)
+    """
+    gradients = [p.grad for p in params if p.grad is not None]
+    return nn.utils.get_total_norm(gradients) / loss_scale
+
+
 def clip_and_step(
     optimizer: torch.optim.AdamW,
     params: Iterable[Tensor],
@@ -41,8 +60,7 @@ def clip_and_step(
     Returns:
         norm of the gradient before clipping, on the device.
     """
-    gradients = [p.grad for p in params if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients) / loss_scale
+    norm = gradient_norm(params, loss_scale)
     good = norm.isfinite() if allowed is None else norm.isfinite() & allowed
     scaling = {
         "grad_scale": loss_scale * ((norm + 1e-6) / max_norm).clamp(min=1),
@@ -94,8 +112,13 @@ class Companion:
             slots = self.optimizer.state[param]
             for kind in MOMENTS:
                 tensors[f"{kind}.{name}"] = slots.get(kind, torch.zeros_like(param))
-            tensors["updates"] = slots.get("step", param.new_zeros(()))
-        return tensors
+        return tensors | {"updates": self._updates()}
+
+    def _updates(self) -> Tensor:
+        """Of the parameters that had most: some may never have a gradient."""
+        none = next(iter(self.params.values())).new_zeros(())
+        steps = [self.optimizer.state[p].get("step", none) for p in self.params.values()]
+        return torch.stack(steps).max()
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, Tensor]) -> None:
@@ -144,6 +167,8 @@ def init_learned_weight(train: TrainConfig, device: torch.device) -> Companion:
 def init_auxiliary(model: nn.Module, train: TrainConfig) -> Companion:
     """A second network of the same kind, with the same parameters.
 
+    It stays in evaluation mode: masks of dropout would be the same in both, picture by picture.
+
     Args:
         model: the network; it is copied.
         train: of the run: the optimizer is as the network's.
@@ -156,7 +181,7 @@ def init_auxiliary(model: nn.Module, train: TrainConfig) -> Companion:
     >>> bool((second.params["weight"] == model.weight).all()), second.module is model
     (True, False)
     """
-    module = copy.deepcopy(model)
+    module = copy.deepcopy(model).eval()
     return Companion("auxiliary network", module, adamw(module, train), train.grad_norm)
 
 

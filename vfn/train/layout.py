@@ -22,6 +22,7 @@ from vfn.memory import free_memory, size_text
 from vfn.model import DataShape
 from vfn.objective import Objective, batch_loss
 from vfn.progress import say
+from vfn.train.distillation.methods import trains_auxiliary
 
 CLEARLY = 1.25  # whole processes were within a quarter: what is beyond is refused
 # Pictures that a network is evaluated on at once, as multiples of `sample_batch`: guidance doubles
@@ -70,7 +71,8 @@ def fitted(
     share = config.train.batch_size // world.size
     parts = config.train.accumulate or (1 if share % least else least)
     batch = config.sample.sample_batch
-    footprint = Footprint(config, shape, world.device, model, objective)
+    networks = 1 + trains_auxiliary(config)
+    footprint = Footprint(config, shape, world.device, model, objective, networks)
     with together(world):
         free = _free(world)
         if free is not None:
@@ -111,7 +113,7 @@ def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: i
     most = footprint.at_most(share // parts)
     if most is None or most <= SMALL * free:  # nobody can know more, or has to
         return parts
-    state = sum(COPIES.values()) * footprint.parameters
+    state = footprint.networks * sum(COPIES.values()) * footprint.parameters
     if state > CLEARLY * free:
         raise ValueError(
             f"training this network takes {size_text(state)} of memory for its parameters alone, "

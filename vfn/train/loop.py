@@ -190,13 +190,13 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network) if run.world.size > 1 else network
 
 
-def _companion(run: Run, beside: Companion | None) -> Callable[..., Tensor] | None:
+def _companion(run: Run, companion: Companion | None) -> Callable[..., Tensor] | None:
     """What is trained beside the network, as a step calls it."""
-    if beside is None:
+    if companion is None:
         return None
     if run.world.size == 1:
-        return beside.module
-    return DistributedDataParallel(beside.module, broadcast_buffers=False)
+        return companion.module
+    return DistributedDataParallel(companion.module, broadcast_buffers=False)
 
 
 def _objective(run: Run, auxiliary: Callable[..., Tensor] | None) -> Objective:
@@ -217,8 +217,6 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
         signum = _show(run, audience, stop, window, resumed=True)
     while state.step < settings.steps and not signum:
         run.model.train()
-        if state.auxiliary is not None:
-            state.auxiliary.module.train()
         batch = _micro_batches(run, batches)
         with talking(), in_memory(doing, remedy):
             window.add(step_of(state, network, batch, run.config, objective, weigh, auxiliary))

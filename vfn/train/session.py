@@ -55,6 +55,7 @@ from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.companions import init_auxiliary, init_learned_weight
+from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import SMALLER, fitted
 from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
 
@@ -134,7 +135,6 @@ def open_run(
     given: Given = NOTHING,
     fresh: bool = False,
     init_partial: bool = False,
-    auxiliary: bool = False,
 ) -> Run:
     """Build everything, and restore it from the newest checkpoint where asked.
 
@@ -148,7 +148,6 @@ def open_run(
         given: objects in place of what the configuration names.
         fresh: begin anew where a run has no checkpoint left, or what is there is not a run's.
         init_partial: take of ``init_from`` what fits.
-        auxiliary: train a second network like it beside it.
 
     Returns:
         Run; its configuration names the network that was given, and a layout that fits into memory.
@@ -188,7 +187,7 @@ def open_run(
     state = init_state(model, config.train)
     if config.diffusion.learned_weight:
         state.weight = init_learned_weight(config.train, world.device)
-    if auxiliary:
+    if trains_auxiliary(config):
         state.auxiliary = init_auxiliary(model, config.train)
     data = mark_of(dataset)
     check_alike({"pictures": data}, world)

@@ -25,7 +25,7 @@ from vfn.ops import (
 from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
-from vfn.train.companions import Companion, Weigh, adamw, clip_and_step
+from vfn.train.companions import Companion, Weigh, adamw, clip_and_step, gradient_norm
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -156,7 +156,8 @@ def train_step(
 ) -> StepResult:
     """One optimizer step over this process's micro-batches, in place.
 
-    A gradient that is not finite changes neither parameters nor moments; it is counted.
+    A gradient that is not finite, of the network or of what is trained beside it, changes neither
+    parameters nor moments; it is counted.
 
     Args:
         state: changed: gradients are consumed, parameters, moments, EMA and step move on.
@@ -171,6 +172,9 @@ def train_step(
 
     Returns:
         StepResult(loss, bins, grad_norm), on the device.
+
+    Raises:
+        ValueError: if the objective gives no loss of an auxiliary network that there is.
     """
     settings, scaling = config.train, config.train.precision == "fp16"
     scale = state.counters["loss_scale"] if scaling else 1.0
@@ -180,14 +184,19 @@ def train_step(
         held = _held(network, more), _held(weigh, more), _held(auxiliary, more)
         with held[0], held[1], held[2], keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
-                each, told, beside = loss_of(objective(network, batch, config.diffusion))
+                each, told, theirs = loss_of(objective(network, batch, config.diffusion))
             loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
             if weigh is not None:
                 u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)
                 balanced = _counted(balanced_loss(each, u), batch.weight)
                 trained = balanced.mean() / settings.micro_batches
-            if beside is not None:
-                trained = trained + _counted(beside, batch.weight).mean() / settings.micro_batches
+            if theirs is not None:
+                trained = trained + _counted(theirs, batch.weight).mean() / settings.micro_batches
+            elif auxiliary is not None:
+                raise ValueError(
+                    "expected the objective to give the loss of the auxiliary network as well: "
+                    "Learned(loss, figures, auxiliary)"
+                )
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
@@ -195,12 +204,16 @@ def train_step(
     lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    norm = clip_and_step(state.optimizer, state.params.values(), settings.grad_norm, scale)
-    if state.weight is not None:
-        state.weight.step(lr, norm.isfinite(), scale)
+    good = None  # the two networks move together, or neither does
     if state.auxiliary is not None:
-        state.auxiliary.step(lr, loss_scale=scale)
-    state.counters = count_step(state.counters, norm.isfinite(), scaling)
+        good = gradient_norm(state.auxiliary.params.values(), scale).isfinite()
+    params = state.params.values()
+    norm = clip_and_step(state.optimizer, params, settings.grad_norm, scale, good)
+    good = norm.isfinite() if good is None else norm.isfinite() & good
+    for companion in (state.weight, state.auxiliary):
+        if companion is not None:
+            companion.step(lr, good, scale)
+    state.counters = count_step(state.counters, good, scaling)
     state.step += 1
     ema_update_(state.ema, state.params, ema_decay(state.step, settings.ema_decay))
     for length, average in state.profiles.items():

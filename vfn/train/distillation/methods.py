@@ -4,9 +4,9 @@ A method offers a `Method`: which stages there are, and what the student of a st
 (runs, resuming, logs, evaluations) is the same for all. This module does not import torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vfn.configs import Config
 from vfn.ops._options import Parametric
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from vfn.objective import Objective
     from vfn.ops import Denoiser, Learned
 
-# An objective that is given an auxiliary network, by the keyword ``auxiliary``.
-Beside = Callable[..., "Learned"]
+# An objective that is given an auxiliary network, by the keyword ``auxiliary``. Its batches have
+# ``u``, how long a step is, and ``step_noise``.
+WithAuxiliary = Callable[..., "Learned"]
 
 
 class Weak(NamedTuple):
@@ -43,12 +44,13 @@ class Method(NamedTuple):
     mode, that holds its averaged parameters) and the configuration of the stage.
     guided: the same from a teacher that is led away from a weaker network, its third argument;
     None where the method knows none.
-    auxiliary: whether a second network like the student, begun as it, is trained beside it.
+    auxiliary: whether a second network like the student, begun as it, is trained beside it; see
+    `vfn.train.companions.init_auxiliary`.
     """
 
     stages: Callable[[Config], list[Config]]
-    objective: "Callable[[nn.Module, Config], Objective | Beside]"
-    guided: "Callable[[nn.Module, Config, Weak], Objective | Beside] | None" = None
+    objective: "Callable[[nn.Module, Config], Objective | WithAuxiliary]"
+    guided: "Callable[[nn.Module, Config, Weak], Objective | WithAuxiliary] | None" = None
     auxiliary: bool = False
 
 
@@ -65,7 +67,6 @@ class MethodEntry(Entry, Parametric):
     objective: str | None = None
 
 
-_REGRESSED: Mapping[str, Any] = {"regress_updates": 100}
 _LIMITS = {"regress_updates": (0, 1e9)}
 
 METHODS: Table[MethodEntry] = Table(
@@ -80,7 +81,7 @@ METHODS: Table[MethodEntry] = Table(
             target="vfn.train.distillation.few_steps:FEW_STEPS",
             preset="digits_consistency",
             objective="consistency",
-            parameters=_REGRESSED,
+            parameters={"regress_updates": 100},
             within=_LIMITS,
         ),
         "ect": MethodEntry(
@@ -123,3 +124,22 @@ def method_of(config: Config) -> Method:
     if not isinstance(method, Method):
         raise ValueError(f"expected method {name} to be a Method, got {type(method).__name__}")
     return method
+
+
+def trains_auxiliary(config: Config) -> bool:
+    """Whether a run of a configuration trains a second network beside its own.
+
+    Args:
+        config: of a run, or of a whole distillation.
+
+    Returns:
+        what its method says.
+
+    Raises:
+        ValueError: if there is no such method.
+
+    >>> from vfn.configs import load
+    >>> [trains_auxiliary(load(name)) for name in ("digits", "digits_ect", "digits_moments")]
+    [False, False, True]
+    """
+    return config.distill.asked and method_of(config).auxiliary

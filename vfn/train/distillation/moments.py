@@ -1,6 +1,7 @@
 """Moment matching: one run, whose student draws in a few steps what its teacher draws in many.
 
-Beside the student a second network learns what data to expect of the student's own states.
+Beside the student a second network learns what data to expect of the student's own states, and
+is held near the teacher.
 """
 
 from dataclasses import replace
@@ -20,12 +21,12 @@ from vfn.ops import (
     moment_loss,
     q_sample,
 )
-from vfn.train.distillation.methods import Beside, Method, Weak
+from vfn.train.distillation.methods import Method, Weak, WithAuxiliary
 
 
 def moment_objective(
     teacher: nn.Module, guidance: float, steps: int, weak: Weak | None = None
-) -> Beside:
+) -> WithAuxiliary:
     """What a student and its auxiliary network learn of a batch, at once.
 
     The student goes from ``t = min(s + u/k, 1)`` to s, the time of the batch, by an ancestral step.
@@ -73,12 +74,12 @@ def moment_objective(
         found = said(auxiliary, z_s, s)
         weight = loss_weight(logsnr_s, diffusion.reweight_type, **diffusion.reweight_options)
         weight = weight.to(x0.dtype)
-        beside = weight * auxiliary_loss(found, fixed, wanted)
+        theirs = weight * auxiliary_loss(found, fixed, wanted)
         figures = {
             "moment_error": (found - wanted).detach().square().mean(),
-            "auxiliary_loss": beside.detach().mean(),
+            "auxiliary_loss": theirs.detach().mean(),
         }
-        return Learned(weight * moment_loss(x0, fixed, found.detach(), wanted), figures, beside)
+        return Learned(weight * moment_loss(x0, fixed, found.detach(), wanted), figures, theirs)
 
     return loss
 
@@ -93,7 +94,7 @@ def _stages(plan: Config) -> list[Config]:
     return [replace(plan, sample=sample)]
 
 
-def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Beside:
+def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> WithAuxiliary:
     distill = stage.distill
     return moment_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps, weak)
 

@@ -12,7 +12,7 @@ from vfn.model import check_guidance
 from vfn.nn import NETWORKS
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
-from vfn.train.distillation.methods import METHODS, method_of
+from vfn.train.distillation.methods import METHODS, method_of, trains_auxiliary
 
 # What a student need not share with its teacher, or a distillation with its beginning.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
@@ -129,7 +129,8 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     config = _with_method(configs.override(config, dict(overrides)), name, overrides)
     config = _with_weaker(_with_guidance(config, own), own)
     alike = replace(config.model, guidance_range=own.model.guidance_range)
-    if method.objective is not None:  # which has looked at it
+    if method.objective is not None and OBJECTIVES.find(method.objective).smooth:
+        # `_with_method` has looked at it.
         alike = replace(alike, time_embedding=own.model.time_embedding)
     faults = differing(alike, own.model)
     faults += differing(config.diffusion, own.diffusion)
@@ -137,6 +138,11 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
         faults += _faults_of_a_student(config, own)
     if faults:
         raise ValueError(f"expected the teacher's {few(faults, 20, 300, '; ')}")
+    if config.diffusion.learned_weight and trains_auxiliary(config):
+        raise ValueError(
+            f"method {config.distill.method} has two networks with losses of their own, which a "
+            "learned weight cannot balance; give --learned-weight false"
+        )
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
     check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config

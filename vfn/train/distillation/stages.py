@@ -40,7 +40,7 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.distillation.methods import METHODS, Beside, Weak, method_of
+from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, method_of
 from vfn.train.distillation.plan import differing, plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
@@ -472,7 +472,7 @@ def _open_stage(
 ) -> tuple[Run, Trained, Trained | None]:
     """A stage's run, begun or restored, and the networks of the teachers in its objective."""
     method = method_of(stage)
-    run = open_run(stage, files, world, start.resume, fresh=start.fresh, auxiliary=method.auxiliary)
+    run = open_run(stage, files, world, start.resume, fresh=start.fresh)
     strong = _frozen(teachers.strong, run.world, "the teacher")
     if run.state.step == 0:
         _start_as(run, strong.model, teachers.strong)
@@ -481,9 +481,9 @@ def _open_stage(
     weak, by = None, stage.distill.teacher_guide_weight
     if teachers.weak is not None and by:
         weak = _frozen(teachers.weak, run.world, "the weaker network")
-    beside = run.state.auxiliary
+    companion = run.state.auxiliary
     if stage.train.compile:
-        others = (part for part in (weak and weak.model, beside and beside.module) if part)
+        others = (part for part in (weak and weak.model, companion and companion.module) if part)
         for network in (strong.model, *others):
             network.compile()
     if weak is None or by is None:
@@ -491,8 +491,8 @@ def _open_stage(
     else:
         assert method.guided is not None  # refused otherwise
         objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
-    if beside is not None:
-        objective = partial(cast(Beside, objective), auxiliary=beside.module)
+    if companion is not None:
+        objective = partial(cast(WithAuxiliary, objective), auxiliary=companion.module)
     return run._replace(objective=objective), strong, weak
 
 
