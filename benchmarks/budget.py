@@ -1,5 +1,6 @@
 """What benchmarks of training by CPU seconds share: costs of a step, runs, the judge, cells."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -72,6 +75,15 @@ def run_all(module: str, todo: Sequence[Sequence[str]], jobs: int) -> None:
         running = [process for process in running if process not in ended]
     if failed:
         raise SystemExit(f"{failed} of {len(todo)} runs failed; call again for these alone")
+
+
+def kept(out: Path, name: str, *presets: str) -> Path:
+    """Where finished runs are, of presets as they are now."""
+    digest = hashlib.sha256()
+    for preset in presets:
+        settings = tomllib.loads((files("vfn.configs") / f"{preset}.toml").read_text())
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+    return out / f"{name}-{digest.hexdigest()[:8]}"
 
 
 def file_of(name: str, seed: str, folder: Path) -> Path:

@@ -24,6 +24,7 @@ from benchmarks.budget import (
     costs,
     file_of,
     judged,
+    kept,
     perfect,
     run_all,
     train_whole,
@@ -91,7 +92,7 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
         of, preset, seed, steps, path = only.split("|")
         write_json(Path(path), one(of, preset, int(seed), int(steps)))
         return
-    sets = data.split(",")
+    sets, out = data.split(","), kept(out, "networks", *NETWORKS, *LARGER)
     rows_of = [(of, preset) for of in sets for preset in ASKED[of]]
     each = costs(
         {f"{of} {preset}": partial(cost_of_a_step, configuration(of, preset))

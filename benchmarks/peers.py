@@ -14,14 +14,11 @@ finished is kept under --out, so that an interrupted benchmark goes on. Whoever 
 package is left out. The table goes to benchmarks/results if nothing of it is missing.
 """
 
-import hashlib
 import json
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -39,6 +36,7 @@ from benchmarks.budget import (
     costs,
     file_of,
     judged,
+    kept,
     perfect,
     pictures,
     run_all,
@@ -237,13 +235,6 @@ def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> N
     )
 
 
-def kept(data: str, num: int, out: Path) -> Path:
-    """Where finished runs of a preset as it is now are."""
-    preset = tomllib.loads((files("vfn.configs") / f"{data}.toml").read_text())
-    digest = hashlib.sha256(json.dumps(preset, sort_keys=True).encode()).hexdigest()[:8]
-    return out / f"{data}-{num}-{digest}"
-
-
 def chosen_of(words: str) -> list[str]:
     """The rows that are asked for and can be had; a line for each that cannot."""
     asked = words.split(",") if words else [OURS, *PEERS]
@@ -272,7 +263,7 @@ def main(
         row, seed, steps, path = only.split("|")
         write_json(Path(path), one(row, data, int(seed), int(steps), num))
         return
-    chosen, folder = chosen_of(asked), kept(data, num, out)
+    chosen, folder = chosen_of(asked), kept(out, f"{data}-{num}", data)
     budgets = [float(seconds) for seconds in budget.split(",")]
     each = costs({row: partial(cost, row, data) for row in chosen}, folder / "costs.json")
     paths = {

@@ -32,6 +32,7 @@ from benchmarks.budget import (
     costs,
     file_of,
     judged,
+    kept,
     perfect,
     run_all,
     train_whole,
@@ -231,7 +232,7 @@ def main(
         recipe, seed, steps, path = only.split("|")
         one(recipe, int(seed), int(steps), asked, Path(path))
         return
-    parts = recipes.split(";")
+    parts, out = recipes.split(";"), kept(out, "recipes", "digits")
     chosen = [
         name for name, changed in RECIPES.items()
         if any(part in name for part in parts) and (CHECKOUT or "network" not in changed)

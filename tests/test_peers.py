@@ -133,7 +133,7 @@ def call(tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypatch):
-    folder = peers.kept("digits", 20, tmp_path)
+    folder = peers.kept(tmp_path, "digits-20", "digits")
     folder.mkdir()
     (folder / "costs.json").write_text(json.dumps({"ours": 2.0}))
     done = call("--budget", "6")
