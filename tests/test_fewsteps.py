@@ -1,6 +1,9 @@
 """The benchmark of few-step methods: what is asked of each for a number of updates."""
 
+import json
+
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import fewsteps
 from vfn.configs import load, override
@@ -26,3 +29,27 @@ def test_parts_of_a_run_keep_their_share_of_it():
         n / fewsteps.settings("ect", n)["objective_options"]["stage_updates"] for n in (500, 4000)
     ]
     assert stages == [10, 10]
+
+
+def test_the_table_has_what_is_there(tmp_path, monkeypatch):
+    """A row for each number of steps, with as many seeds as there are; the picture of the first."""
+    figures = {key: 0.5 for key, _ in fewsteps.FIGURES.values()}
+    figures |= {"train perfect": 0.1, "test perfect": 0.2}
+    for name in ("ect-0-0", "ect-0-1", "teacher-0-0", "ect-0.5-0"):
+        kept = {"updates": 10, "cost": 0.1, "figures": {"1": figures, "2": figures}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+    tables, pictures = [], []
+    monkeypatch.setattr(fewsteps, "write_table", lambda *given: tables.append(given))
+    monkeypatch.setattr(fewsteps, "picture", lambda *given: pictures.append(given))
+    words = [str(tmp_path), "--weights", "0,0.5", "--jobs", "0", "--out", str(tmp_path)]
+    done = CliRunner().invoke(fewsteps.main, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    _, _, head, lines, note = tables[0]
+    assert all(len(line) == len(head) for line in lines)
+    assert [line[:4] for line in lines] == [
+        ["0", "teacher", "1", "1"], ["0", "teacher", "2", "1"], ["0", "ect", "1", "2"],
+        ["0", "ect", "2", "2"], ["0.5", "ect", "1", "1"], ["0.5", "ect", "2", "1"],
+    ]  # fmt: skip
+    assert lines[2][4] == "0.5000 ± 0.0000"
+    assert "0.1000, and of 0.2000 to held-out" in note
+    assert pictures[0][1:] == (["teacher", "ect"], 0.0, 0, tmp_path)
