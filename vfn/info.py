@@ -28,11 +28,15 @@ OWN = "itself"  # parameters that are the network's own and in no part of it
 
 
 class Cost(NamedTuple):
-    """Parameters by part, and floating-point operations for one picture."""
+    """Parameters by part, and floating-point operations for one picture.
+
+    networks: 2 where another one like it is trained beside it.
+    """
 
     parameters: dict[str, int]
     forward: int
     forward_backward: int
+    networks: int = 1
 
     @property
     def total(self) -> int:
@@ -41,7 +45,10 @@ class Cost(NamedTuple):
 
     def memory(self) -> dict[str, int]:
         """Bytes that training takes in float32, activations aside, by what they are for."""
-        return {name: copies * self.total * FLOAT32 for name, copies in COPIES.items()}
+        found = {name: copies * self.total * FLOAT32 for name, copies in COPIES.items()}
+        if self.networks == 1:
+            return found
+        return found | {"the auxiliary network": sum(found.values()) - found["average"]}
 
     def text(self) -> str:
         """Three tables."""
@@ -309,7 +316,8 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     once = forward.get_total_flops()
-    return Cost(_parameters(model), once, once + backward.get_total_flops())
+    networks = 1 + trains_auxiliary(config)
+    return Cost(_parameters(model), once, once + backward.get_total_flops(), networks)
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:

@@ -15,6 +15,7 @@ from vfn import ops
 from vfn.configs import DiffusionConfig, override
 from vfn.data import load_dataset
 from vfn.footprint import SLACK, Footprint
+from vfn.info import cost
 from vfn.model import build_model, shape_of
 from vfn.objective import Batch
 from vfn.runs import RunFiles, export_model, find_checkpoint, newest_checkpoint, save_checkpoint
@@ -323,6 +324,8 @@ def test_memory_and_room_count_both_networks(teacher, monkeypatch):
     assert two.step(1) - one.step(1) > 3 * copies  # parameters, two moments, and gradients
     assert two.step(512) > 1.7 * one.step(512)
     assert two.draw(1, state=True) - one.draw(1, state=True) == pytest.approx(3 * copies, rel=1e-3)
+    memory = cost(plan, shape).memory()
+    assert memory["the auxiliary network"] == 4 * memory["parameters"] == 4 * one.parameters
     wanted = []
     monkeypatch.setattr(
         "vfn.train.ahead.check_space", lambda _path, size, *_words: wanted.append(size)
