@@ -129,7 +129,7 @@ def ways(method: str, teacher: Path, out: Path) -> dict[str, tuple[Path, dict[st
 def job(teacher: Path, method: str, w: float, seed: int, budget: float, out: Path) -> None:
     """One training, and its figures."""
     here = out / f"{method}-{w:g}-{seed}"
-    plan, done = here.with_suffix(".plan.json"), here.with_suffix(".json")
+    plan, done = (here.with_name(f"{here.name}{end}") for end in (".plan.json", ".json"))
     if not plan.exists():
         each = (
             scratch_cost() if method == "mean_flow"

@@ -1,6 +1,7 @@
 """The benchmark of few-step methods: what is asked of each for a number of updates."""
 
 import json
+from argparse import Namespace
 
 import pytest
 from click.testing import CliRunner
@@ -53,3 +54,17 @@ def test_the_table_has_what_is_there(tmp_path, monkeypatch):
     assert lines[2][4] == "0.5000 ± 0.0000"
     assert "0.1000, and of 0.2000 to held-out" in note
     assert pictures[0][1:] == (["teacher", "ect"], 0.0, 0, tmp_path)
+
+
+def test_every_run_has_figures_of_its_own(tmp_path, monkeypatch):
+    """A weight of guidance has a point in it, as the endings of files do."""
+    monkeypatch.setattr(fewsteps, "cost", lambda *_: 0.1)
+    monkeypatch.setattr(fewsteps, "distill", lambda *_, **__: Namespace(signum=0))
+    monkeypatch.setattr(fewsteps, "figures", lambda *_: {"train perfect": 0.0})
+    for w, seed in ((0.5, 0), (0.5, 1), (0.25, 0), (0.0, 0)):
+        fewsteps.job(tmp_path, "ect", w, seed, 1.0, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        f"ect-{run}{end}" for run in ("0.5-0", "0.5-1", "0.25-0", "0-0")
+        for end in (".json", ".plan.json")
+    }  # fmt: skip
