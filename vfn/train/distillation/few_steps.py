@@ -11,10 +11,11 @@ from torch import nn
 
 from vfn.configs import Config, DiffusionConfig, SampleConfig
 from vfn.model import schedule_of
-from vfn.nn import Network, denoiser, live_velocity
+from vfn.nn import Network, live_velocity
 from vfn.objective import Batch, Objective, loss_on_paths, path_loss
 from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
 from vfn.train.distillation.methods import Method, Weak
+from vfn.train.distillation.teaching import taught_by
 
 
 def path_objective(
@@ -44,15 +45,9 @@ def path_objective(
         schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
         logsnr = schedule.logsnr(batch.t)
         z = q_sample(batch.x0, logsnr, batch.noise)
-        w = guidance if batch.guidance is None else batch.guidance
-        away = None if weak is None else weak.denoiser(batch.labels, batch.more)
-        by = 0.0 if weak is None else weak.guidance
-        denoise = denoiser(
-            teacher, None, schedule, out_type, batch.labels, w, clip=False, weak=away,
-            weak_guidance=by, conditions=batch.more,
-        )  # fmt: skip
         with torch.no_grad():
-            dz = v_from_x0(z, denoise(z, logsnr), logsnr)
+            x0 = taught_by(teacher, batch, diffusion, guidance, weak)(z, logsnr)
+            dz = v_from_x0(z, x0, logsnr)
         if batch.update is None or batch.update >= regress_updates:
             later = None if batch.update is None else batch.update - regress_updates
             return loss_on_paths(network, z, dz, batch._replace(update=later), diffusion)

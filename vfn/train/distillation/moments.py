@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig, SampleConfig
 from vfn.model import schedule_of
-from vfn.nn import Network, denoiser
+from vfn.nn import Network
 from vfn.objective import Batch, predicted
 from vfn.ops import (
     Learned,
@@ -22,6 +22,7 @@ from vfn.ops import (
     q_sample,
 )
 from vfn.train.distillation.methods import Method, Weak, WithAuxiliary
+from vfn.train.distillation.teaching import taught_by
 
 
 def moment_objective(
@@ -48,7 +49,7 @@ def moment_objective(
     def loss(
         network: Network, batch: Batch, diffusion: DiffusionConfig, auxiliary: Network
     ) -> Learned:
-        schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
+        schedule = schedule_of(diffusion)
         assert batch.u is not None
         assert batch.step_noise is not None
 
@@ -62,15 +63,8 @@ def moment_objective(
         x0 = said(network, z_t, t)
         fixed = x0.detach()
         z_s = ancestral_step(z_t, fixed, logsnr_t, logsnr_s, batch.step_noise)
-        w = guidance if batch.guidance is None else batch.guidance
-        away = None if weak is None else weak.denoiser(batch.labels, batch.more)
-        by = 0.0 if weak is None else weak.guidance
-        denoise = denoiser(
-            teacher, None, schedule, out_type, batch.labels, w, clip=False, weak=away,
-            weak_guidance=by, conditions=batch.more,
-        )  # fmt: skip
         with torch.no_grad():
-            wanted = denoise(z_s, logsnr_s)
+            wanted = taught_by(teacher, batch, diffusion, guidance, weak)(z_s, logsnr_s)
         found = said(auxiliary, z_s, s)
         weight = loss_weight(logsnr_s, diffusion.reweight_type, **diffusion.reweight_options)
         weight = weight.to(x0.dtype)

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig
 from vfn.model import schedule_of
-from vfn.nn import Network, denoiser
+from vfn.nn import Network
 from vfn.objective import Batch, Objective, weighted_error
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
 from vfn.train.distillation.methods import Method, Weak
 from vfn.train.distillation.plan import halvings, stage_config
+from vfn.train.distillation.teaching import taught_by
 
 
 def distill_objective(
@@ -42,16 +43,8 @@ def distill_objective(
         with torch.inference_mode():
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
-            w = guidance if batch.guidance is None else batch.guidance
-            away = None if weak is None else weak.denoiser(batch.labels, batch.more)
-            by = 0.0 if weak is None else weak.guidance
-            out_type, labels = diffusion.model_out_type, batch.labels
-            denoise = denoiser(
-                teacher, None, schedule, out_type, labels, w, weak=away, weak_guidance=by,
-                conditions=batch.more,
-            )  # fmt: skip
             target = distill_target(
-                denoise,
+                taught_by(teacher, batch, diffusion, guidance, weak, clip=True),
                 z,
                 logsnr,
                 schedule.logsnr((i - 0.5) / in_steps),

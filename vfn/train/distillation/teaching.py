@@ -1,0 +1,46 @@
+"""What a teacher says of a batch, as every method of distillation asks it."""
+
+from torch import nn
+
+from vfn.configs import DiffusionConfig
+from vfn.model import schedule_of
+from vfn.nn import denoiser
+from vfn.objective import Batch
+from vfn.ops import Denoiser
+from vfn.train.distillation.methods import Weak
+
+
+def taught_by(
+    teacher: nn.Module,
+    batch: Batch,
+    diffusion: DiffusionConfig,
+    guidance: float,
+    weak: Weak | None = None,
+    clip: bool = False,
+) -> Denoiser:
+    """The teacher as a denoiser, guided, under the conditions of a batch.
+
+    Args:
+        teacher: a network without gradients.
+        batch: its labels, other conditions, and guidance of its own, which goes first.
+        diffusion: schedule and prediction type.
+        guidance: w, where the batch has none.
+        weak: a weaker network that the teacher is led away from, too.
+        clip: whether its x0 is held within [-1, 1], as in sampling.
+
+    Returns:
+        ``denoise(z, logsnr) -> x0``.
+    """
+    w = guidance if batch.guidance is None else batch.guidance
+    return denoiser(
+        teacher,
+        None,
+        schedule_of(diffusion),
+        diffusion.model_out_type,
+        batch.labels,
+        w,
+        clip=clip,
+        weak=None if weak is None else weak.denoiser(batch.labels, batch.more),
+        weak_guidance=0.0 if weak is None else weak.guidance,
+        conditions=batch.more,
+    )
