@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import budget, peers
-from benchmarks.implementations import LACKING, PEERS, SHAPES, width_for
+from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, width_for
 from vfn.configs import load, override
 from vfn.data import Labels, load_dataset
 from vfn.model import DataShape, build_model
@@ -180,3 +180,22 @@ def test_a_perfect_sampler_is_judged_by_as_many_pictures():
     few, many = (budget.perfect("digits", num, "agreement") for num in (100, 1000))
     assert few["frechet_distance"] > 1.5 * many["frechet_distance"]
     assert few["label_agreement"] == many["label_agreement"] > 0.98
+
+
+def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch):
+    """The bad one draws noise, the good one pictures; at another seed the bad one is not asked."""
+    asked, some = [], load_dataset("digits", "train").rows(torch.arange(40))
+    bad, good = Sampler("bad", 1), Sampler("good", 2)
+
+    def draw(sampler, _num):
+        asked.append(sampler.word)
+        images = some.images if sampler == good else torch.randint_like(some.images, 256)
+        return images, some.labels, sampler.steps
+
+    made = peers.Made(1, 0.0, [1.0], dict.fromkeys(peers.PARTS, (bad, good)), draw)
+    monkeypatch.setattr(peers, "ours", lambda _config: made)
+    first = peers.one("ours", "digits", 0, 1, 40, {})
+    other = peers.one("ours", "digits", 1, 1, 40, first)
+    assert asked == ["bad", "good"] * 2 + ["good"] * 2
+    for found in ([first, other], [other, first], [first, first]):
+        assert peers.rows({(60, "ours"): found}, "few")[0][4] == str(good)
