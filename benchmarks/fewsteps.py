@@ -166,7 +166,7 @@ def picture(teacher: Path, methods: Sequence[str], w: float, seed: int, out: Pat
     for method in methods:
         blocks = []
         for steps, (run, asked) in ways(method, teacher, out / f"{method}-{w:g}-{seed}").items():
-            if "," in steps:
+            if not steps.isdigit():  # other times of the same student
                 continue
             guidance = w if method == "teacher" else 0.0
             trained = vfn.load(run, "cpu")

@@ -160,9 +160,9 @@ def workload(recipe: str) -> str:
     return json.dumps(kept | ({"options": options} if options else {}))
 
 
-def figures(run: Path, **asked: Any) -> dict[str, float]:
+def figures(run: Path, seed: int, **asked: Any) -> dict[str, float]:
     """Of pictures of a run, without guidance: against held-out ones, and how many are copies."""
-    drawn = vfn.load(run, "cpu").sample(NUM, guidance=0.0, batch=NUM, **asked)
+    drawn = vfn.load(run, "cpu").sample(NUM, seed=seed, guidance=0.0, batch=NUM, **asked)
     return judged(drawn.images, "digits", "memorisation")
 
 
@@ -174,7 +174,7 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
         seconds = train_whole(override(config, {"steps": steps}), folder)
         result: dict[str, Any] = {"steps": steps, "seconds": seconds}
         for name in samplers:
-            result[name] = figures(Path(folder), **SAMPLERS[name])
+            result[name] = figures(Path(folder), seed, **SAMPLERS[name])
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
 

@@ -82,7 +82,7 @@ def test_each_step_is_announced(demo, told):
     announced = [line for line in told if line.startswith("\n$ ")]
     assert announced == [f"\n$ {step.line}" for step in demo_steps(demo.path, 2, NUM)]
     assert sum("Label agreement" in line for line in told) == 2
-    assert f"vfn distill --teacher {demo.path} --out {demo.path}-fast" in told[-1]
+    assert f"vfn distill --teacher {demo.path} --method ect --out {demo.path}-fast" in told[-1]
 
 
 def test_a_stopped_training_ends_the_demo(tmp_path, monkeypatch, capsys):

@@ -217,6 +217,6 @@ def _farewell(run: RunFiles) -> str:
         f"  {run.nearest} (those most like real ones).\n"
         f"More pictures:\n  {more}\n"
         "Fewer steps, down to one, in some minutes, and a page about them:\n"
-        f"  {as_typed('distill', '--teacher', out, '--out', fast)}\n"
+        f"  {as_typed('distill', '--teacher', out, '--method', 'ect', '--out', fast)}\n"
         f"  {as_typed('report', fast)}"
     )

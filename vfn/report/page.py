@@ -386,6 +386,6 @@ def _stage_pictures(files: RunFiles, stages: Sequence[Stage]) -> str:
     if not any(figures):
         return ""
     return (
-        "<p>Every grid starts from the same noise, so one place shows what each student makes of "
-        f'the teacher\'s picture.</p>\n<div class="previews">{"".join(figures)}</div>'
+        "<p>Every grid starts from the same noise, so one place shows what each makes of it."
+        f'</p>\n<div class="previews">{"".join(figures)}</div>'
     )
