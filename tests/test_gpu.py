@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 import vfn
@@ -222,6 +223,15 @@ def captured(work):
     with torch.cuda.graph(graph):
         out = work()
     return graph, out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_attention_of_the_unet_takes_a_fused_kernel(cuda, precision):
+    """torch raises where none of them can be taken."""
+    batch, fused = batch_of(UNET, cuda, 0), [SDPBackend.FLASH_ATTENTION]
+    fused.append(SDPBackend.EFFICIENT_ATTENTION)
+    with sdpa_kernel(fused), autocast(precision, torch.device(cuda)):
+        batch_loss(network(UNET, cuda), batch, UNET.diffusion).mean().backward()
 
 
 def test_a_step_of_sampling_can_be_captured(cuda):

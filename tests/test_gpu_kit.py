@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,8 +21,10 @@ from vfn.configs import load, override
 from vfn.data import Labels
 from vfn.footprint import example_batch
 from vfn.model import DataShape, build_model
-from vfn.nn import keyed_dropout
+from vfn.nn import keyed_dropout, layers
 from vfn.objective import batch_loss, binned
+from vfn.ops import SCHEDULES, TIME_DENSITIES, WEIGHTINGS, consistency_tangent
+from vfn.train.batches import training_times
 
 ROOT = Path(__file__).parents[1]
 FIGURE = re.compile(r"\d+(\.\d+)?(e-?\d+)?( %)?")
@@ -43,26 +46,107 @@ class Crossings(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("preset", ["digits", "digits_transformer"])
-def test_nothing_goes_to_the_device_in_both_passes_of_a_step(preset):
-    """The meta device stands in for another than the host's."""
-    config, shape = load(preset), DataShape(1, 8, 8, Labels(tuple("ab")))
-    config = override(config, {"dropout": 0.1}) if preset == "digits" else config
+@pytest.fixture
+def crossings(monkeypatch):
+    """What goes between the host and another device; tensors of numbers are not dispatched."""
+    crossings = Crossings()
+
+    def told(make):
+        def made(*args, **kwargs):
+            out = make(*args, **kwargs)
+            if out.device.type != "cpu" and not isinstance(args[-1], torch.Tensor):
+                crossings.found.append(make.__name__)
+            return out
+
+        return made
+
+    for place, name in (
+        (torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, told(getattr(place, name)))
+    return crossings
+
+
+def passes(config, crossings, times=False):
+    """Both passes of a step; the meta device stands in for another than the host's."""
+    shape = DataShape(1, 8, 8, Labels(tuple("ab")))
     with torch.device("meta"):
         model = build_model(config, shape).train()
     batch = example_batch(model, shape, 3, "meta")
-    with Crossings() as crossings:
+    with crossings:
+        if times:
+            training_times(config, torch.arange(3, device="meta"))
         with keyed_dropout(batch.dropout):
             loss = batch_loss(model, batch, config.diffusion)
         loss.mean().backward()
         assert binned(loss.detach(), batch.t, config.diffusion).device.type == "meta"
+
+
+CHOICES = [
+    *(("logsnr_schedule", "schedule_options", name) for name in SCHEDULES),
+    *(("reweight_type", "reweight_options", name) for name in WEIGHTINGS),
+    # The weights that importance is given are numbers of the host.
+    *(("time_density", "time_options", name) for name in TIME_DENSITIES if name != "importance"),
+]
+
+
+@pytest.mark.parametrize(("key", "options", "name"), CHOICES)
+def test_nothing_goes_to_the_device_by_any_schedule_weight_or_density(
+    key, options, name, crossings
+):
+    limits = {"logsnr_min": None, "logsnr_max": None}
+    config = override(load("digits"), {key: name, options: {}, **limits})
+    passes(config, crossings, times=True)
     assert crossings.found == []
 
 
-def test_crossings_are_seen():
-    with Crossings() as crossings:
+def test_no_number_of_a_consistency_step_goes_to_the_device(crossings):
+    z = torch.ones(3, 1, 8, 8, device="meta")
+    consistency_tangent(z, z, z, z, torch.ones(3, device="meta"), 0.5)
+    assert crossings.found == []
+
+
+@pytest.mark.parametrize("preset", ["digits", "digits_transformer"])
+def test_nothing_goes_to_the_device_in_both_passes_of_a_step(preset, crossings):
+    config = load(preset)
+    passes(override(config, {"dropout": 0.1}) if preset == "digits" else config, crossings)
+    assert crossings.found == []
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script")  # forward rules of PyTorch's own
+def test_layers_give_kernels_of_a_gpu_the_layouts_that_they_take(monkeypatch):
+    """As torch lays tensors out on a GPU, without their numbers.
+
+    Fused attention wants the channels of q, k and v side by side; group normalisation, which
+    forward differentiation calls by itself, wants those of torch.contiguous_format up to 2.11.
+    """
+    seen = []
+
+    def seen_by(kernel, layout):
+        def told(*args):
+            seen.append(layout(args))
+            return kernel(*args)
+
+        return told
+
+    dense = seen_by(torch.native_group_norm, lambda args: args[0].is_contiguous())
+    strides = seen_by(layers.attend, lambda args: {x.stride(-1) for x in args})
+    monkeypatch.setattr(torch, "native_group_norm", dense)
+    monkeypatch.setattr(layers, "attend", strides)
+    monkeypatch.setattr(layers, "_init", lambda *_: None)  # by numbers
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        x = torch.empty(2, 64, 16, 16).contiguous(memory_format=torch.channels_last)
+        attention = layers.SelfAttention(64, 2, 32)
+        attention(x)
+        torch.func.jvp(attention.norm, (x,), (x,))
+    assert seen == [{1}, True]
+
+
+def test_crossings_are_seen(crossings):
+    with crossings:
         torch.ones(3).to("meta")
-    assert crossings.found == ["aten::_to_copy"]
+        torch.tensor([1.0], device="meta").new_tensor([1.0])
+    assert crossings.found == ["aten::_to_copy", "tensor", "new_tensor"]
 
 
 def test_files_with_tests_of_a_gpu_are_read_and_no_others():

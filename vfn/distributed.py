@@ -279,7 +279,8 @@ def _differing(job: Mapping[str, Any], world: World) -> list[str]:
 
 
 def total(value: Tensor, world: World) -> Tensor:
-    """The sum of all processes' values."""
+    """The sum of all processes' values, on the device that they talk by."""
+    value = value.to(world.device)
     if world.size > 1:
         with talking():
             dist.all_reduce(value)

@@ -16,6 +16,7 @@ from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
 from vfn.files import write_atomic
+from vfn.model import float32_convolutions
 from vfn.tables import how_to_install
 
 OFFLINE_VARIABLE = "VFN_OFFLINE"
@@ -34,7 +35,8 @@ def open_network(
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
         colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return Outputs(*(part.cpu() for part in network(colour.to(device))))
+        with float32_convolutions(tf32=False):  # as it was published
+            return Outputs(*(part.cpu() for part in network(colour.to(device))))
 
     provenance = {
         "extractor": name,

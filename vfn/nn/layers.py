@@ -101,8 +101,9 @@ class _ForwardNorm(torch.autograd.Function):
         x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels, *rest = x.shape
+        dense = x if x.device.type == "cpu" else x.contiguous()  # on GPUs torch 2.11 needs it
         return torch.native_group_norm(
-            x, weight, bias, batch, channels, math.prod(rest), groups, eps
+            dense, weight, bias, batch, channels, math.prod(rest), groups, eps
         )
 
     @staticmethod
@@ -324,7 +325,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over the positions: [B, C, H, W] -> [B, C, H, W]."""
-        qkv = rearrange(pointwise(self.norm(x), self.qkv), "b c h w -> b h w c")  # a view
+        h = self.norm(x)
+        if h.device.type != "cpu":  # whose fused attention has channels last, or is not taken
+            h = h.contiguous(memory_format=torch.channels_last)
+        qkv = rearrange(pointwise(h, self.qkv), "b c h w -> b h w c")  # a view
         q, k, v = rearrange(
             qkv, "b h w (three n d) -> three b n (h w) d", three=3, n=self.num_heads
         )

@@ -84,6 +84,8 @@ def as_float64(value: Scalar, name: str, device: torch.device | None = None) -> 
             value = value.to(device, non_blocking=device.type != "cpu")
         return value
     try:
+        if isinstance(value, int | float):  # filled by the device; a copy would be waited for
+            return torch.full((), value, dtype=torch.float64, device=device)
         return torch.as_tensor(value, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(

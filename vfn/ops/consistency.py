@@ -297,7 +297,7 @@ def learn_pairs(
     target = x0_from_v(z_s, fixed(z_s, end), end)
     distance = pseudo_huber(x0_from_v(z, live(z, logsnr), logsnr), target, c or None)
     loss = pair_weight(logsnr, end).to(distance.dtype) * distance
-    return Learned(loss, {"stage": loss.new_tensor(float(stage))})
+    return Learned(loss, {"stage": loss.new_full((), float(stage))})
 
 
 def learn_mean_velocity(

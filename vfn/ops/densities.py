@@ -171,7 +171,10 @@ def _gauss(x: "Tensor", mean: float, std: float) -> "Tensor":
 
 def _time_of(logsnr: "Tensor", draws: "BatchDraws", schedule: "LogSNRSchedule") -> "Tensor":
     """Where the schedule has the levels; at its ends for those beyond."""
-    lowest, highest = schedule.logsnr(draws.u.new_tensor([1.0, 0.0]))
+    import torch
+
+    ends = torch.linspace(1, 0, 2, dtype=draws.u.dtype, device=draws.u.device)
+    lowest, highest = schedule.logsnr(ends)
     return schedule.time(logsnr.clamp(lowest, highest)).clamp(0, 1)
 
 

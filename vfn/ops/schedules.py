@@ -122,6 +122,11 @@ def cosine_time(
     return like(((angle - start) / span).clamp(0, 1), logsnr)
 
 
+def _sigmoid(limit: float) -> float:
+    """Of a number of the host: a tensor on a GPU would have to be waited for."""
+    return 1 / (1 + math.exp(-limit))
+
+
 def linear_logsnr(
     t: Scalar, logsnr_min: float = LOGSNR_MIN, logsnr_max: float = LOGSNR_MAX
 ) -> Tensor:
@@ -146,11 +151,8 @@ def linear_logsnr(
     """
     check_range(logsnr_min, logsnr_max)
     time = as_float64(t, "t").clamp(0, 1)
-    ends = torch.tensor([logsnr_max, logsnr_min], dtype=torch.float64, device=time.device)
-    alpha2_0, alpha2_1 = torch.sigmoid(ends)
-    sigma2_0, sigma2_1 = torch.sigmoid(-ends)
-    alpha2 = (1 - time) * alpha2_0 + time * alpha2_1
-    sigma2 = (1 - time) * sigma2_0 + time * sigma2_1
+    alpha2 = (1 - time) * _sigmoid(logsnr_max) + time * _sigmoid(logsnr_min)
+    sigma2 = (1 - time) * _sigmoid(-logsnr_max) + time * _sigmoid(-logsnr_min)
     return like(torch.log(alpha2) - torch.log(sigma2), t)
 
 
@@ -178,15 +180,11 @@ def linear_time(
     """
     check_range(logsnr_min, logsnr_max)
     value = as_float64(logsnr, "logsnr")
-    low, high = (
-        torch.as_tensor(end, dtype=torch.float64, device=value.device)
-        for end in (logsnr_min, logsnr_max)
-    )
     # 0 from the limit on, which inf - inf would not be.
     endless = logsnr_max == math.inf
-    gap = torch.full_like(value, -math.inf) if endless else (value - high).clamp(max=0)
+    gap = torch.full_like(value, -math.inf) if endless else (value - logsnr_max).clamp(max=0)
     ratio = torch.sigmoid(-value) * torch.expm1(gap)
-    t = ratio / (torch.sigmoid(-low) * torch.expm1(low - high))
+    t = ratio / (_sigmoid(-logsnr_min) * math.expm1(logsnr_min - logsnr_max))
     return like(t.clamp(0, 1), logsnr)
 
 
