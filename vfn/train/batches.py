@@ -57,6 +57,13 @@ def image_indices(seed: int, draws: Tensor, count: int) -> Tensor:
     return index
 
 
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """On the device; a GPU is given pinned memory, which does not wait until it is free."""
+    if device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def make_batch(
     dataset: Dataset,
     config: Config,
@@ -83,8 +90,8 @@ def make_batch(
     """
     seed, diffusion = config.train.seed, config.diffusion
     index = image_indices(seed, draws, len(dataset.images))
-    x0 = dataset.values.to_unit(dataset.images[index].to(device))
-    keys = draws.to(device)
+    x0 = dataset.values.to_unit(_moved(dataset.images[index], device))
+    keys = _moved(draws, device)
     flipped = None
     if config.data.flip:
         flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5).view(-1, 1, 1, 1)
@@ -103,7 +110,7 @@ def make_batch(
 
     labels = None
     if dataset.labels is not None:
-        labels = dropping(dataset.labels[index].to(device))
+        labels = dropping(_moved(dataset.labels[index], device))
     made = derived_kind(config.data.condition) is not None
     places = keyed_uniform(seed, Stream.CONDITION, keys, (4,)) if made else None
     more = conditions_of(dataset, index, x0, config.data.condition, places)
