@@ -123,6 +123,15 @@ def test_processes_share_the_mean_loss(trained, held_out, monkeypatch):
     assert min(shared) > 0
 
 
+def test_a_process_without_a_picture_adds_nothing(trained, held_out, monkeypatch):
+    """One picture for two processes."""
+    picture = first(held_out, 1)
+    whole = mean_held_out_loss(trained, picture)
+    monkeypatch.setattr("vfn.evaluation.held_out.total", lambda value, _: value)
+    shared = [mean_held_out_loss(trained, picture, world=World(rank, 2, CPU)) for rank in (0, 1)]
+    assert shared == [whole, 0]
+
+
 def test_the_mean_loss_takes_any_objective(trained, held_out):
     sizes = []
 

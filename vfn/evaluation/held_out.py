@@ -169,7 +169,9 @@ def mean_held_out_loss(
         whole = Batch(x0, labels, t, noise, guidance, r=r, u=u, step_noise=step_noise)
         batches += parts_of(whole.under(more), batch)
     network = with_params(trained.model, trained.params)
-    summed = held_out_loss(network, batches, diffusion, objective).sum()
+    summed = torch.zeros((), dtype=torch.float64, device=device)
+    if batches:  # else there are more processes than pictures
+        summed += held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (count * MEAN_DRAWS)
 
 
