@@ -108,7 +108,7 @@ def read(tmp_path_factory):
         path.write_bytes(content)
         found = load_checkpoint(path)
         check_usable(found, state.params, resumed=True)
-        restore(state, found, CONFIG)
+        restore(state, found)
         return found
 
     return read

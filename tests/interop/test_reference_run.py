@@ -81,7 +81,7 @@ def test_parameters_average_and_moments_come_along(run, content):
         for name, value in params_from_reference(values, model).items():
             assert torch.equal(got[kind][name], value)
     state = init_state(model, found.config.train)
-    restore(state, found, found.config)
+    restore(state, found)
     assert state.step == found.step == 11
     assert lines == []
 
@@ -110,7 +110,7 @@ def test_training_goes_on_where_the_reference_stopped(run, content):
             state.counters["updates"].fill_(11)
             state.step = 11
         else:
-            restore(state, found, found.config)
+            restore(state, found)
         x0, noise = torch.randn(2, 2, 3, 8, 8).unbind()
         batch = Batch(x0, torch.tensor([1, 2]), torch.tensor([0.3, 0.6]).double(), noise)
         train_step(state, model, [batch], found.config)

@@ -77,7 +77,7 @@ def test_a_training_state_survives(run):
     state.step = 7
     state.counters["updates"] += 7
     saved = save_checkpoint(run, checkpoint_of(state, small_config(), SHAPE), keep=3)
-    restore(other, load_checkpoint(saved), small_config())
+    restore(other, load_checkpoint(saved))
     for name, param in state.params.items():
         assert torch.equal(other.params[name], param)
         assert torch.equal(other.ema[name], state.ema[name])

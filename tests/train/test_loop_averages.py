@@ -105,10 +105,10 @@ def test_a_profile_cannot_begin_in_the_middle(averaged, whole, config, tmp_path)
     ):
         state = init_state(_net(found), override(averaged, {"ema_profiles": asked}).train)
         with pytest.raises(ValueError, match=message):
-            restore(state, found, averaged)
+            restore(state, found)
     # One that is given up is no longer tracked, and cannot begin again.
     state = init_state(_net(found), override(averaged, {"ema_profiles": (0.1,)}).train)
-    restore(state, found, averaged)
+    restore(state, found)
     again = checkpoint_of(state, averaged, found.shape).profiles
     assert list(again) == [0.1]
     assert all(torch.equal(again[0.1][name], v) for name, v in found.profiles[0.1].items())

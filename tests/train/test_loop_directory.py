@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from tests.helpers.processes import checkpoints, entries, logged
 from vfn.configs import override
 from vfn.data import load_dataset
 from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
-from vfn.train import train
+from vfn.train import Observer, train
 
 
 def go(config, out, **options):
@@ -187,3 +188,67 @@ def test_logs_have_no_numbers_that_json_has_not(short, tmp_path):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     found = [json.loads(line, parse_constant=refuse) for line in lines]
     assert found[0]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model_out_type": "x0"}, "model_out_type v, got x0"),
+        ({"logsnr_schedule": "linear"}, "logsnr_schedule cosine, got linear"),
+        ({"time_embedding": "smooth"}, "time_embedding sinusoidal, got smooth"),
+        ({"objective": "ect"}, "objective diffusion, got ect"),
+    ],
+)
+def test_what_the_parameters_mean_cannot_change_on_the_way(short, run, changed, message):
+    before = contents(run.path)
+    with pytest.raises(ValueError, match=f"was begun with .*{message}.*--init-from"):
+        go(override(short, {"steps": 3, **changed}), run.path, resume=True)
+    assert contents(run.path) == before
+
+
+def test_how_it_is_trained_can_change_on_the_way(short, run, capsys):
+    """What counts draws by batches says what that does."""
+    more = {"reweight_type": "snr", "lr": 1e-3, "dropout": 0.1, "batch_size": 4}
+    assert go(override(short, {"steps": 3, **more}), run.path, resume=True).step == 3
+    assert "batch_size 4 in place of 16: draws are counted in batches" in capsys.readouterr().err
+    assert go(override(short, {"steps": 4, **more}), run.path, resume=True).step == 4
+    assert "draws are counted" not in capsys.readouterr().err
+
+
+def test_going_back_leaves_nothing_of_the_steps_that_are_done_again(short, tmp_path):
+    """Another branch begins: neither its previews nor its best checkpoint are of the old one."""
+    config = override(short, {"steps": 4, "preview_every": 1, "eval_every": 2, "eval_num": 10})
+    files = RunFiles(tmp_path)
+    go(config, files.path)
+    write_checkpoint(files.best, find_checkpoint(files.path))  # as if the last were the best
+    for step in (3, 4):
+        files.checkpoint(step).unlink()
+    go(override(config, {"steps": 2}), files.path, resume=True)
+    assert [*files.preview_steps()] == [2, 1]
+    assert not files.best.exists()
+    go(override(config, {"lr": 1.0}), files.path, resume=True)
+    assert find_checkpoint(files.best).step == 4
+    assert find_checkpoint(files.best).config.train.lr == 1.0
+
+
+def test_a_signal_at_the_last_step_says_that_something_is_missing(short, tmp_path):
+    class Stops(Observer):
+        def stepped(self, step, /):
+            if step == 2:
+                signal.raise_signal(signal.SIGUSR1)
+
+    outcome = go(short, tmp_path, callbacks=[Stops()])
+    assert (outcome.step, outcome.signum) == (2, signal.SIGUSR1)
+    assert not RunFiles(tmp_path).preview(2).exists()
+    assert go(short, tmp_path, resume=True).signum == 0
+    assert RunFiles(tmp_path).preview(2).exists()
+    none_due = override(short, {"preview_every": 0})
+    assert go(none_due, tmp_path / "none due", callbacks=[Stops()]).signum == 0
+
+
+def test_all_processes_wait_for_the_last_checkpoint(short, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("vfn.train.loop.wait_for_all", lambda _: done.append("waited"))
+    monkeypatch.setattr("vfn.train.loop._save", lambda *_: done.append("saved"))
+    go(override(short, {"preview_every": 0}), tmp_path)
+    assert done == ["saved", "saved", "waited"]

@@ -67,7 +67,7 @@ def test_a_network_of_a_module_beside_is_trained_and_resumed_exactly(config, min
     opened = vfn.load(tmp_path / "whole", "cpu")
     assert opened.config.model.network == f"{mine}:Small"
     assert opened.sample(2, steps=2).images.shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match="one of network mine_nets:Small, got mine_nets:Other"):
+    with pytest.raises(ValueError, match="with network mine_nets:Small, got mine_nets:Other"):
         train(named(config, f"{mine}:Other", width=4), tmp_path / "parts", resume=True,
               device="cpu")  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_another_class_is_refused_on_resume(config, tmp_path):
         with pytest.raises(ValueError) as refused:  # noqa: PT011
             train(config, tmp_path, **again, resume=True, device="cpu")
         assert "\n" not in str(refused.value)
-    with pytest.raises(ValueError, match=f"is one of network {NAME}, got tests.helpers.outside:O"):
+    with pytest.raises(ValueError, match=f"with network {NAME}, got tests.helpers.outside:O"):
         train(config, tmp_path, model=small(Other), resume=True, device="cpu")
 
 

@@ -454,6 +454,22 @@ def read_pictured(path: Path) -> tuple[DataShape, DataMark | None] | None:
         return None
 
 
+def read_step(path: Path) -> int | None:
+    """The step of a checkpoint, without reading the rest.
+
+    Args:
+        path: a file; whether it is whole is not checked.
+
+    Returns:
+        the step; None if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (SafetensorError, OSError, LookupError, ValueError):
+        return None
+
+
 def newest_checkpoint(
     run: RunFiles, params: Mapping[str, Tensor] | None = None, resumed: bool = False
 ) -> Checkpoint | None:

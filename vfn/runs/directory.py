@@ -84,7 +84,11 @@ class RunFiles:
 
     def previews(self) -> list[Path]:
         """Sample grids, oldest first."""
-        return sorted((self.path / "samples").glob("step-*.png"))
+        return [*reversed(self.preview_steps().values())]
+
+    def preview_steps(self) -> dict[int, Path]:
+        """Sample grids by their steps, newest first."""
+        return _by_step(self.path / "samples", "png")
 
     def not_finite(self, step: int) -> Path:
         """Which pictures gave no finite gradient."""
@@ -193,10 +197,10 @@ def run_path(given: str | Path) -> Path:
     return Path(str(given).removeprefix(RUN))
 
 
-def _by_step(folder: Path) -> dict[int, Path]:
+def _by_step(folder: Path, suffix: str = "safetensors") -> dict[int, Path]:
     """Files of steps in a folder by the steps, newest first."""
     files = {}
-    for path in folder.glob("step-*.safetensors"):
+    for path in folder.glob(f"step-*.{suffix}"):
         number = path.stem.removeprefix("step-")
         if number.isdecimal():
             files[int(number)] = path

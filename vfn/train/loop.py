@@ -1,6 +1,7 @@
 """The loop around `train_step`: processes, files, signals, clocks."""
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset
-from vfn.distributed import World, largest, processes, talking, together, total
+from vfn.distributed import World, largest, processes, talking, together, total, wait_for_all
 from vfn.files import write_json
 from vfn.memory import in_memory
 from vfn.nn import guidance_range, takes_second_time
@@ -232,7 +233,9 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
             _save(run, audience)
         if not signum:
             signum = _show(run, audience, stop, window)
-    return Outcome(state.step, 0 if state.step == settings.steps else signum)
+    wait_for_all(run.world)  # the last checkpoint is there for all
+    whole = state.step == settings.steps and not (signum and not _is_shown(run))
+    return Outcome(state.step, 0 if whole else signum)
 
 
 def _in_a_step(run: Run) -> tuple[str, str]:
@@ -321,9 +324,13 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
 
 
 def _keep_the_best(run: Run, values: dict[str, float], audience: Observer) -> None:
-    """Keep a checkpoint that is better than all before it in a file of its own."""
+    """Keep a checkpoint that is better than all before it in a file of its own.
+
+    There is none after a run has gone back to before its best step.
+    """
     earlier = [entry[BEST] for entry in read_log(run.files.log) if BEST in entry]
-    if BEST in values and values[BEST] < min(earlier, default=float("inf")):
+    best = min(earlier, default=math.inf) if run.files.best.is_file() else math.inf
+    if BEST in values and values[BEST] < best:
         checkpoint = checkpoint_of(run.state, run.config, run.shape, run.data)
         write_checkpoint(run.files.best, checkpoint)
         audience.saved(run.state.step, run.files.best)

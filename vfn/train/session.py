@@ -24,7 +24,7 @@ from vfn.data import (
 )
 from vfn.data.items import from_items, is_map_style
 from vfn.distributed import World, check_alike, largest, together, total
-from vfn.files import reason_of, write_atomic
+from vfn.files import few, reason_of, write_atomic
 from vfn.launch import launch
 from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import (
@@ -49,11 +49,13 @@ from vfn.runs import (
     other_pictures,
     read_pictured,
 )
+from vfn.runs.checkpoint import read_step
 from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.ahead import check_ahead, check_room, check_text
+from vfn.train.alike import FREE, differing
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import SMALLER, fitted
@@ -198,7 +200,7 @@ def open_run(
             _check_resumed(found, config, dataset, files)
             _check_kept(config.sample, found.step, files)
     if found is not None:
-        restore(state, found, config)
+        restore(state, found)
     elif init_from is not None:
         _start(state, init_from, init_partial)
     if largest(state.step, world) != state.step:
@@ -211,6 +213,7 @@ def open_run(
             write_atomic(files.begun, "")
         write_atomic(files.config, dumps(config))
         drop_snapshots_after(files, state.step)
+        _drop_shown_after(files, state.step)
     return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
 
 
@@ -291,13 +294,31 @@ def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
 
 
 def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: RunFiles) -> None:
-    """Refuse to go on to fewer steps, or with other pictures than those before."""
+    """Refuse to go on to fewer steps, with another meaning, or with other pictures."""
     if found.step > config.train.steps:
         raise ValueError(
             f"{files.path} is at step {found.step} already, and --steps {config.train.steps} is "
             "less; give at least as many, or delete newer checkpoints to go back"
         )
+    _check_meaning(found.config, config, files)
     _check_pictures(dataset, found.shape, found.data, config, files)
+    old, new = found.config.train.batch_size, config.train.batch_size
+    if old != new:
+        told = "some come a second time" if new < old else "some are left out"
+        say(f"batch_size {new} in place of {old}: draws are counted in batches, so that {told}")
+
+
+def _check_meaning(before: Config, config: Config, files: RunFiles) -> None:
+    """Refuse settings with which the parameters say something else."""
+    faults = [
+        *differing(config.model, before.model),
+        *differing(config.diffusion, before.diffusion, FREE - {"objective"}),
+    ]
+    if faults:
+        raise ValueError(
+            f"{files.path} was begun with {few(faults, 20, 300, '; ')}; leave that as it was, or "
+            "choose another --out (with --init-from to start from these parameters)"
+        )
 
 
 def _check_pictures(
@@ -318,6 +339,16 @@ def _check_guide(config: Config, shape: DataShape) -> None:
     if given is not None and config.sample.guide_weight and config.sample.guide_step is None:
         path, weak = find_weaker(given, None)
         check_weaker(weak.shape, weak.config, shape, config, path)
+
+
+def _drop_shown_after(files: RunFiles, step: int) -> None:
+    """Remove previews, and the best checkpoint, of steps that are to be done again."""
+    for later, path in files.preview_steps().items():
+        if later > step:
+            path.unlink(missing_ok=True)
+    best = read_step(files.best)
+    if best is not None and best > step:
+        files.best.unlink(missing_ok=True)
 
 
 def _check_kept(sample: SampleConfig, step: int, files: RunFiles) -> None:

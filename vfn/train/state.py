@@ -265,24 +265,17 @@ def checkpoint_of(
 
 
 @torch.no_grad()
-def restore(state: TrainState, checkpoint: Checkpoint, config: Config) -> None:
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint into a state, keeping devices and memory formats.
 
     Args:
         state: of a model of the same architecture; changed in place.
         checkpoint: one that fits, as `newest_checkpoint` gives it for the parameters of the state.
-        config: of the run that goes on.
 
     Raises:
-        ValueError: if the checkpoint is one of another network, of another learned weight, or lacks
-            a profile: it averages from the first step on.
+        ValueError: if the checkpoint is one of another learned weight, or lacks a profile: it
+            averages from the first step on.
     """
-    trained, asked = checkpoint.config.model.network, config.model.network
-    if trained != asked:
-        raise ValueError(
-            f"the run that goes on is one of network {trained}, got {asked}; "
-            "give the same, or choose another --out"
-        )
     if missing := [length for length in state.profiles if length not in checkpoint.profiles]:
         known = few(map(str, checkpoint.profiles)) or "none"
         raise ValueError(

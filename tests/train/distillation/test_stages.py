@@ -256,6 +256,14 @@ def test_a_stage_without_the_one_before_is_refused(teacher, tmp_path):
         go(teacher, tmp_path, resume=True)
 
 
+def test_a_stage_from_which_a_later_one_has_learned_gets_no_more_updates(teacher, tmp_path):
+    go(teacher, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"steps-4 was begun for \d+ updates, got 9, and .*steps-1"
+    ):
+        go(teacher, tmp_path, resume=True, first_steps=9)
+
+
 def test_a_distillation_is_not_overwritten_nor_given_another_teacher(teacher, config, tmp_path):
     out = tmp_path / "out"
     go(teacher, out)

@@ -1,24 +1,18 @@
 """What is to be distilled: the configuration of the whole, of each stage, and what does not fit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from vfn import configs
 from vfn.configs import Config, DistillConfig, SampleConfig
-from vfn.configs.schema import Section
 from vfn.files import few, shortened
 from vfn.model import check_guidance
 from vfn.nn import NETWORKS
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
+from vfn.train.alike import differing
 from vfn.train.distillation.methods import METHODS, method_of, trains_auxiliary
-
-# What a student need not share with its teacher, or a distillation with its beginning.
-FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
-        "time_density", "time_options", "keep_expectation", "p_uncond", "train_timesteps",
-        "student_steps", "first_steps", "last_steps", "objective", "objective_options",
-        "method_options"}  # fmt: skip
 
 
 def stages_of(plan: Config) -> dict[int, Config]:
@@ -273,23 +267,3 @@ def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
 
 def _span(values: Sequence[float] | None) -> str:
     return "unset" if values is None else ",".join(f"{value:g}" for value in values)
-
-
-def differing(ours: Section, theirs: Section) -> list[str]:
-    """Settings that have to be alike and are not, as parts of a message.
-
-    Args:
-        ours: what is asked for.
-        theirs: the same section of what it has to be like.
-
-    Returns:
-        a text for each.
-
-    >>> differing(DistillConfig(teacher_steps=4), DistillConfig(teacher_steps=8))
-    ['teacher_steps 8, got 4']
-    """
-    return [
-        f"{f.name} {getattr(theirs, f.name)}, got {getattr(ours, f.name)}"
-        for f in fields(ours)
-        if f.name not in FREE and getattr(ours, f.name) != getattr(theirs, f.name)
-    ]

@@ -40,8 +40,9 @@ from vfn.runs import (
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
+from vfn.train.alike import differing
 from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, method_of
-from vfn.train.distillation.plan import differing, plan_of, stages_of
+from vfn.train.distillation.plan import plan_of, stages_of
 from vfn.train.loop import carry_out, held
 from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
@@ -293,6 +294,8 @@ def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> l
         _check_alike(plan, files)
     for n in begun:
         _check_alike(stages[n], files.stage(n))
+    for n in begun[:-1]:
+        _check_updates(stages[n], files.stage(n), files.stage(begun[-1]))
     for n in order:
         check_directory(files.stage(n), resume or not fresh, fresh)
     return begun
@@ -406,6 +409,17 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
         raise ValueError(
             f"{begun.path} was begun with {few(faults, 20, 300, '; ')}; "
             "leave that setting as it was, or choose another --out"
+        )
+
+
+def _check_updates(stage: Config, begun: RunFiles, later: RunFiles) -> None:
+    """Refuse to train a stage anew from which a later one has learned already."""
+    before = configs.load(str(begun.config)).train.steps
+    if before != stage.train.steps:
+        raise ValueError(
+            f"{begun.path} was begun for {before} updates, got {stage.train.steps}, and "
+            f"{later.path} has learned from it; leave that setting as it was, or choose another "
+            "--out"
         )
 
 

@@ -1,0 +1,33 @@
+"""What has to be alike where a run or a distillation goes on, and of a student and its teacher."""
+
+from collections.abc import Collection
+from dataclasses import fields
+
+from vfn.configs.schema import Section
+
+# What the parameters mean the same without: how they are trained, not what they say.
+FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
+        "time_density", "time_options", "keep_expectation", "p_uncond", "train_timesteps",
+        "student_steps", "first_steps", "last_steps", "objective", "objective_options",
+        "method_options"}  # fmt: skip
+
+
+def differing(ours: Section, theirs: Section, free: Collection[str] = FREE) -> list[str]:
+    """Settings that have to be alike and are not, as parts of a message.
+
+    Args:
+        ours: what is asked for.
+        theirs: the same section of what it has to be like.
+        free: names of those that may differ.
+
+    Returns:
+        a text for each.
+
+    >>> differing(DistillConfig(teacher_steps=4), DistillConfig(teacher_steps=8))
+    ['teacher_steps 8, got 4']
+    """
+    return [
+        f"{f.name} {getattr(theirs, f.name)}, got {getattr(ours, f.name)}"
+        for f in fields(ours)
+        if f.name not in free and getattr(ours, f.name) != getattr(theirs, f.name)
+    ]
