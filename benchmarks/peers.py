@@ -96,8 +96,11 @@ class Made(NamedTuple):
 
 
 def configuration(data: str, seed: int = 0, steps: int = PROBED[1]) -> Config:
+    """The preset of so many steps; few of them do not all go to warming up."""
+    preset = load(data)
+    shorter = {"seed": seed, "steps": steps, "warmup": min(preset.train.warmup, steps // 4)}
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
-    return override(load(data), {**quiet, "seed": seed, "steps": steps})
+    return override(preset, {**quiet, **shorter})
 
 
 def shared_loop(peer: Peer, data: Dataset, config: Config) -> Iterator[float]:

@@ -199,3 +199,8 @@ def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch):
     assert asked == ["bad", "good"] * 2 + ["good"] * 2
     for found in ([first, other], [other, first], [first, first]):
         assert peers.rows({(60, "ours"): found}, "few")[0][4] == str(good)
+
+
+def test_few_steps_do_not_all_go_to_warming_up():
+    warmups = [peers.configuration("mnist5k", 0, steps).train.warmup for steps in (45, 1000)]
+    assert warmups == [11, load("mnist5k").train.warmup]
