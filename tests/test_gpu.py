@@ -314,6 +314,7 @@ def test_a_training_step_does_not_wait_for_the_gpu(precision, cuda):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_one_process_over_nccl_trains_as_without(gpu):
     """Over gloo on a CPU: DistributedDataParallel, micro-batches, sums, and the group beside."""
     device = torch.device(gpu, 0) if gpu == "cuda" else torch.device(gpu)
