@@ -3,6 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO ?=
 GPU ?=
+TEST_GPU = $(BIN)/python -m pytest -m gpu -rs tests
 
 .PHONY: demo test test-slow test-all test-gpu gpu check docs dist oldest format clean
 
@@ -18,10 +19,10 @@ test-slow: $(INSTALLED)  ## the rest of it: compilation, fuzzing, the demo from 
 test-all: test test-slow  ## both
 
 test-gpu: $(INSTALLED)  ## the part of the suite that runs on a CUDA GPU
-	$(BIN)/python -m pytest -m gpu -rs tests
+	$(TEST_GPU)
 
-gpu: test-gpu  ## that, then the tables of the GPU: benchmarks/results/gpu_*.md
-	$(BIN)/python -m benchmarks.gpu $(GPU)
+gpu: $(INSTALLED)  ## that, then, whatever it says, the tables: benchmarks/results/gpu_*.md
+	$(TEST_GPU); tested=$$?; $(BIN)/python -m benchmarks.gpu $(GPU) && exit $$tested
 
 check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commit
 	$(BIN)/ruff format --check .

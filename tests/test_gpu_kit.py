@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +272,17 @@ def test_a_gpu_that_is_not_there_is_said_in_one_line(monkeypatch):
     )
     done = CliRunner().invoke(gpu.main, ["--parts", "steps"])
     assert "expected --parts among step,kernels" in done.output
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("fails", ["pytest", "benchmarks.gpu", "nothing"])
+def test_tables_are_made_whatever_the_tests_say(fails, tmp_path):
+    """Instead of Python, a script that writes down what is asked, and fails at one of both."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$2" >> {tmp_path}/asked\ntest "$2" != {fails}\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "gpu", "INSTALLED=", f"BIN={tmp_path}"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert (tmp_path / "asked").read_text().split() == ["pytest", "benchmarks.gpu"]
+    assert (done.returncode == 0) == (fails == "nothing")
