@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import gpu, gpu_step, kernels
 from benchmarks.card import SMALL, Bench
+from benchmarks.sampling import diffusers_loop
 from tests.helpers.gpu import pytest_ignore_collect
 from vfn.configs import load, override
 from vfn.data import Labels
@@ -286,3 +287,16 @@ def test_tables_are_made_whatever_the_tests_say(fails, tmp_path):
     )
     assert (tmp_path / "asked").read_text().split() == ["pytest", "benchmarks.gpu"]
     assert (done.returncode == 0) == (fails == "nothing")
+
+
+def test_the_loop_of_diffusers_asks_on_the_device_of_its_pictures():
+    pytest.importorskip("diffusers")
+    asked = []
+
+    def net(image, t, _):
+        asked.append(t.shape)
+        assert t.device == image.device
+        return image
+
+    diffusers_loop(net, torch.zeros(2, 3, 4, 4, device="meta"), None, 3)()
+    assert asked == [(2,)] * 3
