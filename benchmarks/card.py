@@ -148,6 +148,11 @@ def precision_of(mode: str) -> str:
     return "fp32" if mode == "tf32" else mode
 
 
+def products_of(mode: str) -> str:
+    """The mode around what casts to half precision by itself."""
+    return "tf32" if mode == "tf32" else "fp32"
+
+
 def reason(error: Exception) -> str:
     """Why there is no figure, for a cell; the whole of it goes to the terminal."""
     text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.card import NO_TIME, PRESET, Bench, in_mode, mib, precision_of, reason
+from benchmarks.card import NO_TIME, PRESET, Bench, in_mode, mib, precision_of, products_of, reason
 from benchmarks.unet import synchronised, training_step
 from vfn.configs import Config, override
 from vfn.interop import params_from_reference
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
-from vfn.model import build_model
+from vfn.model import autocast, build_model
 from vfn.objective import Batch, batch_loss
 from vfn.train.state import init_state, train_step
 
 CHECKOUT = os.environ.get("VFN_REFERENCE", "")
-LOSS_SCALE = 2.0**16  # of fp16 for the others; ours has one of its own
 OURS, OTHER = "vfn", "vfn, no attention after resampling"
 SAME_FUNCTION = {OTHER: OTHER, "diffusers": OTHER}  # else OURS
 GRAPHS = "reduce-overhead"  # torch.compile's word for CUDA graphs
@@ -36,8 +35,9 @@ is ours for all. {OTHER}: the preset with
 attend_after_resampling = false, the function that UNet2DModel of diffusers can be; the reference
 is the function of the preset itself. Outputs were equal to {DIFFER:g} before the clock ran.
 time / vfn: against ours of the same function, mode and kind; above 1 is slower than ours. Peak:
-beside parameters, moments and averages. tf32: float32 with 10-bit mantissas in products; bf16,
-fp16: autocast. compiled: torch.compile; CUDA graphs: its mode {GRAPHS}, which a caller of
+beside parameters, moments and averages. tf32: float32 with 10-bit
+mantissas in products; bf16, fp16: autocast, the latter with a scaled loss, which torch's GradScaler
+scales for others. compiled: torch.compile; CUDA graphs: its mode {GRAPHS}, which a caller of
 train_step can give it. first step: with what is compiled or chosen in it."""
 
 
@@ -139,18 +139,21 @@ def step_of(name: str, network: Network, mode: str, batch: Batch) -> Callable[[]
         state = init_state(network.module, config.train)
 
         def ours() -> None:
-            with in_mode("tf32" if mode == "tf32" else "fp32", device):  # it casts by itself
+            with in_mode(products_of(mode), device):
                 train_step(state, network.call, [batch], config)
 
         return ours
 
+    scaler = torch.amp.GradScaler(device, enabled=mode == "fp16")
+
     def passes() -> None:
-        with in_mode(mode, device):
-            loss = batch_loss(network.call, batch, network.config.diffusion).mean()
-            (loss * (LOSS_SCALE if mode == "fp16" else 1.0)).backward()
+        with in_mode(products_of(mode), device):
+            with autocast(precision, batch.x0.device):
+                loss = batch_loss(network.call, batch, network.config.diffusion).mean()
+            scaler.scale(loss).backward()
 
     inner = network.module.net if isinstance(network.module, Foreign) else network.module
-    return training_step(name, inner, passes)
+    return training_step(name, inner, passes, scaler)
 
 
 def first_call(part: Callable[[], object], bench: Bench) -> float:

@@ -49,6 +49,7 @@ CASES = {
     "cuda": [Case(256, 3, 128, 15)],
 }
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+UNSCALED = torch.amp.GradScaler(enabled=False)  # passes everything on
 
 
 class Record(TorchFunctionMode):
@@ -142,7 +143,12 @@ def without_gradients(net: nn.Module, run: Callable[[], None]) -> Callable[[], o
     return cleared
 
 
-def training_step(name: str, net: nn.Module, run: Callable[[], None]) -> Callable[[], object]:
+def training_step(
+    name: str,
+    net: nn.Module,
+    run: Callable[[], None],
+    scaler: torch.amp.GradScaler = UNSCALED,
+) -> Callable[[], object]:
     """Gradients, clipping, AdamW and the average of the parameters, as each project has them."""
     params = dict(net.named_parameters())
     optimizer = torch.optim.AdamW(params.values(), lr=1e-6, fused=name == "vfn" or None)
@@ -168,8 +174,10 @@ def training_step(name: str, net: nn.Module, run: Callable[[], None]) -> Callabl
         if name == "vfn":
             clip_and_step(optimizer, params.values(), 1.0)
         else:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(params.values(), 1.0)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
         update()
 

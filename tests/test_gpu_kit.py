@@ -11,11 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import gpu, gpu_step, kernels
+from benchmarks import card, gpu, gpu_step, kernels
 from benchmarks.card import SMALL, Bench
 from benchmarks.sampling import diffusers_loop
 from tests.helpers.gpu import pytest_ignore_collect
@@ -300,3 +301,55 @@ def test_the_loop_of_diffusers_asks_on_the_device_of_its_pictures():
 
     diffusers_loop(net, torch.zeros(2, 3, 4, 4, device="meta"), None, 3)()
     assert asked == [(2,)] * 3
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(SMALL._replace(modes=("fp32",)), 5, tmp_path)
+
+
+def tf32():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+class Small(nn.Module):
+    """A layer that tells in which mode either pass is done."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = nn.Conv2d(3, 3, 1), []
+
+    def forward(self, z, _t, _y):
+        out = self.layer(z)
+        self.seen.append((*tf32(), out.dtype))
+        out.register_hook(lambda _: self.seen.append((*tf32(), torch.is_autocast_enabled("cpu"))))
+        return out.float()
+
+
+@pytest.mark.parametrize("mode", ["bf16", "tf32", "fp32", "fp16"])
+@pytest.mark.parametrize("name", [gpu_step.OURS, "diffusers"])
+def test_both_passes_of_a_step_are_in_its_mode(name, mode, bench):
+    """Autocast is for the first of them."""
+    if name == "diffusers":
+        pytest.importorskip("diffusers")
+    net = Small()
+    network = gpu_step.Network(net, net, bench.config())
+    gpu_step.step_of(name, network, mode, bench.batch(2))()
+    wanted = (mode == "tf32",) * 2
+    assert net.seen == [(*wanted, card.HALVES.get(mode, torch.float32)), (*wanted, False)]
+
+
+def test_steps_of_others_in_fp16_scale_the_loss_as_they_do(bench, monkeypatch):
+    """Gradients are clipped in their own size, and a step that is not finite is left out."""
+    pytest.importorskip("diffusers")
+    norms, clip = [], nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *args: norms.append(clip(*args)))
+    torch.manual_seed(0)
+    net, batch = Small(), bench.batch(2)
+    network = gpu_step.Network(net, net, bench.config())
+    for mode in ("fp32", "fp16"):
+        gpu_step.step_of("diffusers", network, mode, batch)()
+    assert norms[1].item() == pytest.approx(norms[0].item(), rel=1e-2)
+    before = [param.clone() for param in net.parameters()]
+    gpu_step.step_of("diffusers", network, "fp16", batch._replace(x0=batch.x0 + torch.inf))()
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
