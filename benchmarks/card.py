@@ -41,7 +41,7 @@ class Scale(NamedTuple):
     drawn: tuple[int, ...] = (1, 8, 64, 512)  # pictures at a time
     evaluations: int = 10  # steps of a sampler
     backend: str = "inductor"
-    compiling: float = 75.0  # seconds that one network takes, until one is seen
+    compiling: float = 75.0  # seconds that one network takes, until a slower one is seen
 
 
 SMALL = Scale(

@@ -59,12 +59,16 @@ def profile(bench: Bench, nets: Nets) -> None:
     batch, network, rows = bench.batch(bench.scale.batch), nets[OURS], []
     assert isinstance(network, Network)
     for mode in bench.scale.modes[:2]:
+        empty = [""] * (len(KERNEL_HEAD) - 2)
+        if bench.left < 20:
+            rows.append([mode, NO_TIME, *empty])
+            continue
         part = step_of(OURS, network, mode, batch)
         try:
             wall = bench.seconds({"": part})[""]
             works = kernels.profiled(part, bench.device)
         except Exception as error:
-            rows.append([mode, reason(error), *[""] * (len(KERNEL_HEAD) - 2)])
+            rows.append([mode, reason(error), *empty])
             continue
         rows += kernel_rows(works, mode, wall, bench)
     title = f"Operations of a training step, preset {PRESET}, {bench.scale.batch} pictures"
@@ -244,7 +248,10 @@ def loops(trained: Trained, mode: str, count: int, bench: Bench) -> dict[str, Ca
 
 
 @click.command(help=__doc__)
-@click.option("--minutes", default=8.0, show_default=True, help="After which no row is begun.")
+@click.option(
+    "--minutes", default=6.5, show_default=True,
+    help="After which no row is begun, nor before it a compiled one that would last longer.",
+)  # fmt: skip
 @click.option("--parts", default=",".join(PARTS), show_default=True, help="Some of them.")
 @click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="Where tables go.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", hidden=True)

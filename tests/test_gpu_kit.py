@@ -353,3 +353,36 @@ def test_steps_of_others_in_fp16_scale_the_loss_as_they_do(bench, monkeypatch):
     before = [param.clone() for param in net.parameters()]
     gpu_step.step_of("diffusers", network, "fp16", batch._replace(x0=batch.x0 + torch.inf))()
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_nothing_is_compiled_that_may_last_longer_than_there_is_time(bench, monkeypatch):
+    """As the slowest one did so far; one that fails soon says nothing of others."""
+    now, durations = [0.0], iter([1, 100, 20, 80, 2])
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    for module in (card, gpu_step):
+        monkeypatch.setattr(module, "time", clock)
+
+    def compiled_step(*_):
+        now[0] += next(durations)
+        raise RuntimeError("it cannot")
+
+    monkeypatch.setattr(gpu_step, "compiled_step", compiled_step)
+    monkeypatch.setattr(card.Bench, "clear", lambda _: None)
+    scale = SMALL._replace(modes=("fp32", "bf16"), compiling=75.0)
+    nets = dict.fromkeys(("vfn", "b", "c"), gpu_step.Network(nn.Linear(1, 1), None, None))
+    gpu_step.compiled(Bench(scale, 5, bench.folder), nets)
+    left = [row[3] for row in rows_of(bench.folder / "gpu_on_cpu_compiled.md")]
+    assert left == ["failed: RuntimeError: it cannot"] * 4 + ["left out: no time"] * 3
+    gpu_step.compiled(Bench(scale, 76 / 60, bench.folder), nets)
+    left = [row[3] for row in rows_of(bench.folder / "gpu_on_cpu_compiled.md")]
+    assert left == ["failed: RuntimeError: it cannot"] + ["left out: no time"] * 6
+
+
+def test_the_memory_of_cuda_graphs_is_not_told(bench, monkeypatch):
+    """A replay takes none of it: it was taken when they were captured."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr(card.Bench, "peak", lambda _, run: (run(), 7.0)[1])
+    net = Small()
+    gpu_step.compiled(bench, {"vfn": gpu_step.Network(net, net, bench.config())})
+    rows = rows_of(bench.folder / "gpu_on_cpu_compiled.md")
+    assert [row[6] for row in rows] == ["7", ""]
