@@ -27,11 +27,13 @@ from benchmarks.card import (
     limits,
     mib,
     precision_of,
+    products_of,
     reason,
 )
 from benchmarks.common import RESULTS
 from benchmarks.gpu_step import OURS, Network, step_of
 from benchmarks.sampling import diffusers_loop
+from vfn.configs import override
 from vfn.footprint import Footprint
 from vfn.model import build_model
 from vfn.sampling import Trained
@@ -173,6 +175,12 @@ def sampling(bench: Bench, nets: Nets) -> None:
     bench.table("sampling", title, head, latency_rows(bench, trained), SAMPLING_NOTE)
 
 
+def in_its_mode(trained: Trained, mode: str) -> Trained:
+    """Draws so: its own settings come before those around it."""
+    config = override(trained.config, {"tf32": mode == "tf32"})
+    return replace(trained, precision=precision_of(mode), config=config)
+
+
 def drawing(trained: Trained, count: int, **asked: Any) -> Callable[[], Any]:
     """Draws a batch."""
     draws = trained.draws(count, batch=count, **{"guidance": 0.0, **asked})
@@ -181,7 +189,7 @@ def drawing(trained: Trained, count: int, **asked: Any) -> Callable[[], Any]:
 
 def solver_rows(bench: Bench, trained: Trained) -> list[list[str]]:
     rows, mode = [], bench.scale.modes[0]
-    trained = replace(trained, precision=precision_of(mode))
+    trained = in_its_mode(trained, mode)
     for name in bench.scale.solvers:
         for count in bench.scale.drawn[::2]:
             words = [name, mode, str(count)]
@@ -191,8 +199,9 @@ def solver_rows(bench: Bench, trained: Trained) -> list[list[str]]:
             asked = {} if name == "adaptive" else {"steps": bench.scale.evaluations}
             try:
                 run = drawing(trained, count, sampler=name, **asked)
-                nfe = run().nfe
-                seconds = bench.seconds({name: run}, 1)[name]
+                with in_mode(products_of(mode), bench.device):
+                    nfe = run().nfe
+                    seconds = bench.seconds({name: run}, 1)[name]
             except Exception as error:
                 rows.append([*words, reason(error), "", "", ""])
                 continue
@@ -226,7 +235,7 @@ def latency_rows(bench: Bench, trained: Trained) -> list[list[str]]:
 def loops(trained: Trained, mode: str, count: int, bench: Bench) -> dict[str, Callable[[], object]]:
     """The library's loop, the same guided, the network alone, and diffusers' loop around it."""
     steps, net = bench.scale.evaluations, trained.model
-    each = replace(trained, precision=precision_of(mode))
+    each = in_its_mode(trained, mode)
     asked = {"sampler": "ddim", "steps": steps}
     labels = torch.arange(count, device=bench.device) % 10 + 1
     z = torch.randn(count, *bench.shape.size, device=bench.device)

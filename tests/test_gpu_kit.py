@@ -27,6 +27,7 @@ from vfn.model import DataShape, build_model
 from vfn.nn import keyed_dropout, layers
 from vfn.objective import batch_loss, binned
 from vfn.ops import SCHEDULES, TIME_DENSITIES, WEIGHTINGS, consistency_tangent
+from vfn.sampling import Trained
 from vfn.train.batches import training_times
 
 ROOT = Path(__file__).parents[1]
@@ -386,3 +387,21 @@ def test_the_memory_of_cuda_graphs_is_not_told(bench, monkeypatch):
     gpu_step.compiled(bench, {"vfn": gpu_step.Network(net, net, bench.config())})
     rows = rows_of(bench.folder / "gpu_on_cpu_compiled.md")
     assert [row[6] for row in rows] == ["7", ""]
+
+
+def trained_of(bench):
+    config = bench.config()
+    net = build_model(config, bench.shape).eval()
+    return Trained(net, dict(net.named_parameters()), config, bench.shape, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("mode", ["tf32", "fp32"])
+def test_each_loop_of_sampling_is_in_its_mode(mode, bench):
+    trained, seen = trained_of(bench), []
+    trained.model.register_forward_hook(lambda *_: seen.append(tf32()))
+    bench = Bench(bench.scale._replace(modes=(mode,), drawn=(1,)), 5, bench.folder)
+    for rows_of_part in (gpu.solver_rows, gpu.latency_rows):
+        rows = rows_of_part(bench, trained)
+        assert not [cell for row in rows for cell in row if "failed" in cell]
+        assert set(seen) == {(mode == "tf32",) * 2}
+        seen.clear()
