@@ -3,10 +3,10 @@
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from vfn.train.batches import make_batch
 PRESET = "cifar10_cond"
 NO_TIME = "left out: no time"
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+T = TypeVar("T")
 
 
 class Scale(NamedTuple):
@@ -158,6 +159,17 @@ def reason(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     print(text, file=sys.stderr)
     return f"failed: {text[:90]}".replace("|", "/")
+
+
+def tried(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """What each makes, and why others fail: where all are timed in turn, one would end the rest."""
+    made, faults = {}, {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except Exception as error:
+            faults[name] = reason(error)
+    return made, faults
 
 
 def mib(value: float | None) -> str:

@@ -4,11 +4,14 @@ Steps of training of the preset cifar10_cond in each precision, eager and compil
 diffusers' UNet2DModel of the same function and, with VFN_REFERENCE naming a checkout of it, the
 reference implementation's network with the same weights; memory; latency of sampling; and where the
 time of a step goes. Parts follow one another until the minutes are spent: a row that is left out or
-fails says so, and each table is written as soon as its part is done.
+fails says so, each table is written as soon as its part is done, and a part that fails keeps no
+other from being made.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from benchmarks.card import (
     precision_of,
     products_of,
     reason,
+    tried,
 )
 from benchmarks.common import RESULTS
 from benchmarks.gpu_step import OURS, Network, step_of
@@ -65,37 +69,41 @@ def profile(bench: Bench, nets: Nets) -> None:
         if bench.left < 20:
             rows.append([mode, NO_TIME, *empty])
             continue
-        part = step_of(OURS, network, mode, batch)
         try:
+            part = step_of(OURS, network, mode, batch)
             wall = bench.seconds({"": part})[""]
-            works = kernels.profiled(part, bench.device)
+            rows += kernel_rows(kernels.profiled(part, bench.device), mode, wall, bench)
         except Exception as error:
             rows.append([mode, reason(error), *empty])
-            continue
-        rows += kernel_rows(works, mode, wall, bench)
     title = f"Operations of a training step, preset {PRESET}, {bench.scale.batch} pictures"
     bench.table("kernels", title, KERNEL_HEAD, rows, KERNEL_NOTE)
+
+
+def figure(value: float, form: str) -> str:
+    """For a cell, which stays empty where nothing was measured."""
+    return format(value, form) if math.isfinite(value) else ""
 
 
 def kernel_rows(
     works: dict[str, kernels.Work], mode: str, wall: float, bench: Bench
 ) -> list[list[str]]:
-    names, rates = list(works), (bench.products[mode], bench.copy)
+    names, rates = list(works), (bench.products.get(mode, math.nan), bench.copy)
     groups = {name: [name] for name in names[:SHOWN]}
     groups |= {f"{len(names[SHOWN:])} others": names[SHOWN:], "all": names}
     whole = sum(work.seconds for work in works.values())
+    if not whole:
+        raise RuntimeError("the profiler recorded no kernels")
 
     def row(title: str, members: list[str]) -> list[str]:
         work = kernels.total(works[name] for name in members)
         least = sum(works[name].least(*rates) for name in members)
-        rates_of = ("", "", f"{1e3 * least:.2f}", "")
-        if work.seconds:
-            rates_of = (
-                f"{work.operations / work.seconds / 1e12:.3g}",
-                f"{work.bytes / work.seconds / 1e9:.0f}",
-                f"{1e3 * least:.2f}",
-                f"{least / work.seconds:.2f}",
-            )
+        each = 1 / work.seconds if work.seconds else math.nan
+        rates_of = (
+            figure(work.operations * each / 1e12, ".3g"),
+            figure(work.bytes * each / 1e9, ".0f"),
+            figure(1e3 * least, ".2f"),
+            figure(least * each, ".2f"),
+        )
         share = f"{100 * work.seconds / whole:.1f} %"
         return [mode, title, f"{work.calls}", f"{1e3 * work.seconds:.2f}", share, *rates_of]
 
@@ -156,6 +164,7 @@ SAMPLING_NOTE = """\
 vfn: a batch as vfn sample draws it: keyed noise, schedule, steps, rounding and the way to the host.
 guided: with the doubled batch of classifier-free guidance. network alone: as many evaluations.
 loop of diffusers: its DDIMScheduler around our network."""
+ALONE = "network alone"
 
 
 def sampling(bench: Bench, nets: Nets) -> None:
@@ -219,21 +228,29 @@ def latency_rows(bench: Bench, trained: Trained) -> list[list[str]]:
                 rows.append(["all", mode, str(count), NO_TIME, "", ""])
                 continue
             try:
-                with in_mode(mode, bench.device):
-                    seconds = bench.seconds(loops(trained, mode, count, bench), 1)
+                rows += loop_rows(bench, trained, mode, count)
             except Exception as error:
                 rows.append(["all", mode, str(count), reason(error), "", ""])
-                continue
-            rows += [
-                [what, mode, str(count), f"{1e3 * s:.1f}", f"{count / s:.1f}",
-                 f"{s / seconds['network alone']:.2f}"]
-                for what, s in seconds.items()
-            ]  # fmt: skip
     return rows
 
 
-def loops(trained: Trained, mode: str, count: int, bench: Bench) -> dict[str, Callable[[], object]]:
-    """The library's loop, the same guided, the network alone, and diffusers' loop around it."""
+def loop_rows(bench: Bench, trained: Trained, mode: str, count: int) -> list[list[str]]:
+    with in_mode(mode, bench.device):
+        ready, faults = tried(loops(trained, mode, count, bench))
+        seconds = bench.seconds(ready, 1)
+    alone = seconds.get(ALONE, math.nan)
+    rows = {
+        what: [f"{1e3 * s:.1f}", f"{count / s:.1f}", figure(s / alone, ".2f")]
+        for what, s in seconds.items()
+    }
+    rows |= {what: [why, "", ""] for what, why in faults.items()}
+    return [[what, mode, str(count), *row] for what, row in rows.items()]
+
+
+def loops(
+    trained: Trained, mode: str, count: int, bench: Bench
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    """What makes, and does once, the library's loop, guided too, the network alone, and others."""
     steps, net = bench.scale.evaluations, trained.model
     each = in_its_mode(trained, mode)
     asked = {"sampler": "ddim", "steps": steps}
@@ -246,14 +263,19 @@ def loops(trained: Trained, mode: str, count: int, bench: Bench) -> dict[str, Ca
             for _ in range(steps):
                 net(z, t, labels)
 
-    found = {
-        "vfn": drawing(each, count, **asked),
-        "vfn, guided": drawing(each, count, **asked, guidance=1.0),
-        "network alone": alone,
+    def done_once(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+        run = make()
+        run()
+        return run
+
+    makers: dict[str, Callable[[], Callable[[], object]]] = {
+        "vfn": partial(drawing, each, count, **asked),
+        "vfn, guided": partial(drawing, each, count, **asked, guidance=1.0),
+        ALONE: lambda: alone,
     }
     if find_spec("diffusers"):
-        found["loop of diffusers"] = diffusers_loop(net, z, labels, steps)
-    return found
+        makers["loop of diffusers"] = partial(diffusers_loop, net, z, labels, steps)
+    return {name: partial(done_once, make) for name, make in makers.items()}
 
 
 @click.command(help=__doc__)
@@ -273,19 +295,26 @@ def main(minutes: float, parts: str, out: Path, device: str, short: bool) -> Non
         raise click.UsageError("this PyTorch sees no CUDA GPU, which is what is measured here")
     scale = SMALL if short else Scale()
     bench = Bench(scale._replace(device=device), minutes, out)
-    limits(bench)  # which the profile is compared with
-    nets = gpu_step.networks(bench)
+    nets = cache(lambda: gpu_step.networks(bench))
     work: dict[str, Callable[[], None]] = {
-        "step": lambda: gpu_step.eager(bench, nets),
-        "kernels": lambda: profile(bench, nets),
+        "limits": lambda: limits(bench),  # which the profile is compared with
+        "step": lambda: gpu_step.eager(bench, nets()),
+        "kernels": lambda: profile(bench, nets()),
         "memory": lambda: memory(bench),
-        "sampling": lambda: sampling(bench, nets),
-        "compiled": lambda: gpu_step.compiled(bench, nets),
+        "sampling": lambda: sampling(bench, nets()),
+        "compiled": lambda: gpu_step.compiled(bench, nets()),
     }
-    for name in PARTS:
-        if name in chosen:
+
+    def part(name: str) -> None:
+        try:
             work[name]()
+        finally:
             bench.clear()
+
+    wanted = [name for name in work if name == "limits" or name in chosen]
+    _, faults = tried({name: partial(part, name) for name in wanted})
+    if faults:
+        raise click.ClickException("; ".join(f"{name} {why}" for name, why in faults.items()))
 
 
 if __name__ == "__main__":

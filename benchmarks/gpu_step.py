@@ -6,13 +6,24 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.card import NO_TIME, PRESET, Bench, in_mode, mib, precision_of, products_of, reason
+from benchmarks.card import (
+    NO_TIME,
+    PRESET,
+    Bench,
+    in_mode,
+    mib,
+    precision_of,
+    products_of,
+    reason,
+    tried,
+)
 from benchmarks.unet import synchronised, training_step
 from vfn.configs import Config, override
 from vfn.interop import params_from_reference
@@ -201,7 +212,10 @@ def eager(bench: Bench, nets: dict[str, Network | str]) -> None:
         if bench.left < 20:
             rows.append(without_figures("all", mode, "eager", NO_TIME))
             continue
-        rows += eager_rows(bench, nets, mode, batch)
+        try:
+            rows += eager_rows(bench, nets, mode, batch)
+        except Exception as error:
+            rows.append(without_figures("all", mode, "eager", reason(error)))
         bench.table("step", title, HEAD, rows, NOTE, show=False)
     data = bench.pictures(bench.scale.batch)
     seconds = bench.seconds({"": lambda: bench.batch(bench.scale.batch, data)})[""]
@@ -213,16 +227,12 @@ def eager(bench: Bench, nets: dict[str, Network | str]) -> None:
 def eager_rows(
     bench: Bench, nets: dict[str, Network | str], mode: str, batch: Batch
 ) -> list[list[str]]:
-    ready: dict[str, Timed] = {}
-    faults: dict[str, str] = {}
-    for name, network in nets.items():
-        if isinstance(network, str):
-            faults[name] = network
-            continue
-        try:
-            ready[name] = prepared(name, network, mode, batch, bench)
-        except Exception as error:
-            faults[name] = reason(error)
+    ready, faults = tried({
+        name: partial(prepared, name, network, mode, batch, bench)
+        for name, network in nets.items()
+        if isinstance(network, Network)
+    })  # fmt: skip
+    faults |= {name: why for name, why in nets.items() if isinstance(why, str)}
     seconds = bench.seconds({name: timed.step for name, timed in ready.items()})
     return [
         *(

@@ -291,6 +291,54 @@ def test_tables_are_made_whatever_the_tests_say(fails, tmp_path):
     assert (done.returncode == 0) == (fails == "nothing")
 
 
+def broken(*_):
+    raise RuntimeError("it cannot")
+
+
+@pytest.mark.parametrize("name", ["limits", "memory"])
+def test_a_part_that_fails_says_so_and_later_ones_go_on(name, tmp_path, monkeypatch):
+    seen = []
+    for part in ("limits", "memory", "sampling"):
+        monkeypatch.setattr(gpu, part, lambda *_, part=part: seen.append(part))
+    monkeypatch.setattr(gpu, name, broken)
+    asked = ["--device", "cpu", "--short", "--parts", "memory,sampling", "--out", str(tmp_path)]
+    done = CliRunner().invoke(gpu.main, asked)
+    assert seen == [part for part in ("limits", "memory", "sampling") if part != name]
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1] == f"Error: {name} failed: RuntimeError: it cannot"
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(SMALL._replace(modes=("fp32",)), 5, tmp_path)
+
+
+def trained_of(bench):
+    config = bench.config()
+    net = build_model(config, bench.shape).eval()
+    return Trained(net, dict(net.named_parameters()), config, bench.shape, torch.device("cpu"))
+
+
+def test_a_loop_that_fails_takes_no_row_from_others(bench, monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda _: True)
+    monkeypatch.setattr(gpu, "diffusers_loop", lambda *_: broken)
+    rows = {tuple(row[:3]): row[3:] for row in gpu.latency_rows(bench, trained_of(bench))}
+    for what in ("vfn", "vfn, guided", "network alone"):
+        assert all(FIGURE.fullmatch(cell) for cell in rows[what, "fp32", "1"])
+    assert rows["loop of diffusers", "fp32", "1"] == ["failed: RuntimeError: it cannot", "", ""]
+
+
+def test_a_network_that_fails_takes_no_row_from_others(bench):
+    batch, config = bench.batch(2), bench.config()
+    nets = {name: gpu_step.Network(nn.Conv2d(3, 3, 1), call, config) for name, call in {
+        gpu_step.OURS: lambda z, _t, _y: z * weight, "diffusers": broken,
+    }.items()}  # fmt: skip
+    weight = next(iter(nets[gpu_step.OURS].module.parameters())).sum()
+    rows = {row[0]: row[3:] for row in gpu_step.eager_rows(bench, nets, "fp32", batch)}
+    assert FIGURE.fullmatch(rows[gpu_step.OURS][0])
+    assert rows["diffusers"][0] == "failed: RuntimeError: it cannot"
+
+
 def test_the_loop_of_diffusers_asks_on_the_device_of_its_pictures():
     pytest.importorskip("diffusers")
     asked = []
@@ -304,13 +352,20 @@ def test_the_loop_of_diffusers_asks_on_the_device_of_its_pictures():
     assert asked == [(2,)] * 3
 
 
-@pytest.fixture
-def bench(tmp_path):
-    return Bench(SMALL._replace(modes=("fp32",)), 5, tmp_path)
-
-
 def tf32():
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("mode", ["tf32", "fp32"])
+def test_each_loop_of_sampling_is_in_its_mode(mode, bench):
+    trained, seen = trained_of(bench), []
+    trained.model.register_forward_hook(lambda *_: seen.append(tf32()))
+    bench = Bench(bench.scale._replace(modes=(mode,), drawn=(1,)), 5, bench.folder)
+    for rows_of_part in (gpu.solver_rows, gpu.latency_rows):
+        rows = rows_of_part(bench, trained)
+        assert not [cell for row in rows for cell in row if "failed" in cell]
+        assert set(seen) == {(mode == "tf32",) * 2}
+        seen.clear()
 
 
 class Small(nn.Module):
@@ -356,6 +411,14 @@ def test_steps_of_others_in_fp16_scale_the_loss_as_they_do(bench, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+def test_a_profile_without_kernels_is_said(bench, monkeypatch):
+    monkeypatch.setattr(kernels, "profiled", lambda *_: {"mm": kernels.Work(1, 2.0, 3.0)})
+    net = Small()
+    gpu.profile(bench, {gpu_step.OURS: gpu_step.Network(net, net, bench.config())})
+    (row,) = rows_of(bench.folder / "gpu_on_cpu_kernels.md")
+    assert row[:2] == ["fp32", "failed: RuntimeError: the profiler recorded no kernels"]
+
+
 def test_nothing_is_compiled_that_may_last_longer_than_there_is_time(bench, monkeypatch):
     """As the slowest one did so far; one that fails soon says nothing of others."""
     now, durations = [0.0], iter([1, 100, 20, 80, 2])
@@ -387,21 +450,3 @@ def test_the_memory_of_cuda_graphs_is_not_told(bench, monkeypatch):
     gpu_step.compiled(bench, {"vfn": gpu_step.Network(net, net, bench.config())})
     rows = rows_of(bench.folder / "gpu_on_cpu_compiled.md")
     assert [row[6] for row in rows] == ["7", ""]
-
-
-def trained_of(bench):
-    config = bench.config()
-    net = build_model(config, bench.shape).eval()
-    return Trained(net, dict(net.named_parameters()), config, bench.shape, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("mode", ["tf32", "fp32"])
-def test_each_loop_of_sampling_is_in_its_mode(mode, bench):
-    trained, seen = trained_of(bench), []
-    trained.model.register_forward_hook(lambda *_: seen.append(tf32()))
-    bench = Bench(bench.scale._replace(modes=(mode,), drawn=(1,)), 5, bench.folder)
-    for rows_of_part in (gpu.solver_rows, gpu.latency_rows):
-        rows = rows_of_part(bench, trained)
-        assert not [cell for row in rows for cell in row if "failed" in cell]
-        assert set(seen) == {(mode == "tf32",) * 2}
-        seen.clear()
