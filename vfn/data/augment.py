@@ -88,7 +88,9 @@ def changed(pictures: Tensor, change: Change) -> Tensor:
     matrix[:, :, :2] *= ratio
     # In float64, since with tf32 a GPU has places of float32 to a fraction of a pixel only.
     grid = F.affine_grid(matrix.double(), list(pictures.shape), align_corners=False)
-    moved = F.grid_sample(pictures, grid.to(pictures.dtype), "bilinear", "reflection", align_corners=False)
+    moved = F.grid_sample(
+        pictures, grid.to(pictures.dtype), "bilinear", "reflection", align_corners=False
+    )
     still = (change.told == 0).all(1).view(-1, 1, 1, 1)
     return torch.where(still, pictures, moved)
 
