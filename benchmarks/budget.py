@@ -49,7 +49,7 @@ def train_whole(config: Config, out: str | Path, **options: Any) -> float:
 
 def costs(asked: Mapping[str, Callable[[], float]], path: Path) -> dict[str, float]:
     """Median CPU seconds a step of each workload, measured in turn, once for all calls."""
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     torch.set_num_threads(1)
     measured: dict[str, list[float]] = {key: [] for key in asked if key not in known}
     for _ in range(ROUNDS):

@@ -38,7 +38,7 @@ QUIET = {"steps": STEPS, "preview_every": 0, "accumulate": 1, "guidance": 0.0, "
 
 def resident() -> int:
     """Bytes of this process that are in memory."""
-    pages = Path("/proc/self/statm").read_text().split()[1]
+    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
     return int(pages) * resource.getpagesize()
 
 

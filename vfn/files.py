@@ -253,7 +253,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: if the file system knows no locks.
     """
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         _hold(file.fileno())
         yield  # closing the file gives the lock back
 

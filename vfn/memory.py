@@ -110,7 +110,7 @@ def _left(group: Path, names: tuple[str, str, tuple[str, str]]) -> Iterator[int]
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 

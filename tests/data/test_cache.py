@@ -83,7 +83,7 @@ def contents(tmp_path):
 
 def test_pictures_are_memory_mapped(pictures):
     found = prepare(data(pictures))
-    assert str(found.path / "images.bin") in Path("/proc/self/maps").read_text()
+    assert str(found.path / "images.bin") in Path("/proc/self/maps").read_text(encoding="utf-8")
     assert found.images.shape == (COUNT, 3, 4, 4)
     # A split shares the memory.
     train = found.dataset("train").images

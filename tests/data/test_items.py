@@ -100,6 +100,8 @@ def test_a_data_set_of_somebody_elses_is_trained_on(tmp_path):
 
 # Tar files
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
 
 def packed(path, members):
     with tarfile.open(path, "w") as archive:
@@ -153,6 +155,8 @@ def test_pictures_of_tar_files_have_their_classes(kind, tmp_path):
         (lambda f: packed(f / "part-00.tar", [("x.txt", b"a")]), "is no picture"),
         (lambda f: (f / "part-00.tar").write_bytes(b"a" * 2000), "is no uncompressed tar file"),
         (lambda f: packed(f / "part-00.tar", [("a.png", png(1)[:20])]), r"part-00.tar\[a\] \("),
+        # of formats for which Pillow may start another program
+        (lambda f: packed(f / "part-00.tar", [("a.png", EPS)]), r"part-00.tar\[a\] \(cannot ident"),
         (lambda f: packed(f / "part-00.tar", [("a.png", png(1)), ("a.cls", b"1")]), "has no class"),
         (
             lambda f: packed(f / "part-00.tar", [("a.png", png(1)), ("a.json", b"{")]),

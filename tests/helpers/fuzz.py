@@ -52,7 +52,7 @@ class Found:
 @contextmanager
 def bounded(memory: int) -> Iterator[None]:
     """Memory beyond so much more than there is now is refused by the system, where it can."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, hard))
     try:

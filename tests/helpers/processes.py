@@ -99,12 +99,16 @@ def alive(process):
 
 def workers(launcher):
     """Process numbers of the workers of torchrun by their rank."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        .read_text(encoding="utf-8")
+        .split()
+    )
     found = {}
     for pid in children:
         variables = dict(
             line.partition("=")[::2]
-            for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
+            for line in Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
         )
         if "RANK" in variables:
             found[int(variables["RANK"])] = int(pid)

@@ -122,7 +122,7 @@ def test_the_command_takes_them():
     words = ["report", "run:runs/ours", "--add", "theirs-samples", "--add", "json/theirs.json"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.output == "open runs/ours/report.html\n"
-    page = Path("runs/ours/report.html").read_text()
+    page = Path("runs/ours/report.html").read_text(encoding="utf-8")
     assert page.count('alt="Grid of generated pictures"') == 3
 
 
@@ -133,6 +133,10 @@ def test_files_of_somebody_else_are_passed_over(project):
     (project / "link.json").symlink_to("nowhere")
     (project / "camera").mkdir()
     (project / "camera" / "settings.json").write_text('{"fake": "run:runs/ours"}')
+    record = json.loads((project / "json/ours.json").read_text())
+    for name, run in (("long", "a" * 5000), ("null", "a\0b")):
+        record["settings"] = {"run": run}
+        (project / f"{name}.json").write_text(json.dumps(record))
     (project / "loop").symlink_to(project)
     env = project / "env"
     env.mkdir()

@@ -1,5 +1,6 @@
 """A run directory is held by one process: others are refused, and dead ones not in the way."""
 
+import errno
 import json
 import os
 import platform
@@ -39,6 +40,22 @@ def test_nothing_is_left_of_it(tmp_path):
     with locked(run):
         run.config.write_text("")
     assert [path.name for path in run.path.iterdir()] == ["config.toml"]
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    run = RunFiles(tmp_path)
+    with locked(run):
+        assert json.loads(run.lock.read_text())["pid"] == os.getpid()
+        with pytest.raises(ValueError, match="in use by process"), locked(run):
+            pass
+    write_lock(run, holder(pid=2**22 - 1))  # dead
+    with locked(run):
+        assert json.loads(run.lock.read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_is_refused_until_the_first_is_killed(tmp_path):

@@ -106,7 +106,10 @@ def send(process, run, signum):
     wait_until(lambda: last_step(run) > before + 2, process.alive)
     os.kill(process.pid, signal.SIGSTOP)
     stopped = Path(f"/proc/{process.pid}/stat")
-    wait_until(lambda: stopped.read_text().rpartition(")")[2].split()[0] == "T", process.alive)
+    wait_until(
+        lambda: stopped.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T",
+        process.alive,
+    )
     os.kill(process.pid, signum)
     step = last_step(run) + 1
     os.kill(process.pid, signal.SIGCONT)

@@ -42,7 +42,7 @@ def test_batch_sizes_that_do_not_divide(size):
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A module of somebody else's in the current directory; its name."""
-    (tmp_path / "mine_nets.py").write_text(Path(outside.__file__).read_text())
+    (tmp_path / "mine_nets.py").write_text(Path(outside.__file__).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     yield "mine_nets"
     sys.modules.pop("mine_nets", None)

@@ -22,6 +22,28 @@ def test_signals_are_collected_and_handlers_come_back():
     assert [signal.getsignal(s) for s in STOP_SIGNALS] == before
 
 
+def test_a_signal_may_come_while_handlers_are_set(monkeypatch):
+    """And there may be handlers that are not Python's, of which nothing is known."""
+    set_handler = signal.signal
+
+    def raised(signum, handler):
+        found = set_handler(signum, handler)
+        if handler not in (signal.SIG_DFL, signal.SIG_IGN) and signum == STOP_SIGNALS[0]:
+            monkeypatch.setattr(signal, "signal", set_handler)
+            signal.raise_signal(signum)
+        return found
+
+    before = [signal.getsignal(s) for s in STOP_SIGNALS]
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", raised)
+    with stop_signals(ALONE) as stop:
+        assert stop.agreed() == STOP_SIGNALS[0]
+    monkeypatch.undo()
+    for signum, handler in zip(STOP_SIGNALS, before, strict=True):
+        assert signal.getsignal(signum) is signal.SIG_DFL
+        signal.signal(signum, handler)
+
+
 def test_a_run_in_a_thread_is_that_of_the_main_thread(config, tmp_path):
     """Where Python lets nobody handle signals: they are left alone."""
     before, outcomes, within = [signal.getsignal(s) for s in STOP_SIGNALS], [], []

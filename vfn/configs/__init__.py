@@ -98,7 +98,7 @@ def read(name: str) -> str:
                 f"unknown config {shown(name)}, expected a preset ({', '.join(presets())}) "
                 "or a path to a .toml file"
             )
-        return (resources.files(__name__) / f"{name}.toml").read_text()
+        return (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"config file {name} does not exist; presets are {', '.join(presets())}")

@@ -292,7 +292,9 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
         )
         more = {"format": FORMAT, "origin": source.origin, "settings": _keyed(settings)}
         told = {"values": None if values.plain else values._asdict()}
-        (temporary / INFO).write_text(json.dumps(info._asdict() | more | told, indent=1))
+        (temporary / INFO).write_text(
+            json.dumps(info._asdict() | more | told, indent=1), encoding="utf-8"
+        )
         for file in temporary.iterdir():
             _sync(file)
         sync_directory(temporary)

@@ -19,7 +19,8 @@ from vfn.data.source import Source
 from vfn.files import printable, shortened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # by content, whatever the name says
+# By content, whatever the name says: for some others Pillow starts other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 TABLE = "labels.csv"
 
 

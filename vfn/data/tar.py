@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vfn.data.dataset import own_splits
+from vfn.data.folder import FORMATS, SUFFIXES
 from vfn.data.labels import check_names
 from vfn.data.source import Source
 from vfn.files import few, printable, shortened
 
 SUFFIX = ".tar"
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class _Member(NamedTuple):
@@ -35,7 +35,7 @@ class _Member(NamedTuple):
         return found
 
     def picture(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.content()))
+        return Image.open(io.BytesIO(self.content()), formats=FORMATS)
 
 
 def tar_files(path: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def tar_files(path: Path) -> list[Path]:
     if path.suffix == SUFFIX and path.is_file():
         return [path]
     entries = [e for e in path.iterdir() if e.name[0] != "."] if path.is_dir() else []
-    if any(entry.is_dir() or entry.suffix.lower() in PICTURES for entry in entries):
+    if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in entries):
         return []
     return sorted(entry for entry in entries if entry.suffix == SUFFIX)
 
@@ -79,14 +79,14 @@ def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) 
     pictures: dict[str, _Member] = {}
     classes: dict[str, str] = {}
     for key, parts in groups.items():
-        found = [member for kind, member in parts.items() if kind in PICTURES]
+        found = [member for kind, member in parts.items() if kind in SUFFIXES]
         if found:
             pictures[key] = found[0]
             if labelled and (text := _class(key, parts)) is not None:
                 classes[key] = text
     where = few(printable(str(file)) for file in files)
     if not pictures:
-        raise ValueError(f"expected pictures ({', '.join(sorted(PICTURES))}) in {where}, got none")
+        raise ValueError(f"expected pictures ({', '.join(sorted(SUFFIXES))}) in {where}, got none")
     keys = list(pictures)
     if classes and len(classes) < len(keys):
         lacking = next(key for key in keys if key not in classes)

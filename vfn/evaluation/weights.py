@@ -100,7 +100,7 @@ def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Pat
             write_atomic(kept, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
     if entry.sha256 or not kept.is_file():
         return path, entry.sha256
-    return path, kept.read_text().strip()
+    return path, kept.read_text(encoding="utf-8").strip()
 
 
 def _download(name: str, entry: Features, path: Path) -> None:

@@ -117,7 +117,7 @@ def read_json(source: Json) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return dict(source)
     try:
-        found = json.loads(Path(source).read_text())
+        found = json.loads(Path(source).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"configuration {source} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

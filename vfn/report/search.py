@@ -128,11 +128,14 @@ class _Search:
         """Whether something says that it is of this run."""
         named = settings.get("run") or _named_before(settings.get("fake"))
         if isinstance(named, str):
-            path = Path(named).resolve()
-            if self.own in (path, *path.parents):
-                return True
-            if path.exists():
-                return False  # another one
+            try:
+                path = Path(named).resolve()
+                if self.own in (path, *path.parents):
+                    return True
+                if path.exists():
+                    return False  # another one
+            except (OSError, ValueError):  # no name of a file
+                return False
         known = (settings.get(name) for name in ("ema_sha256", "sha256"))
         return any(isinstance(each, str) and each in self.digests for each in known)
 

@@ -5,6 +5,7 @@ holder is a process of this machine that is dead, or one of another machine that
 for `STALE` seconds.
 """
 
+import errno
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from vfn.files import make_directory
 from vfn.runs.directory import RunFiles
 
 TOUCH, STALE = 20.0, 180.0  # seconds
+# What file systems without hard links say.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 
 @contextmanager
@@ -65,24 +68,36 @@ def _holder() -> dict[str, Any]:
 def _start_of(pid: int) -> str:
     """When a process of this machine began: numbers are used again; empty where nobody knows."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
 def _take(lock: Path, taken_over: bool) -> None:
     mine = lock.with_name(f".{lock.name}.{platform.node()}.{os.getpid()}.tmp")
-    mine.write_text(json.dumps(_holder()))
+    mine.write_text(json.dumps(_holder()), encoding="utf-8")
     try:
         for _ in range(3):
             try:
-                os.link(mine, lock)  # fails where it is there, and gives it whole
+                _give(mine, lock)
                 return
             except FileExistsError:
                 _remove_stale(lock, mine.stat().st_mtime, taken_over)
         raise ValueError(f"{lock.parent} is being taken by several processes; try again")
     finally:
         mine.unlink(missing_ok=True)
+
+
+def _give(own: Path, lock: Path) -> None:
+    """Give the lock the content of a file; FileExistsError where it is there."""
+    try:
+        os.link(own, lock)  # whole from the first moment on
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Such as on exFAT. In between it is empty, as one whose holder cannot be read.
+        with lock.open("x", encoding="utf-8") as file:
+            file.write(own.read_text(encoding="utf-8"))
 
 
 def _remove_stale(lock: Path, now: float, taken_over: bool) -> None:
@@ -108,7 +123,7 @@ def _remove_stale(lock: Path, now: float, taken_over: bool) -> None:
         return
     if _read(aside) != holder:  # somebody was quicker, and this is theirs
         with suppress(FileExistsError):
-            os.link(aside, lock)
+            _give(aside, lock)
     aside.unlink(missing_ok=True)
 
 

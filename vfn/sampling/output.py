@@ -120,7 +120,7 @@ class PngFolder:
         arrays = []
         for i in indices.tolist():
             path = self.place / self._name(i)
-            with _understanding(path), Image.open(path) as picture:
+            with _understanding(path), Image.open(path, formats=("PNG",)) as picture:
                 arrays.append(np.array(picture).reshape(picture.height, picture.width, -1))
         if len({array.shape for array in arrays}) > 1:
             raise ValueError(f"{self.place} has been changed: its pictures differ in size")
@@ -324,7 +324,7 @@ class TiffFolder(PngFolder):
         found = []
         for number in indices.tolist():
             path = self.place / self._name(number)
-            with _understanding(path), Image.open(path) as picture:
+            with _understanding(path), Image.open(path, formats=("TIFF",)) as picture:
                 pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
             stacked = np.stack(pages) if pages[0].ndim == 2 else np.moveaxis(pages[0], -1, 0)
             found.append(torch.from_numpy(np.ascontiguousarray(stacked)))

@@ -55,7 +55,10 @@ def stop_signals(world: World) -> Iterator[Stop]:
         stop.received = signum
         signal.signal(signum, previous[signum])
 
-    previous: dict[int, Any] = {s: signal.signal(s, note) for s in STOP_SIGNALS}
+    # Asked for before one can come; of a handler that is not Python's nothing is known.
+    previous: dict[int, Any] = {s: signal.getsignal(s) or signal.SIG_DFL for s in STOP_SIGNALS}
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, note)
     try:
         yield stop
     finally:

@@ -83,7 +83,7 @@ def _settings(run: RunFiles) -> dict[str, Any]:
     """The configuration of a run by ``section.name``, without what is not set."""
     if not run.config.is_file():
         return {}
-    tables = to_tables(loads(run.config.read_text()))
+    tables = to_tables(loads(run.config.read_text(encoding="utf-8")))
     return {f"{section}.{key}": v for section, table in tables.items() for key, v in table.items()}
 
 
