@@ -57,8 +57,8 @@ def stop_signals(world: World) -> Iterator[Stop]:
 
     # Asked for before one can come; of a handler that is not Python's nothing is known.
     previous: dict[int, Any] = {s: signal.getsignal(s) or signal.SIG_DFL for s in STOP_SIGNALS}
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, note)
+    for each in STOP_SIGNALS:
+        signal.signal(each, note)
     try:
         yield stop
     finally:
