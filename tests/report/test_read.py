@@ -49,6 +49,11 @@ def test_figures_are_called_what_the_table_of_metrics_calls_them():
 def test_stages(distilled):
     stages = read_run(distilled).stages
     assert stages[1] == Stage(16, {"updates": 10, "loss": 0.125, "seconds": 9.0})
+    (distilled / "stages.json").unlink()
+    assert read_run(distilled).stages == []  # the logs tell them then, and there are none
+    (distilled / "steps-16").mkdir()
+    (distilled / "steps-16" / "log.jsonl").write_text('{"step": 10, "loss": 0.125}\n')
+    assert read_run(distilled).stages == [Stage(16, {"updates": 10, "loss": 0.125})]
     (distilled / "stages.json").write_text("[]")
     assert read_run(distilled).stages == []
 

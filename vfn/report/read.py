@@ -11,6 +11,7 @@ from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number
 from vfn.files import read_json, short
 from vfn.report.search import Samples, Sweep, find_results
 from vfn.runs import RunFiles, read_log, read_stages, run_path
+from vfn.train.distillation.stages import stage_figures
 
 Curve = dict[int, float]
 
@@ -71,7 +72,7 @@ def read_run(run: str | Path, add: Sequence[str | Path] = ()) -> RunContents:
     config_text = configs.read(str(files.config))
     log = read_log(files.log)
     config = configs.loads(config_text, str(files.config))
-    stages = _read_stages(files.stages)  # of another run, it is at least to be whole
+    stages = _read_stages(files, config)  # of another run, it is at least to be whole
     found = find_results(files, add)
     return RunContents(
         files=files,
@@ -121,10 +122,15 @@ def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:
     return found
 
 
-def _read_stages(path: Path) -> list[Stage] | None:
-    if not path.is_file():
+def _read_stages(files: RunFiles, config: Config) -> list[Stage] | None:
+    """The stages as they are told, or where that file is lost as their logs have them."""
+    if files.stages.is_file():
+        rows = read_stages(files.stages)
+    elif config.distill.asked and files.stage_runs():
+        rows = stage_figures(config, files.path)
+    else:
         return None
-    return [Stage(row.pop("student_steps"), row) for row in read_stages(path)]
+    return [Stage(row.pop("student_steps"), row) for row in rows]
 
 
 def _read_commands(path: Path, evaluations: list[Evaluation]) -> list[str]:
