@@ -80,7 +80,7 @@ def test_the_network_is_trained_without_labels_too(config, tmp_path):
 def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
     """With a checkpoint, and with the last batch's pictures by number."""
     hopeless = {"lr": 1e3, "weight_decay": 1e3, "warmup": 0, "steps": 40, "max_bad_steps": 3}
-    with pytest.raises(ValueError, match=r"no finite gradient in the last 3 steps up to step"):
+    with pytest.raises(ValueError, match=r"no finite gradient in 3 steps in a row up to step"):
         train(override(config, hopeless), tmp_path, device="cpu")
     (record,) = tmp_path.glob("not-finite-*.json")
     record = json.loads(record.read_text())
@@ -92,6 +92,26 @@ def test_gradients_that_stay_infinite_stop_the_run(config, tmp_path):
     draws = torch.arange(16) + 16 * (found.step - 1)
     assert record["pictures"] == image_indices(0, draws, TRAINED_ON).tolist()
     assert entries(tmp_path, "skipped")[-1]["skipped"] == 3
+
+
+def test_steps_between_two_lines_of_the_log_count_as_bad_too(config, tmp_path):
+    """The run stops at the next line, also where gradients are finite again by then."""
+    calls = []
+
+    def poisoned(network, batch, diffusion):
+        calls.append(None)
+        loss = batch_loss(network, batch, diffusion)
+        return loss * float("nan") if 2 <= len(calls) <= 9 else loss
+
+    settings = override(config, {"steps": 20, "max_bad_steps": 3, "log_every": 10})
+    with pytest.raises(ValueError, match=r"in 8 steps in a row up to step 9; .* of step 10 is"):
+        train(settings, tmp_path, objective=poisoned, device="cpu")
+    assert find_checkpoint(tmp_path).step == 10
+    record = json.loads((tmp_path / "not-finite-00000009.json").read_text())
+    assert record["bad_steps"] == 8
+    assert record["pictures"] == image_indices(0, torch.arange(128, 144), TRAINED_ON).tolist()
+    train(settings, tmp_path, resume=True, device="cpu", objective=poisoned)
+    assert find_checkpoint(tmp_path).step == 20
 
 
 def test_a_step_that_is_left_out_changes_nothing_and_is_resumed_over(config, tmp_path, monkeypatch):

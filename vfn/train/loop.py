@@ -224,8 +224,9 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
         audience.stepped(state.step)
         finished = state.step == settings.steps
         if state.step % settings.log_every == 0 or finished:
+            bad, last = window.longest_bad()
             audience.logged(state.step, window.close())
-            _check_finite(run, audience)
+            _check_finite(run, audience, bad, last)
         signum = stop.agreed()
         if settings.snapshot_every and (state.step % settings.snapshot_every == 0 or finished):
             _snapshot(run)  # ahead of the checkpoint: whoever goes on from that has it
@@ -349,10 +350,19 @@ class Window:
     def _start(self) -> None:
         self.started, self.step = time.perf_counter(), self.run.state.step
         self.results: list[StepResult] = []
+        self.bad_in_row: list[Tensor] = []  # after each step
 
     def add(self, result: StepResult) -> None:
         """Take in a step."""
         self.results.append(result)
+        self.bad_in_row.append(self.run.state.counters["in_row"])
+
+    def longest_bad(self) -> tuple[int, int]:
+        """Most steps in a row without a finite gradient, and the last of these steps."""
+        counts = torch.stack(self.bad_in_row)
+        most = counts.max()
+        place = int((counts == most).nonzero()[-1])
+        return int(most), self.step + 1 + place
 
     def _figures(self) -> dict[str, list[Tensor]]:
         """The objective's figures of each step that had them, by their names."""
@@ -406,22 +416,22 @@ def _memory(world: World) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _check_finite(run: Run, audience: Observer) -> None:
-    """Stop a run whose gradients stay without finite values; the state is still a good one."""
-    bad = int(run.state.counters["in_row"])
-    settings, step = run.config.train, run.state.step
+def _check_finite(run: Run, audience: Observer, bad: int, last: int) -> None:
+    """Stop a run that had ``bad`` steps in a row, up to ``last``; the state is still a good one."""
+    settings = run.config.train  # asked on lines of the log: each step would wait for the device
     if bad < settings.max_bad_steps:
         return
-    draws = torch.arange(settings.batch_size) + (step - 1) * settings.batch_size
+    draws = torch.arange(settings.batch_size) + (last - 1) * settings.batch_size
     indices = image_indices(settings.seed, draws, len(run.dataset.images)).tolist()
-    path = run.files.not_finite(step)
+    path = run.files.not_finite(last)
     if run.world.rank == 0:
-        write_json(path, {"step": step, "bad_steps": bad, "pictures": indices})
+        write_json(path, {"step": last, "bad_steps": bad, "pictures": indices})
     _save(run, audience)
     raise ValueError(
-        f"no finite gradient in the last {bad} steps up to step {step}; these steps changed no "
-        f"parameters, and a checkpoint is written. The last batch's pictures are in {path}; go on "
-        "with --resume and a smaller --lr, or delete newer checkpoints to go back"
+        f"no finite gradient in {bad} steps in a row up to step {last}; these steps changed no "
+        f"parameters, and a checkpoint of step {run.state.step} is written. The last of their "
+        f"batches' pictures are in {path}; go on with --resume and a smaller --lr, or delete newer "
+        "checkpoints to go back"
     )
 
 
