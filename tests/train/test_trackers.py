@@ -6,13 +6,16 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from tests.helpers.processes import logged, losses
 from vfn.configs import override
-from vfn.train import TRACKERS, Tracking, train
+from vfn.train import TRACKERS, Observer, Tracking, train
 
 LIGHT = """
 import sys
@@ -136,6 +139,50 @@ def test_a_record_is_two_methods():
     assert closed == [True]
 
 
+def test_what_a_record_has_not_of_its_last_step_is_told():
+    seen = Seen()
+    tracking = Tracking(seen, last=2, names={"loss"})
+    for step in (1, 2, 3):
+        tracking.logged(step, {"step": step, "loss": 0.5})
+        tracking.previewed(step, Path(f"step-{step}.png"))
+        tracking.logged(step, {"step": step, "held_out_loss": 0.5})
+    two, three = (
+        [(2, "step-2.png"), (2, "held_out_loss")],
+        [(3, "step-3.png"), (3, "held_out_loss")],
+    )
+    assert seen.told == [*two, (3, "loss"), *three]
+
+
+class Ended(Observer):
+    """Ends a run at its preview, as a kill would."""
+
+    def previewed(self, _step, _path):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("told", ["cut off", "whole"])
+def test_services_get_what_was_cut_off_at_the_last_step(config, tmp_path, monkeypatch, told):
+    """Not by half: the lines before it are not told twice."""
+    seen, service = [], ModuleType("wandb")
+    service.Settings, service.Image = dict, Path
+    service.init = lambda **given: SimpleNamespace(
+        id="a", log=seen.append, finish=list, define_metric=lambda *_, **__: None
+    )
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    service.__spec__ = ModuleSpec("wandb", None)
+    settings = override(config, {"trackers": ("wandb",), "steps": 2, "preview_every": 2})
+    ending = [] if told == "whole" else [Ended()]
+    with suppress(KeyboardInterrupt):
+        train(settings, tmp_path, callbacks=ending, device="cpu")
+    assert seen[-1].keys() >= ({"samples"} if told == "cut off" else {"held_out_loss"})
+    seen.clear()
+    train(override(settings, {"steps": 3}), tmp_path, resume=True, device="cpu")
+    due = [(2, "samples"), (2, "held_out_loss")] if told == "cut off" else []
+    found = [(line["step"], n) for line in seen for n in ("loss", "samples", "held_out_loss")
+             if n in line]  # fmt: skip
+    assert found == [*due, (3, "loss"), (3, "samples"), (3, "held_out_loss")]
+
+
 def resumed(config, out, word):
     """A run that was stopped and goes on, with a line of the log after its checkpoint."""
     train(override(config, {"trackers": (word,), "steps": 2}), out, device="cpu")
@@ -198,7 +245,7 @@ def wandb_history(path):
             whole = b""
             items = {(i.key or i.nested_key[0]): i.value_json for i in record.history.item}
             if "loss" in items:
-                found[int(items["_step"])] = float(items["loss"])
+                found[int(items["step"])] = float(items["loss"])
     return found
 
 

@@ -6,7 +6,7 @@ A new one is a `Record`, two methods, in a `Tracking` that a factory ``(run, ste
 import csv
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -18,6 +18,7 @@ from vfn.runs import RunFiles, read_log
 from vfn.train.observers import Observer, Outcome
 
 PROJECT = "vfn"
+PICTURE = "samples"  # what the picture of a step is called
 MOST_LETTERS = 500  # of a value of the configuration, in MLflow
 
 
@@ -43,6 +44,7 @@ class Tracking(Observer):
         record: where they go.
         last: the last step that it has.
         close: called when the run is over.
+        names: what it has of that step, the picture as `PICTURE`; all of it if None.
 
     >>> class Lines:
     ...     def numbers(self, step, values):
@@ -55,19 +57,30 @@ class Tracking(Observer):
     """
 
     def __init__(
-        self, record: Record, last: int = 0, close: Callable[[], object] = lambda: None
+        self,
+        record: Record,
+        last: int = 0,
+        close: Callable[[], object] = lambda: None,
+        names: Collection[str] | None = None,
     ) -> None:
-        self._record, self._last, self._close = record, last, close
+        self._record, self._last, self._close, self._names = record, last, close, names
+
+    def _is_new(self, step: int, name: str) -> bool:
+        """Whether the record has not got something of a step yet; a kill may come within one."""
+        if step == self._last:
+            return self._names is not None and name not in self._names
+        return step > self._last
 
     def logged(self, step: int, values: Mapping[str, Any], /) -> None:
         """Numbers, but for lists and what is not finite."""
-        found = {k: float(v) for k, v in values.items() if k != "step" and _is_number(v)}
-        if step > self._last and found:
+        numbers = {k: float(v) for k, v in values.items() if k != "step" and _is_number(v)}
+        found = {name: value for name, value in numbers.items() if self._is_new(step, name)}
+        if found:
             self._record.numbers(step, found)
 
     def previewed(self, step: int, path: Path, /) -> None:
         """A picture."""
-        if step > self._last:
+        if self._is_new(step, PICTURE):
             self._record.picture(step, path)
 
     def ended(self, _outcome: Outcome | None, /) -> None:
@@ -87,9 +100,14 @@ def _settings(run: RunFiles) -> dict[str, Any]:
     return {f"{section}.{key}": v for section, table in tables.items() for key, v in table.items()}
 
 
-def _told(run: RunFiles) -> int:
-    """The last step that was told, which may be after the checkpoint that the run goes on from."""
-    return max((entry["step"] for entry in read_log(run.log)), default=0)
+def _told(run: RunFiles) -> tuple[int, set[str]]:
+    """The last step that was told, perhaps after the checkpoint to go on from, and what of it."""
+    log = read_log(run.log)
+    last = max((entry["step"] for entry in log), default=0)
+    here = [entry for entry in log if entry["step"] == last]
+    # What a preview comes to stands in a line of its own, which is written after the picture.
+    pictured = {PICTURE} if any("loss" not in entry for entry in here) else set()
+    return last, pictured.union(*here)
 
 
 def _noted(run: RunFiles) -> dict[str, str]:
@@ -122,7 +140,7 @@ class _Board:
         from PIL import Image
 
         with Image.open(path) as opened:
-            self._writer.add_image("samples", np.asarray(opened.convert("RGB")), step,
+            self._writer.add_image(PICTURE, np.asarray(opened.convert("RGB")), step,
                                    dataformats="HWC")  # fmt: skip
 
 
@@ -187,12 +205,12 @@ class _Wandb:
         self._record = record
 
     def numbers(self, step: int, values: Mapping[str, float], /) -> None:
-        self._record.log(dict(values), step=step)
+        self._record.log({**values, "step": step})
 
     def picture(self, step: int, path: Path, /) -> None:
         import wandb
 
-        self._record.log({"samples": wandb.Image(str(path))}, step=step)
+        self._record.log({PICTURE: wandb.Image(str(path)), "step": step})
 
 
 def wandb(run: RunFiles, step: int) -> Observer:
@@ -219,8 +237,11 @@ def wandb(run: RunFiles, step: int) -> Observer:
         config=_settings(run),
         settings=wandb.Settings(console="off", silent=True),
     )
+    # Its own count of steps drops what comes later of a step that it has.
+    record.define_metric("*", step_metric="step")
     _note(run, "wandb", record.id)
-    return Tracking(_Wandb(record), _told(run) if known else 0, record.finish)
+    last, names = _told(run) if known else (0, None)
+    return Tracking(_Wandb(record), last, record.finish, names)
 
 
 class _Mlflow:
@@ -234,7 +255,7 @@ class _Mlflow:
             self._client.log_metric(self._name, name, value, step=step)
 
     def picture(self, _step: int, path: Path, /) -> None:
-        self._client.log_artifact(self._name, str(path), "samples")  # named after its step
+        self._client.log_artifact(self._name, str(path), PICTURE)  # named after its step
 
 
 def mlflow(run: RunFiles, step: int) -> Observer:
@@ -268,5 +289,5 @@ def mlflow(run: RunFiles, step: int) -> Observer:
         _note(run, "mlflow", name)
     else:
         client.update_run(name, status="RUNNING")
-    last = _told(run) if known else 0
-    return Tracking(_Mlflow(client, name), last, lambda: client.set_terminated(name))
+    last, names = _told(run) if known else (0, None)
+    return Tracking(_Mlflow(client, name), last, lambda: client.set_terminated(name), names)
