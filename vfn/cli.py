@@ -19,7 +19,7 @@ import click
 
 from vfn import __version__, configs
 from vfn.configs.schema import override
-from vfn.data.labels import AS_DATA
+from vfn.data.labels import asks_as_data, split_of
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
 from vfn.files import printable, shown
@@ -193,7 +193,8 @@ def distill_command(
 @click.option("--out", type=PATH, required=True, help="output directory")
 @click.option("-n", "--num", type=click.IntRange(1), help="pictures  [10 for each label]")
 @click.option("--labels", help="classes, or tags such as Smiling+Male, separated by commas, or "
-              "as-data: as often as the training pictures have them  [all]")  # fmt: skip
+              "as-data: as often as the training pictures have them, as-data:test: as those held "
+              "out  [every class, or some sets of tags that they have]")  # fmt: skip
 @click.option("--tags", multiple=True,
               help="tags as in --labels; given twice: every combination of both lists")  # fmt: skip
 @click.option("--condition", help="what a model takes beside labels: a folder, .npy, .npz or .csv "
@@ -243,10 +244,10 @@ def sample_command(
     compared = {name: options.pop(name) or () for name in COMPARED}
     trained = load(checkpoint, **opening)
     asked: Asked | None
-    if labels == AS_DATA and not tags:
-        asked = as_data(trained, num, seed)
-    elif condition is not None and labels is None and not tags:
-        asked = None  # those of the condition, if it has some
+    if asks_as_data(labels) and not tags:
+        asked = as_data(trained, num, seed, split_of(labels))
+    elif labels is None and not tags:
+        asked = None  # those of the condition, if it has some, or what `Trained.draws` takes
     else:
         asked = ask(trained.shape.legend, labels, tags)
     if condition is not None:
@@ -285,7 +286,8 @@ def _tell(command: click.Command, entries: Mapping[str, Described]) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
     "--labels",
-    help="classes or tags asked of a run, or as-data  [classes in turn, tags as in its data]",
+    help="classes or tags asked of a run, as-data or as-data:test  [classes in turn, tags as in "
+    "the split that is compared with, or else the one that was trained on]",
 )
 @size_option
 @click.option("--dataset", help="the run's pictures, where they have moved since its training")
@@ -381,6 +383,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     """The pictures of --fake run:DIR, with the settings of sampling that are given."""
+    from vfn.evaluation import own_split
     from vfn.runs.directory import run_of
     from vfn.sampling import load, usual_labels
 
@@ -393,8 +396,10 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     chosen = given({name: options[name] for name in names})
     if trained.conditioned:
         return _paired(trained, options, chosen)
-    if labels is None or labels == AS_DATA:
-        labels = usual_labels(trained, num, seed, options["data_dir"], labels == AS_DATA)
+    named = asks_as_data(labels)
+    if labels is None or named:
+        split = split_of(labels) if named else own_split(options["real"], trained)
+        labels = usual_labels(trained, num, seed, options["data_dir"], named, split)
     return trained.draws(num, labels, seed, **chosen)
 
 

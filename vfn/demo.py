@@ -138,7 +138,7 @@ def _train(run: RunFiles, preset: str, given: dict[str, int | None]) -> Step:
 
 
 def _sample(run: RunFiles, out: Path, guidance: tuple[float, ...] = ()) -> Step:
-    """Ten of each class; with several strengths of guidance side by side."""
+    """Ten of each class or set of tags; with several strengths of guidance side by side."""
 
     def call() -> None:
         from vfn.sampling import load as load_run
@@ -161,12 +161,12 @@ def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | Non
                  *strength, "--json", str(path)]  # fmt: skip
 
     def call() -> None:
-        from vfn.evaluation import judge
+        from vfn.evaluation import judge, own_draws
         from vfn.evaluation.metrics import USUAL
         from vfn.sampling import load as load_run
 
         trained = load_run(run.path)
-        draws = trained.draws(num) if guidance is None else trained.draws(num, guidance=guidance)
+        draws = own_draws(trained, num, **({} if guidance is None else {"guidance": guidance}))
         found = judge(real, draws, USUAL, num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())

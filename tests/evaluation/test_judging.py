@@ -365,7 +365,7 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     share = asked.labels.float().mean(0)
     assert share.tolist() == pytest.approx([0.5, 1 / 3], abs=0.15)
     found = judge(f"dataset:{tmp_path / 'a.npz'}", network, num=8, device="cpu")
-    assert found.settings["labels"] == "as in the data"
+    assert found.settings["labels"] == "as in the data, split train"
 
 
 TOGETHER = f"""
@@ -505,7 +505,9 @@ def test_labels_as_the_data_have_them(trained, real):
     asked = usual_labels(trained, 1437, seed=3, as_data=True)
     assert torch.equal(asked.labels.bincount(), real.labels.bincount())
     draws = trained.draws(30, usual_labels(trained, 30, 0, as_data=True))
-    assert judge(REAL, draws, ["fd"], device="cpu").settings["labels"] == "as in the data"
+    assert (
+        judge(REAL, draws, ["fd"], device="cpu").settings["labels"] == "as in the data, split train"
+    )
     found = judge(REAL, trained, ["fd"], num=20, device="cpu")
     assert found.settings["labels"] == "in turn"
     assert "labels: every class as often, 10.0 % each (9.3 % to 10.4 % each among" in found.table()

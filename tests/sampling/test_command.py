@@ -93,7 +93,7 @@ def test_labels_as_the_data_have_them(run, tmp_path):
     from vfn.data import load_dataset
 
     text = sample(run, tmp_path, "--labels", "as-data", "-n", 1437, "--steps", 1, "--no-animate")
-    assert "labels as in the data: 10 classes, 9.3 % to 10.4 % each" in text
+    assert "labels as in the data, split train: 10 classes, 9.3 % to 10.4 % each" in text
     with (tmp_path / "images" / "labels.csv").open() as file:
         names = [row["label"] for row in csv.DictReader(file)]
     counts = load_dataset("digits").labels.bincount()[1:].tolist()

@@ -60,7 +60,7 @@ def test_every_command_works_from_any_directory(places, monkeypatch):
     asked = ["--metrics", "fd,loss", "--labels", "as-data", "--num", "4", "--json", "m.json"]
     told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", "--fake", run, *asked)
     assert "held-out loss" in told
-    assert read_evaluation("m.json").settings["labels"] == "as in the data"
+    assert read_evaluation("m.json").settings["labels"] == "as in the data, split train"
     vfn_command("sample", "--checkpoint", run, "--out", "s", "--num", "2", "--no-animate")
     assert (there / "s" / "grid.png").is_file()
     told = vfn_command("distill", "--teacher", run, "--out", "fast", *DISTILL)

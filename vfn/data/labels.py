@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TAG_SEPARATOR = "+"
-AS_DATA = "as-data"  # in place of names: as often as the training pictures have them
+AS_DATA = "as-data"  # in place of names: as often as the training pictures, or as-data:SPLIT
 MOST_NAMES = 100_000  # classes or tags; more would be a mistake in the labels
 
 
@@ -170,6 +170,36 @@ def joined_names(names: Iterable[str]) -> str:
     ('cat,"salt, pepper"', '"all"')
     """
     return ",".join(map(_quoted, names))
+
+
+def asks_as_data(asked: str | None) -> bool:
+    """Whether a text asks for labels as pictures have them, in place of names.
+
+    Args:
+        asked: as a person writes it; None for nothing.
+
+    Returns:
+        whether it does.
+
+    >>> asks_as_data("as-data"), asks_as_data("as-data:test"), asks_as_data("cat,dog")
+    (True, True, False)
+    """
+    return asked is not None and asked.partition(":")[0] == AS_DATA
+
+
+def split_of(asked: str | None) -> str | None:
+    """The split whose labels a text asks for.
+
+    Args:
+        asked: ``as-data`` or ``as-data:SPLIT``.
+
+    Returns:
+        its name; None for the one that was trained on.
+
+    >>> split_of("as-data:test"), split_of("as-data")
+    ('test', None)
+    """
+    return (asked or "").partition(":")[2] or None
 
 
 def check_names(names: Sequence[str], tags: bool, origin: str) -> None:

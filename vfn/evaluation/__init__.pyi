@@ -25,6 +25,7 @@ from .nearest import NearestPictures as NearestPictures
 from .nearest import nearest_pictures as nearest_pictures
 from .planning import own_data as own_data
 from .planning import own_draws as own_draws
+from .planning import own_split as own_split
 from .planning import paired_draws as paired_draws
 from .planning import usual_labels as usual_labels
 from .plots import AXES as AXES
@@ -81,6 +82,7 @@ __all__ = [
     "open_extractor",
     "own_data",
     "own_draws",
+    "own_split",
     "paired_draws",
     "pixels",
     "preview_figures",

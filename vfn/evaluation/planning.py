@@ -9,7 +9,7 @@ import torch
 
 from vfn import __version__
 from vfn.configs import DataConfig
-from vfn.data import Dataset, Labels, data_home, load_held_out
+from vfn.data import Dataset, Labels, data_home, load_held_out, same_data, spec_settings
 from vfn.data.resize import RESIZE
 from vfn.data.values import PLAIN, Values
 from vfn.distributed import World
@@ -46,7 +46,7 @@ from vfn.nn import guidance_range
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import RUN
-from vfn.sampling import Draws, Trained, as_pictures, ask, class_shares
+from vfn.sampling import Draws, Trained, as_pictures, ask, class_shares, split_text
 from vfn.sampling import usual_labels as usual_labels
 
 _LOGITS = 1008  # of Inception, the widest
@@ -141,7 +141,7 @@ def plan_evaluation(
     def opened(given: Given, network: Trained | Draws | None, lean: bool) -> Opened:
         if network is None:
             return open_side(given, data, lean, size, labelled)
-        return _drawn_by(network, num, seed, data_dir, like)
+        return _drawn_by(network, num, seed, data_dir, like, real)
 
     lean, like = not pixels and not needs & _REAL_PICTURES, None
     reals = opened(real, other, lean)
@@ -165,7 +165,7 @@ def plan_evaluation(
     check_needs(chosen, planned, bootstrap)
     needs = needed(chosen.values())
     _check_held_out(held_out, needs)
-    settings = _told(reals, fakes, seed, bootstrap, size, data.data_dir)  # a damaged log is refused
+    settings = _told(reals, fakes, seed, bootstrap, size)  # a damaged log is refused
     if isinstance(features, str):
         features = open_extractor(features, weights, world.device, data.data_dir)
     features = _fitting(features, planned, (reals, fakes), needs)
@@ -245,15 +245,42 @@ def _data_of(network: Trained | Draws | None, data_dir: str | None) -> DataConfi
 
 
 def _drawn_by(
-    network: Trained | Draws, num: int, seed: int, data_dir: str | None, like: Dataset | None
+    network: Trained | Draws,
+    num: int,
+    seed: int,
+    data_dir: str | None,
+    like: Dataset | None,
+    real: Given,
 ) -> Opened:
     """The pictures that a network is to draw, under the conditions of real ones if it has some."""
     if isinstance(network, Trained) and network.conditioned:
         network = paired_draws(network, like, num, seed)
     elif isinstance(network, Trained):
-        network = network.draws(num, usual_labels(network, num, seed, data_dir), seed)
+        labels = usual_labels(network, num, seed, data_dir, split=own_split(real, network))
+        network = network.draws(num, labels, seed)
     origin = network.trained.origin
     return Opened(f"{RUN}{origin}" if origin else "a network in memory", network)
+
+
+def own_split(real: Given, trained: Trained) -> str | None:
+    """The split of a network's own data that the real side of an evaluation is.
+
+    Args:
+        real: the real side.
+        trained: the network that draws the other.
+
+    Returns:
+        its name; None for any other pictures.
+
+    >>> from vfn.sampling import untrained
+    >>> digits = untrained("digits")
+    >>> own_split("dataset:digits:test", digits), own_split("dataset:mnist:test", digits)
+    ('test', None)
+    """
+    if not isinstance(real, str) or not real.startswith("dataset:"):
+        return None
+    asked = spec_settings(real, trained.config.data)
+    return asked.split if same_data(asked.dataset, trained.config.data.dataset) else None
 
 
 def paired_draws(
@@ -482,7 +509,6 @@ def _told(
     seed: int,
     bootstrap: int,
     size: Size | None,
-    data_dir: str | None,
 ) -> dict[str, Any]:
     """What the figures depend on, without the features, as JSON can hold it."""
     for side in (real, fake):
@@ -495,7 +521,7 @@ def _told(
     if isinstance(real.content, Draws):
         settings["real_sha256"] = real.content.trained.digest
     if isinstance(fake.content, Draws):
-        settings |= _drawing(fake.content, seed, data_dir)
+        settings |= _drawing(fake.content, seed)
     settings |= {**fake.told, "real_num": count_of_side(real.content), "bootstrap": bootstrap}
     return settings | resize_settings(size) | _balance(real.content, fake.content)
 
@@ -508,14 +534,14 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _drawing(draws: Draws, seed: int, data_dir: str | None) -> dict[str, Any]:
+def _drawing(draws: Draws, seed: int) -> dict[str, Any]:
     """What the pictures of a network depend on."""
     trained = draws.trained
     origin = trained.origin
     return {
         **({} if draws.seed == seed else {"sample_seed": draws.seed}),
         **({"run": str(origin.resolve())} if origin else {}),
-        "labels": _labels_text(draws, data_dir),
+        "labels": _labels_text(draws),
         "step": trained.step,
         "train_seconds": origin and seconds_until(RunFiles(origin).log, trained.step),
         "ema_sha256" if trained.averaged else "sha256": trained.digest,
@@ -524,24 +550,15 @@ def _drawing(draws: Draws, seed: int, data_dir: str | None) -> dict[str, Any]:
     }
 
 
-def _labels_text(draws: Draws, data_dir: str | None) -> str:
+def _labels_text(draws: Draws) -> str:
     """What was asked of a network, in few words."""
     legend, labels = draws.trained.shape.legend, draws.asked.labels
     if not legend.tags and torch.equal(labels, ask(legend).labels):
         return "in turn"
-    if legend.names and len(labels) == draws.num and _is_as_data(draws, data_dir):
-        return "as in the data"
+    if draws.asked.split:
+        return split_text(draws.asked)
     names = draws.asked.names
     return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
-
-
-def _is_as_data(draws: Draws, data_dir: str | None) -> bool:
-    """Whether a network is asked for labels as its data have them, where these can be read."""
-    try:
-        usual = usual_labels(draws.trained, draws.num, draws.seed, data_dir, as_data=True)
-    except (ValueError, OSError):
-        return False
-    return torch.equal(draws.asked.labels, usual.labels)
 
 
 def _balance(real: Content, fake: Content) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from .condition import as_pictures as as_pictures
 from .balance import as_data as as_data
 from .balance import balance_text as balance_text
 from .balance import class_shares as class_shares
+from .balance import split_text as split_text
 from .balance import usual_labels as usual_labels
 from .draws import Drawn as Drawn
 from .draws import Draws as Draws
@@ -36,6 +37,7 @@ __all__ = [
     "joined",
     "load",
     "of_each",
+    "split_text",
     "untrained",
     "usual_labels",
     "variants",

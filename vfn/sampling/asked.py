@@ -19,7 +19,8 @@ class Asked(NamedTuple):
     rows, columns: the two lists of tags whose combinations the labels are, if they are. each: there
     is a label for each picture, as data have them, and not some in turn. conditions: what else is
     asked, in turn likewise. paired: all of it is that of the pictures that an evaluation compares
-    with, evenly spread over them and in their order.
+    with, evenly spread over them and in their order. split: of the network's data, whose pictures
+    have these labels, if they do.
     """
 
     labels: Tensor
@@ -29,6 +30,7 @@ class Asked(NamedTuple):
     each: bool = False
     conditions: Conditions = Conditions()
     paired: bool = False
+    split: str = ""
 
     def conditions_of(self, indices: Tensor) -> Conditions:
         """What else some pictures are to follow, on the CPU."""

@@ -89,7 +89,7 @@ def variants(
         compared: values of settings by their names, such as ``guidance`` and ``steps``; where there
             are none, the setting is the run's. A value that is given twice counts once.
         num: how many pictures each; ten for each label if None.
-        labels: names that are asked in turn; every label if None.
+        labels: names that are asked in turn; as of `Trained.draws` if None.
         seed: of the noise.
         settings: what all have in common.
 

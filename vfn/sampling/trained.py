@@ -33,6 +33,7 @@ from vfn.runs import (
     run_path,
 )
 from vfn.sampling.asked import PER_LABEL, Asked, ask, of_each
+from vfn.sampling.balance import shown_labels
 from vfn.sampling.condition import (
     ConditionSource,
     check_condition,
@@ -278,7 +279,7 @@ class Trained:
         Args:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
-                or `Asked`; every label if None.
+                or `Asked`; every class, or some sets of tags that training pictures have, if None.
             seed: of the noise.
             condition: what the network takes beside labels, in turn; see `condition`. Pictures
                 with labels that the network knows bring them along where ``labels`` is None.
@@ -302,7 +303,7 @@ class Trained:
         (10, 8)
         """
         chosen = self.settings(**settings)
-        asked = labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
+        asked = self._asked(labels)
         if num is not None and num < 1:
             raise ValueError(f"expected num to be at least 1, got {num}")
         each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
@@ -319,6 +320,17 @@ class Trained:
         if chosen.guide_with is not None and chosen.guide_weight:
             weak = self.weaker(settings.get("guide_with", chosen.guide_with))
         return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
+
+    def _asked(self, labels: str | Sequence[str] | Asked | None) -> Asked:
+        """What is asked of pictures in turn."""
+        if labels is None:
+            return self._shown_labels
+        return labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
+
+    @cached_property
+    def _shown_labels(self) -> Asked:
+        """What is drawn where nobody says what."""
+        return shown_labels(self)
 
     def _fitting(self, settings: SampleConfig, count: int) -> SampleConfig:
         """The settings with a batch that fits into the memory that is free."""
@@ -355,7 +367,7 @@ class Trained:
         Args:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
-                or `Asked`; every label if None.
+                or `Asked`; every class, or some sets of tags that training pictures have, if None.
             seed: of the noise; picture i of a seed is the same whatever ``num`` and ``batch`` are.
             condition: what the network takes beside labels, in turn; see `condition`.
             settings: fields of the section [sample], such as ``guidance=0.5, sampler="abm2",
