@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vfn.configs import load, override
 from vfn.files import write_json
@@ -166,7 +166,8 @@ def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | Non
         from vfn.sampling import load as load_run
 
         trained = load_run(run.path)
-        draws = own_draws(trained, num, **({} if guidance is None else {"guidance": guidance}))
+        asked: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
+        draws = own_draws(trained, num, **asked)
         found = judge(real, draws, USUAL, num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())
