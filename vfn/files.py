@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 DEEPEST = 64  # levels of JSON
+SILENT = 24 * 3600.0  # seconds after which a process of another machine is taken to write no more
 
 
 @contextmanager
@@ -31,8 +32,8 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """
     make_directory(path.parent)
     if durable:
-        _remove_half_written(path)
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        remove_leftovers(path.parent, path.name)
+    temporary = temporary_of(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -62,31 +63,65 @@ def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def _remove_half_written(path: Path) -> None:
-    """Remove what processes of this machine that are dead began to write in a file's place."""
-    start, end = f".{path.name}.{platform.node()}.", ".tmp"
-    with os.scandir(path.parent) as entries:
-        found = [e.name for e in entries if e.name.startswith(start) and e.name.endswith(end)]
-    for name in found:
-        pid = name[len(start) : -len(end)]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            path.with_name(name).unlink(missing_ok=True)
+def temporary_of(path: Path, end: str = "tmp") -> Path:
+    """A neighbour of a file that this process alone writes, and that tells who that is.
+
+    Args:
+        path: the file.
+        end: of the neighbour's name.
+
+    Returns:
+        its path.
+
+    >>> temporary_of(Path("a/b")).name == f".b.{platform.node()}.{os.getpid()}.tmp"
+    True
+    """
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{end}")
 
 
-def _is_alive(pid: int) -> bool:
+def remove_leftovers(directory: Path, name: str | None = None) -> None:
+    """Remove the temporary files of processes that were killed while they wrote there.
+
+    Args:
+        directory: it may be missing.
+        name: of the file that they were to become; any if None.
+    """
+    start = "." if name is None else f".{name}."
+    for path in directory.glob(".*.tmp"):
+        if path.name.startswith(start) and path.is_file() and _is_left(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_left(temporary: Path) -> bool:
+    """Whether nobody writes a temporary file: a process here is dead, or one elsewhere silent."""
+    writer, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
+    if pid.isdecimal() and writer.endswith(f".{platform.node()}"):
+        return not is_alive(int(pid))
+    try:
+        return time.time() - temporary.stat().st_mtime > SILENT
+    except FileNotFoundError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives.
+
+    Args:
+        pid: its number.
+
+    Returns:
+        whether it does; of anybody's.
+
+    >>> is_alive(os.getpid()), is_alive(10**30)
+    (True, False)
+    """
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass
+        pass  # it lives, and is somebody else's
     return True
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files of a process that was killed while it wrote there."""
-    for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> None:
@@ -126,7 +161,7 @@ def check_place(path: Path) -> None:
     missing = [each for each in path.parents if not os.path.lexists(each)]
     try:
         make_directory(path.parent)
-        probe = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        probe = temporary_of(path)
         probe.touch()
         probe.unlink()
     finally:

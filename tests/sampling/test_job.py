@@ -1,6 +1,7 @@
 """Pictures in files: the same in any layout, and none lost or drawn twice after a kill."""
 
 import json
+import platform
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_lost_and_empty_pictures_are_drawn_again(trained, tmp_path, drawn):
     before = contents(tmp_path)
     (tmp_path / "images" / "000007.png").unlink()
     (tmp_path / "images" / "000019.png").write_bytes(b"")
-    (tmp_path / "images" / ".000003.png.17.tmp").write_bytes(b"half")
+    (tmp_path / "images" / f".000003.png.{platform.node()}.{2**22 + 1}.tmp").write_bytes(b"half")
     [written] = write_samples(draws, tmp_path, animate=False)
     assert written.present == 10
     assert len(drawn) == 6

@@ -3,7 +3,10 @@
 import errno
 import io
 import json
+import os
+import platform
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -118,11 +121,20 @@ def test_a_record_is_kept(tmp_path):
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    """What lives, here or perhaps on another machine, goes on writing its own."""
+    here, day = platform.node(), 24 * 3600
+    dead = [f".a.png.{here}.{2**22 + 1}.tmp", ".a.png.elsewhere.1.tmp", ".old.tmp"]
+    alive = [f".b.png.{here}.{os.getppid()}.tmp", ".b.png.elsewhere.1.tmp"]
     for place in ("", "images", PARTS):
         (tmp_path / place).mkdir(exist_ok=True)
-        (tmp_path / place / ".half.1.tmp").write_bytes(b"half")
+        (tmp_path / place / ".export.tmp").mkdir()
+        for name in (*dead, *alive):
+            (tmp_path / place / name).write_bytes(b"half")
+        for path in [tmp_path / place / name for name in (".export.tmp", *dead[1:])]:
+            os.utime(path, (time.time() - day - 100,) * 2)
     begin_folder(tmp_path, {})
-    assert not list(tmp_path.rglob(".*.tmp"))
+    left = [path.name for path in tmp_path.rglob(".*.tmp")]
+    assert sorted(left) == sorted([*alive, ".export.tmp"] * 3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vfn.files import make_directory
+from vfn.files import is_alive, make_directory, temporary_of
 from vfn.runs.directory import RunFiles
 
 TOUCH, STALE = 20.0, 180.0  # seconds
@@ -74,7 +74,7 @@ def _start_of(pid: int) -> str:
 
 
 def _take(lock: Path, taken_over: bool) -> None:
-    mine = lock.with_name(f".{lock.name}.{platform.node()}.{os.getpid()}.tmp")
+    mine = temporary_of(lock)
     mine.write_text(json.dumps(_holder()), encoding="utf-8")
     try:
         for _ in range(3):
@@ -116,7 +116,7 @@ def _remove_stale(lock: Path, now: float, taken_over: bool) -> None:
             f"{lock.parent} is in use by {who}{host}; wait for it, choose another --out, or, if "
             f"it is gone for sure, delete {lock}"
         )
-    aside = lock.with_name(f".{lock.name}.{platform.node()}.{os.getpid()}.old")
+    aside = temporary_of(lock, "old")
     try:
         lock.rename(aside)
     except FileNotFoundError:
@@ -130,13 +130,7 @@ def _remove_stale(lock: Path, now: float, taken_over: bool) -> None:
 def _is_stale(holder: dict[str, Any] | None, age: float) -> bool:
     if holder is None or holder["host"] != platform.node():
         return age > STALE
-    try:
-        os.kill(holder["pid"], 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass  # it lives, and is somebody else's
-    return _start_of(holder["pid"]) != holder["start"]
+    return not is_alive(holder["pid"]) or _start_of(holder["pid"]) != holder["start"]
 
 
 def _read(lock: Path) -> dict[str, Any] | None:
