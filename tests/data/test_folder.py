@@ -228,3 +228,34 @@ def test_skipped_pictures_leave_the_others_with_their_labels(tmp_path):
     found = load_dataset(data)
     assert [found.legend.names[k - 1] for k in found.labels.tolist()] == ["a", "c", "e"]
     assert np.array_equal(found.images[1].movedim(0, -1), PICTURES["c.png"])
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train",), ("Test", "Train", "valid")])
+def test_folders_of_splits_are_no_classes(tmp_path, splits):
+    for split in splits:
+        save_pictures(tmp_path / split / "cat", PICTURES)
+        save_pictures(tmp_path / split / "dog", PICTURES)
+    message = f"got folders of splits .*: {', '.join(sorted(splits))}; name one of them, such as"
+    with pytest.raises(ValueError, match=message):
+        read_pictures(str(tmp_path))
+    assert len(read_pictures(str(tmp_path), labelled=False).images) == 10 * len(splits)
+    assert read_pictures(str(tmp_path / splits[0])).legend.names == ("cat", "dog")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    save_pictures(tmp_path / "train", PICTURES)
+    save_pictures(tmp_path / "ship" / "old", PICTURES)
+    assert read_pictures(str(tmp_path)).legend.names == ("ship", "train")
+    save_pictures(tmp_path / "test", PICTURES)
+    (tmp_path / "ship").rename(tmp_path / ".ship")
+    assert read_pictures(str(tmp_path)).legend.names == ("test", "train")
+
+
+def test_pictures_of_other_formats_are_counted(tmp_path, capsys):
+    save_pictures(tmp_path, PICTURES)
+    for name in ("a.gif", "b.TIFF", "c.jfif", "notes.txt", ".hidden.gif"):
+        (tmp_path / name).write_bytes(b"no matter")
+    assert len(read_pictures(str(tmp_path)).images) == 5
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert len(told) == 1
+    assert "3 files, a.gif (none of .bmp, .jpeg, .jpg, .png, .webp)" in told[0]

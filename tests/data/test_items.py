@@ -178,6 +178,34 @@ def test_tar_files_that_cannot_be_used_are_named(spoil, message, tmp_path):
         prepare(settings)
 
 
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF"])
+def test_nothing_but_the_four_formats_is_read_from_tar_files(kind, tmp_path):
+    """The reader of EPS starts another program with what a stranger wrote."""
+    other = io.BytesIO()
+    grey(9).convert("RGB").save(other, kind)
+    packed(tmp_path / "a.tar", [("0.png", png(1)), ("1.png", other.getvalue()), ("2.png", png(2))])
+    with pytest.raises(ValueError, match=r"a.tar\[1\] \(cannot identify image file"):
+        prepare(DataConfig(dataset=str(tmp_path / "a.tar"), data_dir=str(tmp_path)))
+
+
+def test_pictures_in_tar_files_that_are_not_taken_are_named(tmp_path, capsys):
+    path = tmp_path / "a.tar"
+    members = [("a.png", png(1)), ("v1.0.png", png(2)), ("b.png", png(3)), ("b.png", png(4)),
+               ("c.png", png(5)), ("c.bmp", png(6)), ("._a.png", b"hidden")]  # fmt: skip
+    packed(path, members)
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("d.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        archive.addfile(link)
+    found = load_dataset(DataConfig(dataset=str(path), data_dir=str(tmp_path)), "all")
+    assert sorted(found.images[:, 0, 0, 0].tolist()) == [1, 4, 5]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert len(told) == 1
+    for part in ("a.tar: 4 files", "v1.0.png (by its first dot of kind .0.png)",
+                 "b.png (the name comes again)", "c.bmp (beside c.png)"):  # fmt: skip
+        assert part in told[0]
+
+
 def test_a_folder_of_pictures_with_a_tar_file_in_it_stays_one(tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(3):

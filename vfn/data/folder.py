@@ -5,7 +5,7 @@ import os
 import posixpath
 import stat
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from PIL import Image
 
 from vfn.data.dataset import own_splits
 from vfn.data.labels import TAG_SEPARATOR, check_names, tag_row
-from vfn.data.source import Source
-from vfn.files import printable, shortened
+from vfn.data.source import Bad, Source, say_left_out
+from vfn.files import few, printable, shortened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# Of pictures that are not read, which somebody might miss.
+OTHER_SUFFIXES = {".gif", ".tif", ".tiff", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".avif",
+                  ".ico", ".tga", ".ppm", ".pgm", ".psd", ".svg", ".eps", ".dng"}  # fmt: skip
 # By content, whatever the name says: for some others Pillow starts other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 TABLE = "labels.csv"
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def folder_source(path: Path, test_share: float, labelled: bool = True) -> Source:
@@ -37,10 +41,14 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
         Source.
 
     Raises:
-        ValueError: if there are no pictures, ``labels.csv`` is not such a table, or a class or tag
-            cannot be called by its name.
+        ValueError: if there are no pictures, ``labels.csv`` is not such a table, a class or tag
+            cannot be called by its name, or there are folders of splits in place of classes.
     """
     found = picture_files(path)
+    others = _files(path, OTHER_SUFFIXES)
+    say_left_out(
+        str(path), [Bad(name, f"none of {', '.join(sorted(SUFFIXES))}") for name in others]
+    )
     kind: str | None
     texts: dict[str, str] = {}
     reasons: dict[str, str] = {}
@@ -52,6 +60,7 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
         reasons = dict.fromkeys(set(names) - set(texts), f"no label in {TABLE}")
         reasons |= {name: _reason_unfound(path, name) for name in texts.keys() - set(found)}
     else:
+        _check_classes(path, found)
         kind = "label" if any("/" in name for name in found) else None
         names, texts = found, {name: name.partition("/")[0] for name in found if "/" in name}
         beside = set(names) - set(texts) if kind else set()
@@ -68,6 +77,17 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
     return Source(
         str(path), names, partial(_read, path, names, reasons), labels, class_names, splits
     )
+
+
+def _check_classes(path: Path, names: Sequence[str]) -> None:
+    """Refuse a tree of splits, which would become classes, with the classes inside of them."""
+    tops = sorted({name.partition("/")[0] for name in names if "/" in name})
+    if {top.lower() for top in tops} <= SPLIT_NAMES and any(name.count("/") > 1 for name in names):
+        raise ValueError(
+            f"expected a folder for each class in {printable(str(path))}, got folders of splits "
+            f"with folders of their own: {few(tops)}; name one of them, such as "
+            f"{printable(str(path / tops[0]))}"
+        )
 
 
 def _read(path: Path, names: Sequence[str], reasons: Mapping[str, str], number: int) -> Image.Image:
@@ -140,6 +160,11 @@ def picture_files(path: Path) -> list[str]:
     Raises:
         ValueError: if a folder cannot be read.
     """
+    return _files(path, SUFFIXES)
+
+
+def _files(path: Path, suffixes: Collection[str]) -> list[str]:
+    """Files of some suffixes, as `picture_files` finds those of pictures."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting, links = [path], deque[Path]()
@@ -163,7 +188,7 @@ def picture_files(path: Path) -> list[str]:
             link = entry.is_symlink()
             if place.is_dir() if link else entry.is_dir():
                 (links if link else waiting).append(place)
-            elif place.suffix.lower() in SUFFIXES:
+            elif place.suffix.lower() in suffixes:
                 found.append(place.relative_to(path).as_posix())
     return sorted(found)
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
 from vfn.files import few, printable, shortened
+from vfn.progress import say
 
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
 _GREY = {"1", "L", "LA"}
@@ -324,6 +325,18 @@ def _kind(shape: tuple[int, ...]) -> str:
 def bad_line(bad: Bad) -> str:
     """A picture that cannot be used, for a message."""
     return f"{shortened(bad.name)} ({shortened(bad.reason, 200)})"
+
+
+def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
+    """One line about files that are no pictures of a source, though somebody might think so.
+
+    Args:
+        origin: where they lie.
+        left_out: each with its reason.
+    """
+    if left_out:
+        named = few(map(bad_line, left_out), _NAMED, _LONGEST)
+        say(f"left out of {printable(origin)}: {len(left_out)} files, {named}")
 
 
 def _refusal(source: Source, bad: list[Bad], good: int) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +14,19 @@ from PIL import Image
 from vfn.data.dataset import own_splits
 from vfn.data.folder import FORMATS, SUFFIXES
 from vfn.data.labels import check_names
-from vfn.data.source import Source
+from vfn.data.source import Bad, Source, say_left_out
 from vfn.files import few, printable, shortened
 
 SUFFIX = ".tar"
 
 
 class _Member(NamedTuple):
-    """A file in a tar file: where its bytes are."""
+    """A file in a tar file: where its bytes are, if it is a file of its own."""
 
     archive: Path
     offset: int
     size: int
+    regular: bool
 
     def content(self) -> bytes:
         with self.archive.open("rb") as file:
@@ -35,6 +37,7 @@ class _Member(NamedTuple):
         return found
 
     def picture(self) -> Image.Image:
+        # Of a stranger's bytes no other reader sees any: that of EPS starts Ghostscript.
         return Image.open(io.BytesIO(self.content()), formats=FORMATS)
 
 
@@ -61,7 +64,8 @@ def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) 
 
     Args:
         files: in order; members ``key.png`` (jpg, jpeg, webp, bmp) are pictures, and ``key.cls``, a
-            whole number from 0 on or a text, or ``label`` in ``key.json``, their classes.
+            whole number from 0 on or a text, or ``label`` in ``key.json``, their classes. A line
+            names pictures that are none of these.
         test_share: share of the test split.
         labelled: without, nothing but the pictures matters.
 
@@ -72,10 +76,14 @@ def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) 
         ValueError: if a file is no tar file, there are no pictures, or only some have classes.
     """
     groups: dict[str, dict[str, _Member]] = {}
+    left_out: list[Bad] = []
     for number, file in enumerate(files):
-        for name, member in _members(file):
+        members = _members(file)
+        left_out += _left_out(members)
+        for name, member in members:
             key, dot, kind = _split(name)
-            groups.setdefault(f"{number}/{key}", {})[f"{dot}{kind}".lower()] = member
+            if member.regular:
+                groups.setdefault(f"{number}/{key}", {})[f"{dot}{kind}".lower()] = member
     pictures: dict[str, _Member] = {}
     classes: dict[str, str] = {}
     for key, parts in groups.items():
@@ -85,6 +93,7 @@ def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) 
             if labelled and (text := _class(key, parts)) is not None:
                 classes[key] = text
     where = few(printable(str(file)) for file in files)
+    say_left_out(where, left_out)
     if not pictures:
         raise ValueError(f"expected pictures ({', '.join(sorted(SUFFIXES))}) in {where}, got none")
     keys = list(pictures)
@@ -104,17 +113,39 @@ def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) 
 
 
 def _members(file: Path) -> list[tuple[str, _Member]]:
-    """Names of the files in a tar file, and where they are."""
+    """Names of what is in a tar file but for folders, and where it is."""
     try:
         with tarfile.open(file, "r:") as archive:  # compressed ones have no places to read from
             return [
-                (entry.name, _Member(file, entry.offset_data, entry.size))
+                (entry.name, _Member(file, entry.offset_data, entry.size, entry.isfile()))
                 for entry in archive
-                if entry.isfile()
+                if not entry.isdir()
             ]
     except (tarfile.TarError, OSError, ValueError) as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise ValueError(f"{printable(str(file))} is no uncompressed tar file ({reason})") from None
+
+
+def _left_out(members: Sequence[tuple[str, _Member]]) -> list[Bad]:
+    """Members with the name of a picture that are not taken, and why; hidden ones do not count."""
+    found: list[Bad] = []
+    coming = Counter(name for name, member in members if member.regular)
+    taken: dict[str, str] = {}  # the picture of each key
+    for name, member in members:
+        key, dot, kind = _split(name)
+        suffix = Path(name).suffix.lower()
+        if suffix not in SUFFIXES or name.rpartition("/")[2].startswith("."):
+            continue
+        coming[name] -= member.regular
+        if not member.regular:
+            found.append(Bad(name, "a link, or no regular file"))
+        elif f"{dot}{kind}".lower() not in SUFFIXES:
+            found.append(Bad(name, f"by its first dot of kind .{shortened(kind)}"))
+        elif coming[name]:
+            found.append(Bad(name, "the name comes again"))
+        elif taken.setdefault(key, name) != name:
+            found.append(Bad(name, f"beside {shortened(taken[key])}"))
+    return found
 
 
 def _split(name: str) -> tuple[str, str, str]:
