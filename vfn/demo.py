@@ -157,6 +157,7 @@ def _sample(run: RunFiles, out: Path, guidance: tuple[float, ...] = ()) -> Step:
 def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | None = None) -> Step:
     """Figures of the run's pictures, drawn as it says or with another strength of guidance."""
     strength = [] if guidance is None else ["--guidance", f"{guidance:g}"]
+    settings: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
     arguments = ["eval", "--real", real, "--fake", f"run:{run.path}", "--num", str(num),
                  *strength, "--json", str(path)]  # fmt: skip
 
@@ -166,8 +167,7 @@ def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | Non
         from vfn.sampling import load as load_run
 
         trained = load_run(run.path)
-        asked: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
-        draws = own_draws(trained, num, **asked)
+        draws = own_draws(trained, num, **settings)
         found = judge(real, draws, USUAL, num=num)
         if found is not None:  # the first process alone has the figures
             say(found.table())

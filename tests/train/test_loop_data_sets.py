@@ -90,7 +90,7 @@ def test_sampled_tags_are_read_back(root, tmp_path, monkeypatch):
     fake_celeba(root, monkeypatch)
     train(tmp_path / "run", "--config", "celeba", *CELEBA)
     vfn("sample", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out", "--num", "41",
-        "--no-animate", "--device", "cpu")  # fmt: skip
+        "--labels", "all", "--no-animate", "--device", "cpu")  # fmt: skip
     info = vfn("data", "prepare", "--dataset", tmp_path / "out" / "images")
     assert "labels    40 tags: 5_o_Clock_Shadow (2), Arched_Eyebrows (1)" in info
 
@@ -106,7 +106,7 @@ def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_p
         return Drawn(pictures, self.asked.texts(indices), self.asked.of(indices), 1)
 
     monkeypatch.setattr(Draws, "batch", batch)
-    line = ("eval", "--real", "dataset:celeba", "--fake", f"run:{tmp_path / 'run'}", "--num", "12",
+    line = ("eval", "--real", "dataset:celeba:all", "--fake", f"run:{tmp_path / 'run'}", "--num", "12",
             "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
     vfn(*line)
     vfn(*line, "--labels", "Smiling+Male,Bald")
