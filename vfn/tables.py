@@ -189,7 +189,7 @@ def load_object(name: str) -> Any:
     module, _, path = name.partition(":")
     try:
         found = _import(module)
-    except Exception as error:  # a module of the user's can fail in any way
+    except (Exception, SystemExit) as error:  # a module of the user's can fail in any way
         raise ValueError(
             f"{name} cannot be imported ({reason_of(error)}); expected {FORM} of a module that "
             "Python finds from here"
@@ -221,7 +221,7 @@ def outside(fails: str) -> Iterator[None]:
         yield
     except (ValueError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{fails}: {reason_of(error)}") from error
 
 

@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,26 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
         ({"arr_0": noise(2, 2, 2), "arr_1": ["a", "b"]}, r"got <U1 \[2\] with 0..0$"),
         ({"arr_0": noise(2, 2, 2), "arr_1": [1.0, float("nan")]}, "got float64"),
         ({"arr_0": np.array([{}], dtype=object)}, "is not an array file of pictures"),
+        (
+            {"images": noise(2, 2, 2), "labels": [1, 2]},
+            "expected pictures as arr_0, their classes or tags as arr_1, .* got images, labels; ",
+        ),
+        ({"arr_0": noise(2, 2, 2), "Labels": [1, 2]}, "classes or tags as arr_1.* got arr_0, Labe"),
+        (
+            {"arr_0": noise(2, 6, 6, 4)},
+            r"1 or 3 channels in .*, got \[2, 6, 6, 4\]; drop an alpha .* array\[..., :3\]",
+        ),
+        (
+            {"arr_0": noise(2, 3, 16, 16)},
+            r"like \[N, C, H, W\]; .* array.transpose\(0, 2, 3, 1\)",
+        ),
+        ({"arr_0": np.zeros((2, 4, 8, 8), np.float32)}, r"got \[2, 4, 8, 8\], which looks like"),
+        ({"arr_0": noise(6, 6, 3)}, r"looks like one picture \[H, W, C\]; save array\[None\]"),
+        ({"arr_0": noise(2, 2, 2), "vectors": ["a", "b"]}, r"numbers \[N, D\], got <U1 \[2\]"),
+        (
+            {"arr_0": noise(2, 2, 2), "vectors": [[1e300], [0.0]]},
+            r"finite vectors that float32 holds in .*, got 1e\+300 at 0, 0",
+        ),
     ],
 )
 def test_other_contents_are_refused(tmp_path, arrays, message):
@@ -112,6 +133,7 @@ def test_other_contents_are_refused(tmp_path, arrays, message):
         ({"arr_1": [1, 1, 2], "class_names": ["a", "b", "c"]}, [2, 2, 3], ("a", "b", "c")),
         ({"arr_1": [0, 1, 0], "class_names": [b"caf\xc3\xa9", b"dog"]}, [1, 2, 1], ("café", "dog")),
         ({"arr_1": [3, 1, 1]}, [3, 1, 1], ("1", "2", "3")),
+        ({"arr_1": [True, False, True]}, [2, 1, 2], ("0", "1")),
         ({"arr_1": np.array([3, 1, 0], np.uint8)}, [4, 2, 1], ("0", "1", "2", "3")),
     ],
 )
@@ -119,6 +141,32 @@ def test_names_or_a_zero_make_classes_count_from_zero(tmp_path, arrays, labels, 
     np.savez(tmp_path / "a.npz", arr_0=noise(3, 2, 2), **arrays)
     found = read_pictures(str(tmp_path / "a.npz"))
     assert (found.labels.tolist(), found.legend.names) == (labels, names)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 8), (2, 1, 1, 64), (3, 8, 8, 5), (2, 3, 3, 16)])
+def test_many_channels_last_are_read(tmp_path, shape):
+    """Latents of 4 x 4 as well: as high as wide, and with more channels."""
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    found = read_pictures(str(tmp_path / "a.npy"))
+    assert list(found.images.shape) == [shape[0], shape[3], *shape[1:3]]
+
+
+def test_arrays_that_are_passed_by_are_named(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", arr_0=noise(2, 2, 2), mu=np.zeros(3))
+    read_pictures(str(tmp_path / "a.npz"))
+    assert "a.npz has arrays that are passed by: mu" in capsys.readouterr().err
+
+
+def test_nothing_that_cannot_be_opened_is_published(tmp_path):
+    """A range of 0 to 255 is that of pictures, which have 1 or 3 channels."""
+    np.save(tmp_path / "a.npy", noise(4, 8, 8, 5))
+    settings = DataConfig(dataset=str(tmp_path / "a.npy"), data_dir=str(tmp_path / "home"))
+    for span in (None, (0.0, 255.0)):
+        with pytest.raises(ValueError, match="1 or 3 channels"):
+            load_dataset(replace(settings, value_range=span))
+    assert [path.name for path in (tmp_path / "home" / "prepared" / "a.npy").iterdir()] == [".lock"]
+    found = load_dataset(replace(settings, value_range=(0.0, 300.0)))
+    assert found.images.shape[1:] == (5, 8, 8)
 
 
 def test_the_only_picture_of_a_class_is_never_held_out(tmp_path):

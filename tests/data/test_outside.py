@@ -63,6 +63,55 @@ def Floats(_directory):
 
 def Wrong(_directory):
     return IMAGES
+
+def Beyond(_directory):
+    return source(splits={"train": range(15), "test": range(15, 25)})
+
+def Twice(_directory):
+    return source(splits={"train": range(15), "test": range(14, 20)})
+
+def Empty(_directory):
+    return source(splits={"train": [], "test": []})
+
+def Whole(_directory):
+    return source(splits={"all": range(20)})
+
+def FewVectors(_directory):
+    return source(vectors=np.zeros((3, 2), np.float32))
+
+def FlatVectors(_directory):
+    return source(vectors=np.zeros(20, np.float32))
+
+def NoVectors(_directory):
+    return source(vectors=np.full((20, 2), np.nan))
+
+def Doubles(_directory):
+    return source(numbers="float64")
+
+def Other(_directory):
+    return source(numbers="float32", read=lambda i: np.zeros((2, 4, 4)))
+
+def Alpha(_directory):
+    return source(numbers="uint8", read=lambda i: np.zeros((4, 4, 4), np.uint8))
+
+def Exits(_directory):
+    raise SystemExit(3)
+
+def ExitsLater(_directory):
+    def read(number):
+        raise SystemExit(3)
+    return source(read=read)
+
+def Whole_numbers(_directory):
+    return source(vectors=np.arange(40).reshape(20, 2))
+
+def Ranged(_directory):
+    from vfn.data.values import ranged
+    return as_dataset(torch.rand(20, 2, 4, 4) / 2, values=ranged("float32", -1, 1))
+
+def Besides(_directory):
+    images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
+    return as_dataset(images, beside=images)
 """
 
 
@@ -136,6 +185,22 @@ def test_labels_of_another_width():
         ("Short", r"got int64 \[3\]"),
         ("Floats", r"got float64 \[20\]"),
         ("Wrong", r"Wrong\(directory\) to give a vfn.data.Source or .*, got ndarray"),
+        ("Beyond", r"numbers in 0..19 in the splits of mine_of_them.data:Beyond, got 20 in test"),
+        (
+            "Twice",
+            "of mine_of_them.data:Twice in one split, once, got 14 in train and in test",
+        ),
+        ("Empty", "expected splits of mine_of_them.data:Empty .* got 0 train, 0 test"),
+        ("Whole", "none of them called all, got 20 all"),
+        ("FewVectors", "expected vectors of 20 pictures in mine_of_them.data:FewVectors, got 3"),
+        ("FlatVectors", r"as numbers \[N, D\], got float32 \[20\]"),
+        ("NoVectors", "expected finite vectors .* got nan at 0, 0"),
+        ("Doubles", "to be one of uint8, uint16, float16, float32, got 'float64'"),
+        ("Other", r"0 \(float64 \[2, 4, 4\], expected float32 \[C, H, W\]\)"),
+        ("Alpha", "expected 1 or 3 channels of 8-bit pictures in mine, got 4"),
+        ("Exits", "Exits cannot be opened: SystemExit: 3"),
+        ("ExitsLater", r"20 of 20 pictures in mine cannot be used: 0 \(3\)"),
+        ("Besides", "expected mine_of_them.data:Besides without pictures beside others"),
         ("Nothing", "mine_of_them.data:Nothing: there is no Nothing in mine_of_them.data"),
     ],
 )
@@ -143,6 +208,17 @@ def test_what_is_no_data_set_is_one_line(name, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_dataset(settings(name))
     assert "\n" not in str(raised.value)
+
+
+def test_the_meaning_of_numbers_is_kept():
+    found = load_dataset(settings("Ranged"))
+    assert found.values.describe() == "float32, -1 to 1"
+    scaled = load_dataset(settings("Ranged", value_range=(0.0, 0.5)))
+    assert scaled.values.describe() == "float32, 0 to 0.5"
+
+
+def test_whole_numbers_of_pictures_are_numbers():
+    assert load_dataset(settings("Whole_numbers"), "train").vectors[1].tolist() == [2, 3]
 
 
 def test_a_module_that_is_not_there():

@@ -294,3 +294,31 @@ def test_other_kinds_are_other_data():
     images = torch.zeros(2, 1, 4, 4)
     one, other = (Dataset(images, values=ranged("float32", 0, high)) for high in (1, 2))
     assert data_digest(one) != data_digest(other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_range_of_whole_numbers_of_8_bits_counts(channels, tmp_path):
+    array = np.full((10, 8, 8, channels), 10, np.uint8)
+    array[0] = 20
+    found = load_dataset(settings(tmp_path, array, value_range=(0.0, 20.0)), "all")
+    assert found.values == ranged("uint8", 0, 20)
+    assert sorted(found.values.to_unit(found.images).unique().tolist()) == [0, 1]
+    assert not load_dataset(settings(tmp_path, array, standardise=True)).values.bounded
+    with pytest.raises(ValueError, match=r"20 at .* is not within 0..15"):
+        load_dataset(settings(tmp_path, array, value_range=(0.0, 15.0)))
+
+
+@pytest.mark.parametrize("given", [{"value_range": (0.0, 9.0)}, {"standardise": True}])
+def test_what_pictures_mean_is_not_to_be_said(given, tmp_path):
+    from PIL import Image
+
+    from vfn.data import from_items
+
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "pictures" / "a.png")
+    message = f"expected --{next(iter(given)).replace('_', '-')} with numbers of an array"
+    for name in ("digits", str(tmp_path / "pictures")):
+        with pytest.raises(ValueError, match=message):
+            load_dataset(DataConfig(dataset=name, data_dir=str(tmp_path), **given))
+    with pytest.raises(ValueError, match=message):
+        from_items([Image.new("L", (8, 8))], DataConfig(**given))

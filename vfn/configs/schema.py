@@ -129,6 +129,11 @@ class DataConfig(Section):
     )
     num_workers: int | None = option(None, "threads that prepare data; all cores if unset", 1, 1024)
 
+    @property
+    def scaled(self) -> bool:
+        """Whether settings say what the numbers of an array mean."""
+        return self.value_range is not None or self.standardise
+
     def conflicts(self) -> list[str]:
         """Sizes, crops and channels that no picture can have."""
         faults = []

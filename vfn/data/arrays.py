@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vfn.data.dataset import own_splits
-from vfn.data.given import check_numbers
 from vfn.data.labels import MOST_NAMES, check_names
-from vfn.data.source import Source, checked_labels, nth_array, nth_picture
+from vfn.data.source import Source, checked_labels, checked_vectors, nth_array, nth_picture
 from vfn.data.values import KINDS
-from vfn.files import printable, shortened
+from vfn.files import few, printable, shortened
+from vfn.progress import say
 
 SUFFIXES = {".npy", ".npz"}
 
 
-def array_source(path: Path, test_share: float, labelled: bool = True) -> Source:
+# Arrays beside these are passed by: ADM's files of statistics hold pictures as well.
+KEYS = ("arr_0", "arr_1", "class_names", "vectors", "vector_names")
+_LABEL_KEYS = {"label", "labels", "class", "classes", "target", "targets", "tags", "y"}
+
+
+def array_source(
+    path: Path, test_share: float, labelled: bool = True, scaled: bool = False
+) -> Source:
     """The pictures of an array file.
 
     Args:
@@ -29,6 +35,7 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
             as in the files of ADM and torch-fidelity; else from 1.
         test_share: share of the test split.
         labelled: without, nothing but the pictures matters.
+        scaled: whether settings say what uint8 numbers mean, which are not pictures then.
 
     Returns:
         Source.
@@ -47,6 +54,7 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
     parts = (images, labels, vectors)
     if not all(isinstance(part, np.ndarray) for part in parts if part is not None):
         raise ValueError(f"expected arr_0, arr_1 and vectors in {where} to be arrays, got bytes")
+    _check_axes(images, where)
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype.name not in KINDS or not images.dtype.isnative or images.ndim != 4:
@@ -60,11 +68,17 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
         labels, class_names = _named(labels, class_names, len(images), where)
 
     if vectors is not None:
-        vectors = _vectors(vectors, vector_names, len(images), where)
+        vectors = checked_vectors(vectors, vector_names, len(images), where)
 
     names = [f"{path.name}[{i}]" for i in range(len(images))]
     splits = own_splits(len(images), test_share, labels)
-    pictures = images.dtype == np.uint8 and images.shape[3] in (1, 3)
+    pictures = images.dtype == np.uint8 and not scaled
+    if pictures and images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"expected uint8 pictures of 1 or 3 channels in {where}, got {list(images.shape)}; "
+            "drop an alpha channel with array[..., :3], or say with --value-range or --standardise "
+            "what other numbers mean"
+        )
     read = partial(nth_picture if pictures else nth_array, images)
     numbers = "" if pictures else images.dtype.name
     return Source(
@@ -72,15 +86,20 @@ def array_source(path: Path, test_share: float, labelled: bool = True) -> Source
     )
 
 
-def _vectors(vectors: np.ndarray, names: tuple[str, ...], count: int, where: str) -> np.ndarray:
-    """Numbers of each picture as float32 [N, D], checked."""
-    found = torch.from_numpy(vectors) if vectors.dtype.kind == "f" else torch.zeros(0)
-    check_numbers(found, f"vectors in {where}")
-    if len(vectors) != count:
-        raise ValueError(f"expected vectors of {count} pictures in {where}, got {len(vectors)}")
-    if names and len(names) != vectors.shape[1]:
-        raise ValueError(f"expected {vectors.shape[1]} vector_names in {where}, got {len(names)}")
-    return vectors.astype(np.float32)
+def _check_axes(images: np.ndarray, where: str) -> None:
+    """Refuse axes in another order, of which some would be trained on as pictures all the same."""
+    shape = list(images.shape)
+    if images.ndim == 4 and shape[1] in (1, 3, 4) and min(shape[2:]) > 4:
+        raise ValueError(
+            f"expected {where} to hold [N, H, W, C], got {shape}, which looks like [N, C, H, W]; "
+            "save array.transpose(0, 2, 3, 1)"
+        )
+    if images.ndim == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4:
+        raise ValueError(
+            f"expected {where} to hold [N, H, W] or [N, H, W, C], got {shape}, which looks like "
+            f"one picture [H, W, C]; save array[None], or pictures of width {shape[2]} as "
+            "array[..., None]"
+        )
 
 
 def npz_labels(labels: np.ndarray, class_names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -107,7 +126,7 @@ def _named(
     labels: np.ndarray, class_names: tuple[str, ...], count: int, where: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as `Source` wants them, and the names of the classes that count from 0."""
-    from_zero = bool(class_names) or (labels.dtype.kind in "iu" and bool((labels == 0).any()))
+    from_zero = bool(class_names) or (labels.dtype.kind in "biu" and bool((labels == 0).any()))
     from_zero = from_zero and labels.ndim == 1
     checked = checked_labels(labels, count, class_names, f"arr_1 in {where}", 0 if from_zero else 1)
     check_names(class_names, checked.ndim == 2, f"class_names in {where}")
@@ -121,6 +140,7 @@ def _load(path: Path, labelled: bool) -> tuple[Any, Any, tuple[str, ...], Any, t
     if path.suffix == ".npy":
         return np.lib.format.open_memmap(path, mode="r"), None, (), None, ()
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        _check_keys(path, list(file), labelled)
         if not labelled:
             return file["arr_0"], None, (), None, ()
         class_names, vector_names = (
@@ -130,6 +150,18 @@ def _load(path: Path, labelled: bool) -> tuple[Any, Any, tuple[str, ...], Any, t
         return (
             file["arr_0"], file.get("arr_1"), class_names, file.get("vectors"), vector_names,
         )  # fmt: skip
+
+
+def _check_keys(path: Path, keys: Sequence[str], labelled: bool) -> None:
+    """Refuse a file without pictures, or with labels under another name than theirs."""
+    missed = _LABEL_KEYS & {key.lower() for key in keys} if "arr_1" not in keys and labelled else ()
+    if "arr_0" not in keys or missed:
+        raise ValueError(
+            f"expected pictures as arr_0, their classes or tags as arr_1, and perhaps "
+            f"{', '.join(KEYS[2:])}, got {few(keys)}; save np.savez(file, pictures, labels)"
+        )
+    if labelled and (others := [key for key in keys if key not in KEYS]):
+        say(f"{printable(path.name)} has arrays that are passed by: {few(others)}")
 
 
 def _texts(names: np.ndarray, what: str) -> tuple[str, ...]:

@@ -164,6 +164,7 @@ def in_memory(source: Source, settings: DataConfig, fit: Fit = cover) -> Prepare
         ValueError: if there are bad pictures and they are not to be skipped, or more than half are
             bad.
     """
+    _check_scaling(source, settings)
     rows: list[np.ndarray] = []
     found = read_rows(source, settings, rows.append, fit=fit)
     images = torch.from_numpy(np.stack(rows))
@@ -221,6 +222,7 @@ def prepare_cache(
         with _lock(path.parent / ".lock"):
             if fresh or not path.is_dir():
                 source = read()
+                _check_scaling(source, settings)
                 say(f"preparing {printable(title)}: {len(source.names)} pictures")
                 _write(path, title, source, settings)
                 say(f"prepared {printable(title)} in {printable(str(path))}")
@@ -240,15 +242,20 @@ def open_cache(path: Path) -> Prepared:
         ValueError: if it is damaged.
     """
     try:
-        info = read_info(path / INFO)
-        images = map_pictures(path / IMAGES, info.shape, getattr(torch, info.values.dtype))
-        labels = read_labels(path / LABELS, info) if info.labels else None
-        vectors = read_vectors(path / VECTORS, info) if info.vectors else None
+        return _opened(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the prepared data in {printable(str(path))} is damaged "
             f"({shortened(str(error), 200)}); remove that directory"
         ) from None
+
+
+def _opened(path: Path) -> Prepared:
+    """What is in a directory of prepared data, whole or not."""
+    info = read_info(path / INFO)
+    images = map_pictures(path / IMAGES, info.shape, getattr(torch, info.values.dtype))
+    labels = read_labels(path / LABELS, info) if info.labels else None
+    vectors = read_vectors(path / VECTORS, info) if info.vectors else None
     return Prepared(
         images,
         _tensor(labels),
@@ -295,6 +302,7 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
         (temporary / INFO).write_text(
             json.dumps(info._asdict() | more | told, indent=1), encoding="utf-8"
         )
+        _check_written(temporary, title)
         for file in temporary.iterdir():
             _sync(file)
         sync_directory(temporary)
@@ -305,6 +313,16 @@ def _write(path: Path, title: str, source: Source, settings: DataConfig) -> None
     finally:
         for directory in (temporary, old):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _check_written(path: Path, title: str) -> None:
+    """Refuse to publish what nobody could open, such as labels that do not fit their names."""
+    try:
+        _opened(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{printable(title)} cannot be prepared ({shortened(str(error), 200)}); mend the data"
+        ) from None
 
 
 def _write_images(path: Path, title: str, source: Source, settings: DataConfig) -> Rows:
@@ -326,9 +344,29 @@ def _values(
     """What the numbers of a source mean; statistics are those of its first split."""
     if not source.numbers:
         return PLAIN
+    if source.values is not None and not settings.scaled:
+        source.values.check(images, f"numbers in {printable(source.origin)}")
+        return source.values
     trained = next(filter(None, splits.values()), None)
     span, standardise = settings.value_range, settings.standardise
-    return measured(images, source.numbers, span, standardise, trained)
+    values = measured(images, source.numbers, span, standardise, trained)
+    if values.plain and images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"expected 1 or 3 channels of 8-bit pictures in {printable(source.origin)}, got "
+            f"{images.shape[1]}; leave out the others, or say with --value-range or --standardise "
+            "what other numbers mean"
+        )
+    return values
+
+
+def _check_scaling(source: Source, settings: DataConfig) -> None:
+    """Refuse a scale for pictures, whose 0 and 255 are -1 and 1."""
+    if settings.scaled and not source.numbers:
+        option = "--standardise" if settings.standardise else "--value-range"
+        raise ValueError(
+            f"expected {option} with numbers of an array, .npy or .npz, got pictures of 8 bits in "
+            f"{printable(source.origin)}; leave it out"
+        )
 
 
 def _digests(images: Tensor, splits: Mapping[str, int]) -> dict[str, str]:

@@ -45,10 +45,8 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
             cannot be called by its name, or there are folders of splits in place of classes.
     """
     found = picture_files(path)
-    others = _files(path, OTHER_SUFFIXES)
-    say_left_out(
-        str(path), [Bad(name, f"none of {', '.join(sorted(SUFFIXES))}") for name in others]
-    )
+    reason = f"none of {', '.join(sorted(SUFFIXES))}"
+    say_left_out(str(path), [Bad(name, reason) for name in _files(path, OTHER_SUFFIXES)])
     kind: str | None
     texts: dict[str, str] = {}
     reasons: dict[str, str] = {}

@@ -23,7 +23,7 @@ from vfn.tables import is_object_name, outside
 
 DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
-_RULES = 3
+_RULES = 4
 
 
 class MissingData(ValueError):
@@ -411,7 +411,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],
-            lambda: array_source(path, settings.test_share, labelled),
+            lambda: array_source(path, settings.test_share, labelled, settings.scaled),
             settings,
         )
     return None

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +14,9 @@ from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
 from vfn.files import few, printable, shortened
 from vfn.progress import say
+
+if TYPE_CHECKING:
+    from vfn.data.values import Values
 
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
 _GREY = {"1", "L", "LA"}
@@ -33,7 +36,7 @@ class Source(NamedTuple):
     class_names: K names, or none if labels have only numbers. splits: numbers of the pictures of
     each split, disjoint, in the order in which they are kept. vectors: float32 [N, D], or None.
     vector_names: D names, or none. numbers: of what numpy calls this ``read`` gives arrays [C, H,
-    W]; without it, pictures of 8 bits.
+    W]; without it, pictures of 8 bits. values: what these numbers mean, unless settings say so.
 
     >>> def shade(i):
     ...     return Image.new("L", (8, 8), 20 * i)
@@ -52,6 +55,7 @@ class Source(NamedTuple):
     vectors: np.ndarray | None = None
     vector_names: tuple[str, ...] = ()
     numbers: str = ""
+    values: "Values | None" = None
 
 
 class Bad(NamedTuple):
@@ -271,6 +275,46 @@ def checked_labels(
     )
 
 
+def checked_vectors(
+    vectors: np.ndarray, names: Sequence[str], count: int, where: str
+) -> np.ndarray:
+    """Numbers of each picture that somebody else made, as `Source` wants them.
+
+    Args:
+        vectors: [N, D], of any kind of numbers; float32 has to hold them.
+        names: D texts, or none.
+        count: pictures N.
+        where: what has them, for the message.
+
+    Returns:
+        float32 [N, D].
+
+    Raises:
+        ValueError: for another shape, other than numbers, or such as are not finite.
+
+    >>> checked_vectors(np.array([[1], [3]]), ("size",), 2, "a.npz").dtype
+    dtype('float32')
+    """
+    if vectors.dtype.kind not in "fiu" or vectors.ndim != 2 or not vectors.size:
+        raise ValueError(
+            f"expected vectors in {where} as numbers [N, D], got "
+            f"{shortened(str(vectors.dtype))} {list(vectors.shape)}"
+        )
+    if len(vectors) != count:
+        raise ValueError(f"expected vectors of {count} pictures in {where}, got {len(vectors)}")
+    if names and len(names) != vectors.shape[1]:
+        raise ValueError(f"expected {vectors.shape[1]} vector_names in {where}, got {len(names)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = vectors.astype(np.float32)
+    if not (finite := np.isfinite(kept)).all():
+        row, column = np.argwhere(~finite)[0].tolist()
+        raise ValueError(
+            f"expected finite vectors that float32 holds in {where}, got {vectors[row, column]} at "
+            f"{row}, {column}"
+        )
+    return kept
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -288,10 +332,10 @@ def _rows(
         try:
             found = source.read(number)
             if isinstance(found, np.ndarray):
-                return array_row(found, settings)
+                return _unlike(found, source.numbers) or array_row(found, settings)
             with found as picture:
                 return to_row(picture, settings, fit)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return " ".join(str(error).split()) or type(error).__name__
 
     workers = settings.num_workers or available_cores()
@@ -300,6 +344,14 @@ def _rows(
         for start in range(0, len(numbers), block):
             some = numbers[start : start + block]
             yield from zip(some, pool.map(row, some), strict=True)
+
+
+def _unlike(array: np.ndarray, numbers: str) -> str:
+    """How an array is none of those that a source promises; nothing if it is one."""
+    if array.ndim == 3 and array.dtype.name == numbers:
+        return ""
+    wanted = f"{numbers} [C, H, W]" if numbers else "a picture of PIL's"
+    return f"{array.dtype} {list(array.shape)}, expected {wanted}"
 
 
 def _mode(picture: Image.Image, channels: int | None) -> str:

@@ -1,7 +1,7 @@
 """Data sets that are known by name."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -12,8 +12,8 @@ import numpy as np
 
 from vfn.data import packaged
 from vfn.data.labels import Labels, check_names
-from vfn.data.source import Source, checked_labels, nth_array, nth_picture
-from vfn.files import shortened
+from vfn.data.source import Source, checked_labels, checked_vectors, nth_array, nth_picture
+from vfn.files import few, shortened, shown
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
@@ -203,27 +203,94 @@ def _outside(name: str, root: Path) -> Source:
             f"expected {name}(directory) to give a vfn.data.Source or a vfn.data.Dataset, "
             f"got {type(found).__name__}"
         )
-    if found.labels is None:
-        return found
+    return checked_source(found, name)
+
+
+def checked_source(source: Source, name: str) -> Source:
+    """A source that somebody else made, checked as far as can be without reading a picture.
+
+    Args:
+        source: it.
+        name: what it is called in messages.
+
+    Returns:
+        Source, its labels and vectors as they are kept.
+
+    Raises:
+        ValueError: for splits that overlap, are all empty or have numbers that no picture has,
+            and for labels or vectors that do not fit the pictures.
+
+    >>> source = Source("mine", ["a", "b"], lambda i: None, None, (), {"train": [0, 2]})
+    >>> checked_source(source, "mine:Data")
+    Traceback (most recent call last):
+    ValueError: expected numbers in 0..1 in the splits of mine:Data, got 2 in train
+    """
+    from vfn.data.values import KINDS
+
+    count = len(source.names)
+    _check_splits(source.splits, count, name)
+    if source.numbers and source.numbers not in KINDS:
+        raise ValueError(
+            f"expected numbers of {name} to be one of {', '.join(KINDS)}, got "
+            f"{shown(source.numbers)}"
+        )
+    if source.vectors is not None:
+        vectors = checked_vectors(np.asarray(source.vectors), source.vector_names, count, name)
+        source = source._replace(vectors=vectors)
+    if source.labels is None:
+        return source
     labels = checked_labels(
-        np.asarray(found.labels), len(found.names), found.class_names, f"labels of {name}"
+        np.asarray(source.labels), count, source.class_names, f"labels of {name}"
     )
-    check_names(found.class_names, labels.ndim == 2, name)
-    return found._replace(labels=labels)
+    check_names(source.class_names, labels.ndim == 2, name)
+    return source._replace(labels=labels)
+
+
+def _check_splits(splits: Mapping[str, Sequence[int]], count: int, name: str) -> None:
+    """Refuse splits that are no parts of so many pictures."""
+    if "all" in splits or not any(len(numbers) for numbers in splits.values()):
+        got = few(f"{len(numbers)} {split}" for split, numbers in splits.items()) or "none"
+        raise ValueError(
+            f"expected splits of {name} such as train and test, with pictures and none of them "
+            f"called all, got {got}"
+        )
+    owner: dict[int, str] = {}
+    for split, numbers in splits.items():
+        for number in map(int, numbers):
+            if not 0 <= number < count:
+                raise ValueError(
+                    f"expected numbers in 0..{count - 1} in the splits of {name}, got {number} in "
+                    f"{split}"
+                )
+            if number in owner:
+                raise ValueError(
+                    f"expected each picture of {name} in one split, once, got {number} in "
+                    f"{owner[number]} and in {split}"
+                )
+            owner[number] = split
 
 
 def source_of(dataset: "Dataset", origin: str) -> Source:
     """A data set in memory as a source; a tenth of it, at random, is its test split.
 
     Args:
-        dataset: the pictures, grey or RGB, or other numbers, which are scaled as settings say.
+        dataset: the pictures, grey or RGB, or other numbers, which keep their meaning unless
+            settings say what they mean.
         origin: a name for messages.
 
     Returns:
         Source.
+
+    Raises:
+        ValueError: for pictures beside others.
     """
     from vfn.data.dataset import own_splits
 
+    if dataset.beside is not None:
+        raise ValueError(
+            f"expected {origin} without pictures beside others, which have no place in its splits; "
+            "give them to train(dataset=), or name them with --condition"
+        )
     plain = dataset.values.plain
     images = dataset.images.permute(0, 2, 3, 1).numpy()
     labels = None if dataset.labels is None else dataset.labels.numpy()
@@ -233,7 +300,7 @@ def source_of(dataset: "Dataset", origin: str) -> Source:
     return Source(
         origin, names, partial(nth_picture if plain else nth_array, images), labels,
         dataset.legend.names, splits, vectors, dataset.vector.names,
-        "" if plain else dataset.values.dtype,
+        "" if plain else dataset.values.dtype, None if plain else dataset.values,
     )  # fmt: skip
 
 

@@ -134,8 +134,8 @@ class _Search:
                     return True
                 if path.exists():
                     return False  # another one
-            except (OSError, ValueError):  # no name of a file
-                return False
+            except (OSError, ValueError, RuntimeError):  # no name of a file, or links in a circle
+                pass
         known = (settings.get(name) for name in ("ema_sha256", "sha256"))
         return any(isinstance(each, str) and each in self.digests for each in known)
 

@@ -68,7 +68,7 @@ def _holder() -> dict[str, Any]:
 def _start_of(pid: int) -> str:
     """When a process of this machine began: numbers are used again; empty where nobody knows."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
 
