@@ -106,8 +106,8 @@ def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_p
         return Drawn(pictures, self.asked.texts(indices), self.asked.of(indices), 1)
 
     monkeypatch.setattr(Draws, "batch", batch)
-    line = ("eval", "--real", "dataset:celeba:all", "--fake", f"run:{tmp_path / 'run'}", "--num", "12",
-            "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
+    line = ("eval", "--real", "dataset:celeba:all", "--fake", f"run:{tmp_path / 'run'}",
+            "--num", "12", "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
     vfn(*line)
     vfn(*line, "--labels", "Smiling+Male,Bald")
     # The preset trains on all 12 pictures.

@@ -26,7 +26,7 @@ class Journal(Observer):
         path = run.files.log
         kept = [line for entry, line in log_lines(path) if entry["step"] <= run.step]
         write_atomic(path, "".join(kept))
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         # Where there is no terminal, each line of the log is shown instead.
         self._progress = Progress(run.config.train.steps, "step", done=run.step, lines=False)
 

@@ -188,13 +188,13 @@ def table(run: RunFiles, step: int) -> Observer:
     """
     rows = [["step", "name", "value"]]
     if run.table.is_file():
-        with run.table.open(newline="") as file:
+        with run.table.open(newline="", encoding="utf-8") as file:
             old = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdecimal()]
         rows += [row for row in old if int(row[0]) <= step]
     text = StringIO()
     csv.writer(text).writerows(rows)
     write_atomic(run.table, text.getvalue())
-    opened = run.table.open("a", newline="", buffering=1)
+    opened = run.table.open("a", newline="", buffering=1, encoding="utf-8")
     return Tracking(_Table(opened), close=opened.close)
 
 
