@@ -107,7 +107,8 @@ def test_evaluation_asks_for_tags_as_the_training_pictures_have_them(root, tmp_p
 
     monkeypatch.setattr(Draws, "batch", batch)
     line = ("eval", "--real", "dataset:celeba:all", "--fake", f"run:{tmp_path / 'run'}",
-            "--num", "12", "--metrics", "kid", "--device", "cpu", "--json", tmp_path / "m.json")  # fmt: skip
+            "--num", "12", "--metrics", "kid", "--device", "cpu",
+            "--json", tmp_path / "m.json")  # fmt: skip
     vfn(*line)
     vfn(*line, "--labels", "Smiling+Male,Bald")
     # The preset trains on all 12 pictures.
