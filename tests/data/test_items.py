@@ -98,6 +98,14 @@ def test_a_data_set_of_somebody_elses_is_trained_on(tmp_path):
         train(small_config(), tmp_path / "other", dataset=3, device="cpu")
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_items_with_and_without_a_class_are_refused(lacking):
+    items = [(grey(i), None if i == lacking else i) for i in range(3)]
+    with pytest.raises(ValueError, match=f"item {lacking} has no class, and others have one"):
+        from_items(items, DataConfig())
+    assert from_items([(grey(i), None) for i in range(3)], DataConfig()).labels is None
+
+
 # Tar files
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

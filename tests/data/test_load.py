@@ -131,3 +131,17 @@ def test_a_path_without_anything_is_told_as_one(tmp_path):
     message = "no folder, .npy or .npz file at .*/pics, where the pictures of runs/a were; if they"
     with pytest.raises(ValueError, match=message), pictures_of("runs/a"):
         load_dataset("pics")
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    for name in ("a.tar.gz", "a.zip"):
+        (tmp_path / name).write_bytes(b"packed")
+        with pytest.raises(ValueError, match=f"got '{name}'; unpack an archive, and name what was"):
+            load_dataset(DataConfig(dataset=str(tmp_path / name)))
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path):
+    np.save(tmp_path / "a.npy", noise(4, 8, 8))
+    message = "the data directory cannot be written: /proc/nope/.*; name another with --data-dir or"
+    with pytest.raises(OSError, match=message):
+        load_dataset(DataConfig(dataset=str(tmp_path / "a.npy"), data_dir="/proc/nope"))

@@ -183,15 +183,42 @@ def test_bad_pictures_are_left_out_with_their_labels():
     assert [name for name, _ in found.bad] == ["p2", "p3", "p5", "p0"]
 
 
+@pytest.mark.parametrize("tags", [False, True])
+def test_classes_without_a_picture_to_train_on_are_named(tags, capsys):
+    """Of those of the bad pictures 3 and 5, and of 0, which is held out."""
+    source = some(9, bad=(3, 5))
+    names = tuple(f"class {k}" for k in range(1, 10))
+    labels = np.eye(9, dtype=np.uint8) if tags else source.labels
+    source = source._replace(class_names=names, labels=labels)
+    read_rows(source, DataConfig(on_bad="skip"), lambda row: None)
+    line = "none to train on is left in here of: class 1, class 4, class 6; mend or add some"
+    assert line in capsys.readouterr().err
+    read_rows(some(9), DataConfig(on_bad="skip"), lambda row: None)
+    assert not capsys.readouterr().err
+
+
+def test_numbers_are_not_advised_to_be_resized():
+    sizes = (4, 4, 5)
+    source = Source(
+        "here", "abc", lambda i: np.zeros((2, 4, sizes[i]), np.float32), None, (),
+        {"train": range(3)}, numbers="float32",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="c .4 x 5 of 2 channels, not .*; mend or remove them, or"):
+        read_rows(source, DataConfig(), lambda row: None)
+
+
 def test_more_bad_pictures_than_good_are_never_skipped():
-    with pytest.raises(ValueError, match="^5 of 9 .* with --image-size and --channels$"):
+    with pytest.raises(ValueError, match="^5 of 9 .*; mend or remove them$"):
         read_rows(some(9, bad=(0, 2, 3, 5, 6)), DataConfig(on_bad="skip"), lambda row: None)
 
 
 def test_pictures_unlike_the_first_are_bad():
     images = [Image.new("L", (4, 4)), Image.new("L", (5, 4)), Image.new("RGB", (4, 4))]
     source = Source("here", "abc", images.__getitem__, None, (), {"train": range(3)})
-    with pytest.raises(ValueError, match=r"b \(4 x 5 grey, not 4 x 4 grey like a\), c \(4 x 4 RGB"):
+    message = (
+        r"b \(4 x 5 grey, not 4 x 4 grey like a\), c \(4 x 4 RGB.* --image-size and --channels$"
+    )
+    with pytest.raises(ValueError, match=message):
         read_rows(source, DataConfig(), lambda row: None)
     rows = []
     read_rows(source, DataConfig(image_size=(4, 4), channels=3), rows.append)

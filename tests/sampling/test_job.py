@@ -462,3 +462,13 @@ def test_processes_that_were_asked_for_something_else(run, forks, tmp_path):
     err = forks.run(run, tmp_path / "out", script=script, processes=2, code=1)  # uncaught there
     assert err.count("started with different arguments: seed differs") == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_get_no_picture_are_named(capsys):
+    trained = untrained("digits")
+    variants(trained, {}, 1, "3,7,5")
+    line = "of 3 labels the first 1 get a picture each; not 7, 5"
+    assert line in capsys.readouterr().err
+    variants(trained, {}, 3, "3,7,5")
+    variants(trained, {}, 1)
+    assert "get a picture" not in capsys.readouterr().err

@@ -40,6 +40,7 @@ from vfn.files import (
 )
 from vfn.progress import Progress, say
 
+DATA_VARIABLE = "VFN_DATA"
 FORMAT = 1
 IMAGES, LABELS, VECTORS, INFO = "images.bin", "labels.npy", "vectors.npy", "info.json"
 # Settings that change a pixel or a row; the others only say what is done with the rows.
@@ -218,7 +219,7 @@ def prepare_cache(
         OSError: if it cannot be written.
     """
     if fresh or not path.is_dir():
-        make_directory(path.parent)
+        _make_home(path.parent)
         with _lock(path.parent / ".lock"):
             if fresh or not path.is_dir():
                 source = read()
@@ -227,6 +228,17 @@ def prepare_cache(
                 _write(path, title, source, settings)
                 say(f"prepared {printable(title)} in {printable(str(path))}")
     return open_cache(path)
+
+
+def _make_home(path: Path) -> None:
+    """Make the directory of a data set in that of all data, or say how to name another."""
+    try:
+        make_directory(path)
+    except OSError as error:
+        raise OSError(
+            f"the data directory cannot be written: {printable(str(path))} ({error.strerror}); "
+            f"name another with --data-dir or {DATA_VARIABLE}"
+        ) from None
 
 
 def open_cache(path: Path) -> Prepared:

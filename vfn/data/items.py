@@ -70,9 +70,12 @@ def from_items(items: Any, settings: DataConfig) -> Dataset:
     # What a data set of somebody's does in several threads nobody knows.
     prepared = in_memory(source, replace(settings, num_workers=settings.num_workers or 1))
     bad = {fault.name for fault in prepared.bad}
-    found = [classes[i] for i, name in enumerate(names) if name not in bad]
-    if found[0] is None:
+    kept = [i for i, name in enumerate(names) if name not in bad]
+    found = [classes[i] for i in kept]
+    if all(value is None for value in found):
         return as_dataset(prepared.images)
+    if lacking := [i for i in kept if classes[i] is None]:
+        raise ValueError(f"{names[lacking[0]]} has no class, and others have one")
     labels, texts = _classes(found, _names_of(items))
     return as_dataset(prepared.images, labels, texts)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
 from vfn.data.arrays import array_source
-from vfn.data.cache import Prepared, cache_path, in_memory, prepare_cache
+from vfn.data.cache import DATA_VARIABLE, Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
 from vfn.data.folder import file_state, folder_source, folder_state
 from vfn.data.given import DERIVED, derived_kind
@@ -21,7 +21,6 @@ from vfn.data.tar import tar_files, tar_source
 from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
-DATA_VARIABLE = "VFN_DATA"
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
 _RULES = 4
 
@@ -374,7 +373,12 @@ def _find(settings: DataConfig) -> _Origin:
     if found is not None:
         return found
     if name not in DATASETS and not is_object_name(name):
-        raise MissingData(name, _resolved(name))
+        if (place := _resolved(name)).is_file():
+            raise ValueError(
+                f"expected a folder, .npy, .npz or .tar file, got {shown(place.name)}; unpack an "
+                "archive, and name what was in it"
+            )
+        raise MissingData(name, place)
     known = DATASETS.find(name)
     size = settings.image_size or known.image_size
     resolved = replace(settings, image_size=size, crop=settings.crop or known.crop)

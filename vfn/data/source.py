@@ -110,6 +110,7 @@ def read_rows(
     bad: list[Bad] = []
     kept: list[int] = []
     counts: dict[str, int] = {}
+    unlike = False
     for split, numbers in source.splits.items():
         before = len(kept)
         for number, row in _rows(source, numbers, settings, fit):
@@ -118,6 +119,7 @@ def read_rows(
             if isinstance(row, np.ndarray):
                 first = first or (name, row.shape)
                 if row.shape != first[1]:
+                    unlike = True
                     row = f"{_kind(row.shape)}, not {_kind(first[1])} like {shortened(first[0])}"
             if isinstance(row, str):
                 bad.append(Bad(name, row))
@@ -126,9 +128,13 @@ def read_rows(
                 kept.append(number)
         counts[split] = len(kept) - before
     if bad and (settings.on_bad == "refuse" or len(bad) > len(kept)):
-        raise ValueError(_refusal(source, bad, len(kept)))
+        # Numbers are neither resized nor recoloured.
+        raise ValueError(_refusal(source, bad, len(kept), unlike and not source.numbers))
     assert first is not None  # no source is empty
     labels = None if source.labels is None else source.labels[kept]
+    if bad and source.labels is not None and labels is not None:
+        trained = next(filter(None, counts.values()), 0)
+        _say_untrained(source, _shown(source.labels) - _shown(labels[:trained]))
     vectors = None if source.vectors is None else source.vectors[kept]
     return Rows(first[1], labels, counts, bad, vectors)
 
@@ -379,6 +385,24 @@ def bad_line(bad: Bad) -> str:
     return f"{shortened(bad.name)} ({shortened(bad.reason, 200)})"
 
 
+def _shown(labels: np.ndarray) -> set[int]:
+    """Numbers from 1 on of the classes or tags that some pictures have."""
+    if labels.ndim == 2:
+        return {k for k, column in enumerate(labels.T, 1) if column.any()}
+    return set(labels.tolist()) - {0}
+
+
+def _say_untrained(source: Source, numbers: set[int]) -> None:
+    """One line about classes or tags of which no picture to train on is left."""
+    names = source.class_names
+    if numbers:
+        named = few(names[k - 1] if names else str(k) for k in sorted(numbers))
+        say(
+            f"without the pictures that cannot be used, none to train on is left in "
+            f"{printable(source.origin)} of: {named}; mend or add some"
+        )
+
+
 def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
     """One line about files that are no pictures of a source, though somebody might think so.
 
@@ -391,11 +415,11 @@ def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
         say(f"left out of {printable(origin)}: {len(left_out)} files, {named}")
 
 
-def _refusal(source: Source, bad: list[Bad], good: int) -> str:
+def _refusal(source: Source, bad: list[Bad], good: int, unlike: bool) -> str:
     named = few((bad_line(fault) for fault in bad), _NAMED, _LONGEST)
     skip = ", or leave them out with --on-bad skip" if good >= len(bad) else ""
+    alike = "; vfn train and vfn data also make them alike with --image-size and --channels"
     return (
         f"{len(bad)} of {len(bad) + good} pictures in {printable(source.origin)} cannot be "
-        f"used: {named}; mend or remove them; vfn train and vfn data also make them alike with "
-        f"--image-size and --channels{skip}"
+        f"used: {named}; mend or remove them{alike if unlike else ''}{skip}"
     )

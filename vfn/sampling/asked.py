@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vfn.data import Labels, in_turn
-from vfn.data.labels import TAG_SEPARATOR
+from vfn.data.labels import TAG_SEPARATOR, split_names
+from vfn.files import shortened
 from vfn.nn import Conditions
 
 PER_LABEL = 10  # pictures, where their number is not given
@@ -75,11 +76,22 @@ def ask(
         raise ValueError(f"this model has classes, not tags; use --labels, among {legend.listed()}")
     if (tags and names is not None) or len(tags) > 2:
         raise ValueError("expected --labels, or --tags once or twice; leave out the others")
+    for text in (*tags, *([names] if isinstance(names, str) else [])):
+        _check_text(text, legend)
     if len(tags) == 2:
         return _combined(tags[0], tags[1], legend)
     asked = "all" if names is None else names
     labels = legend.parse(tags[0] if tags else asked)
     return Asked(labels, legend.texts(labels))
+
+
+def _check_text(text: str, legend: Labels) -> None:
+    """Refuse no tag at all where somebody typed it, as by a comma at the end."""
+    if legend.tags and "" in split_names(text):
+        raise ValueError(
+            f"expected names among {legend.listed()}, separated by commas, got an empty one in "
+            f"'{shortened(text)}'"
+        )
 
 
 def of_each(labels: Tensor, legend: Labels) -> Asked:

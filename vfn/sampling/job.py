@@ -22,7 +22,7 @@ from vfn.distributed import (
     together,
     wait_for_all,
 )
-from vfn.files import check_place, check_space, shortened
+from vfn.files import check_place, check_space, few, shortened
 from vfn.nn import guidance_range
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
 from vfn.progress import say
@@ -107,7 +107,18 @@ def variants(
     """
     given = {name: dict.fromkeys(values) for name, values in compared.items() if values}
     chosen = [dict(zip(given, values, strict=True)) for values in product(*given.values())]
-    return [trained.draws(num, labels, seed, **{**settings, **values}) for values in chosen]
+    several = [trained.draws(num, labels, seed, **{**settings, **values}) for values in chosen]
+    if labels is not None:
+        _say_unasked(several[0])
+    return several
+
+
+def _say_unasked(draws: Draws) -> None:
+    """One line about labels that were named and get no picture."""
+    asked, num = draws.asked, draws.num
+    if not asked.each and num < len(asked.names):
+        left_out = few(asked.names[num:])
+        say(f"of {len(asked.names)} labels the first {num} get a picture each; not {left_out}")
 
 
 def write_samples(
