@@ -23,6 +23,7 @@ def differing(ours: Section, theirs: Section, free: Collection[str] = FREE) -> l
     Returns:
         a text for each.
 
+    >>> from vfn.configs import DistillConfig
     >>> differing(DistillConfig(teacher_steps=4), DistillConfig(teacher_steps=8))
     ['teacher_steps 8, got 4']
     """
