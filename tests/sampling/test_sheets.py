@@ -160,6 +160,15 @@ def test_a_grid_of_labels_as_the_data_have_them():
     assert panel(draws, 1).indices.tolist() == [1, 0, 6]
 
 
+def test_long_sets_of_tags_make_no_wide_grid():
+    legend = Labels(tuple(f"a long tag {k}" for k in range(40)), tags=True)
+    asked = ask(legend, ["+".join(legend.names), legend.names[0]])
+    draws = untrained(small_config(), SHAPE._replace(legend=legend)).draws(4, asked)
+    heads = panel(draws).column_labels
+    assert heads[1] == "a long tag 0"
+    assert len(heads[0]) < 80
+
+
 def test_a_grid_of_tags_as_the_data_have_them_has_no_heads():
     legend = Labels(("a", "b"), tags=True)
     network = untrained(small_config(), SHAPE._replace(legend=legend))

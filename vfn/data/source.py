@@ -412,7 +412,8 @@ def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
     """
     if left_out:
         named = few(map(bad_line, left_out), _NAMED, _LONGEST)
-        say(f"left out of {printable(origin)}: {len(left_out)} files, {named}")
+        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+        say(f"left out of {printable(origin)}: {files}, {named}")
 
 
 def _refusal(source: Source, bad: list[Bad], good: int, unlike: bool) -> str:

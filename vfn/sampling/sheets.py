@@ -16,6 +16,7 @@ from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
 STEPS = "sample_timesteps"
 GRID_COLUMNS, GRID_ROWS = 20, 10  # most columns of labels, and most rows, of a grid
 PLAIN_COLUMNS = 10  # without labels
+LONGEST_HEAD = 60  # letters over a column, as sets of tags can have hundreds
 COMPARED_ROWS = 4
 FRAMES = 32
 ANIMATED = 50  # pictures in an animation, or a few more
@@ -69,7 +70,7 @@ def _arranged(draws: Draws, rows: int) -> Panel:
     turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
-    heads = [] if asked.each else asked.names[:columns]
+    heads = [] if asked.each else [shortened(name, LONGEST_HEAD) for name in asked.names[:columns]]
     return Panel(every[every % turn < columns], columns, (), heads)
 
 
