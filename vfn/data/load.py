@@ -21,6 +21,7 @@ from vfn.data.tar import tar_files, tar_source
 from vfn.files import printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
+ARCHIVES = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"}
 # Of the rules by which own files become rows: what was prepared by earlier ones is prepared anew.
 _RULES = 4
 
@@ -373,7 +374,7 @@ def _find(settings: DataConfig) -> _Origin:
     if found is not None:
         return found
     if name not in DATASETS and not is_object_name(name):
-        if (place := _resolved(name)).is_file():
+        if (place := _resolved(name)).is_file() and place.suffix.lower() in ARCHIVES:
             raise ValueError(
                 f"expected a folder, .npy, .npz or .tar file, got {shown(place.name)}; unpack an "
                 "archive, and name what was in it"
