@@ -73,15 +73,15 @@ def medians(loops: dict[str, Iterator[float]], rounds: int) -> dict[str, tuple[f
 def main(names: str, rounds: int, threads: str) -> None:
     lines = []
     for data in names.split(","):
-        config = configuration(data, steps=10**6)
+        configs = {row: configuration(row, data, steps=10**6) for row in chosen_of("")}
         for count in map(int, threads.split(",")):
             torch.set_num_threads(count)
             made = {
-                row: our_loop(config) if row == OURS else their_loop(row, config)
-                for row in chosen_of("")
+                row: our_loop(config) if row in OURS else their_loop(row, config)
+                for row, config in configs.items()
             }
             found = medians({row: loop for row, (_, loop) in made.items()}, rounds)
-            base = found[OURS]
+            base = found["ours"]
             for row, (cpu, wall) in found.items():
                 lines.append([
                     data, str(count), row, f"{made[row][0] / 1e6:.2f} M", f"{1e3 * cpu:.0f}",

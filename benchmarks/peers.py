@@ -3,7 +3,8 @@
 VFN_REFERENCE=path/to/v-diffusion-torch VFN_EDM=path/to/edm python -m benchmarks.peers
 
 Each row is one implementation with its own network, loss and sampler, see
-`benchmarks.implementations`, at about the same number of parameters. All are trained by one loop:
+`benchmarks.implementations`, at about the same number of parameters; ours also with augmentation
+and dropout, which a long training on few pictures wants. All are trained by one loop:
 the optimizer, learning-rate curve, batch, average and order of pictures of the preset that is named
 as the data are. They do as many steps as the budget allows at what a step of theirs costs on one
 thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
@@ -63,7 +64,12 @@ from vfn.objective import Batch
 from vfn.train.batches import image_indices
 from vfn.train.state import init_state, train_step
 
-OURS, BUDGETS, SEEDS = "ours", "60,300,1800", "0,1,2"
+# Our rows: the preset, and what is changed in it.
+OURS: dict[str, dict[str, float]] = {
+    "ours": {},
+    "ours-augmented": {"augment": 0.12, "dropout": 0.1},
+}
+BUDGETS, SEEDS = "60,300,1800", "0,1,2"
 CHOOSING = "0"  # the seed whose runs draw by all samplers; others by the better one
 DRAWN = 250  # pictures at a time
 OF_TRAINING = "memorisation,agreement"
@@ -95,9 +101,9 @@ class Made(NamedTuple):
     draw: Callable[[Sampler, int], tuple[Tensor, Tensor, int]]
 
 
-def configuration(data: str, seed: int = 0, steps: int = PROBED[1]) -> Config:
+def configuration(row: str, data: str, seed: int = 0, steps: int = PROBED[1]) -> Config:
     """The preset of so many steps; few of them do not all go to warming up."""
-    preset = load(data)
+    preset = override(load(data), OURS.get(row, {}))
     shorter = {"seed": seed, "steps": steps, "warmup": min(preset.train.warmup, steps // 4)}
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
     return override(preset, {**quiet, **shorter})
@@ -178,8 +184,8 @@ def theirs(row: str, config: Config) -> Made:
 def cost(row: str, data: str) -> float:
     """CPU seconds of a step; all keep the memory that they free, as ours do in training."""
     keep_freed_memory()
-    config = configuration(data)
-    if row == OURS:
+    config = configuration(row, data)
+    if row in OURS:
         return cost_of_a_step(config)
     loop = shared_loop(peer_of(row, config), load_dataset(data, "train"), config)
     marks = [time.process_time() for step, _ in enumerate(loop, 1) if step in PROBED]
@@ -195,8 +201,8 @@ def one(row: str, data: str, seed: int, steps: int, num: int, choosing: Result) 
     """Train and judge one run; by all samplers, or by the best of another run's."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    config = configuration(data, seed, steps)
-    made = ours(config) if row == OURS else theirs(row, config)
+    config = configuration(row, data, seed, steps)
+    made = ours(config) if row in OURS else theirs(row, config)
     tenth = max(1, len(made.losses) // 10)
     result: Result = {
         "steps": steps, "seconds": made.seconds, "parameters": made.parameters,
@@ -253,10 +259,10 @@ def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> N
 
 def chosen_of(words: str) -> list[str]:
     """The rows that are asked for and can be had; a line for each that cannot."""
-    asked = words.split(",") if words else [OURS, *PEERS]
-    if unknown := {*asked} - {OURS, *PEERS}:
+    asked = words.split(",") if words else [*OURS, *PEERS]
+    if unknown := {*asked} - {*OURS, *PEERS}:
         given = ", ".join(sorted(unknown))
-        raise click.UsageError(f"expected rows of {', '.join((OURS, *PEERS))}, got {given}")
+        raise click.UsageError(f"expected rows of {', '.join((*OURS, *PEERS))}, got {given}")
     for row in asked:
         if LACKING.get(row):
             click.echo(f"{row} is left out: {LACKING[row]}", err=True)
@@ -267,7 +273,7 @@ def chosen_of(words: str) -> list[str]:
 @click.option("--data", default="digits", type=click.Choice(list(SHAPES)))
 @click.option("--budget", default=BUDGETS, help="CPU seconds of training.", show_default=True)
 @click.option("--seeds", default=SEEDS, show_default=True)
-@click.option("--rows", "asked", default="", help=f"Of {OURS},{','.join(PEERS)}; all if empty.")
+@click.option("--rows", "asked", default="", help=f"Of {','.join((*OURS, *PEERS))}; all if empty.")
 @click.option("--num", default=NUM, help="Pictures that are judged.", show_default=True)
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
 @click.option("--out", default="runs/peers", type=click.Path(path_type=Path), show_default=True)
@@ -310,7 +316,7 @@ def main(
         for seconds in budgets
         for row in chosen
     }
-    full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) > len(PEERS)
+    full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
     tables(results, data, seeds, num, RESULTS if full else folder)
 
 

@@ -152,7 +152,10 @@ def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypa
 def test_unknown_rows_are_refused_and_absent_ones_left_out(call, monkeypatch):
     done = call("--rows", "mine")
     assert done.exit_code == 2
-    assert "expected rows of ours, reference, diffusers, lucidrains, EDM, got mine" in done.output
+    assert (
+        "expected rows of ours, ours-augmented, reference, diffusers, lucidrains, EDM, got mine"
+        in done.output
+    )
     monkeypatch.setitem(LACKING, "EDM", "VFN_EDM names no checkout")
     assert peers.chosen_of("ours,EDM") == ["ours"]
 
@@ -202,5 +205,11 @@ def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch):
 
 
 def test_few_steps_do_not_all_go_to_warming_up():
-    warmups = [peers.configuration("mnist5k", 0, steps).train.warmup for steps in (45, 1000)]
+    warmups = [peers.configuration("EDM", "mnist5k", 0, steps).train.warmup for steps in (45, 1000)]
     assert warmups == [11, load("mnist5k").train.warmup]
+
+
+def test_our_second_row_is_augmented():
+    plain, augmented = (peers.configuration(row, "digits") for row in peers.OURS)
+    assert (plain.data.augment, plain.model.dropout) == (0, 0)
+    assert (augmented.data.augment, augmented.model.dropout) == (0.12, 0.1)
