@@ -144,19 +144,22 @@ def titled_frames(blocks: Sequence[tuple[str, Image.Image]]) -> list[Image.Image
     return frames
 
 
-def save_png(path: Path, image: Image.Image) -> None:
+def save_png(path: str | Path, image: Image.Image) -> None:
     """Write a picture as PNG, atomically; equal pictures give equal bytes.
 
     Args:
         path: the file; its directory is made if missing.
         image: any mode that PNG knows.
     """
+    path = Path(path)
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue(), durable=False)
 
 
-def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hold_ms: int) -> None:
+def save_animation(
+    path: str | Path, frames: Sequence[Image.Image], frame_ms: int, hold_ms: int
+) -> None:
     """Write an endless lossless WebP animation, atomically.
 
     Args:
@@ -169,6 +172,7 @@ def save_animation(path: Path, frames: Sequence[Image.Image], frame_ms: int, hol
         ValueError: without frames, for frames of several sizes or larger than WebP knows, or for a
             time below 1.
     """
+    path = Path(path)
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
         raise ValueError(

@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vfn.tables import Entry, Table, how_to_install
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
@@ -209,7 +208,7 @@ def check_extractor(name: str, weights: "Path | None" = None, data_dir: str | No
 
 def open_extractor(
     name: str,
-    weights: "Path | None" = None,
+    weights: "str | Path | None" = None,
     device: "torch.device | str" = "auto",
     data_dir: str | None = None,
 ) -> Extractor:
@@ -234,6 +233,7 @@ def open_extractor(
     >>> open_extractor("pixels").name
     'pixels'
     """
+    weights = None if weights is None else Path(weights)
     check_extractor(name, weights, data_dir)
     entry = EXTRACTORS.find(name)
     if entry.url:

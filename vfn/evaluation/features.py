@@ -103,12 +103,13 @@ def compute_statistics(
     )
 
 
-def save_statistics(path: Path, statistics: Statistics) -> None:
+def save_statistics(path: str | Path, statistics: Statistics) -> None:
     """Write statistics as npz: ``mu`` and ``sigma`` as pytorch-fid reads them, and the rest.
 
     Raises:
         OSError: if it cannot be written.
     """
+    path = Path(path)
     arrays: dict[str, Any] = {"provenance": json.dumps(statistics.provenance)}
     if statistics.num is not None:
         arrays["count"] = statistics.num
@@ -140,7 +141,7 @@ def holds_statistics(path: Path, with_pictures: bool) -> bool:
         return False
 
 
-def read_statistics(path: Path, extractor: Extractor | None = None) -> Statistics:
+def read_statistics(path: str | Path, extractor: Extractor | None = None) -> Statistics:
     """Statistics that `save_statistics`, pytorch-fid or ADM's evaluator has written.
 
     Args:
@@ -153,6 +154,7 @@ def read_statistics(path: Path, extractor: Extractor | None = None) -> Statistic
     Raises:
         ValueError: if the file is damaged, or its features are others than the extractor's.
     """
+    path = Path(path)
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in _STORED}

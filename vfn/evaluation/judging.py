@@ -30,7 +30,7 @@ def judge(
     *,
     held_out: Given | None = None,
     features: str | Extractor = "pixels",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     num: int = 1000,
     seed: int = 0,
     bootstrap: int = 0,
@@ -74,6 +74,7 @@ def judge(
     >>> found.figures[0].key, round(found.figures[0].value, 2)
     ('frechet_distance', 0.1)
     """
+    weights = None if weights is None else Path(weights)
     with processes(device) as world:
         with together(world):
             plan = plan_evaluation(

@@ -53,7 +53,7 @@ def nearest_pictures(
     neighbours: int = 5,
     *,
     features: str | Extractor = "pixels",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     num: int = 1000,
     seed: int = 0,
     image_size: int | tuple[int, ...] | None = None,
@@ -85,6 +85,7 @@ def nearest_pictures(
     >>> found.images.shape, bool((found.distances.diff() >= 0).all())
     (torch.Size([2, 4, 1, 8, 8]), True)
     """
+    weights = None if weights is None else Path(weights)
     if count < 1 or neighbours < 1:
         raise ValueError(f"expected count and neighbours >= 1, got {count} and {neighbours}")
     options: dict[str, Any] = {"features": features, "weights": weights, "num": num, "seed": seed,

@@ -102,7 +102,7 @@ def best_times(
     seed: int = 0,
     within: float = 0.02,
     features: str | Extractor = "pixels",
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: str = "auto",
     data_dir: str | None = None,
     **settings: Any,
@@ -141,6 +141,7 @@ def best_times(
     >>> len(found.times), min(found.trials.values()) == found.trials[found.times]
     (2, True)
     """
+    weights = None if weights is None else Path(weights)
     if not 2 <= steps <= MOST_STEPS:
         raise ValueError(f"expected 2 to {MOST_STEPS} steps, got {steps}; one begins at t = 1")
     if not 0 < within < 1:

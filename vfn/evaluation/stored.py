@@ -45,13 +45,13 @@ class StoredReference(NamedTuple):
 @in_memory("computing statistics", "take fewer pictures, or leave out the features (--no-keep)")
 def store_reference(
     real: str | Path | Tensor | Dataset,
-    out: Path,
+    out: str | Path,
     features: str | Extractor = "pixels",
     keep: bool = True,
     device: str = "auto",
     data_dir: str | None = None,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     image_size: int | Sequence[int] | None = None,
 ) -> StoredReference:
     """Write the statistics of real pictures, by all processes; one that was killed goes on.
@@ -73,6 +73,8 @@ def store_reference(
         ValueError: for pictures or weights that do not fit, or a disk without room.
         OSError: if ``out`` cannot be written.
     """
+    out = Path(out)
+    weights = None if weights is None else Path(weights)
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
     size = checked_size(image_size)

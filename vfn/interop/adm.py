@@ -37,7 +37,7 @@ SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 Named = Iterator[tuple[str, Recipe]]
 
 
-def import_adm(file: Path, source: Source, out: Path) -> Path:
+def import_adm(file: str | Path, source: Source, out: str | Path) -> Path:
     """Make a run of a checkpoint of ADM or its relatives.
 
     Args:
@@ -58,6 +58,7 @@ def import_adm(file: Path, source: Source, out: Path) -> Path:
     Traceback (most recent call last):
     ValueError: no published network is called 'mine'; give --config a .json file of ...
     """
+    file, out = Path(file), Path(out)
     check_free(out)
     return write_run(out, read_adm(file, source))
 

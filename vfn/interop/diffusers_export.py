@@ -43,7 +43,7 @@ class Gap(NamedTuple):
     spread: float
 
 
-def export_diffusers(run: Path, out: Path, licence: str | None = None) -> str:
+def export_diffusers(run: str | Path, out: str | Path, licence: str | None = None) -> str:
     """Write the averaged network of a run as a folder that diffusers opens.
 
     What is written is opened by diffusers and compared with the run: three noise levels for two
@@ -66,6 +66,7 @@ def export_diffusers(run: Path, out: Path, licence: str | None = None) -> str:
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
+    out = Path(out)
     if find_spec("diffusers") is None:
         raise ValueError(
             "format diffusers needs diffusers, which is not installed; install it with: "
@@ -82,7 +83,7 @@ def export_diffusers(run: Path, out: Path, licence: str | None = None) -> str:
         _write(folder, trained, net)
         write_side_file(folder / SIDE_FILE, checkpoint)
         gap = compare(folder, trained, net)
-        write_atomic(folder / "README.md", _card(trained, run, gap, licence))
+        write_atomic(folder / "README.md", _card(trained, Path(run), gap, licence))
         if out.is_dir():
             out.rmdir()
         folder.rename(out)

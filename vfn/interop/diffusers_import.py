@@ -59,7 +59,7 @@ class Side(NamedTuple):
     layer: dict[str, Tensor]
 
 
-def import_diffusers(folder: Path, source: Any, out: Path) -> Path:
+def import_diffusers(folder: str | Path, source: Any, out: str | Path) -> Path:
     """Make a run of a folder of diffusers: its weights stand for the average, too.
 
     A folder that `vfn export` wrote gives back configuration, classes, step and the very
@@ -83,6 +83,7 @@ def import_diffusers(folder: Path, source: Any, out: Path) -> Path:
     Traceback (most recent call last):
     ValueError: expected a folder of diffusers with unet/config.json at nowhere
     """
+    folder, out = Path(folder), Path(out)
     check_free(out)
     return write_run(out, read_diffusers(folder, source))
 

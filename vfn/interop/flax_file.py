@@ -29,7 +29,7 @@ PARTS = ("ema_params", "params")  # of a training state, the better one first
 MOST_STEPS = 10**12
 
 
-def import_flax(file: Path, source: Source, out: Path) -> Path:
+def import_flax(file: str | Path, source: Source, out: str | Path) -> Path:
     """Make a run of a checkpoint of the paper's JAX code.
 
     Args:
@@ -52,6 +52,7 @@ def import_flax(file: Path, source: Source, out: Path) -> Path:
     Traceback (most recent call last):
     ValueError: checkpoint no.msgpack does not exist; expected flax's .msgpack, or an .npz of arrays
     """
+    file, out = Path(file), Path(out)
     check_free(out)
     return write_run(out, read_flax(file, source))
 

@@ -47,7 +47,10 @@ class Exported(NamedTuple):
 
 
 def export_pt2(
-    run: Path, out: Path, sampler: str | None = None, sample_timesteps: int | None = None
+    run: str | Path,
+    out: str | Path,
+    sampler: str | None = None,
+    sample_timesteps: int | None = None,
 ) -> str:
     """Write the averaged network of a run, or a whole sampler of it, for torch alone.
 
@@ -72,6 +75,7 @@ def export_pt2(
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
+    out = Path(out)
     made = exported(load(run, "cpu"), sampler, sample_timesteps)
     with _quiet(), torch.no_grad():
         free = {0: torch.export.Dim("batch")}
@@ -88,7 +92,10 @@ def export_pt2(
 
 
 def export_onnx(
-    run: Path, out: Path, sampler: str | None = None, sample_timesteps: int | None = None
+    run: str | Path,
+    out: str | Path,
+    sampler: str | None = None,
+    sample_timesteps: int | None = None,
 ) -> str:
     """Write the averaged network of a run, or a whole sampler of it, as ONNX.
 
@@ -115,6 +122,7 @@ def export_onnx(
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
+    out = Path(out)
     trained = load(run, "cpu")
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:

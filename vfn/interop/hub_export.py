@@ -13,7 +13,7 @@ from vfn.runs.hub import HUB, WEIGHTS, hub_name, hub_package
 from vfn.sampling import load
 
 
-def export_hub(run: Path, out: Path, licence: str | None = None) -> str:
+def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> str:
     """Write the averaged network of a run as a folder in the hub's layout.
 
     ``model.safetensors`` is a file of `vfn.runs.export_model`, which `vfn.load` takes by itself;
@@ -36,6 +36,7 @@ def export_hub(run: Path, out: Path, licence: str | None = None) -> str:
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
+    out = Path(out)
     check_empty(out)
     check_licence(licence)
     checkpoint, trained = find_checkpoint(run), load(run, "cpu")
@@ -59,7 +60,7 @@ def export_hub(run: Path, out: Path, licence: str | None = None) -> str:
         folder = Path(temporary) / "made"
         export_model(checkpoint, folder / WEIGHTS)
         write_json(folder / "config.json", described)
-        write_atomic(folder / "README.md", card(trained, run, "vfn", [("Use", use)], licence))
+        write_atomic(folder / "README.md", card(trained, Path(run), "vfn", [("Use", use)], licence))
         if load(folder / WEIGHTS, "cpu").digest != trained.digest:
             raise ValueError("what was written is not what the run has; nothing was kept")
         if out.is_dir():
@@ -91,7 +92,7 @@ def check_push(name: str) -> str:
     return found[0]
 
 
-def push(folder: Path, name: str) -> str:
+def push(folder: str | Path, name: str) -> str:
     """Upload a folder to the hub, to a repository that is made where it is missing, private.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from vfn.runs import export_model, find_checkpoint
 
 
-def export_safetensors(run: Path, out: Path) -> str:
+def export_safetensors(run: str | Path, out: str | Path) -> str:
     """Write the averaged parameters of a run, with its configuration, to one file.
 
     Args:

@@ -26,7 +26,7 @@ from vfn.runs.checkpoint import MOMENTS
 MOST_STEPS = 10**12  # more is no count of anybody's
 
 
-def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
+def import_checkpoint(file: str | Path, source: Json, out: str | Path) -> Path:
     """Make a run directory of a checkpoint of the reference implementation.
 
     It can be sampled, evaluated and trained on: Adam's moments and the number of steps come along
@@ -50,6 +50,7 @@ def import_checkpoint(file: Path, source: Json, out: Path) -> Path:
     Traceback (most recent call last):
     ValueError: checkpoint ckpt.pt does not exist; expected a file of torch.save
     """
+    file, out = Path(file), Path(out)
     check_free(out)
     checkpoint, lines = _checkpoint(file, source)
     for line in lines:

@@ -157,7 +157,7 @@ def _is_kept(path: Path) -> bool:
         return False
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint to a file of any name.
 
     Args:
@@ -167,6 +167,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: if it cannot be written; what was there is left as it was.
     """
+    path = Path(path)
     groups = {
         "params": checkpoint.params,
         "ema": checkpoint.ema,
@@ -437,7 +438,7 @@ def _parse_data(text: str | None) -> DataMark | None:
     return mark
 
 
-def read_pictured(path: Path) -> tuple[DataShape, DataMark | None] | None:
+def read_pictured(path: str | Path) -> tuple[DataShape, DataMark | None] | None:
     """What a checkpoint says of its run's pictures, without reading the rest.
 
     Args:

@@ -15,7 +15,7 @@ from vfn.files import printable, short, shortened
 _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Entries of a log; a last line that was cut off by a kill is left out.
 
     Args:
@@ -30,7 +30,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [entry for entry, _ in log_lines(path)]
 
 
-def log_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
+def log_lines(path: str | Path) -> list[tuple[dict[str, Any], str]]:
     """Entries of a log as `read_log` gives them, each with its line as it stands there.
 
     Args:
@@ -42,6 +42,7 @@ def log_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
     Raises:
         ValueError: if a line that was written whole is not what a run writes.
     """
+    path = Path(path)
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -52,7 +53,7 @@ def log_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
     return found
 
 
-def read_stages(path: Path) -> list[dict[str, Any]]:
+def read_stages(path: str | Path) -> list[dict[str, Any]]:
     """What the stages of a distillation came to.
 
     Args:
@@ -65,13 +66,14 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         ValueError: if it is not what a distillation writes.
         OSError: if it cannot be read.
     """
+    path = Path(path)
     rows = _parsed(path.read_bytes(), str(path))
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a list of objects, got {_short(rows)}")
     return [_entry(row, "student_steps", str(path)) for row in rows]
 
 
-def seconds_until(path: Path, step: int) -> float | None:
+def seconds_until(path: str | Path, step: int) -> float | None:
     """How long a training took up to a step; None where its log does not say so.
 
     Args:

@@ -123,7 +123,7 @@ def _say_unasked(draws: Draws) -> None:
 
 def write_samples(
     draws: Draws | Sequence[Draws],
-    out: Path,
+    out: str | Path,
     kind: str = "png",
     grid: bool = True,
     animate: bool = True,

@@ -206,7 +206,7 @@ def plan_distillation(
 
 
 def find_teacher(
-    teacher: str | Path | Trained | Checkpoint | None, out: Path, resume: bool
+    teacher: str | Path | Trained | Checkpoint | None, out: str | Path, resume: bool
 ) -> Checkpoint:
     """The teacher: that of the distillation in ``out`` where it is resumed, else the named one.
 
@@ -221,7 +221,7 @@ def find_teacher(
     Raises:
         ValueError: if there is none, or ``out`` has another one.
     """
-    kept = RunFiles(out).teacher
+    kept = RunFiles(Path(out)).teacher
     if not (resume and kept.is_file()):
         if teacher is None:
             raise ValueError(f"there is no distillation in {out}; name a --teacher to start one")
