@@ -43,6 +43,16 @@ def test_a_column_for_each_label(trained):
     assert panel(trained.draws(4)).column_labels == list("0123")
 
 
+def test_few_classes_have_a_row_each():
+    two = untrained(small_config(), SHAPE._replace(legend=Labels(("cats", "dogs"))))
+    shown = panel(two.draws(20))
+    assert (shown.columns, shown.row_labels, shown.column_labels) == (10, ["cats", "dogs"], ())
+    assert shown.indices.tolist() == [*range(0, 20, 2), *range(1, 20, 2)]
+    shown = panel(two.draws(60), rows=30)
+    assert (shown.columns, len(shown.indices)) == (20, 40)
+    assert panel(two.draws(20), rows=1).column_labels == ["cats", "dogs"]
+
+
 def test_no_more_than_twenty_columns():
     many = SHAPE._replace(legend=Labels(tuple(f"class {k}" for k in range(30))))
     shown = panel(untrained(small_config(), many).draws(60))
@@ -150,13 +160,12 @@ def test_names_tell_what_differs(given, folders, titles):
 
 
 def test_a_grid_of_labels_as_the_data_have_them():
-    """A column for each class that fills the rows; a rare one would leave one row."""
+    """The classes that have several pictures; with a rare one there would be one of each."""
     labels = torch.tensor([2, 1, 2, 1, 1, 2, 3, 1])
     draws = untrained("digits").draws(8, of_each(labels, untrained("digits").shape.legend))
     shown = panel(draws)
-    assert shown.column_labels == ["0", "1"]
-    assert shown.indices.tolist() == [1, 0, 3, 2, 4, 5]
-    assert shown.columns == 2
+    assert (shown.columns, shown.row_labels) == (3, ["0", "1"])
+    assert shown.indices.tolist() == [1, 3, 4, 0, 2, 5]
     assert panel(draws, 1).indices.tolist() == [1, 0, 6]
 
 

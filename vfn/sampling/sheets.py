@@ -70,12 +70,13 @@ def _arranged(draws: Draws, rows: int) -> Panel:
     turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
+    shown = every[every % turn < columns]
     heads = [] if asked.each else [shortened(name, LONGEST_HEAD) for name in asked.names[:columns]]
-    return Panel(every[every % turn < columns], columns, (), heads)
+    return _by_label(shown, heads) if heads else Panel(shown, columns, (), heads)
 
 
 def _panel_by_class(draws: Draws, most: int) -> Panel:
-    """A column for each class that has pictures for all rows; as many pictures as can be shown."""
+    """Classes that have pictures for all rows; as many pictures as can be shown."""
     labels, names = draws.asked.of(torch.arange(draws.num)), draws.trained.shape.legend.names
     places = {int(k): (labels == k).nonzero()[:most, 0] for k in labels.unique()}
     full = {
@@ -83,9 +84,18 @@ def _panel_by_class(draws: Draws, most: int) -> Panel:
         for rows in range(1, most + 1)
     }
     rows = max(full, key=lambda rows: (rows * len(full[rows]), rows))
-    indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1).flatten()
-    heads = [names[k - 1] if k else "" for k in full[rows]]
-    return Panel(indices, len(heads), (), heads)
+    indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1)
+    return _by_label(indices.flatten(), [names[k - 1] if k else "" for k in full[rows]])
+
+
+def _by_label(indices: Tensor, heads: list[str]) -> Panel:
+    """A column for each label; few labels have a row each, since pages are wider than high."""
+    columns = len(heads)
+    rows = len(indices) // columns
+    if columns < rows:
+        turned = indices[: rows * columns].view(rows, columns)[:GRID_COLUMNS].T
+        return Panel(turned.flatten(), turned.shape[1], heads)
+    return Panel(indices, columns, (), heads)
 
 
 def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
