@@ -277,6 +277,7 @@ def test_the_card(exported):
         ({"hid_channels": 36}, SHAPE, "or widths that are no multiples of 32"),
         ({"group_channels": 4}, SHAPE, r"of other than 32 groups \(group_channels"),
         ({"patch_size": 2}, SHAPE, r"patches of several pixels \(patch_size"),
+        ({"input_gain": True}, SHAPE, r"a gain of z \(input_gain"),
         ({"time_embedding": "smooth"}, SHAPE, "time_embedding smooth"),
         (
             {"ch_multipliers": (1, 1), "apply_attn": (False, False)},

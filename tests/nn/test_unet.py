@@ -250,6 +250,27 @@ def test_patches_are_channels_of_a_network_of_smaller_pictures(patch, size):
     torch.testing.assert_close(patched(z, t, image=image), large[:, :, : size[0]])
 
 
+@pytest.mark.parametrize(("patch", "outputs"), [(1, 1), (2, 1), (2, 2)])
+def test_a_gain_of_the_input_is_added_to_what_is_predicted(patch, outputs):
+    """Halves of a network with twice as many outputs, whose second one multiplies z."""
+    shape = {"hid_channels": 8, "ch_multipliers": (1, 2), "num_res_blocks": 1}
+    channels = {"in_channels": 3, "image_channels": 1, "patch_size": patch}
+    gained = UNet(out_channels=3 * outputs, **channels, **shape, input_gain=True)
+    plain = UNet(out_channels=6 * outputs, **channels, **shape)
+    z, image, t = torch.randn(2, 3, 7, 8), torch.randn(2, 1, 7, 8), torch.rand(2)
+    assert (gained(z, t, image=image) == 0).all()
+    torch.nn.init.normal_(gained.out_conv.weight)
+    plain.load_state_dict(gained.state_dict())
+    both = rearrange(plain(z, t, image=image), "b (part n c) h w -> part b n c h w", part=2, c=3)
+    expected = rearrange(both[0] + both[1] * z[:, None], "b n c h w -> b (n c) h w")
+    torch.testing.assert_close(gained(z, t, image=image), expected)
+
+
+def test_a_gain_wants_outputs_for_each_channel():
+    with pytest.raises(ValueError, match="multiple of in_channels 2 with input_gain, got 3"):
+        UNet(2, 3, 32, (1, 1), 1, input_gain=True)
+
+
 @pytest.mark.parametrize(
     ("hid", "least", "groups"), [(48, 1, 24), (20, 1, 20), (96, 1, 32), (96, 4, 24), (32, 4, 8),
                                  (20, 3, 5), (256, 4, 32), (8, 100, 1)]

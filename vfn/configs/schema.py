@@ -197,6 +197,9 @@ class ModelConfig(Section):
     patch_size: int = option(
         1, "pixels a side that the first level of the UNet sees as one, in more channels", 1, 64
     )
+    input_gain: bool = option(
+        False, "the UNet's last layer gives a gain of each value of z too: smooth parts come sooner"
+    )
     checkpoint_activations: bool = option(
         False, "compute activations again instead of keeping them"
     )

@@ -296,6 +296,8 @@ def _faults(model: UNet, blocks: Sequence[tuple[Place, Block]], size: tuple[int,
         )
     if model.patch_size > 1:
         faults.append("patches of several pixels (patch_size)")
+    if model.input_gain:
+        faults.append("a gain of z (input_gain)")
     multiple = 2 ** (model.levels - 1)
     if size[0] % multiple or size[1] % multiple:
         faults.append(f"pictures of {size[0]} x {size[1]}, no multiples of {multiple}")

@@ -91,6 +91,9 @@ class UNet(Conditioned):
             compute the rest again: less memory, a third more time.
         patch_size: p: the first level sees patches of p x p pixels as p^2 times as many channels,
             at 1/p of the resolution. Large maps of few channels take most of the time on a CPU.
+        input_gain: the last layer gives a gain g of each value of z beside what it predicts, and
+            the output is prediction + g z. What of z is noise need not pass through normalisations
+            then: smooth parts of pictures become smooth much earlier.
 
     Raises:
         ValueError: for a combination that has no network.
@@ -129,6 +132,7 @@ class UNet(Conditioned):
         image_channels: int = 0,
         augment_dim: int = 0,
         patch_size: int = 1,
+        input_gain: bool = False,
     ) -> None:
         embedding_dim = embedding_dim or 4 * hid_channels
         levels = len(ch_multipliers)
@@ -137,6 +141,11 @@ class UNet(Conditioned):
             raise ValueError("; ".join(faults))
         if patch_size < 1:
             raise ValueError(f"expected patch_size at least 1, got {patch_size}")
+        if input_gain and out_channels % in_channels:
+            raise ValueError(
+                f"expected out_channels to be a multiple of in_channels {in_channels} with "
+                f"input_gain, got {out_channels}"
+            )
         super().__init__(
             hid_channels, embedding_dim, num_classes, multitags, guidance_range, time_embedding,
             second_time, vector_dim, image_channels, augment_dim,
@@ -146,6 +155,7 @@ class UNet(Conditioned):
         self.num_res_blocks, self.dropout = num_res_blocks, dropout
         self.checkpoint_activations = checkpoint_activations
         self.patch_size, pixels = patch_size, patch_size**2
+        self.input_gain = input_gain
 
         def block(
             width_in: int, width_out: int, attend: bool, resample: nn.Module | None = None
@@ -190,7 +200,8 @@ class UNet(Conditioned):
                 self.takes_skip.append(False)
 
         self.out_norm = group_norm(width, group_channels)
-        self.out_conv = conv(width, pixels * out_channels, 3, zero=True)
+        outputs = 2 * out_channels if input_gain else out_channels
+        self.out_conv = conv(width, pixels * outputs, 3, zero=True)
         # Shift and scale of every block by one matrix product instead of one in each block.
         self.modulation_widths = [
             2 * b.residual.out_channels if isinstance(b, Block) else 0 for b in self._blocks()
@@ -259,7 +270,11 @@ class UNet(Conditioned):
             h = run(block, h)
         out = self.out_conv(silu(self.out_norm(h)))
         out = F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
-        return cut_to_size(out, *z.shape[2:]).to(z.dtype)
+        out = cut_to_size(out, *z.shape[2:])
+        if self.input_gain:
+            out, gain = out.chunk(2, dim=1)
+            out = out + gain * z.repeat(1, self.out_channels // self.in_channels, 1, 1)
+        return out.to(z.dtype)
 
 
 def _heads(width: int, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
