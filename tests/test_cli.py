@@ -1,6 +1,7 @@
 """The command line: what it writes, and one clear line for every mistake."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -43,6 +44,28 @@ def trained(tmp_path_factory):
     result = CliRunner().invoke(app, arguments, obj=arguments)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "told"),
+    [
+        ([0.5, 0.4, 0.42], "", "was 0.4 at step 2 and is 0.42: .*fewer steps, or anew with --augm"),
+        ([0.5, 0.4, 0.42], "--augment 0.12", "train for fewer steps$"),
+        ([0.5, 0.4, 0.403], "", None),
+    ],
+)
+def test_a_run_that_learns_by_heart_says_since_when(vfn, tmp_path, losses, options, told):
+    """The held-out losses of its log are others before it goes on by a step."""
+    small = " ".join(SMALL)
+    quiet = f"--preview-every 0 --device cpu {options}"
+    assert vfn(f"train --out {tmp_path} --steps 3 {small} {quiet}")[0] == 0
+    with (tmp_path / "log.jsonl").open("a") as log:
+        for step, loss in enumerate(losses, 1):
+            log.write(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+    code, _, err = vfn(f"train --out {tmp_path} --resume {quiet}")
+    assert code == 0
+    line = next((line for line in err.splitlines() if "by heart" in line), None)
+    assert re.search(told, line) if told else line is None
 
 
 def test_a_run_directory_holds_what_the_docs_say(trained):

@@ -142,6 +142,23 @@ def train_command(
         )
         sys.exit(128 + outcome.signum)
     say(f"{out}: finished {outcome.step} steps")
+    _tell_of_copying(out, config)
+
+
+def _tell_of_copying(out: Path, config: configs.Config) -> None:
+    """Say where a run should have ended, if its held-out loss has risen."""
+    from vfn.runs import RunFiles, read_log, risen_since
+
+    entries = read_log(RunFiles(out).log)
+    losses = {e["step"]: e["held_out_loss"] for e in entries if "held_out_loss" in e}
+    if (least := risen_since(losses)) is None:
+        return
+    augmented = "" if config.data.augment else ", or anew with --augment 0.12"
+    say(
+        f"the held-out loss was {losses[least]:.4g} at step {least:,} and is "
+        f"{losses[max(losses)]:.4g}: since then the training pictures are learned by heart; train "
+        f"for fewer steps{augmented}"
+    )
 
 
 @app.command("distill")

@@ -105,6 +105,14 @@ def test_numbers_stand_beside_their_reference(run):
     assert 'logsnr_schedule = "cosine"' in words
 
 
+def test_a_page_says_since_when_pictures_are_learned_by_heart(run):
+    assert "by heart" not in _page(run)
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 900, "held_out_loss": 0.15}) + "\n")
+    said = "is 0.15 at step 900. It was 0.125 at step 800: since then the training pictures"
+    assert said in _page(run)
+
+
 def rows_of(page, style):
     """The cells of a table as texts."""
     table = re.search(rf'<table class="{style}".*?</table>', page, flags=re.DOTALL)[0]

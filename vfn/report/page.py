@@ -32,7 +32,7 @@ from vfn.report.markup import (
     table,
 )
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
-from vfn.runs import RunFiles
+from vfn.runs import RunFiles, risen_since
 from vfn.sampling.job import DENOISING, GRID, SWEEP
 from vfn.train.distillation.plan import stages_of
 
@@ -232,8 +232,13 @@ def _plot_texts(name: str, held_out: Curve) -> tuple[str, str]:
     if name in AXES:
         text = f"Metrics against {AXES[name].partition(' /')[0]}"
         return text, f"{text}."
-    last = max(held_out, default=None)
+    last, least = max(held_out, default=None), risen_since(held_out)
     note = "" if last is None else f" The held-out loss is {held_out[last]:.4g} at step {last:,}."
+    if least is not None:
+        note += (
+            f" It was {held_out[least]:.4g} at step {least:,}: since then the training pictures "
+            "are learned by heart."
+        )
     return (
         "Curves of training loss and held-out loss over steps",
         f"Loss on the batches of the training and on pictures never trained on.{note}",

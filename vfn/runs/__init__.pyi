@@ -15,6 +15,7 @@ from .lock import locked as locked
 from .log import log_lines as log_lines
 from .log import read_log as read_log
 from .log import read_stages as read_stages
+from .log import risen_since as risen_since
 from .log import seconds_until as seconds_until
 from .mark import DataMark as DataMark
 from .mark import mark_of as mark_of
@@ -48,6 +49,7 @@ __all__ = [
     "read_pictured",
     "read_stages",
     "reconstruct",
+    "risen_since",
     "run_path",
     "save_checkpoint",
     "save_snapshot",

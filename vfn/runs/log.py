@@ -7,11 +7,13 @@ list of such objects, one for each stage.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vfn.files import printable, short, shortened
 
+RISEN = 0.01  # of the least; two previews near it may differ by less
 _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
 
 
@@ -88,6 +90,24 @@ def seconds_until(path: str | Path, step: int) -> float | None:
     """
     passed = [e["seconds"] for e in read_log(path) if "seconds" in e and e["step"] <= step]
     return max(passed, default=None)
+
+
+def risen_since(losses: Mapping[int, float]) -> int | None:
+    """Where a loss was least, if it has risen since, by more than a percent.
+
+    Args:
+        losses: held-out losses by step, of the same pictures and noise.
+
+    Returns:
+        step; None where the last loss is about the least, and without losses.
+
+    >>> risen_since({500: 0.5, 1000: 0.4, 1500: 0.42}), risen_since({500: 0.4, 1000: 0.401})
+    (1000, None)
+    """
+    least = min(losses, key=lambda step: losses[step], default=None)
+    if least is None or losses[max(losses)] - losses[least] <= RISEN * abs(losses[least]):
+        return None
+    return least
 
 
 def _parsed(text: bytes, place: str) -> Any:
