@@ -289,7 +289,8 @@ def main(
         return
     chosen, folder = chosen_of(asked), kept(out, f"{data}-{num}", data)
     budgets = [float(seconds) for seconds in budget.split(",")]
-    each = costs({row: partial(cost, row, data) for row in chosen}, folder / "costs.json")
+    measured = {row: partial(cost, row, data) for row in dict.fromkeys(["ours", *chosen])}
+    each = costs(measured, folder / "costs.json")
     paths = {
         (seconds, row, seed): file_of(row, seed, folder / f"{seconds:g}")
         for seconds in budgets
