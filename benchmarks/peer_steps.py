@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.common import write_table
 from benchmarks.implementations import SHAPES, size_of
-from benchmarks.peers import OURS, chosen_of, configuration, peer_of, shared_loop
+from benchmarks.peers import OURS, PLAIN, chosen_of, configuration, peer_of, shared_loop
 from vfn.configs import Config
 from vfn.data import load_dataset
 from vfn.model import build_model, shape_of
@@ -81,7 +81,7 @@ def main(names: str, rounds: int, threads: str) -> None:
                 for row, config in configs.items()
             }
             found = medians({row: loop for row, (_, loop) in made.items()}, rounds)
-            base = found["ours"]
+            base = found[PLAIN]
             for row, (cpu, wall) in found.items():
                 lines.append([
                     data, str(count), row, f"{made[row][0] / 1e6:.2f} M", f"{1e3 * cpu:.0f}",

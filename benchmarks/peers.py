@@ -65,8 +65,9 @@ from vfn.train.batches import image_indices
 from vfn.train.state import init_state, train_step
 
 # Our rows: the preset, and what is changed in it.
+PLAIN = "ours"
 OURS: dict[str, dict[str, float]] = {
-    "ours": {},
+    PLAIN: {},
     "ours-augmented": {"augment": 0.12, "dropout": 0.1},
 }
 BUDGETS, SEEDS = "60,300,1800", "0,1,2"
@@ -289,7 +290,7 @@ def main(
         return
     chosen, folder = chosen_of(asked), kept(out, f"{data}-{num}", data)
     budgets = [float(seconds) for seconds in budget.split(",")]
-    measured = {row: partial(cost, row, data) for row in dict.fromkeys(["ours", *chosen])}
+    measured = {row: partial(cost, row, data) for row in dict.fromkeys([PLAIN, *chosen])}
     each = costs(measured, folder / "costs.json")
     paths = {
         (seconds, row, seed): file_of(row, seed, folder / f"{seconds:g}")
