@@ -272,8 +272,8 @@ class UNet(Conditioned):
         out = F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
         out = cut_to_size(out, *z.shape[2:])
         if self.input_gain:
-            out, gain = out.chunk(2, dim=1)
-            out = out + gain * z.repeat(1, self.out_channels // self.in_channels, 1, 1)
+            prediction, gain = out.unflatten(1, (2, -1, self.in_channels)).unbind(1)
+            out = (prediction + gain * z[:, None]).flatten(1, 2)
         return out.to(z.dtype)
 
 
