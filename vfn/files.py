@@ -16,7 +16,7 @@ SILENT = 24 * 3600.0  # seconds after which a process of another machine is take
 
 
 @contextmanager
-def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def open_atomic(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A temporary neighbour to write to, renamed into place at the end.
 
     Args:
@@ -30,6 +30,7 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         ValueError: if something else stands in the place of its directory.
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
+    path = Path(path)
     make_directory(path.parent)
     if durable:
         remove_leftovers(path.parent, path.name)
@@ -47,7 +48,7 @@ def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         sync_directory(path.parent)
 
 
-def write_atomic(path: Path, content: bytes | str, durable: bool = True) -> None:
+def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -> None:
     """Write a whole file.
 
     Args:

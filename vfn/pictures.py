@@ -151,7 +151,6 @@ def save_png(path: str | Path, image: Image.Image) -> None:
         path: the file; its directory is made if missing.
         image: any mode that PNG knows.
     """
-    path = Path(path)
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue(), durable=False)
@@ -172,7 +171,6 @@ def save_animation(
         ValueError: without frames, for frames of several sizes or larger than WebP knows, or for a
             time below 1.
     """
-    path = Path(path)
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
         raise ValueError(

@@ -109,7 +109,6 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    path = Path(path)
     arrays: dict[str, Any] = {"provenance": json.dumps(statistics.provenance)}
     if statistics.num is not None:
         arrays["count"] = statistics.num

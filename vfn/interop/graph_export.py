@@ -75,7 +75,6 @@ def export_pt2(
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
-    out = Path(out)
     made = exported(load(run, "cpu"), sampler, sample_timesteps)
     with _quiet(), torch.no_grad():
         free = {0: torch.export.Dim("batch")}
@@ -122,7 +121,6 @@ def export_onnx(
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
-    out = Path(out)
     trained = load(run, "cpu")
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:

@@ -79,7 +79,7 @@ def _bytes_of(value: Tensor) -> memoryview:
     return value.reshape(-1).view(torch.uint8).numpy().data
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file without copying what goes into it.
 
     The functions of safetensors hold two copies of everything meanwhile, which is most of what a
@@ -167,7 +167,6 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: if it cannot be written; what was there is left as it was.
     """
-    path = Path(path)
     groups = {
         "params": checkpoint.params,
         "ema": checkpoint.ema,
@@ -193,7 +192,7 @@ def profile_groups(
 
 
 def write_packed(
-    path: Path, kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str
+    path: str | Path, kind: str, tensors: dict[str, Tensor], checkpoint: Checkpoint, **more: str
 ) -> None:
     """Write a file of tensors with all that is told of them, and the checksum.
 
