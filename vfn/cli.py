@@ -146,12 +146,12 @@ def train_command(
 
 
 def _tell_of_copying(out: Path, config: configs.Config) -> None:
-    """Say where a run should have ended, if its held-out loss has risen."""
-    from vfn.runs import RunFiles, read_log, risen_since
+    """Say where a run should have ended, if it has overfitted since."""
+    from vfn.runs import RunFiles, loss_curve, overfits_since, read_log
 
-    entries = read_log(RunFiles(out).log)
-    losses = {e["step"]: e["held_out_loss"] for e in entries if "held_out_loss" in e}
-    if (least := risen_since(losses)) is None:
+    log = read_log(RunFiles(out).log)
+    losses = loss_curve(log, "held_out_loss")
+    if (least := overfits_since(loss_curve(log, "loss"), losses)) is None:
         return
     augmented = "" if config.data.augment else ", or anew with --augment 0.12"
     say(

@@ -32,7 +32,7 @@ from vfn.report.markup import (
     table,
 )
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
-from vfn.runs import RunFiles, risen_since
+from vfn.runs import RunFiles, overfits_since
 from vfn.sampling.job import DENOISING, GRID, SWEEP
 from vfn.train.distillation.plan import stages_of
 
@@ -225,14 +225,14 @@ _LOGSNR_TEXTS = (
 )
 
 
-def _plot_texts(name: str, held_out: Curve) -> tuple[str, str]:
+def _plot_texts(name: str, training: Curve, held_out: Curve) -> tuple[str, str]:
     """What stands instead of a plot, and below it."""
     if name == "loss_by_logsnr":
         return _LOGSNR_TEXTS
     if name in AXES:
         text = f"Metrics against {AXES[name].partition(' /')[0]}"
         return text, f"{text}."
-    last, least = max(held_out, default=None), risen_since(held_out)
+    last, least = max(held_out, default=None), overfits_since(training, held_out)
     note = "" if last is None else f" The held-out loss is {held_out[last]:.4g} at step {last:,}."
     if least is not None:
         note += (
@@ -303,7 +303,7 @@ def _plot(plots: Mapping[str, bytes], contents: RunContents, name: str) -> str:
     """A plot, if it is drawn."""
     if name not in plots:
         return ""
-    texts = _plot_texts(name, contents.held_out_loss)
+    texts = _plot_texts(name, contents.train_loss, contents.held_out_loss)
     return embedded(plots[name], "png", *texts, "plot")
 
 

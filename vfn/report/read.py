@@ -10,7 +10,7 @@ from vfn.configs import Config
 from vfn.evaluation import METRICS, Evaluation, Figure, FigureKind, is_number
 from vfn.files import read_json, short
 from vfn.report.search import Samples, Sweep, find_results
-from vfn.runs import RunFiles, read_log, read_stages, run_path
+from vfn.runs import RunFiles, loss_curve, read_log, read_stages, run_path
 from vfn.train.distillation.stages import stage_figures
 
 Curve = dict[int, float]
@@ -78,8 +78,8 @@ def read_run(run: str | Path, add: Sequence[str | Path] = ()) -> RunContents:
         files=files,
         config=config,
         config_text=config_text,
-        train_loss=_curve(log, "loss"),
-        held_out_loss=_curve(log, "held_out_loss"),
+        train_loss=loss_curve(log, "loss"),
+        held_out_loss=loss_curve(log, "held_out_loss"),
         on_the_way=_on_the_way(log),
         stages=stages if config.distill.asked else None,
         samples=found.samples,
@@ -101,10 +101,6 @@ def figure_kinds() -> dict[str, FigureKind]:
     """
     compared = [metric for metric in METRICS.values() if metric.part == "figures"]
     return {kind.key: kind for metric in compared for kind in metric.figures}
-
-
-def _curve(log: list[dict[str, Any]], key: str) -> Curve:
-    return {entry["step"]: entry[key] for entry in log if is_number(entry.get(key))}
 
 
 def _on_the_way(log: list[dict[str, Any]]) -> list[Evaluation]:

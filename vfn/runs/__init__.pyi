@@ -13,9 +13,10 @@ from .directory import RunFiles as RunFiles
 from .directory import run_path as run_path
 from .lock import locked as locked
 from .log import log_lines as log_lines
+from .log import loss_curve as loss_curve
+from .log import overfits_since as overfits_since
 from .log import read_log as read_log
 from .log import read_stages as read_stages
-from .log import risen_since as risen_since
 from .log import seconds_until as seconds_until
 from .mark import DataMark as DataMark
 from .mark import mark_of as mark_of
@@ -42,14 +43,15 @@ __all__ = [
     "load_snapshot",
     "locked",
     "log_lines",
+    "loss_curve",
     "mark_of",
     "newest_checkpoint",
     "other_pictures",
+    "overfits_since",
     "read_log",
     "read_pictured",
     "read_stages",
     "reconstruct",
-    "risen_since",
     "run_path",
     "save_checkpoint",
     "save_snapshot",

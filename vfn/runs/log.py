@@ -7,13 +7,14 @@ list of such objects, one for each stage.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from vfn.files import printable, short, shortened
 
-RISEN = 0.01  # of the least; two previews near it may differ by less
+RISEN = 0.01  # of a loss; what differs by less has not changed
 _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
 
 
@@ -92,22 +93,50 @@ def seconds_until(path: str | Path, step: int) -> float | None:
     return max(passed, default=None)
 
 
-def risen_since(losses: Mapping[int, float]) -> int | None:
-    """Where a loss was least, if it has risen since, by more than a percent.
+def loss_curve(log: Iterable[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """One number of a log by step.
 
     Args:
-        losses: held-out losses by step, of the same pictures and noise.
+        log: entries as `read_log` gives them.
+        key: such as "loss" or "held_out_loss".
 
     Returns:
-        step; None where the last loss is about the least, and without losses.
+        of the entries that have it.
 
-    >>> risen_since({500: 0.5, 1000: 0.4, 1500: 0.42}), risen_since({500: 0.4, 1000: 0.401})
-    (1000, None)
+    >>> loss_curve([{"step": 20, "loss": 0.5}, {"step": 20, "held_out_loss": 0.6}], "loss")
+    {20: 0.5}
     """
-    least = min(losses, key=lambda step: losses[step], default=None)
-    if least is None or losses[max(losses)] - losses[least] <= RISEN * abs(losses[least]):
+    return {entry["step"]: entry[key] for entry in log if key in entry}
+
+
+def overfits_since(training: Mapping[int, float], held_out: Mapping[int, float]) -> int | None:
+    """Where a held-out loss was least, if it has risen since and that of training has not.
+
+    Both by more than a percent; a run that diverges does not overfit.
+
+    Args:
+        training: losses by step, of batches.
+        held_out: losses by step, of the same pictures and noise.
+
+    Returns:
+        step; None where the last held-out loss is about the least, and without losses.
+
+    >>> held_out = {500: 0.5, 1000: 0.4, 1500: 0.42}
+    >>> overfits_since({800: 0.4, 900: 0.4, 1200: 0.3}, held_out)
+    1000
+    >>> overfits_since({800: 0.4, 900: 0.4, 1200: 0.6}, held_out)
+    """
+    least = min(held_out, key=lambda step: held_out[step], default=None)
+    if least is None or not _risen(held_out[least], held_out[max(held_out)]):
         return None
-    return least
+    after = [training[step] for step in sorted(training) if step > least]
+    before = [training[step] for step in sorted(training) if step <= least][-len(after) :]
+    diverges = after and before and _risen(median(before), median(after))
+    return None if diverges else least
+
+
+def _risen(earlier: float, later: float) -> bool:
+    return later - earlier > RISEN * abs(earlier)
 
 
 def _parsed(text: bytes, place: str) -> Any:
