@@ -13,13 +13,14 @@ evaluations: Fréchet distance of pixels, precision and recall against held-out 
 training pictures, and how many a classifier trained on these takes for what was asked. Where an
 implementation has two samplers, the one with the least distance at the first seed draws for all.
 What is finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a
-checkout or package is left out. The table goes to benchmarks/results if nothing of it is missing.
+checkout or package is left out. The table, and a sheet of the first two pictures of each class at
+the first seed, go to benchmarks/results if nothing of them is missing.
 """
 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 
 import click
 import torch
+from PIL import Image
 from torch import Tensor
 
 import vfn
@@ -61,6 +63,7 @@ from vfn.files import write_json
 from vfn.memory import keep_freed_memory
 from vfn.model import DataShape, build_model
 from vfn.objective import Batch
+from vfn.pictures import grid, save_png, sheet
 from vfn.train.batches import image_indices
 from vfn.train.state import init_state, train_step
 
@@ -73,6 +76,7 @@ OURS: dict[str, dict[str, float]] = {
 BUDGETS, SEEDS = "60,300,1800", "0,1,2"
 CHOOSING = "0"  # the seed whose runs draw by all samplers; others by the better one
 DRAWN = 250  # pictures at a time
+SHOWN = 2 * CLASSES  # the first pictures of a run, by few evaluations
 OF_TRAINING = "memorisation,agreement"
 PARTS = {"few": "at most 10 evaluations", "many": "50 to 64 evaluations"}
 FIGURES = {
@@ -198,8 +202,10 @@ def least(by_sampler: dict[str, Any]) -> str:
     return min(by_sampler, key=lambda name: by_sampler[name]["frechet_distance"])
 
 
-def one(row: str, data: str, seed: int, steps: int, num: int, choosing: Result) -> Result:
-    """Train and judge one run; by all samplers, or by the best of another run's."""
+def one(
+    row: str, data: str, seed: int, steps: int, num: int, choosing: Result, shown: Path
+) -> Result:
+    """Train and judge one run, by all samplers or by the best of another run's; show pictures."""
     torch.set_num_threads(1)
     keep_freed_memory()
     config = configuration(row, data, seed, steps)
@@ -210,14 +216,17 @@ def one(row: str, data: str, seed: int, steps: int, num: int, choosing: Result) 
         "loss": [mean(made.losses[:tenth]), mean(made.losses[-tenth:])],
     }  # fmt: skip
     for part, samplers in made.samplers.items():
-        result[part] = {}
+        result[part], first = {}, {}
         only = choosing and least(choosing[part])
         for sampler in samplers:
             if only and only != str(sampler):
                 continue
             images, classes, nfe = made.draw(sampler, num)
+            first[str(sampler)] = images[:SHOWN]
             found = judged(pictures(images, classes, data), data, OF_TRAINING)
             result[part][str(sampler)] = {"evaluations": nfe, **found}
+        if part == "few":
+            save_png(shown, grid(first[least(result[part])], CLASSES))
     return result
 
 
@@ -236,6 +245,20 @@ def rows(results: Results, part: str) -> list[list[str]]:
             ]
         )  # fmt: skip
     return lines
+
+
+def picture(paths: Mapping[tuple[float, str, str], Path], seed: str, data: str) -> Image.Image:
+    """The first pictures of each run at a seed, where they were kept, and real ones."""
+    blocks = []
+    for (budget, row, number), path in paths.items():
+        if number == seed and (shown := path.with_suffix(".png")).exists():
+            with Image.open(shown) as image:
+                blocks.append((f"{row}, {budget:g} s", image.copy()))
+    real = load_dataset(data, "test")
+    assert real.labels is not None
+    each = [real.images[real.labels == c + 1][: SHOWN // CLASSES] for c in range(CLASSES)]
+    rows = torch.stack(each, 1).flatten(0, 1)
+    return sheet([*blocks, ("held-out pictures", grid(rows, CLASSES))], columns=2)
 
 
 def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> None:
@@ -286,7 +309,8 @@ def main(
         row, number, steps, name = only.split("|")
         other = file_of(row, CHOOSING, Path(name).parent)
         choosing = json.loads(other.read_text()) if other.exists() else {}
-        write_json(Path(name), one(row, data, int(number), int(steps), num, choosing))
+        shown = Path(name).with_suffix(".png")
+        write_json(Path(name), one(row, data, int(number), int(steps), num, choosing, shown))
         return
     chosen, folder = chosen_of(asked), kept(out, f"{data}-{num}", data)
     budgets = [float(seconds) for seconds in budget.split(",")]
@@ -319,7 +343,9 @@ def main(
         for row in chosen
     }
     full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
-    tables(results, data, seeds, num, RESULTS if full else folder)
+    where = RESULTS if full else folder
+    save_png(where / f"peers_{data}.png", picture(paths, seeds.split(",")[0], data))
+    tables(results, data, seeds, num, where)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from benchmarks import budget, peers
 from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, width_for
@@ -15,6 +16,7 @@ from vfn.configs import load, override
 from vfn.data import Labels, load_dataset
 from vfn.model import DataShape, build_model
 from vfn.objective import batch_loss
+from vfn.pictures import grid
 from vfn.runs import find_checkpoint
 from vfn.train import train
 from vfn.train.batches import make_batch
@@ -145,6 +147,11 @@ def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypa
     for key in ("frechet_distance", "precision", "recall", "memorised", "label_agreement"):
         assert found[key] >= 0
     assert "| 6 | ours |" in (folder / "peers_digits.md").read_text()
+    with (
+        Image.open(folder / "6" / "ours-0.png") as one,
+        Image.open(folder / "peers_digits.png") as all_,
+    ):
+        assert one.width < all_.width < 3 * one.width
     monkeypatch.setattr("subprocess.Popen", None)
     assert call("--budget", "6").exit_code == 0
 
@@ -192,8 +199,9 @@ def test_a_perfect_sampler_is_judged_by_as_many_pictures():
     assert few["label_agreement"] == many["label_agreement"] > 0.98
 
 
-def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch):
+def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch, tmp_path):
     """The bad one draws noise, the good one pictures; at another seed the bad one is not asked."""
+    shown = tmp_path / "ours-0.png"
     asked, some = [], load_dataset("digits", "train").rows(torch.arange(40))
     bad, good = Sampler("bad", 1), Sampler("good", 2)
 
@@ -204,9 +212,11 @@ def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch):
 
     made = peers.Made(1, 0.0, [1.0], dict.fromkeys(peers.PARTS, (bad, good)), draw)
     monkeypatch.setattr(peers, "ours", lambda _config: made)
-    first = peers.one("ours", "digits", 0, 1, 40, {})
-    other = peers.one("ours", "digits", 1, 1, 40, first)
+    first = peers.one("ours", "digits", 0, 1, 40, {}, shown)
+    other = peers.one("ours", "digits", 1, 1, 40, first, shown)
     assert asked == ["bad", "good"] * 2 + ["good"] * 2
+    with Image.open(shown) as image:
+        assert image.tobytes() == grid(some.images[:20], 10).tobytes()
     for found in ([first, other], [other, first], [first, first]):
         assert peers.rows({(60, "ours"): found}, "few")[0][4] == str(good)
 
