@@ -261,7 +261,7 @@ def picture(paths: Mapping[tuple[float, str, str], Path], seed: str, data: str) 
     return sheet([*blocks, ("held-out pictures", grid(rows, CLASSES))], columns=2)
 
 
-def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> None:
+def tables(results: Results, data: str, seeds: str, num: int, place: Path) -> None:
     best = perfect(data, num, OF_TRAINING)
     line = ["", "a perfect sampler", "", "", "", "",
             *(f"{best[key]:{form}}" for key, form in FIGURES.values())]  # fmt: skip
@@ -269,15 +269,16 @@ def tables(results: Results, data: str, seeds: str, num: int, folder: Path) -> N
     few, many = ([*rows(results, part), line] for part in PARTS)
     torch.set_num_threads(1)
     write_table(
-        f"peers_{data}",
+        place.name,
         f"{data} by CPU seconds of training, {PARTS['few']}",
         HEAD,
         few,
         f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
         f"deviation over seeds {seeds}. Of each implementation the sampler with the least "
-        f"distance at seed {CHOOSING}.",
-        folder=folder,
+        f"distance at seed {CHOOSING}.\n\n"
+        f"![Two pictures of each class, {PARTS['few']}]({place.name}.png)",
+        folder=place.parent,
     )
 
 
@@ -343,9 +344,10 @@ def main(
         for row in chosen
     }
     full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
-    where = RESULTS if full else folder
-    save_png(where / f"peers_{data}.png", picture(paths, seeds.split(",")[0], data))
-    tables(results, data, seeds, num, where)
+    part = "" if budget == BUDGETS else f"_{budget.replace(',', '_')}"
+    place = (RESULTS if full else folder) / f"peers_{data}{part}"
+    save_png(place.with_name(f"{place.name}.png"), picture(paths, seeds.split(",")[0], data))
+    tables(results, data, seeds, num, place)
 
 
 if __name__ == "__main__":

@@ -146,10 +146,10 @@ def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypa
     assert found["evaluations"] == 10
     for key in ("frechet_distance", "precision", "recall", "memorised", "label_agreement"):
         assert found[key] >= 0
-    assert "| 6 | ours |" in (folder / "peers_digits.md").read_text()
+    assert "| 6 | ours |" in (folder / "peers_digits_6.md").read_text()
     with (
         Image.open(folder / "6" / "ours-0.png") as one,
-        Image.open(folder / "peers_digits.png") as all_,
+        Image.open(folder / "peers_digits_6.png") as all_,
     ):
         assert one.width < all_.width < 3 * one.width
     monkeypatch.setattr("subprocess.Popen", None)
