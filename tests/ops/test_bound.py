@@ -33,11 +33,18 @@ def test_kl_loss_is_the_golden_one(golden_math, out_type, var_type):
 
 
 def test_discretized_loglik_is_the_golden_one(golden_math):
-    """Around a tenth of the fixed model output; 1e-5 is what float32 leaves of a probability."""
+    """Around a tenth of the fixed model output.
+
+    Where processors differ in the last place of tanh, the logarithm of a probability p does by
+    eps / p; the least of all is a bound.
+    """
     x, log_scale, expected = (golden_math[f"loglik/{k}"] for k in ("x", "log_scale", "value"))
     mean = 0.1 * golden_math["loss/model_out"]
     got = ops.discretized_gaussian_loglik(x, mean, log_scale.reshape(-1, 1, 1, 1))
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(got.exp(), expected.exp(), rtol=1e-6, atol=1.2e-7)
+    likely = expected.exp() > 1e-3
+    torch.testing.assert_close(got[likely], expected[likely], rtol=1e-6, atol=1.2e-4)
+    torch.testing.assert_close(got.min(), expected.min())
 
 
 @pytest.mark.parametrize("level", [0, 1, 100, 254, 255])
