@@ -76,19 +76,15 @@ def test_every_form_of_pictures_gets_the_same_figures(pictures):
 
 
 def test_every_form_of_a_network_gets_the_same_figures(trained, run):
-    """But for a value of a picture that rounds to its neighbour.
-
-    On some processors kernels add in another order where weights lie elsewhere in memory.
-    """
     draws = trained.draws(20, seed=3)
     forms = {"run": f"run:{run}", "network": trained, "draws": draws, "images": draws.all().images}
     found = {
         form: judge(REAL, given, num=20, seed=3, device="cpu") for form, given in forms.items()
     }
     for form, evaluation in found.items():
-        assert values(evaluation) == pytest.approx(values(found["run"]), rel=1e-5), form
+        assert values(evaluation) == values(found["run"]), form
     changed = judge(REAL, trained.draws(20, seed=3, steps=1), seed=3, device="cpu")
-    assert values(changed) != pytest.approx(values(found["run"]), rel=1e-2)
+    assert values(changed) != values(found["run"])
     assert changed.settings["sample_timesteps"] == 1
 
 

@@ -56,7 +56,7 @@ class Trained:
     """A network with parameters, and what they were trained for.
 
     model: the network, in evaluation mode, on the device. params: what takes the place of its own
-    parameters. step: of the training. averaged: params are the average, not those of the last
+    parameters, and is in memory as these are. step: of the training. averaged: params are the average, not those of the last
     step. precision: fp32, or bf16 for the products of the network. origin: the run or file that it
     is from, if it is from one. data: what it remembers of the pictures that it was trained on.
 
@@ -76,6 +76,20 @@ class Trained:
     precision: str = "fp32"
     origin: Path | None = None
     data: DataMark | None = None
+
+    def __post_init__(self) -> None:
+        """Give parameters the strides of the network's own.
+
+        What arithmetic made may have others, and with them other kernels, which round differently.
+        """
+        own = dict(self.model.named_parameters())
+        strange = {
+            name: torch.empty_like(own[name], dtype=value.dtype, device=value.device).copy_(value)
+            for name, value in self.params.items()
+            if name in own and value.stride() != own[name].stride()
+        }
+        if strange:  # else they are the same tensors, which may follow a training
+            object.__setattr__(self, "params", {**self.params, **strange})
 
     def denoiser(
         self,
