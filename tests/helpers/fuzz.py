@@ -1,6 +1,6 @@
 """A fuzzer of everything that is read: true files are damaged and edited, and read again.
 
-A reader may take a file or refuse it in one line, within ten seconds of computing and a gibibyte of
+A reader may take a file or refuse it in one line, within two seconds of computing and a gibibyte of
 memory beyond what the process has. Whatever else happens is a fault. Case number i of a seed is
 always the same:
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-SECONDS, MEMORY = 10.0, 2**30  # true files of commands that draw take 3 s of a slow processor
+SECONDS, MEMORY = 2.0, 2**30
 LONGEST = 2000  # letters of a refusal, beside what the person has written
 
 

@@ -35,16 +35,16 @@ def test_kl_loss_is_the_golden_one(golden_math, out_type, var_type):
 def test_discretized_loglik_is_the_golden_one(golden_math):
     """Around a tenth of the fixed model output.
 
-    Where processors differ in the last place of tanh, the logarithm of a probability p does by
-    eps / p; the least of all is a bound.
+    Processors differ in the last place of some tanh, half an eps of a probability p at most: in its
+    logarithm that is eps / 2p.
     """
     x, log_scale, expected = (golden_math[f"loglik/{k}"] for k in ("x", "log_scale", "value"))
     mean = 0.1 * golden_math["loss/model_out"]
     got = ops.discretized_gaussian_loglik(x, mean, log_scale.reshape(-1, 1, 1, 1))
-    torch.testing.assert_close(got.exp(), expected.exp(), rtol=1e-6, atol=1.2e-7)
-    likely = expected.exp() > 1e-3
-    torch.testing.assert_close(got[likely], expected[likely], rtol=1e-6, atol=1.2e-4)
-    torch.testing.assert_close(got.min(), expected.min())
+    error = (got - expected).abs()
+    off = error > 1e-5 + 1e-6 * expected.abs()
+    assert off.float().mean() < 0.01
+    assert (error * expected.exp())[off].le(torch.finfo(torch.float32).eps / 2).all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 100, 254, 255])

@@ -56,9 +56,10 @@ class Trained:
     """A network with parameters, and what they were trained for.
 
     model: the network, in evaluation mode, on the device. params: what takes the place of its own
-    parameters, and is in memory as these are. step: of the training. averaged: params are the average, not those of the last
-    step. precision: fp32, or bf16 for the products of the network. origin: the run or file that it
-    is from, if it is from one. data: what it remembers of the pictures that it was trained on.
+    parameters, with the strides of these. step: of the training. averaged: params are the average,
+    not those of the last step. precision: fp32, or bf16 for the products of the network. origin:
+    the run or file that it is from, if it is from one. data: what it remembers of the pictures that
+    it was trained on.
 
     >>> digits = untrained("digits")
     >>> drawn = digits.sample(3, labels=["3", "7"], guidance=0.5, sampler="abm2", steps=2)
