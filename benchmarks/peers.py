@@ -13,21 +13,25 @@ evaluations: Fréchet distance of pixels, precision and recall against held-out 
 training pictures, and how many a classifier trained on these takes for what was asked. Where an
 implementation has two samplers, the one with the least distance at the first seed draws for all.
 What is finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a
-checkout or package is left out. The table, and a sheet of the first two pictures of each class at
-the first seed, go to benchmarks/results if nothing of them is missing.
+checkout or package is left out. The table, a sheet of the first two pictures of each class at the
+first seed and, of several budgets, a chart of distances go to benchmarks/results if nothing of them
+is missing, or with --finished, which trains nothing and shows what is kept.
 """
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import click
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 from torch import Tensor
 
@@ -88,7 +92,8 @@ FIGURES = {
 }
 Result = dict[str, Any]  # of a run; for each of PARTS, figures by sampler
 Results = dict[tuple[float, str], list[Result]]  # by budget and row, one a seed
-HEAD = ["CPU s", "implementation", "parameters", "steps", "sampler", "evaluations", *FIGURES]
+HEAD = ["CPU s", "implementation", "parameters", "steps", "seeds", "sampler", "evaluations",
+        *FIGURES]  # fmt: skip
 
 
 class Made(NamedTuple):
@@ -230,21 +235,52 @@ def one(
     return result
 
 
+def best_of(found: list[Result], part: str) -> tuple[str, list[dict[str, float]]]:
+    """The sampler with the least distance at the first seed, and its figures at each."""
+    of_all = set.intersection(*(set(each[part]) for each in found))
+    name = least({name: found[0][part][name] for name in of_all})
+    return name, [each[part][name] for each in found]
+
+
 def rows(results: Results, part: str) -> list[list[str]]:
     """Of each implementation its best sampler."""
     lines = []
     for (budget, row), found in results.items():
-        of_all = set.intersection(*(set(each[part]) for each in found))
-        name = least({name: found[0][part][name] for name in of_all})
-        best = [each[part][name] for each in found]
+        name, best = best_of(found, part)
         lines.append(
             [
                 f"{budget:g}", row, f"{found[0]['parameters'] / 1e6:.2f} M",
-                str(found[0]["steps"]), name, str(best[0]["evaluations"]),
+                str(found[0]["steps"]), str(len(found)), name, str(best[0]["evaluations"]),
                 *(cell([each[key] for each in best], form) for key, form in FIGURES.values()),
             ]
         )  # fmt: skip
     return lines
+
+
+def chart(results: Results, perfect_distance: float) -> Figure:
+    """Distance by budget: a point is the mean over the seeds, a bar their standard deviation."""
+    key, _ = FIGURES["distance"]
+    budgets = sorted({budget for budget, _ in results})
+    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (part, title) in zip(axes, PARTS.items(), strict=True):
+        for number, row in enumerate(dict.fromkeys(row for _, row in results)):
+            at = [budget for budget in budgets if (budget, row) in results]
+            found = [best_of(results[budget, row], part)[1] for budget in at]
+            values = [[each[key] for each in best] for best in found]
+            spread = [stdev(each) if len(each) > 1 else math.nan for each in values]
+            style = {"marker": "o", "markersize": 4, "capsize": 3, "color": f"C{number}"}
+            axis.errorbar(at, [*map(mean, values)], spread, label=row, **style)
+        axis.axhline(perfect_distance, color="0.5", ls="--", lw=1, label="a perfect sampler")
+        axis.set(xscale="log", yscale="log", xlabel="CPU seconds of training", title=title)
+        axis.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("Fréchet distance of pixels, held-out")
+    axes[1].legend(fontsize=8)
+    return figure
 
 
 def picture(paths: Mapping[tuple[float, str, str], Path], seed: str, data: str) -> Image.Image:
@@ -261,12 +297,19 @@ def picture(paths: Mapping[tuple[float, str, str], Path], seed: str, data: str) 
     return sheet([*blocks, ("held-out pictures", grid(rows, CLASSES))], columns=2)
 
 
-def tables(results: Results, data: str, seeds: str, num: int, place: Path) -> None:
+def tables(results: Results, data: str, num: int, place: Path) -> None:
     best = perfect(data, num, OF_TRAINING)
-    line = ["", "a perfect sampler", "", "", "", "",
-            *(f"{best[key]:{form}}" for key, form in FIGURES.values())]  # fmt: skip
+    empty = [""] * (len(HEAD) - len(FIGURES) - 2)
+    figures = [f"{best[key]:{form}}" for key, form in FIGURES.values()]
+    line = ["", "a perfect sampler", *empty, *figures]
     held_out = len(load_dataset(data, "test").images)
     few, many = ([*rows(results, part), line] for part in PARTS)
+    shown = {place.name: f"Two pictures of each class, {PARTS['few']}"}
+    if len({budget for budget, _ in results}) > 1:
+        curve = place.with_name(f"{place.name}_by_budget.png")
+        chart(results, best[FIGURES["distance"][0]]).savefig(curve, metadata={"Software": None})
+        shown = {curve.stem: "Distance by budget", **shown}
+    links = "\n\n".join(f"![{title}]({name}.png)" for name, title in shown.items())
     torch.set_num_threads(1)
     write_table(
         place.name,
@@ -275,36 +318,85 @@ def tables(results: Results, data: str, seeds: str, num: int, place: Path) -> No
         few,
         f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
-        f"deviation over seeds {seeds}. Of each implementation the sampler with the least "
-        f"distance at seed {CHOOSING}.\n\n"
-        f"![Two pictures of each class, {PARTS['few']}]({place.name}.png)",
+        f"deviation over the seeds. Of each implementation the sampler with the least "
+        f"distance at seed {CHOOSING}.\n\n{links}",
         folder=place.parent,
     )
 
 
-def chosen_of(words: str) -> list[str]:
-    """The rows that are asked for and can be had; a line for each that cannot."""
+def numbers(_context: click.Context, _option: click.Parameter, words: str) -> str:
+    """As they are, if they are numbers apart by commas."""
+    try:
+        [float(word) for word in words.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected numbers as in {BUDGETS}, got {words!r}") from None
+    return words
+
+
+def chosen_of(words: str, lacking: Mapping[str, str]) -> list[str]:
+    """The rows that are asked for and not lacking; a line for each that is."""
     asked = words.split(",") if words else [*OURS, *PEERS]
     if unknown := {*asked} - {*OURS, *PEERS}:
         given = ", ".join(sorted(unknown))
         raise click.UsageError(f"expected rows of {', '.join((*OURS, *PEERS))}, got {given}")
     for row in asked:
-        if LACKING.get(row):
-            click.echo(f"{row} is left out: {LACKING[row]}", err=True)
-    return [row for row in asked if not LACKING.get(row)]
+        if lacking.get(row):
+            click.echo(f"{row} is left out: {lacking[row]}", err=True)
+    return [row for row in asked if not lacking.get(row)]
+
+
+def train_missing(
+    paths: Mapping[tuple[float, str, str], Path],
+    chosen: list[str],
+    data: str,
+    num: int,
+    jobs: int,
+    folder: Path,
+) -> None:
+    """The runs that are not finished, those of the seed that chooses samplers first."""
+    measured = {row: partial(cost, row, data) for row in dict.fromkeys([PLAIN, *chosen])}
+    each = costs(measured, folder / "costs.json")
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for first in (True, False):
+        run_all(
+            "benchmarks.peers",
+            [
+                ["--data", data, "--num", str(num), "--only",
+                 f"{row}|{seed}|{max(1, int(seconds / each[row]))}|{path}"]
+                for (seconds, row, seed), path in paths.items()
+                if (seed == CHOOSING) == first and not path.exists()
+            ],
+            jobs,
+        )  # fmt: skip
 
 
 @click.command(help=__doc__)
 @click.option("--data", default="digits", type=click.Choice(list(SHAPES)))
-@click.option("--budget", default=BUDGETS, help="CPU seconds of training.", show_default=True)
-@click.option("--seeds", default=SEEDS, show_default=True)
+@click.option(
+    "--budget",
+    default=BUDGETS,
+    callback=numbers,
+    help="CPU seconds of training.",
+    show_default=True,
+)
+@click.option("--seeds", default=SEEDS, callback=numbers, show_default=True)
 @click.option("--rows", "asked", default="", help=f"Of {','.join((*OURS, *PEERS))}; all if empty.")
 @click.option("--num", default=NUM, help="Pictures that are judged.", show_default=True)
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
 @click.option("--out", default="runs/peers", type=click.Path(path_type=Path), show_default=True)
+@click.option("--finished", is_flag=True, help="Train nothing; the table of what is kept.")
 @click.option("--only", default="", hidden=True)
 def main(
-    data: str, budget: str, seeds: str, asked: str, num: int, jobs: int, out: Path, only: str
+    data: str,
+    budget: str,
+    seeds: str,
+    asked: str,
+    num: int,
+    jobs: int,
+    out: Path,
+    finished: bool,
+    only: str,
 ) -> None:
     if only:
         row, number, steps, name = only.split("|")
@@ -313,41 +405,27 @@ def main(
         shown = Path(name).with_suffix(".png")
         write_json(Path(name), one(row, data, int(number), int(steps), num, choosing, shown))
         return
-    chosen, folder = chosen_of(asked), kept(out, f"{data}-{num}", data)
-    budgets = [float(seconds) for seconds in budget.split(",")]
-    measured = {row: partial(cost, row, data) for row in dict.fromkeys([PLAIN, *chosen])}
-    each = costs(measured, folder / "costs.json")
+    chosen = chosen_of(asked, {} if finished else LACKING)
+    folder = kept(out, f"{data}-{num}", data)
     paths = {
         (seconds, row, seed): file_of(row, seed, folder / f"{seconds:g}")
-        for seconds in budgets
+        for seconds in map(float, budget.split(","))
+        for row in chosen
         for seed in seeds.split(",")
-        for row in chosen
     }
-    for path in paths.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    for now in ({CHOOSING}, {*seeds.split(",")} - {CHOOSING}):
-        run_all(
-            "benchmarks.peers",
-            [
-                ["--data", data, "--num", str(num), "--only",
-                 f"{row}|{seed}|{max(1, int(seconds / each[row]))}|{path}"]
-                for (seconds, row, seed), path in paths.items()
-                if seed in now and not path.exists()
-            ],
-            jobs,
-        )  # fmt: skip
-    results = {
-        (seconds, row): [
-            json.loads(paths[seconds, row, seed].read_text()) for seed in seeds.split(",")
-        ]
-        for seconds in budgets
-        for row in chosen
-    }
+    if not finished:
+        train_missing(paths, chosen, data, num, jobs, folder)
+    results: Results = {}
+    for (seconds, row, _), path in paths.items():
+        if path.exists():
+            results.setdefault((seconds, row), []).append(json.loads(path.read_text()))
+    if not results:
+        raise click.UsageError(f"expected finished runs of {budget} s in {folder}, found none")
     full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
     part = "" if budget == BUDGETS else f"_{budget.replace(',', '_')}"
-    place = (RESULTS if full else folder) / f"peers_{data}{part}"
+    place = (RESULTS if full or finished else folder) / f"peers_{data}{part}"
     save_png(place.with_name(f"{place.name}.png"), picture(paths, seeds.split(",")[0], data))
-    tables(results, data, seeds, num, place)
+    tables(results, data, num, place)
 
 
 if __name__ == "__main__":

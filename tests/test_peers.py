@@ -156,15 +156,74 @@ def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypa
     assert call("--budget", "6").exit_code == 0
 
 
-def test_unknown_rows_are_refused_and_absent_ones_left_out(call, monkeypatch):
+def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
     done = call("--rows", "mine")
     assert done.exit_code == 2
     assert (
         "expected rows of ours, ours-augmented, reference, diffusers, lucidrains, EDM, got mine"
         in done.output
     )
+    assert peers.chosen_of("ours,EDM", {"EDM": "VFN_EDM names no checkout"}) == ["ours"]
+
+
+@pytest.mark.parametrize("option", ["--budget", "--seeds"])
+def test_what_is_no_number_is_refused(call, option):
+    done = call(option, "60,many")
+    assert done.exit_code == 2
+    assert "expected numbers as in 60,300,1800, got '60,many'" in done.output
+
+
+def run_of(distance):
+    """What a run keeps, of two samplers."""
+    figures = dict.fromkeys(("precision", "recall", "memorised", "label_agreement"), 0.5)
+    by_sampler = {
+        name: {"evaluations": steps, "frechet_distance": steps * distance, **figures}
+        for name, steps in (("good", 1), ("bad", 2))
+    }
+    return {"steps": 7, "parameters": 10**6, **dict.fromkeys(peers.PARTS, by_sampler)}
+
+
+def keep(folder, budget, name, distance):
+    (folder / budget).mkdir(exist_ok=True)
+    (folder / budget / name).write_text(json.dumps(run_of(distance)))
+
+
+def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
+    call, tmp_path, monkeypatch
+):
+    folder = peers.kept(tmp_path, "digits-20", "digits")
+    folder.mkdir()
+    keep(folder, "60", "edm-0.json", 0.5)
+    keep(folder, "60", "edm-1.json", 0.7)
+    keep(folder, "300", "ours-0.json", 0.25)
+    monkeypatch.setattr(peers, "RESULTS", tmp_path)
     monkeypatch.setitem(LACKING, "EDM", "VFN_EDM names no checkout")
-    assert peers.chosen_of("ours,EDM") == ["ours"]
+    monkeypatch.setattr("subprocess.Popen", None)
+    done = call("--finished", "--rows", "", "--seeds", "0,1,2")
+    assert done.exit_code == 0, done.output
+    table = (tmp_path / "peers_digits.md").read_text()
+    assert "| 60 | EDM | 1.00 M | 7 | 2 | good | 1 | 0.600 ± 0.141 |" in table
+    assert "| 300 | ours | 1.00 M | 7 | 1 | good | 1 | 0.250 |" in table
+    for name in ("peers_digits", "peers_digits_by_budget"):
+        assert f"({name}.png)" in table
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 100
+
+
+def test_the_chart_has_the_mean_of_each_row_over_budgets():
+    kept = {(60.0, "ours"): [run_of(1.0), run_of(3.0)], (300.0, "ours"): [run_of(0.5)],
+            (300.0, "EDM"): [run_of(0.75)]}  # fmt: skip
+    few, many = peers.chart(kept, 0.1).axes
+    for axis in (few, many):
+        lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in axis.containers}
+        assert lines == {"ours": [[60, 2], [300, 0.5]], "EDM": [[300, 0.75]]}
+        assert [*axis.get_xticks()] == [60, 300]
+
+
+def test_nothing_finished_is_said(call):
+    done = call("--finished", "--budget", "60")
+    assert done.exit_code == 2
+    assert "expected finished runs of 60 s" in done.output
 
 
 def test_costs_are_measured_in_turn_and_once(tmp_path):
@@ -218,7 +277,7 @@ def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch, tmp_pa
     with Image.open(shown) as image:
         assert image.tobytes() == grid(some.images[:20], 10).tobytes()
     for found in ([first, other], [other, first], [first, first]):
-        assert peers.rows({(60, "ours"): found}, "few")[0][4] == str(good)
+        assert peers.rows({(60, "ours"): found}, "few")[0][5] == str(good)
 
 
 def test_few_steps_do_not_all_go_to_warming_up():
