@@ -75,11 +75,14 @@ def test_commands_of_the_page_run_and_leave_what_they_say(folder, reader):
     record = json.loads((folder / "contrast.json").read_text())
     assert [metric["key"] for metric in record["metrics"]] == ["frechet_distance", "contrast"]
     assert (folder / "runs" / "words" / "words.txt").read_text().startswith("step 2: ")
+    assert len([*(folder / "webp").glob("00000?.webp")]) == 4
+    assert len((folder / "webp" / "labels.txt").read_text().split()) == 4
 
 
 @pytest.mark.parametrize("table", ["network", "weighting", "schedule", "solver",
                                    "guidance rule",
-                                   "time density", "data set", "extractor", "metric", "tracker",
+                                   "time density", "objective", "data set", "extractor", "metric",
+                                   "tracker", "output",
                                    "distillation method", "foreign format"])  # fmt: skip
 def test_every_table_has_its_example(table):
     (section,) = [text for name, text in SECTIONS.items() if name.endswith(table)]
