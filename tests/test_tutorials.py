@@ -48,6 +48,7 @@ def test_a_tutorial_runs_and_draws(outputs, name):
     assert "".join(output.text for output in outputs[name])
 
 
+@pytest.mark.slow
 def test_what_the_mixture_says_holds(outputs):
     """Also of fewer points: the solver is near the exact flow, and the likelihood is right."""
     text = "".join(output.text for output in outputs["mixture"])
@@ -55,6 +56,7 @@ def test_what_the_mixture_says_holds(outputs):
     assert float(re.search(r"likelihood: (\S+) nats", text)[1]) < 0.05
 
 
+@pytest.mark.slow
 def test_a_copying_machine_is_found_out(outputs):
     text = outputs["judging"][-2].text
     copied, model = (float(share) for share in re.findall(r"'Memorised': '(\S+)'", text))

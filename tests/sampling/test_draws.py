@@ -184,23 +184,28 @@ def test_convolutions_on_a_gpu_are_as_the_run_has_them(wanted):
     assert torch.backends.cudnn.allow_tf32 is before
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["torch.set_float32_matmul_precision('medium')",
-     "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
-     "torch.backends.cuda.matmul.fp32_precision = 'tf32'"],
-)  # fmt: skip
-def test_who_sets_precision_otherwise_draws_as_well(word):
-    """In a process of its own: both ways of setting it do not mix."""
-    code = f"""import torch
+def test_who_sets_precision_otherwise_draws_as_well():
+    """Each in a process of its own: the ways of setting it do not mix."""
+    code = """import os, torch
 from vfn.configs import load
 from vfn.sampling import untrained
-{word}
+
 def state():
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-before = state()
-untrained(load("digits")).sample(1, steps=1)
-assert state() == before, (state(), before)
-torch.get_float32_matmul_precision() if "medium" in {word!r} else None
+
+for word in (
+    "torch.set_float32_matmul_precision('medium'); after = torch.get_float32_matmul_precision",
+    "torch.backends.cudnn.conv.fp32_precision = 'ieee'; after = state",
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'; after = state",
+):
+    child = os.fork()
+    if child == 0:
+        exec(word)
+        before = state()
+        untrained(load("digits")).sample(1, steps=1)
+        assert state() == before, (word, state(), before)
+        after()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, word
 """
     subprocess.run([sys.executable, "-c", code], check=True)
