@@ -240,7 +240,7 @@ def test_numbers_of_a_file_are_asked_for_by_the_command(
     trained_on = load_dataset(checkpoint.config.data)
     assert checkpoint.shape.vector.mean == pytest.approx(trained_on.vectors.mean(0).tolist())
     wanted = tmp_path / "wanted.csv"
-    wanted.write_text("1,2,3\n4,0,2\n")
+    wanted.write_text("\ufeff1,2,3\n4,0,2\n")  # as spreadsheets begin a file
     words = ["sample", "--checkpoint", str(numbers_only), "--device", "cpu", "--no-animate"]
 
     def sample(*more):

@@ -135,8 +135,9 @@ def test_devices(monkeypatch):
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device cuda:1 asked for, but this PyTorch sees no CUDA"):
         choose_device("cuda:1")
-    with pytest.raises(ValueError, match="expected device auto, cpu or cuda, got 'gpu'"):
-        choose_device("gpu")
+    for name in ("gpu", "mps", "meta"):
+        with pytest.raises(ValueError, match=f"expected device auto, cpu or cuda, got '{name}'"):
+            choose_device(name)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert choose_device("auto") == torch.device("cuda", 0)

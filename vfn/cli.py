@@ -120,7 +120,7 @@ def train_command(
         if not saved.is_file():
             raise ValueError(f"nothing to resume in {out}; name a --config to start a run there")
         preset = str(saved)
-    config = override(configs.load(preset or "digits"), given(options))
+    config = override(configs.load("digits" if preset is None else preset), given(options))
     if dry_run:
         _show(configs.dumps(config).rstrip("\n"))
         return

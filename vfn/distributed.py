@@ -58,7 +58,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"expected device auto, cpu or cuda, got {shown(name)}") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"expected device auto, cpu or cuda, got {shown(name)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} asked for, but this PyTorch sees no CUDA GPU; use cpu")
     if device.type == "cuda" and device.index is None:

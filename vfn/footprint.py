@@ -178,7 +178,7 @@ class Footprint:
         precision = self.config.train.precision
         with _mode(self.network, training=True), keyed_dropout(batch.dropout):
             with autocast(precision, self.device):
-                loss = loss_of(self.objective(network, batch, self.config.diffusion)).loss
+                loss = loss_of(self.objective, network, batch, self.config.diffusion).loss
             torch.autograd.backward(loss.mean())
 
     def _evaluate(self, network: Network, batch: Batch) -> None:

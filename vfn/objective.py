@@ -378,19 +378,46 @@ def held_out_loss(
     objective: Objective = batch_loss,
 ) -> Tensor:
     """Loss of each picture of some fixed batches, [N]."""
-    return torch.cat([loss_of(objective(network, batch, diffusion)).loss for batch in batches])
+    return torch.cat([loss_of(objective, network, batch, diffusion).loss for batch in batches])
 
 
-def loss_of(found: Tensor | Learned) -> Learned:
-    """What an objective gave, with figures or without.
+def loss_of(
+    objective: Callable[..., Tensor | Learned],
+    network: Network,
+    batch: Batch,
+    diffusion: DiffusionConfig,
+) -> Learned:
+    """What an objective gives for a batch, with figures or without.
 
     Args:
-        found: losses [B], or what has them.
+        objective: loss of each picture [B], or a Learned of it.
+        network: that it is of.
+        batch: B pictures.
+        diffusion: schedule, prediction type, loss and weighting.
 
     Returns:
         Learned.
 
-    >>> loss_of(torch.zeros(2)).figures
-    {}
+    Raises:
+        ValueError: for a loss of another shape, or figures that are no tensors.
+
+    >>> batch = Batch(torch.zeros(2, 1, 8, 8), None, torch.zeros(2), torch.zeros(2, 1, 8, 8))
+    >>> loss_of(lambda *_: torch.zeros(()), torch.nn.Identity(), batch, DiffusionConfig())
+    Traceback (most recent call last):
+    ValueError: expected the objective to give a loss of each of 2 pictures, [2], got []
     """
-    return found if isinstance(found, Learned) else Learned(found, {})
+    found = objective(network, batch, diffusion)
+    learned = found if isinstance(found, Learned) else Learned(found, {})
+    count, loss = len(batch.x0), learned.loss
+    if not isinstance(loss, Tensor) or loss.shape != (count,):
+        got = [*loss.shape] if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"expected the objective to give a loss of each of {count} pictures, [{count}], "
+            f"got {got}"
+        )
+    for name, value in learned.figures.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"expected figure {name} of the objective as a tensor, got {type(value).__name__}"
+            )
+    return learned

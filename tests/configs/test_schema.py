@@ -120,7 +120,9 @@ def test_configuration_is_frozen():
         ("[train]\nsteps = 0", "expected steps at least 1, got 0"),
         ("[train]\nlr = -1e-3", "expected lr at least 0, got -0.001"),
         ("[train]\nlr = nan", "expected lr in 0..1000.0, got nan"),
-        ("[train]\nbeta1 = 1.5", r"expected beta1 in 0..1, got 1.5"),
+        ("[train]\nbeta1 = 1.5", r"expected beta1 in 0..0.99999, got 1.5"),
+        ("[train]\nbeta2 = 1", r"expected beta2 in 0..0.99999, got 1"),
+        ("[data]\ndataset = ''", "expected dataset to be a text, got an empty one"),
         ("[model]\ndropout = 1.0", r"expected dropout in 0..0.99, got 1.0"),
         ("[model]\nch_multipliers = [1, 0, 2]", "expected ch_multipliers at least 1, got 0"),
         ("[sample]\nguidance = -1", "expected guidance at least 0, got -1"),
@@ -484,7 +486,7 @@ teacher_guide_weight = 0
         ),
         (
             "[sample]\nguide_with = ''",
-            "expected guide_with to be a run, a file or a step, got an em",
+            "expected guide_with to be a text, got an empty one",
         ),
         ("[sample]\nguide_with = 800", "expected guide_with to be str, got 800"),
         ("[sample]\nguide_weight = 2", "expected guide_with beside guide_weight 2"),
@@ -534,3 +536,8 @@ def test_another_rule_leaves_the_options_of_the_one_before_behind():
     assert more == {"norm": 2, "momentum": -0.5}
     own = override(base, {"guidance_rule": "mine.rules:Own", "guidance_options": {"x": 1}})
     assert own.sample.guidance_options == {"x": 1}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "mine.toml").write_text("\ufeff[train]\nsteps = 7\n")
+    assert load(str(tmp_path / "mine.toml")).train.steps == 7

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from vfn.data import load_dataset
+from vfn.evaluation import judge
 from vfn.evaluation.extractors import EXTRACTORS, PIXELS, extractor_of, open_extractor
+from vfn.evaluation.features import compute_statistics
 from vfn.tables import load_object
 
 IMAGES = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
@@ -46,3 +49,21 @@ def test_an_unknown_word_is_refused():
         open_extractor("x")
     with pytest.raises(ValueError, match="cannot be imported"):
         open_extractor("no.such.module:thing")
+
+
+NET = torch.nn.Linear(64, 4)
+
+
+def of_a_network(images):
+    return NET(images.float().flatten(1) / 255)
+
+
+def test_a_function_may_be_a_network_with_gradients():
+    """They are not kept: of many pictures they would take the memory."""
+    digits = load_dataset("digits", "test").images[:60]
+    named = extractor_of("net", of_a_network)
+    statistics = compute_statistics(digits, named)
+    assert not statistics.features.requires_grad
+    found = judge("dataset:digits:train", digits, ["fd", "fid_infinity"], features=named,
+                  device="cpu")  # fmt: skip
+    assert [figure.value >= 0 for figure in found.figures] == [True, True]

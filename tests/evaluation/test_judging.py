@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.evaluation.conftest import small_network
+from tests.helpers.small import SHAPE, small_config
 from vfn.data import Dataset, Labels
 from vfn.data.resize import resized
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
@@ -21,7 +22,7 @@ from vfn.evaluation.record import read_evaluation
 from vfn.evaluation.sides import Figure
 from vfn.ops import Gaussian
 from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
-from vfn.sampling import Draws, usual_labels
+from vfn.sampling import Draws, untrained, usual_labels
 
 REAL = "dataset:digits"
 
@@ -613,3 +614,11 @@ def test_losses_are_judged_with_convolutions_as_the_run_has_them(trained, wanted
     hook.remove()
     assert {*seen} == {wanted}
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_nothing_is_said_of_labels_that_a_network_does_not_know():
+    """Advice to ask for them otherwise would be refused."""
+    network = untrained(small_config(), SHAPE._replace(legend=Labels()))
+    found = judge("dataset:digits:train", network.draws(20, guidance=0), ["fd"], device="cpu")
+    assert "labels" not in found.settings
+    assert found.balance() == ""

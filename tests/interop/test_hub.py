@@ -114,6 +114,10 @@ def test_offline_by_our_own_word(monkeypatch):
         load("hf://me/digits")
 
 
+class Unreachable(Exception):
+    """As httpx has it."""
+
+
 class Service:
     """The hub's service, in place of the real one."""
 
@@ -123,7 +127,7 @@ class Service:
     def create_repo(self, name, **options):
         self.done.append(("create", name, options))
         if self.refusal:
-            raise OSError(self.refusal)
+            raise self.refusal
 
     def upload_folder(self, *, repo_id, folder_path, **_options):
         names = sorted(path.name for path in Path(folder_path).iterdir())
@@ -152,7 +156,7 @@ def test_pushing_is_one_command(run, service, tmp_path):
 
 
 def test_what_the_hub_refuses_is_kept(run, service, tmp_path, monkeypatch):
-    service.refusal = "401\nUnauthorized"
+    service.refusal = OSError("401\nUnauthorized")
     export_hub(run, tmp_path / "folder")
     with pytest.raises(ValueError, match="did not take me/digits: 401 Unauthorized; .*has it all"):
         push(tmp_path / "folder", "me/digits")
@@ -161,6 +165,14 @@ def test_what_the_hub_refuses_is_kept(run, service, tmp_path, monkeypatch):
         push(tmp_path / "folder", "me/digits")
     with pytest.raises(ValueError, match="without a revision to push to"):
         push(tmp_path / "folder", "me/digits@v1")
+
+
+def test_without_a_network_the_folder_is_kept(run, service, tmp_path):
+    """What carries the requests has errors that are no OSError."""
+    service.refusal = Unreachable("Name or service not known")
+    export_hub(run, tmp_path / "folder")
+    with pytest.raises(ValueError, match="did not take me/digits: Name or service .*has it all"):
+        push(tmp_path / "folder", "me/digits")
 
 
 def test_a_missing_package_is_named(monkeypatch):

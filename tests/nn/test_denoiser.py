@@ -1,5 +1,8 @@
 """A network as a denoiser: golden samples, conditioning, guidance, clipping."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -394,3 +397,38 @@ def test_a_network_that_takes_guidance_follows_no_rule(stub):
     stub.guidance_range = (0.0, 4.0)
     with pytest.raises(ValueError, match="nor guidance_rule: this network takes guidance as an in"):
         denoise(stub, torch.tensor([1, 2]), guidance=1.0, rule=guidance_rule("apg"))
+
+
+def test_threads_share_a_module():
+    """Each with parameters of its own; the module has its own after them."""
+    model = UNet(1, 1, 32, (1,), 1, (False,), num_classes=10).eval()
+    own = {name: value.detach().clone() for name, value in model.named_parameters()}
+    z, t, y = torch.randn(2, 1, 8, 8), torch.full((2,), 0.5), torch.tensor([1, 2])
+    torch.manual_seed(0)
+    sets = [{name: torch.randn_like(value) for name, value in own.items()} for _ in range(8)]
+    networks = [with_params(model, params) for params in sets]
+    alone = [network(z, t, y) for network in networks]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda network: network(z, t, y), networks))
+            assert all(map(torch.equal, alone, together))
+    assert all(torch.equal(value, own[name]) for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("weight", [np.float64(0.5), np.float32(0.5), np.float64(0)])
+def test_a_weight_of_numpy_is_a_number(stub, weight):
+    labels = torch.tensor([1, 1])
+    assert torch.equal(denoise(stub, labels, weight), denoise(stub, labels, float(weight)))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "logsnr", [1.5, torch.tensor(1.5), torch.full((1,), 1.5), torch.full((2, 1, 1, 1), 1.5)]
+)
+def test_one_logsnr_for_all_and_one_for_each_with_axes(weight, logsnr):
+    torch.manual_seed(0)
+    model = UNet(1, 1, 32, (1,), 1, (False,), num_classes=10).eval()
+    params = {name: 0.1 * torch.randn_like(value) for name, value in model.named_parameters()}
+    said = denoiser(model, params, SCHEDULE, "v", torch.tensor([1, 2]), weight)
+    z = torch.randn(2, 1, 8, 8)
+    assert torch.equal(said(z, logsnr), said(z, torch.full((2,), 1.5)))

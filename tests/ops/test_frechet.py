@@ -1,5 +1,6 @@
 """Gaussians of features and their distance against closed forms, numpy and scipy."""
 
+import math
 import resource
 
 import mpmath
@@ -215,5 +216,28 @@ def test_moments_refuse_what_does_not_fit():
         moments(torch.zeros(0, 2))
     with pytest.raises(ValueError, match="least >= 2 and points >= 3, got 1 and 3"):
         frechet_infinity(torch.zeros(1), torch.eye(1), torch.zeros(5, 1), 1, 3)
-    with pytest.raises(ValueError, match=r"N >= 6, got \(5, 1\)"):
+    with pytest.raises(ValueError, match=r"N >= 7, got \(5, 1\)"):
         frechet_infinity(torch.zeros(1), torch.eye(1), torch.zeros(5, 1), 5)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize("place", range(4))
+def test_what_is_not_finite_has_no_distance(dim, place):
+    given = [torch.zeros(dim), torch.eye(dim), torch.zeros(dim), torch.eye(dim)]
+    given[place] = given[place] * math.nan
+    assert math.isnan(frechet_distance(*given))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 20])
+def test_features_that_are_not_finite_have_no_distance(dim):
+    fine, torn = torch.randn(8, dim), torch.randn(8, dim)
+    torn[3, 0] = math.nan
+    assert math.isnan(frechet_distance_of_features(fine, torn))
+    assert math.isnan(frechet_distance_of_features(torn, fine))
+
+
+def test_a_line_needs_three_sizes():
+    """Through two of them it has no error."""
+    with pytest.raises(ValueError, match=r"N >= 10, got \(9, 2\)"):
+        frechet_infinity(torch.zeros(2), torch.eye(2), torch.randn(9, 2), least=8)
+    assert frechet_infinity(torch.zeros(2), torch.eye(2), torch.randn(10, 2), 8).error > 1e-6

@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,8 +224,56 @@ def test_how_many_pictures(trained):
     assert trained.draws(labels=ask(trained.shape.legend, "7")).num == 10
     network = untrained(small_config(), SHAPE._replace(legend=Labels()))
     assert network.draws(guidance=0).num == 100
-    with pytest.raises(ValueError, match="expected num to be at least 1, got 0"):
-        trained.draws(0)
+    assert trained.draws(np.int64(3), seed=np.int32(2)).record()["num"] == 3
+    for num in (0, 1.5, "3"):
+        with pytest.raises(
+            ValueError, match="expected num to be a whole number of at least 1, got"
+        ):
+            trained.draws(num)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, None])
+def test_seeds_that_no_record_could_hold(trained, seed):
+    with pytest.raises(ValueError, match=r"expected seed to be a whole number in 0\.\.9223"):
+        trained.draws(2, seed=seed)
+
+
+@pytest.mark.parametrize("labels", [[3, 7], 3, torch.tensor([4]), np.array([3])])
+def test_labels_that_are_no_texts(trained, labels):
+    with pytest.raises(ValueError, match="expected labels as texts, such as '3' or '3,7', got"):
+        trained.draws(2, labels)
+
+
+def test_labels_of_numpy(trained):
+    assert trained.draws(2, np.array(["3", "7"])).asked.names == ["3", "7"]
+
+
+def test_a_setting_under_both_of_its_names(trained):
+    with pytest.raises(ValueError, match="steps is sample_timesteps, and both are given"):
+        trained.settings(steps=3, sample_timesteps=5)
+
+
+def test_an_exported_model_has_no_raw_parameters(run, tmp_path):
+    export_model(find_checkpoint(run), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="is an exported model, which has the average alone"):
+        vfn.load(tmp_path / "model.safetensors", "cpu", ema=False)
+
+
+def test_a_denoiser_has_the_precision_of_the_network(run, trained):
+    halved = vfn.load(run, "cpu", precision="bf16")
+    z, logsnr = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    exact, rounded = (each.denoiser()(z, logsnr) for each in (trained, halved))
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = trained.denoiser()(z, logsnr)
+    assert not torch.equal(exact, rounded)
+    assert torch.equal(rounded, wanted)
+
+
+def test_threads_draw_the_same(trained):
+    alone = [trained.sample(2, seed=seed).images for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: trained.sample(2, seed=seed).images, range(4)))
+    assert all(map(torch.equal, alone, together))
 
 
 def test_a_denoiser_for_any_function_of_ops(trained):

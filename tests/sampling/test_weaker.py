@@ -212,7 +212,7 @@ def test_a_step_needs_a_run(kept, tmp_path):
         ({"guide_with": 10, "guide_weight": -1}, "expected guide_weight at least 0, got -1"),
         ({"guide_weight": 0.5}, "guide_weight 0.5 goes with guide_with, the weaker network; name"),
         ({"guide_weight": 1}, "guide_weight 1 goes with guide_with"),
-        ({"guide_with": ""}, "expected guide_with to be a run, a file or a step, got an empty tex"),
+        ({"guide_with": ""}, "expected guide_with to be a text, got an empty one"),
         ({"guidance_rule": "agp"}, "expected guidance_rule to be one of plain, zero_star, apg, or"),
         ({"guidance_options": {"norm": 1}}, "guidance rule plain takes no options, got norm"),
         ({"guidance_rule": "apg", "guidance_options": {"norm": -1}}, "expected norm at least 0, g"),

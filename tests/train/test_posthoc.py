@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -103,6 +104,11 @@ def test_the_command_does_the_same(run, tmp_path):
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json", ".png", ".safetensors"}
 
 
+def test_lengths_of_numpy(run, tmp_path):
+    made = posthoc_ema(run, np.array([0.07]), tmp_path, device="cpu")
+    assert [path.name for path in made.files.values()] == ["ema-0.07-step-80.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("lengths", "more", "message"),
     [
@@ -110,6 +116,8 @@ def test_the_command_does_the_same(run, tmp_path):
         ([0.07, 0.07], {}, "expected one sigma_rel or several that differ"),
         ([], {}, "expected one sigma_rel or several that differ, got"),
         (0.07, {"step": 3}, "expected a step in 4..80"),
+        (0.07, {"steps": 3}, "expected metrics with steps, got none"),
+        (0.07, {"real": "dataset:digits"}, "expected metrics with real, got none"),
         (0.07, {"metrics": ["fud"]}, "unknown metric 'fud'"),
         (0.07, {"metrics": ["fd"], "step": 80, "sampler": "dimm"}, "unknown solver 'dimm'"),
     ],

@@ -20,6 +20,7 @@ from vfn.configs.schema import to_tables
 from vfn.data import Dataset, Labels, load_dataset
 from vfn.nn import Transformer, UNet
 from vfn.objective import batch_loss
+from vfn.ops import Learned
 from vfn.runs import digest, find_checkpoint
 from vfn.train import TrainingData, train
 from vfn.train.session import micro_batch_size
@@ -113,6 +114,35 @@ class Normalised(Small):
         self.norm = nn.BatchNorm2d(1)
 
 
+class Counting(Small):
+    """With a number that it changes in training, which no checkpoint has."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, z, t, y=None):
+        self.count += self.training
+        return super().forward(z, t, y)
+
+
+class Chance(Small):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("directions", torch.randn(3))
+
+
+class Fixed(Small):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.register_buffer("directions", torch.arange(3.0))
+
+
+class Double(Small):
+    def forward(self, z, t, y=None):
+        return super().forward(z, t, y).double()
+
+
 class Wrong(Small):
     def forward(self, z, _t, _y=None):
         return z[:, :, :4]
@@ -132,6 +162,9 @@ class Wrong(Small):
         ),
         (lambda: small(Wrong), r"to give \(2, 1, 8, 8\) here, got \(2, 1, 4, 8\)"),
         (lambda: small(Normalised), "keeps running statistics in norm"),
+        (lambda: small(Counting), "changes its buffer count when it is called, and buffers are"),
+        (lambda: small(Chance), "has other values of its buffer directions whenever it is built"),
+        (lambda: small(Double), r"to give float32 here, got torch\.float64"),
         (lambda: small(guidance_range=(0.0, 4.0)), "which only a distillation teaches"),
         (lambda: nn.Linear(8, 8), "cannot be called as net"),
     ],
@@ -143,6 +176,19 @@ def test_modules_that_do_not_fit_are_refused_before_anything_is_written(
         train(config, tmp_path / "run", model=model(), device="cpu")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_buffers_that_every_copy_has_are_fine(config, tmp_path):
+    train(config, tmp_path, model=small(Fixed), device="cpu")
+    drawn = [vfn.load(tmp_path, "cpu").sample(2, seed=0, steps=2).images for _ in range(2)]
+    assert torch.equal(*drawn)
+
+
+def test_a_compiled_module_is_a_module_too(config, tmp_path):
+    """It has no length, and so it cannot be asked whether it is true; nothing is compiled here."""
+    model = torch.compile(small(), backend="eager")
+    train(override(config, {"steps": 1}), tmp_path, model=model, device="cpu")
+    assert find_checkpoint(tmp_path).step == 1
 
 
 def test_a_class_that_nobody_can_find_again_is_refused(config, tmp_path):
@@ -211,6 +257,36 @@ def test_an_objective_in_place_of_that_of_the_configuration(config, tmp_path):
     plain, twice = ({**losses(run), 0: entries(run, "held_out_loss")[0]["held_out_loss"]}
                     for run in (tmp_path / "plain", tmp_path / "doubled"))  # fmt: skip
     assert twice == pytest.approx({step: 2 * loss for step, loss in plain.items()}, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("made_of", "message"),
+    [
+        (lambda loss: loss.mean(), r"a loss of each of \d+ pictures, \[\d+\], got \[\]"),
+        (lambda loss: loss[:, None], r"a loss of each of \d+ pictures, \[\d+\], got \[\d+, 1\]"),
+        (lambda loss: Learned(loss, {"size": 1.0}), "figure size of the objective as a tensor"),
+        (lambda loss: loss.detach(), "a loss with gradients by the network's parameters"),
+        (lambda loss: Learned(loss, {"lr": loss.mean()}), "under names of their own, got lr"),
+    ],
+)
+def test_objectives_that_give_something_else(config, tmp_path, made_of, message):
+    def objective(network, batch, diffusion):
+        return made_of(batch_loss(network, batch, diffusion))
+
+    with pytest.raises(ValueError, match=message) as refused:
+        train(config, tmp_path, objective=objective, device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_the_caller_s_generators_and_precision_are_left_alone(config, tmp_path):
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    train(override(config, {"tf32": not before[1]}), tmp_path, device="cpu")
+    assert torch.equal(torch.rand(3), wanted)
+    assert [place.allow_tf32 for place in places] == before
 
 
 def test_a_run_starts_from_an_opened_model_or_a_checkpoint(config, tmp_path):

@@ -103,7 +103,7 @@ def read(name: str) -> str:
     if not path.is_file():
         raise ValueError(f"config file {name} does not exist; presets are {', '.join(presets())}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"config file {name} is not text in UTF-8: {error}") from None
 

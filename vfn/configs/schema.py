@@ -30,6 +30,7 @@ OnBad = Literal["refuse", "skip"]
 S = TypeVar("S", bound="Section")
 # Far beyond what is of use, and below what nobody could wait for, hold or count.
 SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
+BETA = 0.99999  # of an average of so many steps that none is longer
 SEED = 2**63 - 1  # what an integer of a tensor holds
 LOGSNR = 700.0  # exp() of more is no float64
 RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
@@ -373,8 +374,8 @@ class TrainConfig(Section):
     lr: float = option(2e-4, "learning rate", 0, RATE)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
-    beta1: float = option(0.9, "AdamW beta1", 0, 1)
-    beta2: float = option(0.999, "AdamW beta2", 0, 1)
+    beta1: float = option(0.9, "AdamW beta1", 0, BETA)
+    beta2: float = option(0.999, "AdamW beta2", 0, BETA)
     weight_decay: float = option(0.0, "AdamW weight decay", 0, RATE)
     grad_norm: float = option(1.0, "clip gradients to this global norm", 0, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
@@ -518,8 +519,6 @@ class SampleConfig(Section):
                 f"expected zero_init below the {self.sample_timesteps} steps of sampling, got "
                 f"{self.zero_init}"
             )
-        if self.guide_with == "":
-            faults.append("expected guide_with to be a run, a file or a step, got an empty text")
         if self.guide_with is None and self.guide_weight != 1:
             faults.append(f"expected guide_with beside guide_weight {self.guide_weight:g}")
         faults += _option_faults(self.guidance_rule, GUIDANCE_RULES, self.guidance_options)
@@ -886,6 +885,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
         return _word_faults(name, value, table)
     if not _is_a(value, hint):
         return [f"expected {name} to be {hint.__name__}, got {shown(value)}"]
+    if value == "":
+        return [f"expected {name} to be a text, got an empty one"]
     return _range(name, value, metadata) if hint in (int, float) else []
 
 

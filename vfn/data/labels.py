@@ -7,9 +7,9 @@ import csv
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vfn.files import few, shortened
+from vfn.files import few, shortened, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class Labels(NamedTuple):
             classes [N] or rows of tags [N, K], int64, in the order given.
 
         Raises:
-            ValueError: for a name that is not among ours, or a list without any.
+            ValueError: for a name that is not among ours, a list without any, or what is no text.
 
         >>> Labels(("a", "b", "c"), tags=True).parse("c+a,b")
         tensor([[1, 0, 1],
@@ -58,7 +58,9 @@ class Labels(NamedTuple):
         """
         import torch
 
-        parts = list(self.names) if asked == "all" else asked
+        parts = _texts(asked)
+        if parts == "all":
+            parts = list(self.names)
         if isinstance(parts, str):
             split = split_names(parts)
             # A single name with commas needs no quotes where nothing else can be meant.
@@ -262,6 +264,16 @@ def tag_row(text: str, names: Sequence[str]) -> list[int]:
     [0, 1]
     """
     return _tag_row(text, _numbers(names), len(names))
+
+
+def _texts(asked: Any) -> str | list[str]:
+    """What is asked, if it is a text or several."""
+    if isinstance(asked, str):
+        return asked
+    parts = list(asked) if isinstance(asked, Iterable) else [asked]
+    if strange := [part for part in parts if not isinstance(part, str)]:
+        raise ValueError(f"expected labels as texts, such as '3' or '3,7', got {shown(strange[0])}")
+    return parts
 
 
 def _numbers(names: Sequence[str]) -> dict[str, int]:

@@ -81,7 +81,8 @@ def compute_statistics(
     with Progress(len(mine) * size, "picture", f"{extractor.name} features") as progress:
         for place, number in enumerate(mine):
             rows = (torch.arange(size) + number * size).clamp(max=count - 1)
-            out = _checked(extractor.run(images[rows]), size, extractor.name)
+            with torch.no_grad():  # it may be a network of the user's
+                out = _checked(extractor.run(images[rows]), size, extractor.name)
             if keep:
                 kept.append(out)
             covariance = covariance and not (lean and keep and count <= out.features.shape[1])

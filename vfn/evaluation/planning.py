@@ -432,7 +432,8 @@ def tried(extractor: Extractor, images: torch.Tensor) -> Extractor:
         ValueError: if it gives no features [B, D], or fails.
     """
     try:
-        out = extractor.run(images)
+        with torch.no_grad():
+            out = extractor.run(images)
     except Exception as error:  # a function of the user's can fail in any way
         raise ValueError(
             f"features {extractor.name} fail for pictures {list(images.shape)}: {reason_of(error)}"
@@ -541,7 +542,7 @@ def _drawing(draws: Draws, seed: int) -> dict[str, Any]:
     return {
         **({} if draws.seed == seed else {"sample_seed": draws.seed}),
         **({"run": str(origin.resolve())} if origin else {}),
-        "labels": _labels_text(draws),
+        **({"labels": _labels_text(draws)} if trained.shape.legend.names else {}),
         "step": trained.step,
         "train_seconds": origin and seconds_until(RunFiles(origin).log, trained.step),
         "ema_sha256" if trained.averaged else "sha256": trained.digest,

@@ -110,7 +110,7 @@ class Evaluation:
         ours, theirs = (balance_text(_shares(self.settings, side)) for side in ("fake", "real"))
         asked = "every class as often" if labels == "in turn" else short(labels)
         real = f"{theirs} among the real ones" if theirs else ""
-        advice = f"--labels {AS_DATA} asks for them so" if labels == "in turn" else ""
+        advice = f"--labels {AS_DATA} asks for them so" if theirs and labels == "in turn" else ""
         beside = "; ".join(filter(None, (real, advice)))
         return f"{asked}{f', {ours}' if ours else ''}{f' ({beside})' if beside else ''}"
 

@@ -118,7 +118,7 @@ def push(folder: str | Path, name: str) -> str:
         api.upload_folder(
             repo_id=name, folder_path=folder, commit_message=f"Export by vfn {__version__}"
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what carries its requests has errors of its own
         why = shortened(" ".join(str(error).split()), 200)
         raise ValueError(f"the hub did not take {name}: {why}; {folder} has it all") from None
     return f"{folder} is at hf://{name}"

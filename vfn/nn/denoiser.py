@@ -1,7 +1,10 @@
 """A network as the function of (z, logsnr) that the samplers in `vfn.ops` want."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +34,11 @@ from vfn.ops.guidance import PLAIN, denoiser_of
 def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Network:
     """The network as a function of its inputs, with ``params`` in place of its own.
 
+    Threads may call it at the same time: they wait for one another, as it is the module itself
+    that has other parameters for the time of a call.
+
     Args:
-        model: any module; it is not changed.
+        model: any module; it is as before after each call.
         params: all of its parameters by name: raw, EMA, or a teacher's; buffers may be among them.
             None is the module as it is.
 
@@ -51,7 +57,24 @@ def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Networ
         return model
     named = dict(params)
     _check_names(model, named)
-    return lambda *inputs, **more: functional_call(model, named, inputs, more)
+
+    def network(*inputs: Any, **more: Any) -> Any:
+        with _alone(model):
+            return functional_call(model, named, inputs, more)
+
+    return network
+
+
+# Held while a module has other parameters than its own; a thread may hold one several times.
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+def _alone(model: nn.Module) -> AbstractContextManager[Any]:
+    """Keep other threads from a module; what is compiled or exported cannot hold a lock."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    lock: AbstractContextManager[Any] = _LOCKS.setdefault(model, threading.RLock())
+    return lock
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Tensor]) -> None:
@@ -92,6 +115,7 @@ def denoiser(
     rule: GuidanceRule = PLAIN,
     zero_until: float | None = None,
     conditions: Conditions = NO_CONDITIONS,
+    casting: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Denoiser:
     """Close over parameters, labels, clipping and guidance.
 
@@ -121,6 +145,7 @@ def denoiser(
         zero_until: highest logsnr at which the flow stands still, see `zero_init`; None is none.
         conditions: what the network takes beside labels, of B pictures. Guidance leads away from
             none of it, too.
+        casting: the context of each call of the network, such as one of `torch.autocast`.
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
@@ -172,7 +197,8 @@ def denoiser(
         if known is not None:
             given.append(guidance if number is None else z.new_full((z.shape[0],), number))
         ends = {} if end is None else {"r": schedule.time(end)}
-        said = network(z, schedule.time(logsnr), *given, **more, **ends)
+        with casting():
+            said = network(z, schedule.time(logsnr), *given, **more, **ends)
         out, frac = split_variance(z, said, out_type)
         pred = predict(z, out, logsnr, out_type)
         x0 = pred.x0 if end is None else x0_from_mean_velocity(z, pred.v, logsnr, end)
@@ -194,6 +220,8 @@ def denoiser(
         return x0s if weak is None else [*x0s, weak(z, logsnr)], frac
 
     def recall(z: Tensor, logsnr: Tensor, memory: Any, end: Tensor | None = None) -> Remembered:
+        logsnr = _each(logsnr, z)
+        end = None if end is None else _each(end, z)
         x0s, frac = branches(z, logsnr, end)
         x0 = x0s[0]
         if strengths:
@@ -212,6 +240,12 @@ def denoiser(
     return denoiser_of(recall, remembers)
 
 
+def _each(logsnr: Tensor | float, z: Tensor) -> Tensor:
+    """A logsnr for each picture [B], of one for all or with axes of length 1 behind."""
+    value = logsnr if isinstance(logsnr, Tensor) else z.new_tensor(logsnr)
+    return value.reshape(-1).expand(z.shape[0])
+
+
 def _and_none(condition: Tensor) -> Tensor:
     """A condition of a batch, and after it none for the same pictures."""
     return torch.cat([condition, torch.zeros_like(condition)])
@@ -223,7 +257,7 @@ def _number(strength: Strength, name: str) -> float | None:
         return None
     if strength < 0:
         raise ValueError(f"expected {name} >= 0, got {strength}")
-    return strength
+    return float(strength)  # one of numpy gives truth values that count nothing
 
 
 def _check_known(model: nn.Module, labels: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Gaussians of features and the Fréchet distance between them."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -137,7 +138,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         cov2: [D, D].
 
     Returns:
-        the squared 2-Wasserstein distance, in squared units of the features, >= 0.
+        the squared 2-Wasserstein distance, in squared units of the features, >= 0; nan where
+        what is given is not finite.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -159,7 +161,9 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         if value.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
     mean1, cov1, mean2, cov2 = (value.double() for value in (mean1, cov1, mean2, cov2))
-    return max(0.0, _distance(mean1, _spectrum(cov1), mean2, cov2).item())
+    if not all(value.isfinite().all() for value in (mean1, cov1, mean2, cov2)):
+        return math.nan  # which LAPACK refuses
+    return _distance(mean1, _spectrum(cov1), mean2, cov2).clamp(min=0).item()
 
 
 def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
@@ -175,7 +179,8 @@ def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
         other: [M, D], M >= 2.
 
     Returns:
-        the squared 2-Wasserstein distance, in squared units of the features, >= 0.
+        the squared 2-Wasserstein distance, in squared units of the features, >= 0; nan where
+        what is given is not finite.
 
     Raises:
         ValueError: if a side has fewer than two rows, or the widths differ.
@@ -189,6 +194,8 @@ def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
     check_features(one, 2, "one")
     check_features(other, 2, "other")
     check_same_width(one, other)
+    if not (one.isfinite().all() and other.isfinite().all()):
+        return math.nan
     if min(len(one), len(other)) > one.shape[1]:
         return frechet_distance(*fit_gaussian(one), *fit_gaussian(other))
     if len(one) > len(other):
@@ -202,7 +209,7 @@ def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
         # The triangle of a QR decomposition has the singular values of all rows so far.
         cross = torch.linalg.qr(torch.cat([cross, rows @ few.T]), mode="r").R
     squared = (mean1 - mean2).square().sum() + trace - 2 * torch.linalg.svdvals(cross).sum()
-    return max(0.0, squared.item())
+    return squared.clamp(min=0).item()
 
 
 _ROWS = 256  # at a time, in float64
@@ -220,7 +227,7 @@ def frechet_infinity(
     Args:
         mean: [D], of the other side.
         cov: [D, D].
-        features: [N, D], N > least.
+        features: [N, D], N >= least + 2: a line needs three sizes.
         least: smallest size, >= 2; above D, or the covariances are singular and the law is another.
         points: how many sizes, >= 3.
         seed: of the order.
@@ -239,7 +246,7 @@ def frechet_infinity(
     """
     if least < 2 or points < 3:
         raise ValueError(f"expected least >= 2 and points >= 3, got {least} and {points}")
-    check_features(features, least + 1, "features")
+    check_features(features, least + 2, "features")
     count = len(features)
     order = epoch_permutation(seed, 0, count).to(features.device)
     mean, spectrum = mean.double(), _spectrum(cov.double())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vfn.sampling.trained import Trained
 
 # A path or ``dataset:NAME[:split]``, numbers [N, D], a data set, or what a network is given.
-ConditionSource = str | Path | Tensor | Dataset | Conditions
+ConditionSource = str | Path | Tensor | np.ndarray | Dataset | Conditions
 OPTION = "--condition"
 
 
@@ -103,6 +103,8 @@ def open_condition(
     if not conditioned_text(config, shape):
         raise ValueError("this model takes nothing but labels; leave out the condition")
     name = f"condition {shown(str(given))}" if isinstance(given, str | Path) else "the condition"
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
     if isinstance(given, Tensor):
         if given.ndim == 2:
             return Beside(_of_numbers(given, shape, name))
@@ -118,6 +120,10 @@ def open_condition(
             if masked is not None:
                 return Beside(masked)
         given = _read(str(given), config, shape)
+    if not isinstance(given, Dataset):
+        raise ValueError(
+            f"expected {name} as a path, numbers [N, D] or a data set, got {type(given).__name__}"
+        )
     rows = torch.arange(len(given.images) if num is None else min(num, len(given.images)))
     labels = given.labels if given.legend == shape.legend else None
     found = _of_pictures(given, rows, config, shape, name)
@@ -237,7 +243,7 @@ def _read_numbers(path: Path, name: str) -> Tensor | None:
     """Numbers of an .npy file with two axes, or of a .csv file; None for anything else."""
     if path.suffix == ".csv" and path.is_file():
         try:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = [[float(text) for text in row] for row in csv.reader(file) if row]
             return torch.tensor(rows, dtype=torch.float64)
         except (ValueError, OSError) as error:

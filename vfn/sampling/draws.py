@@ -16,7 +16,6 @@ from vfn.configs import SampleConfig
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
 from vfn.model import (
-    autocast,
     float32_convolutions,
     rule_of,
     sampler_of,
@@ -133,9 +132,8 @@ class Draws:
 
         doing = f"drawing {len(indices)} pictures at once"
         remedy = "draw fewer at a time with --batch, in training with --sample-batch"
-        halved = autocast(trained.precision, trained.device)
         convolutions = float32_convolutions(trained.config.train.tf32)
-        with in_memory(doing, remedy), torch.inference_mode(), convolutions, halved:
+        with in_memory(doing, remedy), torch.inference_mode(), convolutions:
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),

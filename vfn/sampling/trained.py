@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
-from vfn.configs.schema import changed_section
+from vfn.configs.schema import SEED, changed_section
 from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
 from vfn.files import shown
 from vfn.footprint import Footprint, evaluated_at_once
 from vfn.memory import free_memory, size_text
-from vfn.model import DataShape, build_model, check_guidance, check_sampling, schedule_of
+from vfn.model import (
+    DataShape,
+    autocast,
+    build_model,
+    check_guidance,
+    check_sampling,
+    schedule_of,
+)
 from vfn.nn import NETWORKS, Conditions, check_labels, denoiser, guidance_range
+from vfn.numbers import whole
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import say
@@ -150,6 +158,7 @@ class Trained:
             labels,
             guidance,
             conditions=here,
+            casting=lambda: autocast(self.precision, self.device),
             **options,
         )
 
@@ -295,7 +304,7 @@ class Trained:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
                 or `Asked`; every class, or some sets of tags that training pictures have, if None.
-            seed: of the noise.
+            seed: of the noise, a whole number >= 0.
             condition: what the network takes beside labels, in turn; see `condition`. Pictures
                 with labels that the network knows bring them along where ``labels`` is None.
             settings: fields of the section [sample], which are the run's where they are not given;
@@ -319,8 +328,8 @@ class Trained:
         """
         chosen = self.settings(**settings)
         asked = self._asked(labels)
-        if num is not None and num < 1:
-            raise ValueError(f"expected num to be at least 1, got {num}")
+        num = None if num is None else whole(num, "num", 1)
+        seed = whole(seed, "seed", 0, SEED)
         each = len(asked.labels) if asked.each else PER_LABEL * len(asked.labels)
         if condition is not None:
             found = open_condition(condition, self.config, self.shape, num)
@@ -448,6 +457,9 @@ class Trained:
         ValueError: solver ddim takes no churn, which belongs to heun; name that solver or ...
         """
         named = {SHORT_NAMES.get(name, name): value for name, value in given.items()}
+        if len(named) < len(given):
+            twice = next(short for short, long in SHORT_NAMES.items() if {short, long} <= {*given})
+            raise ValueError(f"{twice} is {SHORT_NAMES[twice]}, and both are given; leave out one")
         base = self.config.sample
         if unknown := [name for name in named if name not in vars(base)]:
             raise ValueError(
@@ -562,6 +574,11 @@ def load(
         raise ValueError(f"expected precision fp32 or bf16, got {shown(precision)}")
     where, path = choose_device(device), run_path(path)
     checkpoint = find_checkpoint(path)
+    if not ema and not checkpoint.moments["exp_avg"]:
+        raise ValueError(
+            f"{path} is an exported model, which has the average alone; take that (without --raw, "
+            "ema=False), or name its run"
+        )
     stored = checkpoint.ema if ema else checkpoint.params
     if network is None and NETWORKS.find(checkpoint.config.model.network).sectioned:
         with torch.device("meta"):  # a network of other sizes would take memory that is not there

@@ -5,7 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -133,7 +133,7 @@ def train(
         raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
     files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
-    with processes(device) as world:
+    with undisturbed(), processes(device) as world:
         with together(world):
             begin = None if init_from is None else as_checkpoint(init_from)
         objects = [None if part is None else object_name(type(part)) for part in given]
@@ -143,6 +143,23 @@ def train(
             run = open_run(config, files, world, resume, begin, given, fresh, init_partial)
             with stop_signals(world) as stop:
                 return carry_out(run, stop, observers)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave torch's generators and precision to the caller as they were; a run sets its own."""
+    flags: dict[Any, bool] = {}
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    for place in places:
+        with suppress(RuntimeError):  # of who sets fp32_precision, which does not mix with this
+            flags[place] = place.allow_tf32
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            for place, before in flags.items():
+                place.allow_tf32 = before
 
 
 @contextmanager
@@ -391,7 +408,6 @@ class Window:
         entry = {
             "step": run.state.step,
             "loss": loss,
-            **figures,
             "loss_by_logsnr": [s / n if n else None for s, n in zip(sums, counts, strict=True)],
             "grad_norm": self.results[-1].grad_norm.item(),
             "lr": learning_rate(run.state.step - 1, settings),
@@ -400,6 +416,12 @@ class Window:
             "memory_mib": _memory(run.world),
             "seconds": self.seconds,
         }
+        if taken := figures.keys() & entry.keys():
+            raise ValueError(
+                f"expected figures of the objective under names of their own, got {min(taken)}, "
+                "which the log has already"
+            )
+        entry |= figures
         if run.state.weight is not None:
             edges = logsnr_edges(run.config.diffusion, run.world.device)
             with torch.no_grad():

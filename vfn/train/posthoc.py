@@ -91,9 +91,13 @@ def posthoc_ema(
     ...     [path.name for path in made.files.values()]
     ['ema-0.07-step-8.safetensors', 'ema-0.15-step-8.safetensors']
     """
-    lengths = [sigma_rel] if isinstance(sigma_rel, int | float) else list(sigma_rel)
+    given = [sigma_rel] if isinstance(sigma_rel, int | float) else sigma_rel
+    lengths = [float(length) for length in given]  # of numpy they have another repr
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"expected one sigma_rel or several that differ, got {lengths[:4]}")
+    judged_by = {"real": real, **settings}
+    if not metrics and (unused := [name for name, v in judged_by.items() if v is not None]):
+        raise ValueError(f"expected metrics with {unused[0]}, got none; name some, or leave it out")
     stored = stored_averages(run, step)
     for length in lengths:
         stored.check(length)

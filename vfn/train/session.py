@@ -81,6 +81,10 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+NO_BUFFERS = (
+    "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
+    "requires_grad=False)"
+)
 # Settings that each machine may have of its own: the pictures are compared, not where they are.
 _OWN = ("data_dir", "num_workers")
 
@@ -182,7 +186,8 @@ def open_run(
     config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
     with in_memory("building the network", "use a narrower one (--hid-channels)"):
-        model = (given.model or build_model(config, shape)).to(world.device)
+        model = build_model(config, shape) if given.model is None else given.model
+        model = model.to(world.device)
     _check_network(model, config, dataset, shape, world.device)
     if given.model is not None:
         _share_parameters(model, world)
@@ -492,7 +497,26 @@ def _check_network(
             f"network {name} knows {model.num_classes} labels, and the data set has {labels}; "
             "build it for as many, or set conditional to false for none"
         )
+    _check_buffers(model, config, shape)
     _try_network(model, name, config, dataset, shape, device)
+
+
+def _check_buffers(model: nn.Module, config: Config, shape: DataShape) -> None:
+    """Refuse buffers that a network which is built again would not have."""
+    own = dict(model.named_buffers())
+    if not own:
+        return
+    try:
+        with torch.random.fork_rng([]):
+            again = dict(build_model(config, shape).named_buffers())
+    except ValueError:  # of a class that cannot be imported; whoever loads it gives the module
+        return
+    for key, value in own.items():
+        if key not in again or not torch.equal(value.cpu(), again[key].cpu()):
+            raise ValueError(
+                f"network {config.model.network} has other values of its buffer {key} whenever it "
+                f"is built, {NO_BUFFERS}"
+            )
 
 
 def _try_network(
@@ -514,9 +538,14 @@ def _try_network(
     more = conditions_of(dataset, rows, z, config.data.condition, uniform)
     wanted = (len(z), output_channels(config, shape), *shape.size[1:])
     model.eval()
+    before = {key: value.clone() for key, value in model.named_buffers()}
     try:
         with torch.no_grad():
             out = model(*given, **more.keywords())
+            if before:
+                with torch.random.fork_rng([]):
+                    model.train()(*given, **more.keywords())
+                model.eval()
     except Exception as error:  # a network of the user's can fail in any way
         if is_shortage(error):
             raise ValueError(
@@ -529,6 +558,13 @@ def _try_network(
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"expected network {name} to give {wanted} here, got {found}")
+    if out.dtype != torch.float32:
+        raise ValueError(f"expected network {name} to give float32 here, got {out.dtype}")
+    for key, value in model.named_buffers():
+        if not torch.equal(value, before[key]):
+            raise ValueError(
+                f"network {name} changes its buffer {key} when it is called, {NO_BUFFERS}"
+            )
 
 
 @torch.no_grad()

@@ -184,7 +184,12 @@ def train_step(
         held = _held(network, more), _held(weigh, more), _held(auxiliary, more)
         with held[0], held[1], held[2], keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
-                each, told, theirs = loss_of(objective(network, batch, config.diffusion))
+                each, told, theirs = loss_of(objective, network, batch, config.diffusion)
+            if not each.requires_grad:
+                raise ValueError(
+                    "expected the objective to give a loss with gradients by the network's "
+                    "parameters, got one without"
+                )
             loss = trained = _counted(each, batch.weight).mean() / settings.micro_batches
             if weigh is not None:
                 u = weigh(schedule_of(config.diffusion).logsnr(batch.t)).to(each.dtype)

@@ -43,7 +43,7 @@ from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import differing
 from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, method_of
 from vfn.train.distillation.plan import plan_of, stages_of
-from vfn.train.loop import carry_out, held
+from vfn.train.loop import carry_out, held, undisturbed
 from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
@@ -144,7 +144,7 @@ def distill(
     """
     observers = as_observers(callbacks)
     files = RunFiles(run_path(out))
-    with processes(device) as world:
+    with undisturbed(), processes(device) as world:
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)

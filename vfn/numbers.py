@@ -1,0 +1,38 @@
+"""Whole numbers as callers give them."""
+
+import operator
+from typing import Any
+
+from vfn.files import shown
+
+
+def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """A whole number of any kind, of Python, numpy or torch, as Python's own.
+
+    Args:
+        value: the number.
+        name: what it is called.
+        low: the least that it may be.
+        high: the most, if there is one.
+
+    Returns:
+        the number.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> import numpy as np
+    >>> whole(np.int64(3), "num", 1)
+    3
+    >>> whole(1.5, "num", 1)
+    Traceback (most recent call last):
+    ValueError: expected num to be a whole number of at least 1, got 1.5
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if number < low or (high is not None and number > high):
+        span = f"of at least {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"expected {name} to be a whole number {span}, got {shown(value)}")
+    return number
