@@ -198,6 +198,7 @@ def test_average_of_a_constant_is_the_constant():
         (lambda: ops.power_ema_decay(0, 1.0), "num_updates >= 1"),
         (lambda: ops.sigma_rel_to_gamma(0.5), "sigma_rel in"),
         (lambda: ops.posthoc_ema_weights([1], [], 1, 1.0), "as many steps as gammas"),
+        (lambda: ops.posthoc_ema_weights([0, 9], [1, 1], 9, 1.0), "expected steps above 0, got 0"),
         (lambda: ops.combine([], torch.ones(1)), "one weight for each average"),
         (lambda: ops.ema_decay(-1, 0.9), "num_updates >= 0, got -1"),
     ],

@@ -45,3 +45,9 @@ def test_ratio_is_that_of_the_mean_error():
     assert psnr(x, half, 255.0).item() == pytest.approx(20 * np.log10(255 / 16) + 10 * np.log10(2))
     assert psnr(x, x, 255.0).item() == float("inf")
     assert ssim(x, x, 255.0).item() == 1
+
+
+@pytest.mark.parametrize("figure", [psnr, ssim])
+def test_pictures_are_not_compared_with_others_than_their_own(figure):
+    with pytest.raises(ValueError, match="expected y of the shape of x"):
+        figure(torch.zeros(4, 1, 16, 16), torch.zeros(1, 1, 16, 16), 1.0)

@@ -161,7 +161,8 @@ def posthoc_ema_weights(
         weights [N], float64, of sum 1, for `combine`.
 
     Raises:
-        ValueError: if ``steps`` and ``gammas`` differ in length or are empty.
+        ValueError: if ``steps`` and ``gammas`` differ in length or are empty, or a step is not
+            above 0.
 
     Source: Karras et al. 2023 (2312.02696), algorithm 3.
 
@@ -172,6 +173,8 @@ def posthoc_ema_weights(
         raise ValueError(
             f"expected as many steps as gammas, at least one, got {len(steps)} and {len(gammas)}"
         )
+    if min(*steps, step) <= 0:
+        raise ValueError(f"expected steps above 0, got {min(*steps, step)}")
     t, g = (torch.tensor(list(values), dtype=torch.float64) for values in (steps, gammas))
     wanted_t, wanted_g = (torch.tensor([v], dtype=torch.float64) for v in (step, gamma))
     gram = _profile_product(t[:, None], g[:, None], t, g)

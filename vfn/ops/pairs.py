@@ -8,6 +8,12 @@ WINDOW, SIGMA = 11, 1.5  # pixels of SSIM's window, and its deviation
 C1, C2 = 0.01**2, 0.03**2
 
 
+def _check_alike(x: Tensor, y: Tensor) -> None:
+    """Refuse pictures of two shapes: each is compared with its own."""
+    if x.shape != y.shape:
+        raise ValueError(f"expected y of the shape of x, {list(x.shape)}, got {list(y.shape)}")
+
+
 def psnr(x: Tensor, y: Tensor, peak: float) -> Tensor:
     """Peak signal-to-noise ratio ``10 log10(peak^2 / mean (x - y)^2)``, in dB.
 
@@ -19,9 +25,13 @@ def psnr(x: Tensor, y: Tensor, peak: float) -> Tensor:
     Returns:
         float64 [B]; infinite where both are the same.
 
+    Raises:
+        ValueError: if the shapes differ.
+
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), peak=10.0)
     tensor([20.], dtype=torch.float64)
     """
+    _check_alike(x, y)
     error = (x.double() - y.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(peak**2 / error)
 
@@ -41,11 +51,15 @@ def ssim(x: Tensor, y: Tensor, peak: float) -> Tensor:
     Returns:
         float64 [B], at most 1.
 
+    Raises:
+        ValueError: if the shapes differ.
+
     Source: Wang et al. 2004, Image quality assessment, eq. 13.
 
     >>> ssim(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), peak=1.0)
     tensor([1.], dtype=torch.float64)
     """
+    _check_alike(x, y)
     x, y = x.double(), y.double()
     side = min(WINDOW, *x.shape[2:])
     side -= 1 - side % 2
