@@ -269,6 +269,14 @@ def test_a_denoiser_has_the_precision_of_the_network(run, trained):
     assert torch.equal(rounded, wanted)
 
 
+def test_loading_and_drawing_leave_the_generator_alone(run):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    vfn.load(run, "cpu").sample(2, steps=1)
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_threads_draw_the_same(trained):
     alone = [trained.sample(2, seed=seed).images for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:

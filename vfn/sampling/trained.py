@@ -657,7 +657,8 @@ def _place_of(trained: Trained) -> torch.device:
 
 def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if given is None:
-        return build_model(checkpoint.config, checkpoint.shape)
+        with torch.random.fork_rng([]):  # its first parameters, which give way, are drawn
+            return build_model(checkpoint.config, checkpoint.shape)
     known, here = checkpoint.config.model.network, object_name(given)
     if here not in (known, NETWORKS.find(known).target):
         raise ValueError(f"the checkpoint is one of network {known}, got one of {here}")
