@@ -324,12 +324,14 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
     )
 
 
-def numbers(_context: click.Context, _option: click.Parameter, words: str) -> str:
-    """As they are, if they are numbers apart by commas."""
+def numbers(_context: click.Context, option: click.Parameter, words: str) -> str:
+    """As they are, if they are such numbers, apart by commas, as the option has by default."""
     try:
-        [float(word) for word in words.split(",")]
+        [(int if option.name == "seeds" else float)(word) for word in words.split(",")]
     except ValueError:
-        raise click.BadParameter(f"expected numbers as in {BUDGETS}, got {words!r}") from None
+        raise click.BadParameter(
+            f"expected numbers as in {option.default}, got {words!r}"
+        ) from None
     return words
 
 

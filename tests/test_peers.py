@@ -166,11 +166,15 @@ def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
     assert peers.chosen_of("ours,EDM", {"EDM": "VFN_EDM names no checkout"}) == ["ours"]
 
 
-@pytest.mark.parametrize("option", ["--budget", "--seeds"])
-def test_what_is_no_number_is_refused(call, option):
-    done = call(option, "60,many")
+@pytest.mark.parametrize(
+    ("option", "words", "usual"),
+    [("--budget", "60,many", "60,300,1800"), ("--seeds", "0,many", "0,1,2"),
+     ("--seeds", "0.5", "0,1,2")],
+)  # fmt: skip
+def test_what_is_no_number_is_refused(call, option, words, usual):
+    done = call(option, words)
     assert done.exit_code == 2
-    assert "expected numbers as in 60,300,1800, got '60,many'" in done.output
+    assert f"expected numbers as in {usual}, got '{words}'" in done.output
 
 
 def run_of(distance):

@@ -622,3 +622,18 @@ def test_nothing_is_said_of_labels_that_a_network_does_not_know():
     found = judge("dataset:digits:train", network.draws(20, guidance=0), ["fd"], device="cpu")
     assert "labels" not in found.settings
     assert found.balance() == ""
+
+
+def test_numbers_of_numpy_are_written(tmp_path):
+    network = untrained(small_config(), SHAPE)
+    found = judge("dataset:digits:train", network, ["fd"], num=np.int64(20), seed=np.int32(1),
+                  bootstrap=np.int64(2), device="cpu")  # fmt: skip
+    found.write(tmp_path / "found.json")
+    settings = read_evaluation(tmp_path / "found.json").settings
+    assert [settings[name] for name in ("num", "seed", "bootstrap")] == [20, 1, 2]
+
+
+@pytest.mark.parametrize("given", [{"num": 1.5}, {"seed": -1}, {"bootstrap": 2.5}])
+def test_what_is_no_whole_number_is_refused(given):
+    with pytest.raises(ValueError, match="to be a whole number"):
+        judge("dataset:digits:train", "dataset:digits:test", ["fd"], device="cpu", **given)

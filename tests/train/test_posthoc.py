@@ -104,8 +104,9 @@ def test_the_command_does_the_same(run, tmp_path):
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".json", ".png", ".safetensors"}
 
 
-def test_lengths_of_numpy(run, tmp_path):
-    made = posthoc_ema(run, np.array([0.07]), tmp_path, device="cpu")
+@pytest.mark.parametrize("length", [np.array([0.07]), np.array(0.07), np.float64(0.07)])
+def test_lengths_of_numpy(run, tmp_path, length):
+    made = posthoc_ema(run, length, tmp_path, device="cpu")
     assert [path.name for path in made.files.values()] == ["ema-0.07-step-80.safetensors"]
 
 

@@ -133,9 +133,9 @@ class Chance(Small):
 
 
 class Fixed(Small):
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.register_buffer("directions", torch.arange(3.0))
+    def __init__(self, width=8, **options):
+        super().__init__(width=width, **options)
+        self.register_buffer("directions", torch.arange(float(width)))
 
 
 class Double(Small):
@@ -164,6 +164,7 @@ class Wrong(Small):
         (lambda: small(Normalised), "keeps running statistics in norm"),
         (lambda: small(Counting), "changes its buffer count when it is called, and buffers are"),
         (lambda: small(Chance), "has other values of its buffer directions whenever it is built"),
+        (lambda: small(Chance, width=4), "has other values of its buffer directions whenever it"),
         (lambda: small(Double), r"to give float32 here, got torch\.float64"),
         (lambda: small(guidance_range=(0.0, 4.0)), "which only a distillation teaches"),
         (lambda: nn.Linear(8, 8), "cannot be called as net"),
@@ -182,6 +183,11 @@ def test_buffers_that_every_copy_has_are_fine(config, tmp_path):
     train(config, tmp_path, model=small(Fixed), device="cpu")
     drawn = [vfn.load(tmp_path, "cpu").sample(2, seed=0, steps=2).images for _ in range(2)]
     assert torch.equal(*drawn)
+
+
+def test_buffers_by_options_of_its_own_are_those_of_the_module_that_load_is_given(config, tmp_path):
+    train(config, tmp_path, model=small(Fixed, width=4), device="cpu")
+    assert vfn.load(tmp_path, "cpu", network=small(Fixed, width=4)).step == 4
 
 
 def test_a_compiled_module_is_a_module_too(config, tmp_path):

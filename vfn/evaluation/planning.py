@@ -9,6 +9,7 @@ import torch
 
 from vfn import __version__
 from vfn.configs import DataConfig
+from vfn.configs.schema import SEED
 from vfn.data import Dataset, Labels, data_home, load_held_out, same_data, spec_settings
 from vfn.data.resize import RESIZE
 from vfn.data.values import PLAIN, Values
@@ -43,6 +44,7 @@ from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
 from vfn.files import check_space, printable, reason_of
 from vfn.nn import guidance_range
+from vfn.numbers import whole
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import RUN
@@ -126,6 +128,8 @@ def plan_evaluation(
     asked = [word for word in words if word != USUAL]
     chosen = find_metrics(asked) if asked or not usual else {}
     check_bootstrap(bootstrap)
+    num, bootstrap = whole(num, "num", 1), whole(bootstrap, "bootstrap", 0)
+    seed = whole(seed, "seed", 0, SEED)
     size = checked_size(image_size)
     if weights is not None and isinstance(features, Extractor):
         raise ValueError(f"expected weights with the name of features, got {features.name}")

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vfn.distributed import World, processes, wait_for_all
 from vfn.evaluation import Evaluation, compare, judge, own_data, own_draws, write_plot
 from vfn.evaluation.extractors import Extractor
@@ -91,8 +93,7 @@ def posthoc_ema(
     ...     [path.name for path in made.files.values()]
     ['ema-0.07-step-8.safetensors', 'ema-0.15-step-8.safetensors']
     """
-    given = [sigma_rel] if isinstance(sigma_rel, int | float) else sigma_rel
-    lengths = [float(length) for length in given]  # of numpy they have another repr
+    lengths = np.atleast_1d(sigma_rel).astype(float).tolist()  # Python's own: names have their repr
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"expected one sigma_rel or several that differ, got {lengths[:4]}")
     judged_by = {"real": real, **settings}

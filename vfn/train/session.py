@@ -501,6 +501,10 @@ def _check_network(
     _try_network(model, name, config, dataset, shape, device)
 
 
+def _sizes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.named_parameters()}
+
+
 def _check_buffers(model: nn.Module, config: Config, shape: DataShape) -> None:
     """Refuse buffers that a network which is built again would not have."""
     own = dict(model.named_buffers())
@@ -508,11 +512,14 @@ def _check_buffers(model: nn.Module, config: Config, shape: DataShape) -> None:
         return
     try:
         with torch.random.fork_rng([]):
-            again = dict(build_model(config, shape).named_buffers())
+            again = build_model(config, shape)
+            if _sizes(again) != _sizes(model):  # options of its own: load is given such a module
+                own = dict(build_model(config, shape).named_buffers())
     except ValueError:  # of a class that cannot be imported; whoever loads it gives the module
         return
+    others = dict(again.named_buffers())
     for key, value in own.items():
-        if key not in again or not torch.equal(value.cpu(), again[key].cpu()):
+        if key not in others or not torch.equal(value.cpu(), others[key].cpu()):
             raise ValueError(
                 f"network {config.model.network} has other values of its buffer {key} whenever it "
                 f"is built, {NO_BUFFERS}"
