@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -187,6 +188,19 @@ def test_permutation_puts_every_item_everywhere():
 def test_keys_out_of_range_are_refused(draw, seed, stream, index, error, message):
     with pytest.raises(error, match=message):
         draw(seed, stream, index)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int64, np.uint64, torch.tensor])
+def test_whole_numbers_of_any_kind_are_keys(draw, kind):
+    index = torch.arange(3)
+    assert torch.equal(draw(kind(5), kind(7), index), draw(5, 7, index))
+
+
+@pytest.mark.parametrize("key", [(1.0, 0), (0, "1")])
+def test_keys_that_are_no_whole_numbers_are_refused(key):
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        keyed_uniform(*key, torch.arange(3))
 
 
 def test_probability_out_of_range_is_refused():

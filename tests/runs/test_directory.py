@@ -47,7 +47,7 @@ def test_what_is_there_is_found_in_order(tmp_path):
 
 
 def test_runs_of_one_place_are_equal():
-    assert RunFiles(Path("r")) == RunFiles(Path("r"))
+    assert RunFiles(Path("r")) == RunFiles("r")
     assert RunFiles(Path("r")).stage(2) == RunFiles(Path("r/steps-2"))
 
 

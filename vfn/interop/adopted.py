@@ -88,7 +88,7 @@ def write_run(out: Path, checkpoint: Checkpoint) -> Path:
     make_directory(out.parent)
     prefix = f".{out.resolve().name}."
     with TemporaryDirectory(dir=out.parent, prefix=prefix, suffix=".tmp") as temporary:
-        staged = RunFiles(Path(temporary))
+        staged = RunFiles(temporary)
         path = save_checkpoint(staged, checkpoint, keep=1)
         write_atomic(staged.config, dumps(checkpoint.config))
         make_directory(out)

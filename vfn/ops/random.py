@@ -8,6 +8,7 @@ float64 and rounded once, so that devices agree to the last place.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ def _bits(seed: int, stream: int, index: Tensor, count: int) -> Tensor:
     """``count`` words of 32 bits for each index: [*index.shape, count], int64."""
     if index.is_floating_point() or index.dtype == torch.bool:
         raise TypeError(f"expected index of an integer dtype, got {index.dtype}")
+    # Numpy's numbers have a width of their own, in which the masks below do not fit.
+    seed, stream = operator.index(seed), operator.index(stream)
     if not 0 <= stream <= _MASK:
         raise ValueError(f"expected stream in 0..2^32-1, got {stream}")
     if not 0 <= seed < 2**64:
@@ -75,7 +78,7 @@ def keyed_uniform(
         ``[*index.shape, *shape]`` on index's device.
 
     Raises:
-        TypeError: if ``index`` is not of an integer dtype.
+        TypeError: if ``index`` is not of an integer dtype, or seed or stream no whole numbers.
         ValueError: if seed or stream are out of range.
 
     Source: Salmon et al. 2011, Philox 4x32-10.
@@ -112,7 +115,7 @@ def keyed_normal(
         ``[*index.shape, *shape]`` on index's device.
 
     Raises:
-        TypeError: if ``index`` is not of an integer dtype.
+        TypeError: if ``index`` is not of an integer dtype, or seed or stream no whole numbers.
         ValueError: if seed or stream are out of range.
 
     Source: Salmon et al. 2011, Philox 4x32-10; Box & Muller 1958.

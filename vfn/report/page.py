@@ -62,7 +62,7 @@ def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
     >>> import tempfile
     >>> from vfn.configs import dumps, load
     >>> with tempfile.TemporaryDirectory() as run:
-    ...     _ = RunFiles(Path(run)).config.write_text(dumps(load("digits")))
+    ...     _ = RunFiles(run).config.write_text(dumps(load("digits")))
     ...     report(run).name
     'report.html'
     """

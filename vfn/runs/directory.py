@@ -8,15 +8,18 @@ HUB = "hf:/"  # begins the name of a network on the hub
 RUN = "run:"  # may stand before the path of a run wherever one is named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RunFiles:
     """The files and folders of a run, of a distillation, or of one of its stages.
 
-    >>> RunFiles(Path("runs/a")).checkpoint(20).as_posix()
+    >>> RunFiles("runs/a").checkpoint(20).as_posix()
     'runs/a/checkpoints/step-00000020.safetensors'
     """
 
     path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def config(self) -> Path:

@@ -199,7 +199,7 @@ def stored_averages(
         ValueError: if there are no snapshots, the last one is damaged, or the step lies before or
             after them.
     """
-    files = RunFiles(Path(run))
+    files = RunFiles(run)
     known = sorted(files.snapshot_steps())
     if not known:
         raise ValueError(

@@ -221,7 +221,7 @@ def find_teacher(
     Raises:
         ValueError: if there is none, or ``out`` has another one.
     """
-    kept = RunFiles(Path(out)).teacher
+    kept = RunFiles(out).teacher
     if not (resume and kept.is_file()):
         if teacher is None:
             raise ValueError(f"there is no distillation in {out}; name a --teacher to start one")
