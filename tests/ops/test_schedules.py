@@ -75,6 +75,19 @@ def test_logsnr_matches_50_digits(name, low, high, dtype, bound, max_ulp):
     assert max_ulp(logsnr_schedule(name, low, high).logsnr(t), exact, FLOORS[name]) <= bound
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(-90.0, -80.0), (-31.0, -30.0), (-3.0, -1.0), (1.0, 3.0), (80.0, 90.0)]
+)
+def test_cosine_between_limits_of_one_sign_matches_50_digits(low, high, max_ulp):
+    """Neither angles that are all next to a right one, nor what is left of them, lose digits."""
+    t, schedule = times(), logsnr_schedule("cosine", low, high)
+    exact = [exact_cosine(mpf(value), mpf(low), mpf(high)) for value in t.tolist()]
+    assert max_ulp(schedule.logsnr(t), exact, floor=1.0) <= 4
+    # As far as a logsnr of 90, rounded, tells a time.
+    got = schedule.time(torch.tensor([float(value) for value in exact], dtype=torch.float64))
+    torch.testing.assert_close(got, t, rtol=0, atol=5e-14)
+
+
 # Two logarithms and an expm1, each of a rounded argument: 4.1 units as measured.
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 5), (torch.float32, 1)])
 def test_legacy_logsnr_matches_50_digits(dtype, bound, max_ulp):

@@ -61,7 +61,12 @@ def check_finite(logsnr_min: float, logsnr_max: float) -> None:
 def _angles(logsnr_min: float, logsnr_max: float) -> tuple[float, float, float]:
     """Start angle, span, and the remainder to pi/2 at the end, none by subtraction near pi/2."""
     start, rest = math.atan(math.exp(-logsnr_max / 2)), math.atan(math.exp(logsnr_min / 2))
-    return start, math.pi / 2 - start - rest, rest
+    near, far = sorted((abs(logsnr_min), abs(logsnr_max)))
+    if logsnr_min < 0 < logsnr_max:
+        span = math.pi / 2 - start - rest
+    else:  # both next to 0, or both next to pi/2
+        span = math.atan(math.exp(-near / 2)) - math.atan(math.exp(-far / 2))
+    return start, span, rest
 
 
 def cosine_logsnr(
@@ -117,9 +122,13 @@ def cosine_time(
     tensor(0.5000, dtype=torch.float64)
     """
     check_range(logsnr_min, logsnr_max)
-    start, span, _ = _angles(logsnr_min, logsnr_max)
-    angle = torch.atan(torch.exp(-0.5 * as_float64(logsnr, "logsnr")))
-    return like(((angle - start) / span).clamp(0, 1), logsnr)
+    start, span, rest = _angles(logsnr_min, logsnr_max)
+    value = as_float64(logsnr, "logsnr")
+    if logsnr_max > 0:
+        t = (torch.atan(torch.exp(-0.5 * value)) - start) / span
+    else:  # every angle next to pi/2
+        t = 1 - (torch.atan(torch.exp(0.5 * value)) - rest) / span
+    return like(t.clamp(0, 1), logsnr)
 
 
 def _sigmoid(limit: float) -> float:
