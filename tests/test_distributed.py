@@ -25,6 +25,7 @@ from vfn.cli import app
 from vfn.configs import load, override
 from vfn.distributed import by_first, gather, largest, processes, share, total, wait_for_all
 from vfn.evaluation import judge, store_reference
+from vfn.ops import Sample
 from vfn.progress import say
 from vfn.sampling import untrained
 from vfn.train import distill, train
@@ -70,6 +71,19 @@ found += [
     refused(lambda: by_first(lambda: int("x"))),
     by_first(lambda: 5),
 ]
+
+
+def restless(denoise, z, logsnrs, noise, callback):
+    # A solver that takes as many steps as it likes, on each process others.
+    for i in range(2 + 3 * world.rank):
+        callback(i, z, z)
+    return Sample(z, 1)
+
+
+asked, draws = [], teacher.draws(4, sampler="adaptive", batch=1)
+draws.__dict__["_sampler"] = restless
+drawn = draws.by_all(world, lambda: asked.append(largest(len(asked), world)))
+found.append([asked, len(drawn.images)])
 open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
 """
 DIFFERS = "started with different arguments: {} differs"
@@ -93,6 +107,8 @@ def test_two_processes(forks, tmp_path):
         for told, own in zip(found[16:18], first, strict=True):
             assert told.startswith("another process of this job refused" if rank else own)
         assert found[18] == (None if rank else 5)
+        # Asked once a batch: were it once a step, the processes would wait for one another forever.
+        assert found[19] == [[0, 1], 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "script.py"]
 
 

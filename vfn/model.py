@@ -316,10 +316,10 @@ def check_sampling(
             learned, a grid that the schedule has no ends for, or a solver that cannot be imported
             or fails.
     """
-    if rule_of(settings).remembers and settings.sampler == "adaptive":
+    if rule_of(settings).remembers and SOLVERS.find(settings.sampler).forgetful:
         raise ValueError(
-            f"guidance rule {settings.guidance_rule} remembers the steps before, and the adaptive "
-            "sampler takes steps back; use another sampler, or momentum 0"
+            f"guidance rule {settings.guidance_rule} remembers the steps before, and sampler "
+            f"{settings.sampler} takes steps back; use another sampler, or momentum 0"
         )
     check_guidance(settings, config, shape, known)
     sampling_grid(settings.grid, schedule_of(config.diffusion), 2)

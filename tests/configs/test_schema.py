@@ -224,6 +224,9 @@ def test_override_names_every_fault_at_once():
         override(load("digits"), {"stepps": 3, "lr": -1.0, "hid_channels": 64})
     with pytest.raises(ValueError, match="expected lr in 0..1000.0, got inf"):
         override(load("digits"), {"lr": float("inf")})
+    # A norm of 0 would be that of every step.
+    with pytest.raises(ValueError, match=r"expected grad_norm in 1e-06..1e\+30, got 0"):
+        override(load("digits"), {"grad_norm": 0})
 
 
 # Networks that are not in the package, and tables of options.

@@ -15,7 +15,7 @@ from vfn.distributed import ALONE
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress
 from vfn.sampling import of_each, untrained
-from vfn.sampling.draws import evaluations
+from vfn.sampling.draws import DrawingBar, evaluations
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
@@ -88,6 +88,26 @@ def test_the_steps_can_be_watched(trained):
     for _ in draws.batches(watch=lambda i, z, x0: seen.append((i, len(z), x0.shape == z.shape))):
         pass
     assert seen == [(i, size, True) for size in (2, 1) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "shares", "asked"),
+    [("ddim", 1, 8), ("ddim", 2, 8), ("heun", 2, 8), ("adaptive", 2, 2)],
+)
+def test_all_processes_are_asked_as_often(trained, sampler, shares, asked):
+    """Before each step, but before each batch where every process has its own steps."""
+    calls, batches = [], [torch.arange(2), torch.arange(2, 3)]
+    draws = trained.draws(3, sampler=sampler, steps=4)
+    with DrawingBar(draws, batches, shares, check=lambda: calls.append(1)) as bar:
+        for batch in batches:
+            bar.drawn(batch)
+    assert len(calls) == asked
+
+
+def test_a_process_alone_is_asked_in_each_step_of_any_solver(trained):
+    calls, draws = [], trained.draws(3, sampler="adaptive", steps=4)
+    drawn = draws.by_all(ALONE, lambda: calls.append(1))
+    assert len(calls) == (drawn.nfe - 1) // 3 > 1
 
 
 def test_the_record_names_all_that_pictures_depend_on(run, trained):

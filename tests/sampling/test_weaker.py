@@ -219,7 +219,7 @@ def test_a_step_needs_a_run(kept, tmp_path):
         ({"zero_init": 2}, "expected zero_init below the 2 steps of sampling, got 2"),
         (
             {"guidance_rule": "apg", "guidance_options": {"momentum": 0.5}, "sampler": "adaptive"},
-            "guidance rule apg remembers the steps before, and the adaptive sampler takes steps ba",
+            "guidance rule apg remembers the steps before, and sampler adaptive takes steps ba",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run shows on the way: by processes that all take part, and led away from others."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageChops
@@ -9,8 +10,10 @@ from tests.helpers.processes import logged, losses
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.configs import override
 from vfn.data import Labels
+from vfn.distributed import ALONE
 from vfn.runs import RunFiles, export_model, find_checkpoint, load_checkpoint, write_checkpoint
 from vfn.train import train
+from vfn.train.loop import _spared
 
 FIGURES = ("frechet_distance", "precision", "recall")
 # Nothing is learnt, so that all networks are the same and only the evaluation is compared.
@@ -126,3 +129,23 @@ def test_networks_for_few_steps_are_shown_at_1_2_and_4_of_them(config, tmp_path)
         ]  # fmt: skip
         assert height > 6 * 48
         assert len({part.tobytes() for part in parts}) == 3
+
+
+def test_what_cannot_be_shown_ends_no_training(config, plain, tmp_path, capsys, monkeypatch):
+    """A line tells; the parameters, and all else in the log, are as they would be."""
+
+    def refuse(*_):
+        raise ValueError("too large a picture")
+
+    monkeypatch.setattr("vfn.train.loop.preview", refuse)
+    train(override(config, {**SHOWN, "keep_at": (2,)}), tmp_path, device="cpu")
+    told = capsys.readouterr().err
+    assert told.count("has no preview: too large a picture") == 4
+    assert losses(tmp_path) == losses(plain)
+    assert evaluations(tmp_path) == evaluations(plain)
+
+
+def test_where_others_may_wait_nothing_is_spared():
+    run = SimpleNamespace(world=ALONE._replace(size=2), state=SimpleNamespace(step=1))
+    with pytest.raises(ValueError, match="too large"), _spared(run, "preview"):
+        raise ValueError("too large")

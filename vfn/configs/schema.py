@@ -377,7 +377,7 @@ class TrainConfig(Section):
     beta1: float = option(0.9, "AdamW beta1", 0, BETA)
     beta2: float = option(0.999, "AdamW beta2", 0, BETA)
     weight_decay: float = option(0.0, "AdamW weight decay", 0, RATE)
-    grad_norm: float = option(1.0, "clip gradients to this global norm", 0, UNCLIPPED)
+    grad_norm: float = option(1.0, "clip gradients to this global norm", 1e-6, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
     seed: int = option(0, "seed of everything random", 0, SEED)
     ema_profiles: tuple[float, ...] | None = option(
@@ -486,7 +486,7 @@ class SampleConfig(Section):
     @property
     def uses_variance(self) -> bool:
         """Whether a step takes a variance from the network."""
-        return self.sampler == "ancestral" and self.var_type == "learned"
+        return self.var_type == "learned" and "var_type" in SOLVERS.find(self.sampler).options
 
     @property
     def guide_step(self) -> int | None:

@@ -3,7 +3,7 @@
 The noise of a picture depends on the seed and its number alone: not on batches or processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -27,7 +27,7 @@ from vfn.objective import (
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
 from vfn.progress import silence
-from vfn.sampling import Draws, Trained, Watch, as_pictures, ask, of_each
+from vfn.sampling import Draws, Trained, as_pictures, ask, of_each
 from vfn.streams import Stream
 
 LOSS_BATCH = 256  # pictures at a time
@@ -181,7 +181,7 @@ def preview_figures(
     num: int,
     seed: int = 0,
     world: World = ALONE,
-    watch: Watch | None = None,
+    check: Callable[[], None] | None = None,
     weak: Trained | None = None,
 ) -> list[Figure]:
     """What a training evaluates on the way: Fréchet distance, precision and recall of pixels.
@@ -193,7 +193,7 @@ def preview_figures(
             these pictures have them.
         seed: of the noise and the halves.
         world: the processes; all of them have to call this.
-        watch: called as ``watch(i, z, x0)`` before each step of sampling.
+        check: called as `Draws.by_all` says.
         weak: what the network is led away from, where its settings say so.
 
     Returns:
@@ -208,7 +208,7 @@ def preview_figures(
         rows = some_of(torch.arange(len(dataset.images)), num)
         asked = as_pictures(trained, dataset.rows(rows))
     draws = Draws(trained, trained.config.sample, asked, num, seed, weak)
-    drawn = draws.by_all(world, watch, f"evaluation at step {trained.step}")
+    drawn = draws.by_all(world, check, f"evaluation at step {trained.step}")
     with silence():
         values = trained.shape.values
         fake = Dataset(values.compared(drawn.images), drawn.classes, legend)

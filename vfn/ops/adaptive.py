@@ -26,6 +26,7 @@ _STAGES = ((0.5, (0.5,)), (0.75, (0.0, 0.75)), (1.0, (2 / 9, 1 / 3, 4 / 9)))
 _ERROR = (-5 / 72, 1 / 12, 1 / 9, -1 / 8)
 _ORDER = 3
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 5.0
+_SHORTEST = 1e-4  # of the way, a step in which a prediction is to be finite
 
 
 def sample_adaptive(
@@ -43,7 +44,8 @@ def sample_adaptive(
     ``dz/dphi = v`` by the pair of Bogacki and Shampine, of third order, with its embedded estimate
     of the error; ``alpha = cos phi``, ``sigma = sin phi``. Each sample has its own angle, step and
     decision, so that it does not depend on the others of its batch: the batch goes on until the
-    last has arrived. Unlike in the other solvers, each step waits for the device once.
+    last has arrived, or is no longer finite. Unlike in the other solvers, each step waits for the
+    device once.
 
     Args:
         denoise: ``denoise(z, logsnr) -> x0`` with logsnr [B], float64.
@@ -82,6 +84,7 @@ def sample_adaptive(
     start, end = grid[0].expand(z.shape[0]), grid[-1].expand(z.shape[0])
     counted = Counted(denoise)
     left = turn(start, end)  # the angle still to go
+    shortest = _SHORTEST * left
     step, attempt = turn(start, grid[1].expand(z.shape[0])), 0
     x0 = counted(z, start)
     first = v_from_x0(z, x0, start)
@@ -96,13 +99,15 @@ def sample_adaptive(
         step, attempt = torch.minimum(step, left), attempt + 1
         after, x0_after, slopes = _stages(counted, z, first, step, left, end)
         ratio = _error(z, after, step, slopes) / tolerance
-        good = (ratio <= 1) & (left > 0)
+        # What is not finite even in so short a step ends there, as it is.
+        lost = ~ratio.isfinite() & (step <= shortest)
+        good = ((ratio <= 1) | lost) & (left > 0)
         taken = from_left(good, z)
         z, x0, first = (
             torch.where(taken, new, old)
             for old, new in ((z, after), (x0, x0_after), (first, slopes[-1]))
         )
-        left = torch.where(good, left - step, left)
+        left = torch.where(good, left - step, left).masked_fill(lost, 0)
         step = step * (_SAFETY * ratio ** (-1 / _ORDER)).nan_to_num(_SHRINK).clamp(_SHRINK, _GROW)
     return Sample(x0 if final == "x0" else z, counted.calls)
 

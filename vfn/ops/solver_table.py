@@ -14,17 +14,23 @@ class SolverEntry(Entry):
     target: a factory, which takes its options as keywords and returns a `Solver`, or an
     `Integrator` that goes over the grid by itself. options: the settings that it takes, among
     eta, churn, tolerance, var_type and intp_frac. bound: keyword arguments that belong to the word.
+    own_steps: whether the solver may choose the number of its evaluations itself, for each batch.
+    forgetful: whether it takes steps back, so that a denoiser with a memory cannot go along.
 
     >>> SOLVERS["heun"].options, SOLVERS["abm2"].bound
     (('churn',), {'correct': True})
+    >>> SOLVERS["adaptive"].own_steps
+    True
     """
 
     options: tuple[str, ...] = ()
     bound: Mapping[str, Any] = field(default_factory=dict)
+    own_steps: bool = False
+    forgetful: bool = False
 
 
 def _outside(name: str) -> SolverEntry:
-    return SolverEntry(text=f"the solver that {name}() makes", target=name)
+    return SolverEntry(text=f"the solver that {name}() makes", target=name, own_steps=True)
 
 
 SOLVERS: Table[SolverEntry] = Table(
@@ -83,6 +89,8 @@ SOLVERS: Table[SolverEntry] = Table(
             text="Bogacki and Shampine's pair, with steps as long as a tolerance allows",
             target="vfn.ops.solvers:adaptive_solver",
             options=("tolerance",),
+            own_steps=True,
+            forgetful=True,
         ),
     },
     _outside,

@@ -188,13 +188,14 @@ class Draws:
     def _together(
         self,
         indices: Tensor,
-        watch: Watch | None,
+        watch: Watch | None = None,
         shares: int = 1,
         title: str = "",
         strict: bool = False,
+        check: Callable[[], None] | None = None,
     ) -> Drawn:
         batches, parts = indices.split(self.settings.sample_batch), []
-        with DrawingBar(self, batches * shares, shares, title) as bar:
+        with DrawingBar(self, batches * shares, shares, title, check) as bar:
             for batch in batches:
                 parts.append(bar.drawn(batch, watch))
                 if strict and parts[-1].not_finite:
@@ -202,13 +203,19 @@ class Draws:
         return joined(parts)
 
     def by_all(
-        self, world: World, watch: Watch | None = None, title: str = "", strict: bool = False
+        self,
+        world: World,
+        check: Callable[[], None] | None = None,
+        title: str = "",
+        strict: bool = False,
     ) -> Drawn:
         """The pictures, drawn by all processes together; every one of them has to call this.
 
         Args:
             world: the processes.
-            watch: called as ``watch(i, z, x0)`` before each step of each batch.
+            check: called by all processes as often, so that it may ask the others: before each
+                step, or each batch where the solver chooses its steps and the processes differ.
+                What it raises ends the drawing.
             title: what they are drawn for, or nothing.
             strict: refuse pictures that are not finite, at the first batch with any.
 
@@ -218,7 +225,7 @@ class Draws:
         Raises:
             ValueError: for pictures that are not finite, with ``strict``.
         """
-        mine = self._together(share(self.num, world), watch, world.size, title, strict)
+        mine = self._together(share(self.num, world), None, world.size, title, strict, check)
         if strict and (faults := largest(mine.not_finite, world)):
             raise ValueError(
                 f"expected finite pictures to judge, but {faults} of {len(mine.images)} "
@@ -351,6 +358,7 @@ class DrawingBar:
         batches: numbers of pictures, for each batch of all processes.
         shares: how many processes draw as many as this one.
         title: what they are drawn for; without it they are all that is done, and the bar stays.
+        check: called as `Draws.by_all` says.
 
     >>> from vfn.sampling import untrained
     >>> draws = untrained("digits").draws(5, steps=2)
@@ -361,10 +369,18 @@ class DrawingBar:
     """
 
     def __init__(
-        self, draws: Draws, batches: Sequence[Tensor], shares: int = 1, title: str = ""
+        self,
+        draws: Draws,
+        batches: Sequence[Tensor],
+        shares: int = 1,
+        title: str = "",
+        check: Callable[[], None] | None = None,
     ) -> None:
         self._draws, self._shares, self._done = draws, shares, 0
         self._whole, self._each = evaluations(draws.settings)
+        in_step = self._whole > 0 or shares == 1
+        self._check_step = check if in_step else None
+        self._check_batch = None if in_step else check
         self._total = len(batches) * self._whole or sum(map(len, batches))
         unit = "evaluation" if self._whole else "picture"
         self._progress = Progress(self._total, unit, title, brief=bool(title))
@@ -387,11 +403,15 @@ class DrawingBar:
         """
 
         def moving(i: int, z: Tensor, x0: Tensor) -> None:
+            if self._check_step is not None:
+                self._check_step()
             if self._whole:
                 self._show(self._done + i * self._each)
             if watch is not None:
                 watch(i, z, x0)
 
+        if self._check_batch is not None:
+            self._check_batch()
         part = self._draws.batch(indices, moving)
         self._done += self._whole or len(indices)
         self._show(self._done)
@@ -416,7 +436,7 @@ def evaluations(settings: SampleConfig) -> tuple[int, int]:
     >>> evaluations(SampleConfig(sampler="adaptive"))
     (0, 0)
     """
-    if settings.sampler not in SOLVERS or settings.sampler == "adaptive":
+    if SOLVERS.find(settings.sampler).own_steps:
         return 0, 0
     if settings.uses_variance:  # one for each step of a posterior
         return settings.sample_timesteps, 1

@@ -24,6 +24,7 @@ from vfn.distributed import (
 )
 from vfn.files import check_place, check_space, few, shortened
 from vfn.nn import guidance_range
+from vfn.ops.solver_table import SOLVERS
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
 from vfn.progress import say
 from vfn.sampling.asked import Asked
@@ -429,7 +430,7 @@ def _cost(
     >>> _cost(8, SampleConfig(guidance=1.0), 64)
     '8 pictures drawn with abm2, NFE 64 of doubled batches for guidance'
     """
-    most = "up to " if settings.sampler == "adaptive" else ""
+    most = "up to " if SOLVERS.find(settings.sampler).own_steps else ""
     doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""
     more = f", and {most}{nfe} of the weaker network" if weak else ""
     return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}{more}"

@@ -24,6 +24,7 @@ from vfn.memory import in_memory
 from vfn.nn import guidance_range, takes_second_time
 from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.ops import Learned
+from vfn.progress import say
 from vfn.runs import (
     Checkpoint,
     RunFiles,
@@ -324,12 +325,14 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
     started = time.perf_counter()
     try:
         if preview_due:
-            audience.previewed(step, preview(run, stop.check))
+            with _spared(run, "preview"):
+                audience.previewed(step, preview(run, stop.check))
             values |= held_out_loss_of(run)
         if eval_due:
-            figures = evaluation(run, stop.check)
-            audience.evaluated(step, figures)
-            values |= figures
+            with _spared(run, "evaluation"):
+                figures = evaluation(run, stop.check)
+                audience.evaluated(step, figures)
+                values |= figures
     except Stopped:
         _save(run, audience)
         return stop.agreed()
@@ -339,6 +342,17 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
         _keep_the_best(run, values, audience)
         audience.logged(step, {"step": step, **values})
     return 0
+
+
+@contextmanager
+def _spared(run: Run, what: str) -> Iterator[None]:
+    """What only shows a run does not end it: where it fails, a line tells why."""
+    try:
+        yield
+    except ValueError as error:
+        if run.world.size > 1:  # the others may wait in the midst of it
+            raise
+        say(f"step {run.state.step} has no {what}: {error}")
 
 
 def _keep_the_best(run: Run, values: dict[str, float], audience: Observer) -> None:

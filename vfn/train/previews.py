@@ -1,7 +1,7 @@
 """What a run shows of itself on the way: sample grids, held-out loss, evaluations.
 
 All of it uses the averaged parameters, and all processes: each does its share. ``check`` is called
-by all of them before each step of sampling; what it raises ends the sampling.
+by all of them as often, before a step of sampling or a batch; what it raises ends the sampling.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def preview(run: Run, check: Check) -> Path:
 
     Args:
         run: the run.
-        check: called before each step of sampling; what it raises ends the sampling.
+        check: called as `Draws.by_all` says.
 
     Returns:
         the picture's path.
@@ -105,7 +105,7 @@ def save_grid(
         seed: of the noise.
         path: the picture, written by the first process.
         world: the processes.
-        check: called before each step of sampling; what it raises ends the sampling.
+        check: called as `Draws.by_all` says.
         title: what they are drawn for.
         weak: what the network is led away from, where its settings say so.
         steps: numbers of steps that fewer pictures each are shown at, below each other; none for
@@ -120,7 +120,7 @@ def save_grid(
     parts = []
     for each in settings or [trained.config.sample]:
         draws = Draws(trained, each, asked, rows * width, seed, weak)
-        parts.append(draws.by_all(world, lambda _i, _z, _x0: check(), title).images)
+        parts.append(draws.by_all(world, check, title).images)
     names = [f"{n} step{'s' if n > 1 else ''}" if row == 0 else "" for n in steps
              for row in range(rows)]  # fmt: skip
     if world.rank == 0:
@@ -155,7 +155,7 @@ def evaluation(run: Run, check: Check) -> dict[str, float]:
 
     Args:
         run: the run.
-        check: called before each step of sampling; what it raises ends the sampling.
+        check: called as `Draws.by_all` says.
 
     Returns:
         values by the keys of the figures.
@@ -167,7 +167,7 @@ def evaluation(run: Run, check: Check) -> dict[str, float]:
         settings.eval_num,
         settings.seed,
         run.world,
-        lambda _i, _z, _x0: check(),
+        check,
         weaker_of(run),
     )
     return {figure.key: figure.value for figure in figures}
