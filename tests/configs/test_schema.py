@@ -225,7 +225,7 @@ def test_override_names_every_fault_at_once():
     with pytest.raises(ValueError, match="expected lr in 0..1000.0, got inf"):
         override(load("digits"), {"lr": float("inf")})
     # A norm of 0 would be that of every step.
-    with pytest.raises(ValueError, match=r"expected grad_norm in 1e-06..1e\+30, got 0"):
+    with pytest.raises(ValueError, match="expected grad_norm at least 1e-06, got 0.0"):
         override(load("digits"), {"grad_norm": 0})
 
 
