@@ -107,6 +107,14 @@ def test_several_processes_hold_gradients_twice(tiny):
     assert amid == pytest.approx(4 * SLACK["cpu"] * footprint.parameters, rel=0.01)
 
 
+def test_averages_over_profiles_are_copies_of_the_parameters(tiny):
+    plain = Footprint(tiny, GREY)
+    more = Footprint(override(tiny, {"ema_profiles": (0.05, 0.1)}), GREY)
+    copies = 2 * plain.parameters * SLACK["cpu"]
+    assert more.step(8) - plain.step(8) == pytest.approx(copies, abs=2)
+    assert more.draw(8, state=True) - plain.draw(8, state=True) == pytest.approx(copies, abs=2)
+
+
 def test_it_grows_evenly_with_the_pictures(tiny):
     footprint = Footprint(tiny, GREY)
     some, more, most = (footprint.step(n) for n in (16, 32, 64))

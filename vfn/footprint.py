@@ -21,8 +21,6 @@ from vfn.nn import Network, guidance_range, keyed_dropout, no_conditions, takes_
 from vfn.objective import Batch, Objective, batch_loss, loss_of
 
 FLOAT32 = 4
-# Copies of the parameters that training holds.
-COPIES = {"parameters": 1, "average": 1, "Adam's moments": 2, "gradients": 1}
 # What is taken beyond the tensors: holes that the allocator leaves, and what kernels need inside.
 # That of the CPU is measured, see benchmarks/results/memory.md.
 SLACK = {"cpu": 1.15, "cuda": 1.1}
@@ -34,6 +32,28 @@ MAPS = 4  # activations that a layer keeps at most, where it is as large as the 
 PLANNED = 0.9  # share of the free memory that is planned with
 SMALL = 0.25  # share of the free memory below which a bound is as good as an estimate
 ENDLESS = 2**62  # more bytes than a number of 64 bits counts
+
+
+def kept_copies(config: Config, networks: int = 1) -> dict[str, int]:
+    """Copies of the parameters that training keeps between steps, in memory and in checkpoints.
+
+    Args:
+        config: of the run.
+        networks: 2 where a second one like it is trained beside it, which has no average.
+
+    Returns:
+        how many, by what they are for; gradients, one more for each network, come and go.
+
+    >>> from vfn.configs import load, override
+    >>> kept_copies(override(load("digits"), {"ema_profiles": (0.05, 0.1)}))
+    {'parameters': 1, 'average': 1, "Adam's moments": 2, 'averages of ema_profiles': 2}
+    """
+    copies = {"parameters": 1, "average": 1, "Adam's moments": 2}
+    if profiles := config.train.ema_profiles:
+        copies["averages of ema_profiles"] = len(profiles)
+    if networks > 1:
+        copies["the auxiliary network"] = (networks - 1) * 3
+    return copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +96,14 @@ class Footprint:
         return FLOAT32 * sum(p.numel() for p in self.network.parameters())
 
     @property
-    def _state(self) -> int:
-        """Copies of the parameters between steps; a second network has no average."""
-        own = sum(COPIES.values()) - COPIES["gradients"]
-        return self.networks * own - (self.networks - 1) * COPIES["average"]
+    def _kept(self) -> int:
+        """Copies of the parameters between steps."""
+        return sum(kept_copies(self.config, self.networks).values())
+
+    @property
+    def state(self) -> int:
+        """Bytes of all copies of the parameters, and their gradients."""
+        return (self._kept + self.networks) * self.parameters
 
     def step(self, pictures: int, processes: int = 1) -> int | None:
         """Bytes that training takes in all, with a micro-batch of some pictures.
@@ -91,7 +115,7 @@ class Footprint:
         Returns:
             bytes at the moment of a step when it is most, for this process.
         """
-        copies = self._state + self.networks * (processes > 1)
+        copies = self._kept + self.networks * (processes > 1)
         again = self.config.model.network_options().get("checkpoint_activations", False)
         holes = HOLES if again and self.device.type == "cpu" else 1.0
         return self._most(self._train, pictures, copies, 2 * BATCHES, holes * self.networks)
@@ -106,7 +130,7 @@ class Footprint:
         Returns:
             bytes at the moment of an evaluation when it is most.
         """
-        copies = self._state if state else 0
+        copies = self._kept if state else 0
         return self._most(self._evaluate, pictures, copies, STATES)
 
     def at_most(self, pictures: int) -> int | None:
@@ -132,7 +156,7 @@ class Footprint:
             return None
         widths = sum(p.shape[0] for p in params if p.ndim > 1)
         maps = MAPS * FLOAT32 * widths * math.prod(self.shape.size[1:]) * pictures
-        return self.networks * (sum(COPIES.values()) * self.parameters + maps)
+        return self.state + self.networks * maps
 
     def _most(
         self,

@@ -1,6 +1,6 @@
 """What a network is made of and what it costs: numbers first, then text for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from vfn.data import Labels, load_dataset
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
 from vfn.files import few
-from vfn.footprint import COPIES, FLOAT32, Footprint, example_batch
+from vfn.footprint import FLOAT32, Footprint, example_batch, kept_copies
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
 from vfn.progress import text_table
@@ -30,13 +30,13 @@ OWN = "itself"  # parameters that are the network's own and in no part of it
 class Cost(NamedTuple):
     """Parameters by part, and floating-point operations for one picture.
 
-    networks: 2 where another one like it is trained beside it.
+    copies: of the parameters that training holds, by what they are for.
     """
 
     parameters: dict[str, int]
     forward: int
     forward_backward: int
-    networks: int = 1
+    copies: Mapping[str, int]
 
     @property
     def total(self) -> int:
@@ -45,10 +45,7 @@ class Cost(NamedTuple):
 
     def memory(self) -> dict[str, int]:
         """Bytes that training takes in float32, activations aside, by what they are for."""
-        found = {name: copies * self.total * FLOAT32 for name, copies in COPIES.items()}
-        if self.networks == 1:
-            return found
-        return found | {"the auxiliary network": sum(found.values()) - found["average"]}
+        return {name: copies * self.total * FLOAT32 for name, copies in self.copies.items()}
 
     def text(self) -> str:
         """Three tables."""
@@ -317,7 +314,8 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
             out.sum().backward()
     once = forward.get_total_flops()
     networks = 1 + trains_auxiliary(config)
-    return Cost(_parameters(model), once, once + backward.get_total_flops(), networks)
+    copies = kept_copies(config, networks) | {"gradients": networks}
+    return Cost(_parameters(model), once, once + backward.get_total_flops(), copies)
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:

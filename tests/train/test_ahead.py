@@ -83,6 +83,23 @@ def test_room_for_checkpoints(config, tmp_path, untouched, monkeypatch):
     evaluated = override(config, {**settings, "eval_every": 5})
     with pytest.raises(ValueError, match="3 checkpoints of"):  # and the best
         train(evaluated, tmp_path / "run", device="cpu")
+    kept = override(config, {**settings, "keep_at": (3, 4, 99)})
+    with pytest.raises(ValueError, match="4 checkpoints of"):
+        train(kept, tmp_path / "run", device="cpu")
+
+
+def test_room_for_averages_over_profiles(config, tmp_path, monkeypatch):
+    """Those of each profile are in every checkpoint, and in snapshots alone; as large as told."""
+    told, settings = [], {"steps": 4, "checkpoint_every": 2, "ema_profiles": (0.05, 0.1)}
+    monkeypatch.setattr(
+        "vfn.train.ahead.check_space", lambda _path, size, *words: told.append((size, words[0]))
+    )
+    whole = override(config, {**settings, "ema_snapshot_every": 2})
+    train(whole, tmp_path / "run", device="cpu")
+    (size, words), run = told[0], RunFiles(tmp_path / "run")
+    assert words.startswith("2 checkpoints and 2 snapshots of averages of")
+    files = [*run.checkpoint_files(), *run.snapshot_steps().values()]
+    assert size == pytest.approx(sum(file.stat().st_size for file in files), rel=0.05)
 
 
 def test_checkpoints_that_are_there_need_no_room(config, tmp_path, monkeypatch):

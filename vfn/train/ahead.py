@@ -7,14 +7,11 @@ from vfn.data import Dataset
 from vfn.evaluation import METRICS
 from vfn.evaluation.held_out import ON_THE_WAY
 from vfn.files import check_space, shortened
+from vfn.footprint import FLOAT32, kept_copies
 from vfn.model import DataShape, check_sampling
 from vfn.runs import RunFiles
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.trackers import find_trackers
-
-COPIES = 4  # of the parameters in a checkpoint: themselves, their average, two moments
-AUXILIARY = 3  # likewise of a second network, which has no average
-FLOAT32 = 4
 
 
 def check_text(config: Config) -> None:
@@ -62,7 +59,7 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
 
 
 def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None:
-    """Refuse runs whose checkpoints the disk has no room for.
+    """Refuse runs whose checkpoints, and snapshots of averages, the disk has no room for.
 
     Args:
         runs: where they write, and their configurations.
@@ -71,20 +68,26 @@ def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None
     Raises:
         ValueError: if less is free than they will take beside what is there.
     """
-    missing, count = 0, 0
+    missing, checkpoints, snapshots = 0, 0, 0
     for files, config in runs:
-        copies = COPIES + AUXILIARY * trains_auxiliary(config)
-        each = copies * FLOAT32 * parameters
         settings = config.train
         written = -(-settings.steps // settings.checkpoint_every)
         # An old one is removed when the new one is there.
         number = min(written, settings.max_checkpoints + 1) + bool(settings.eval_every)
-        there = sum(path.stat().st_size for path in files.checkpoints.glob("*.safetensors"))
-        count += number
-        missing += max(0, number * each - there)
+        number += len([step for step in settings.keep_at or () if step <= settings.steps])
+        copies = number * sum(kept_copies(config, 1 + trains_auxiliary(config)).values())
+        if every := settings.snapshot_every:
+            snapshots += settings.steps // every
+            copies += settings.steps // every * len(settings.ema_profiles or ())
+        checkpoints += number
+        folders = (files.checkpoints, files.snapshots)
+        there = [path.stat().st_size for each in folders for path in each.glob("*.safetensors")]
+        missing += max(0, copies * FLOAT32 * parameters - sum(there))
+    also = f" and {snapshots} snapshots of averages" if snapshots else ""
+    fewer = ", or take fewer snapshots with --ema-snapshot-every" if snapshots else ""
     check_space(
         runs[0][0].path,
         missing,
-        f"{count} checkpoints of {parameters:,} parameters",
-        "keep fewer with --max-checkpoints",
+        f"{checkpoints} checkpoints{also} of {parameters:,} parameters",
+        f"keep fewer with --max-checkpoints{fewer}",
     )

@@ -11,7 +11,6 @@ from torch import nn
 from vfn.configs import Config
 from vfn.distributed import World, largest, together
 from vfn.footprint import (
-    COPIES,
     PLANNED,
     SMALL,
     Footprint,
@@ -113,7 +112,7 @@ def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: i
     most = footprint.at_most(share // parts)
     if most is None or most <= SMALL * free:  # nobody can know more, or has to
         return parts
-    state = footprint.networks * sum(COPIES.values()) * footprint.parameters
+    state = footprint.state
     if state > CLEARLY * free:
         raise ValueError(
             f"training this network takes {size_text(state)} of memory for its parameters alone, "

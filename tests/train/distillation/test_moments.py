@@ -325,7 +325,8 @@ def test_memory_and_room_count_both_networks(teacher, monkeypatch):
     assert two.step(512) > 1.7 * one.step(512)
     assert two.draw(1, state=True) - one.draw(1, state=True) == pytest.approx(3 * copies, rel=1e-3)
     memory = cost(plan, shape).memory()
-    assert memory["the auxiliary network"] == 4 * memory["parameters"] == 4 * one.parameters
+    assert memory["the auxiliary network"] == 3 * memory["parameters"] == 3 * one.parameters
+    assert memory["gradients"] == 2 * one.parameters
     wanted = []
     monkeypatch.setattr(
         "vfn.train.ahead.check_space", lambda _path, size, *_words: wanted.append(size)
