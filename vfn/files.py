@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import fcntl
 import json
 import math
 import os
@@ -290,38 +291,12 @@ def locked(path: Path) -> Iterator[None]:
         OSError: if the file system knows no locks.
     """
     with path.open("a", encoding="utf-8") as file:
-        _hold(file.fileno())
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file gives the lock back
 
 
-def _hold(file: int) -> None:
-    """Lock an open file by what the system offers: POSIX has fcntl, Windows msvcrt."""
-    try:
-        import fcntl
-    except ImportError:
-        _hold_by_msvcrt(file)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _hold_by_msvcrt(file: int) -> None:
-    """Lock the first byte; Windows has no call that waits for it without an end."""
-    import msvcrt
-
-    while True:
-        os.lseek(file, 0, os.SEEK_SET)
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        except PermissionError:  # somebody else holds it
-            time.sleep(0.1)
-        else:
-            return
-
-
 def sync_directory(path: Path) -> None:
-    """Force the entries of a directory to the disk; Windows does that by itself, and cannot."""
-    if os.name == "nt":
-        return
+    """Force the entries of a directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

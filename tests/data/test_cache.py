@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +32,6 @@ from vfn.data import (
 from vfn.data.cache import open_cache
 from vfn.data.folder import folder_source
 from vfn.data.mapped import MappedPictures
-from vfn.files import locked
 
 # Prepares slowly: every picture takes a moment to read, and is counted in a file.
 SLOW = """
@@ -187,40 +185,6 @@ def test_a_disk_without_locks_is_named(pictures, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match=r"lock cannot be locked \(.*\); name another --data-dir"):
         prepare(data(pictures))
-
-
-class Msvcrt:
-    """The lock of Windows, which does not wait, with that of this system behind it."""
-
-    LK_NBLCK = 2
-
-    def __init__(self, fcntl):
-        self.fcntl, self.asked = fcntl, 0
-
-    def locking(self, file, kind, count):
-        assert (kind, count) == (self.LK_NBLCK, 1)
-        self.asked += 1
-        try:
-            self.fcntl.flock(file, self.fcntl.LOCK_EX | self.fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PermissionError(13, "Permission denied") from None
-
-
-def test_a_system_without_fcntl_locks_by_its_own_means(pictures, tmp_path, monkeypatch):
-    import fcntl
-
-    theirs = Msvcrt(fcntl)
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    monkeypatch.setitem(sys.modules, "msvcrt", theirs)
-    assert len(prepare(data(pictures)).images) == COUNT
-    assert theirs.asked == 1
-    with (tmp_path / "lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        timer = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
-        timer.start()
-        with locked(tmp_path / "lock"):
-            assert not timer.is_alive()
-    assert theirs.asked > 2
 
 
 def _sum_of(found, settings):

@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -449,7 +450,8 @@ def _memory(world: World) -> float:
     """Most memory held so far, in MiB: of the GPU, or of the process."""
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated(world.device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _check_finite(run: Run, audience: Observer, bad: int, last: int) -> None:
