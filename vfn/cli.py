@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfn import __version__, configs
-from vfn.configs.schema import override
+from vfn.configs.settings import override
 from vfn.data.labels import asks_as_data, split_of
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from vfn.configs.schema import flat_fields, plain_hint
+from vfn.configs.fields import plain_hint
+from vfn.configs.settings import flat_fields
 from vfn.data.standard import DATASETS
 from vfn.files import shown
 from vfn.launch import launch

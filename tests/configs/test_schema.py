@@ -8,7 +8,8 @@ from typing import get_args, get_origin
 import pytest
 
 from vfn.configs import Config, dumps, flat_fields, load, loads, override, presets
-from vfn.configs.schema import SECTIONS, plain_hint
+from vfn.configs.fields import plain_hint
+from vfn.configs.schema import SECTIONS
 
 
 def test_there_are_presets():

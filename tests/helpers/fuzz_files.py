@@ -23,7 +23,7 @@ from tests.helpers.reported import EVALUATION
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn import configs
 from vfn.configs import DataConfig
-from vfn.configs.schema import to_tables
+from vfn.configs.settings import to_tables
 from vfn.data import prepare, read_pictures
 from vfn.data.cache import open_cache
 from vfn.data.dataset import Dataset

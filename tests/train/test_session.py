@@ -16,7 +16,7 @@ import vfn
 from tests.helpers.outside import Other, Small
 from tests.helpers.processes import checkpoints, differing, entries, losses
 from vfn.configs import dumps, load, override
-from vfn.configs.schema import to_tables
+from vfn.configs.settings import to_tables
 from vfn.data import Dataset, Labels, load_dataset
 from vfn.nn import Transformer, UNet
 from vfn.objective import batch_loss

@@ -17,12 +17,8 @@ from vfn.configs.schema import (
     SampleConfig,
     Split,
     TrainConfig,
-    flat_fields,
-    from_tables,
-    override,
-    renewed,
-    to_tables,
 )
+from vfn.configs.settings import flat_fields, from_tables, override, renewed, to_tables
 from vfn.files import shortened, shown
 
 __all__ = [

@@ -7,12 +7,12 @@ built.
 
 import dataclasses
 import itertools
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from vfn.files import few, shortened, shown
+from vfn.configs.fields import Section, option
+from vfn.files import few, shown
 from vfn.nn.network import NETWORKS, TimeEmbedding, unet_faults
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.guidance_rules import GUIDANCE_RULES
@@ -27,7 +27,6 @@ LrSchedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
 OnBad = Literal["refuse", "skip"]
-S = TypeVar("S", bound="Section")
 # Far beyond what is of use, and below what nobody could wait for, hold or count.
 SIDE, WIDTH, BATCH, COUNT = 2**15, 2**14, 10**6, 10**9
 BETA = 0.99999  # of an average of so many steps that none is longer
@@ -36,43 +35,8 @@ LOGSNR = 700.0  # exp() of more is no float64
 RATE, WEIGHT = 1e3, 1e6  # of the optimizer; of guidance and of terms of the loss
 WIDE = 1e30  # what an array may hold
 UNCLIPPED = 1e30  # a norm that no gradient has
-FAR = 100.0  # an upper end from here on is one that nobody comes to by himself
 SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
 LEVELS = 12  # of the UNet: 2^11 pixels become one
-
-
-def option(
-    default: Any,
-    text: str,
-    low: float | None = None,
-    high: float | None = None,
-    table: Table[Any] | None = None,
-) -> Any:
-    """A field with its help text, its inclusive range, and the table that its words are from."""
-    metadata = {"help": text, "low": low, "high": high, "table": table}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A table of the configuration; construction raises one ValueError naming all faults."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        faults = []
-        for f in dataclasses.fields(self):
-            value = _coerce(getattr(self, f.name), hints[f.name])
-            object.__setattr__(self, f.name, value)
-            faults += _faults(f.name, value, hints[f.name], f.metadata)
-        faults += [] if faults else self.conflicts()
-        if faults:
-            raise ValueError(_told(faults))
-
-    def conflicts(self) -> list[str]:
-        """What is wrong with the fields in combination."""
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +126,7 @@ class DataConfig(Section):
 
 
 # Fields of [model] for any network; the others are the UNet's.
-_SHARED = ("network", "options", "guidance_range", "second_time")
+SHARED = ("network", "options", "guidance_range", "second_time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +174,7 @@ class ModelConfig(Section):
         options = self.options
         if NETWORKS.find(self.network).sectioned:
             options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                       if f.name not in _SHARED}  # fmt: skip
+                       if f.name not in SHARED}  # fmt: skip
         span = {} if self.guidance_range is None else {"guidance_range": self.guidance_range}
         second = {"second_time": True} if self.second_time else {}
         return {**options, **span, **second}
@@ -244,7 +208,7 @@ class ModelConfig(Section):
             f"{f.name} belongs to the unet; options of network {self.network} stand in "
             "[model.options]"
             for f in dataclasses.fields(self)
-            if f.name not in _SHARED and getattr(self, f.name) != f.default
+            if f.name not in SHARED and getattr(self, f.name) != f.default
         ]
 
 
@@ -636,286 +600,3 @@ class Config(Section):
 SECTIONS: dict[str, type[Section]] = {
     name: hint for name, hint in get_type_hints(Config).items() if issubclass(hint, Section)
 }
-
-
-def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Field and type hint of every setting in the named sections, by the setting's name.
-
-    Args:
-        sections: names of sections.
-
-    Returns:
-        the fields in order.
-
-    >>> "guidance" in flat_fields("sample"), "lr" in flat_fields("sample")
-    (True, False)
-    """
-    return {
-        f.name: (f, get_type_hints(SECTIONS[section])[f.name])
-        for section in sections
-        for f in dataclasses.fields(SECTIONS[section])
-    }
-
-
-# What is an option of the thing behind a word, and goes where another one takes its place.
-OPTIONS = {
-    "network": ("options", *(set(ModelConfig.__dataclass_fields__) - set(_SHARED))),
-    "logsnr_schedule": ("schedule_options",),
-    "objective": ("objective_options",),
-    "reweight_type": ("reweight_options",),
-    "time_density": ("time_options",),
-    "guidance_rule": ("guidance_options",),
-    "method": ("method_options",),
-    "sample_timesteps": ("times",),
-}
-
-
-def _defaults(cls: type[Section], names: Sequence[str]) -> dict[str, Any]:
-    """The defaults of some fields."""
-    usual = cls()
-    return {name: getattr(usual, name) for name in names}
-
-
-def override(config: Config, values: Mapping[str, Any]) -> Config:
-    """A configuration with some settings replaced, named without their section.
-
-    Args:
-        config: the configuration; it is not changed.
-        values: new values by name; tables such as ``options`` are merged key by key. With another
-            network, weighting or time density the options of the one before are dropped.
-
-    Returns:
-        Config.
-
-    Raises:
-        ValueError: for unknown names and wrong values, all of them at once.
-    """
-    known = list(flat_fields(*SECTIONS))
-    faults = [
-        f"unknown setting {shortened(k, 40)}, expected {_closest(k, known)}"
-        for k in values
-        if k not in known
-    ]
-    changed: dict[str, Any] = {}
-    for section, cls in SECTIONS.items():
-        old = getattr(config, section)
-        mine = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-        try:
-            changed[section] = changed_section(old, mine)
-        except ValueError as error:
-            faults.append(str(error))
-    if faults:
-        raise ValueError(_told(faults))
-    return Config(**changed)
-
-
-def changed_section(section: S, values: Mapping[str, Any]) -> S:
-    """A section with some fields replaced, as `override` does it for all of them.
-
-    Args:
-        section: it is not changed.
-        values: new values by the names of its fields.
-
-    Returns:
-        a section of the same kind.
-
-    Raises:
-        ValueError: for wrong values, all of them at once.
-
-    >>> apg = SampleConfig(guidance_rule="apg", guidance_options={"norm": 2.0})
-    >>> changed_section(apg, {"guidance_options": {"momentum": -0.5}}).guidance_options
-    {'norm': 2.0, 'momentum': -0.5}
-    >>> changed_section(apg, {"guidance_rule": "plain"}).guidance_options
-    {}
-    """
-    for word, options in OPTIONS.items():
-        if word in values and values[word] != getattr(section, word):
-            section = dataclasses.replace(section, **_defaults(type(section), options))
-    merged = {
-        k: {**getattr(section, k), **v} if isinstance(v, dict) else v for k, v in values.items()
-    }
-    return dataclasses.replace(section, **merged)
-
-
-def from_tables(tables: dict[str, Any], origin: str) -> Config:
-    """A configuration from nested tables.
-
-    Args:
-        tables: fields by section; the words of earlier versions are understood.
-        origin: named in errors.
-
-    Returns:
-        Config.
-
-    Raises:
-        ValueError: for unknown sections and keys and wrong values, all of them at once.
-    """
-    tables = renewed(tables)
-    faults: list[str] = []
-    built: dict[str, Any] = {}
-    for name, table in tables.items():
-        if name not in SECTIONS:
-            faults.append(
-                f"unknown section [{shortened(name, 40)}], expected {', '.join(SECTIONS)}"
-            )
-        elif not isinstance(table, dict):
-            faults.append(f"expected [{name}] to be a table, got {shown(table)}")
-        else:
-            known = [f.name for f in dataclasses.fields(SECTIONS[name])]
-            unknown = [key for key in table if key not in known]
-            faults += [
-                f"unknown key {shortened(key, 40)} in [{name}], expected {_closest(key, known)}"
-                for key in unknown
-            ]
-            try:
-                built[name] = SECTIONS[name](**{k: table[k] for k in table if k in known})
-            except ValueError as error:
-                faults.append(str(error))
-    if faults:
-        raise ValueError(f"{origin}: {_told(faults)}")
-    try:
-        return Config(**built)
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from None
-
-
-def renewed(tables: dict[str, Any]) -> dict[str, Any]:
-    """Tables of earlier versions in today's words.
-
-    Args:
-        tables: fields by section, as TOML gives them; they are not changed.
-
-    Returns:
-        the same in new tables; as given if a section is no table.
-
-    >>> renewed({"train": {"tensorboard": True}})
-    {'train': {'trackers': ['tensorboard']}}
-    """
-    if not all(isinstance(table, dict) for table in tables.values()):
-        return tables  # whoever builds it says what is wrong
-    today = {name: dict(table) for name, table in tables.items()}
-    span = today.get("distill", {}).pop("guidance_range", None)
-    if span is not None:
-        today.setdefault("model", {}).setdefault("guidance_range", span)
-    if today.get("train", {}).pop("tensorboard", False) is True:
-        today["train"].setdefault("trackers", ["tensorboard"])
-    return today
-
-
-def to_tables(config: Config) -> dict[str, dict[str, Any]]:
-    """Nested tables without the unset values, as TOML can hold them."""
-    return {
-        section: {
-            key: _plain(value) for key, value in table.items() if value is not None and value != {}
-        }
-        for section, table in dataclasses.asdict(config).items()
-    }
-
-
-def flat_values(config: Config) -> dict[str, Any]:
-    """All settings by their names, without their sections, the unset ones too."""
-    sections = dataclasses.asdict(config).values()
-    return {name: value for section in sections for name, value in section.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _closest(key: str, known: list[str]) -> str:
-    import difflib
-
-    return " or ".join(difflib.get_close_matches(key, known, n=2)) or "one of " + ", ".join(known)
-
-
-def plain_hint(hint: Any) -> tuple[Any, bool]:
-    """The hint without its None, and whether it had one."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(arg for arg in get_args(hint) if arg is not type(None)), True
-    return hint, False
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """Lists become tuples and whole numbers floats where the field wants them."""
-    hint, _ = plain_hint(hint)
-    if get_origin(hint) is dict and isinstance(value, Mapping):
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(item, get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return value if _huge(value) else float(value)
-    return value
-
-
-def _huge(value: Any) -> bool:
-    """Whether an integer is one that no tensor can hold."""
-    return isinstance(value, int) and value.bit_length() > 63
-
-
-def _told(faults: Sequence[str]) -> str:
-    """All faults, or of very many the first."""
-    return shortened(few(faults, 20, 1500, "; "), 1500)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
-    hint, optional = plain_hint(hint)
-    if value is None and optional:
-        return []
-    if any(map(_huge, value if isinstance(value, tuple) else (value,))):
-        return [f"expected {name} to be a number of at most 63 bits, got a larger one"]
-    if get_origin(hint) is dict:
-        return _dict_faults(name, value)
-    if get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return []
-        return [f"expected {name} to be one of {', '.join(get_args(hint))}, got {shown(value)}"]
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
-            return [f"expected {name} to be a list of {item.__name__}, got {shown(value)}"]
-        numbers = value if item in (int, float) else ()
-        return [fault for number in numbers for fault in _range(name, number, metadata)][:1]
-    if table := metadata.get("table"):
-        return _word_faults(name, value, table)
-    if not _is_a(value, hint):
-        return [f"expected {name} to be {hint.__name__}, got {shown(value)}"]
-    if value == "":
-        return [f"expected {name} to be a text, got an empty one"]
-    return _range(name, value, metadata) if hint in (int, float) else []
-
-
-def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
-    try:
-        table.check(word if isinstance(word, str) else "")
-    except ValueError:
-        return [f"expected {name} to be {table.expected()}, got {shown(word)}"]
-    return []
-
-
-def _dict_faults(name: str, value: Any) -> list[str]:
-    """What is wrong with a table of plain values, such as options of a network."""
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return [f"expected {name} to be a table of names and values, got {shown(value)}"]
-    plain = (bool, int, float, str)
-    lists = {key: v if isinstance(v, tuple) else (v,) for key, v in value.items()}
-    return [
-        f"expected {name}.{shortened(key, 40)} to be numbers, texts, true or false, "
-        f"got {shown(item)}"
-        for key, items in lists.items()
-        for item in items
-        if not isinstance(item, plain) or _huge(item)
-    ]
-
-
-def _range(name: str, value: float, metadata: Any) -> list[str]:
-    low, high = metadata["low"], metadata["high"]
-    if low <= value <= high:  # which no nan is
-        return []
-    bounds = f"at least {low}" if value < low and high >= FAR else f"in {low}..{high}"
-    return [f"expected {name} {bounds}, got {value}"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vfn import __version__
-from vfn.configs.schema import to_tables
+from vfn.configs.settings import to_tables
 from vfn.files import make_directory, shortened, shown, write_atomic, write_json
 from vfn.interop.card import card, check_licence
 from vfn.interop.diffusers_export import check_empty

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from vfn.configs import load
-from vfn.configs.schema import Config, from_tables, to_tables
+from vfn.configs.schema import Config
+from vfn.configs.settings import from_tables, to_tables
 from vfn.data.standard import DATASETS, Standard
 from vfn.files import few, shortened, shown
 from vfn.interop.formats import FORMATS

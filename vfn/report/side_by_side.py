@@ -6,7 +6,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from vfn.configs.schema import flat_values
+from vfn.configs.settings import flat_values
 from vfn.files import check_place, write_atomic
 from vfn.report.drawings import draw_loss_by_logsnr, draw_losses_beside
 from vfn.report.evaluated import column_titles, evaluated, in_order

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vfn.configs import Config
-from vfn.configs.schema import to_tables
+from vfn.configs.settings import to_tables
 from vfn.files import shortened, shown
 from vfn.runs.directory import HUB
 from vfn.tables import how_to_install, is_object_name

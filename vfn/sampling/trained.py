@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
-from vfn.configs.schema import SEED, changed_section
+from vfn.configs.schema import SEED
+from vfn.configs.settings import changed_section
 from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
 from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import fields
 
-from vfn.configs.schema import Section
+from vfn.configs.fields import Section
 
 # What the parameters mean the same without: how they are trained, not what they say.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vfn.configs.schema import changed_section
+from vfn.configs.settings import changed_section
 from vfn.data import Dataset, Labels
 from vfn.distributed import World
 from vfn.evaluation.held_out import mean_held_out_loss, preview_figures

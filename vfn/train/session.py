@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
 from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
-from vfn.configs.schema import flat_values
+from vfn.configs.settings import flat_values
 from vfn.data import (
     Dataset,
     as_dataset,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from vfn.configs import loads
-from vfn.configs.schema import to_tables
+from vfn.configs.settings import to_tables
 from vfn.files import read_json, short, write_atomic, write_json
 from vfn.runs import RunFiles, read_log
 from vfn.train.observers import Observer, Outcome
