@@ -7,9 +7,10 @@ from vfn.cli import app, line_of
 from vfn.launch import Launch, join_seconds, launch
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "VFN_JOIN_SECONDS",
-         "TORCHELASTIC_RESTART_COUNT")  # fmt: skip
+         "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE")  # fmt: skip
 WHOLE = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "host",
-         "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "2"}  # fmt: skip
+         "MASTER_PORT": "29500", "TORCHELASTIC_RESTART_COUNT": "2",
+         "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_one_process_alone(environment):
 
 def test_a_process_of_several(environment):
     environment(WHOLE)
-    assert launch() == Launch(3, 4, 1, 2, "host", 29500)
+    assert launch() == Launch(3, 4, 1, 2, "host", 29500, 2)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_a_process_of_several(environment):
         ("WORLD_SIZE", ["0", "-2", "two", "1.5", "1e3", "\u0663", "9" * 5000, "1\n2"]),
         ("RANK", ["4", "5", "-1", "x", "0x1", ""]),
         ("LOCAL_RANK", ["4", "-1", "x"]),
+        ("LOCAL_WORLD_SIZE", ["0", "5", "x"]),
         ("MASTER_ADDR", [""]),
         ("MASTER_PORT", ["", "0", "65536", "-1", "http"]),
         ("TORCHELASTIC_RESTART_COUNT", ["-1", "x"]),

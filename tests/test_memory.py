@@ -79,6 +79,14 @@ def test_control_groups_have_less(tmp_path, groups, limits, expected):
     assert system(tmp_path, 2**30, groups, **limits) == expected
 
 
+def test_processes_of_a_machine_share_its_memory(tmp_path, monkeypatch):
+    """Of eight processes on two machines each has a quarter of its machine's."""
+    told = {"RANK": 5, "LOCAL_RANK": 1, "WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4}
+    for name, value in {**told, "MASTER_ADDR": "host", "MASTER_PORT": 29500}.items():
+        monkeypatch.setenv(name, str(value))
+    assert system(tmp_path, 2**30) == 2**28
+
+
 def test_of_this_machine():
     free = free_memory()
     assert free is None or 10**6 < free < 10**14

@@ -242,6 +242,11 @@ def largest(value: int, world: World) -> int:
     return int(_largest(torch.tensor(value), world))
 
 
+def smallest(value: int, world: World) -> int:
+    """The smallest of all processes' values, so that they decide alike."""
+    return -largest(-value, world)
+
+
 def _largest(values: Tensor, world: World) -> Tensor:
     with talking():
         dist.all_reduce(values, dist.ReduceOp.MAX, group=world.control)

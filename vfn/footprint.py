@@ -130,8 +130,15 @@ class Footprint:
         Returns:
             bytes at the moment of an evaluation when it is most.
         """
-        copies = self._kept if state else 0
-        return self._most(self._evaluate, pictures, copies, STATES)
+        if (pictures, state) not in self._drawn:  # a pass of a large network takes a second
+            copies = self._kept if state else 0
+            self._drawn[pictures, state] = self._most(self._evaluate, pictures, copies, STATES)
+        return self._drawn[pictures, state]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, bool], int | None]:
+        """What `draw` has found."""
+        return {}
 
     def at_most(self, pictures: int) -> int | None:
         """What a step surely does not exceed, told without running anything.

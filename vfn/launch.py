@@ -16,7 +16,7 @@ class Launch(NamedTuple):
     """This process's number among those of a job, their number, and its number on this machine.
 
     restarts: how often torchrun has started the processes of this machine again. address, port:
-    where several processes meet.
+    where several processes meet. local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -25,6 +25,7 @@ class Launch(NamedTuple):
     restarts: int = 0
     address: str = ""
     port: int = 0
+    local_size: int = 1
 
 
 def launch() -> Launch:
@@ -42,6 +43,7 @@ def launch() -> Launch:
     size = _number("WORLD_SIZE", 1, low=1)
     rank = _number("RANK", 0, high=size, bound="WORLD_SIZE")
     local_rank = _number("LOCAL_RANK", 0, high=size, bound="WORLD_SIZE")
+    local_size = _number("LOCAL_WORLD_SIZE", 1, low=1, high=size + 1, bound="WORLD_SIZE + 1")
     restarts = _number("TORCHELASTIC_RESTART_COUNT", 0)
     if size == 1:
         return Launch(rank, size, local_rank, restarts)
@@ -49,7 +51,7 @@ def launch() -> Launch:
         if not os.environ.get(name):
             raise ValueError(_refusal(f"{name} with WORLD_SIZE {size}", "none"))
     port = _number("MASTER_PORT", 0, low=1, high=2**16)
-    return Launch(rank, size, local_rank, restarts, os.environ["MASTER_ADDR"], port)
+    return Launch(rank, size, local_rank, restarts, os.environ["MASTER_ADDR"], port, local_size)
 
 
 def join_seconds() -> int:

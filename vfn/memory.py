@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from vfn.launch import launch
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,7 +36,8 @@ def free_memory(device: "torch.device | str" = "cpu", root: Path = Path("/")) ->
     """Bytes that a device can still give to this process.
 
     Of a CPU that is what the system calls available, or less where a control group (a container, a
-    job of SLURM) has a limit; of a GPU what is free on it and in torch's own store.
+    job of SLURM) has a limit, an equal share for each process of a job on this machine; of a GPU
+    what is free on it and in torch's own store.
 
     Args:
         device: cpu, or a GPU.
@@ -42,6 +45,9 @@ def free_memory(device: "torch.device | str" = "cpu", root: Path = Path("/")) ->
 
     Returns:
         bytes, at least 0; None where the system does not tell.
+
+    Raises:
+        ValueError: if the variables of the environment of processes contradict each other.
 
     >>> free = free_memory()
     >>> free is None or free > 0
@@ -53,7 +59,7 @@ def free_memory(device: "torch.device | str" = "cpu", root: Path = Path("/")) ->
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     known = [*_system(root), *_groups(root)]
-    return max(0, min(known)) if known else None
+    return max(0, min(known)) // launch().local_size if known else None
 
 
 def keep_freed_memory() -> bool:

@@ -21,13 +21,15 @@ from vfn.data import Labels
 from vfn.sampling import Draws, ask, untrained, variants, write_samples
 from vfn.sampling.output import PARTS, open_output
 
+# Less memory may be free for one process than for another one, which then takes other batches.
 SCRIPT = """
-import sys
+import os, sys
 from pathlib import Path
 import vfn
 from vfn.sampling import write_samples
 run, out, kind, num, batch, steps, animate = sys.argv[1:]
-draws = vfn.load(run, "cpu").draws(int(num), batch=int(batch), steps=int(steps))
+size = int(batch) + int(os.environ.get("RANK", 0))
+draws = vfn.load(run, "cpu").draws(int(num), batch=size, steps=int(steps))
 write_samples(draws, Path(out), kind, animate=animate == "animate")
 """
 

@@ -15,6 +15,7 @@ import vfn.configs
 import vfn.runs
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn.data import Labels
+from vfn.footprint import Footprint
 from vfn.model import build_model
 from vfn.runs import (
     RunFiles,
@@ -186,6 +187,17 @@ def test_settings_are_the_runs_unless_they_are_given(trained):
     assert (settings.sample_timesteps, settings.sample_batch) == (7, 5)
     assert (settings.guidance, settings.churn) == (0.5, 0.1)
     assert trained.settings() == trained.config.sample
+
+
+def test_as_many_are_drawn_at_a_time_as_fit(trained, monkeypatch, capsys):
+    """By the memory that is free just then; of several draws one line tells of it."""
+    need = Footprint(trained.config, trained.shape).draw(2 * 200)  # both branches of guidance
+    for share, fitting in ((0.5, range(60, 110)), (2, [250]), (0.5, range(60, 110))):
+        free = int(share * need)
+        monkeypatch.setattr("vfn.sampling.trained.free_memory", lambda _, free=free: free)
+        assert trained.draws(200, guidance=1.0).settings.sample_batch in fitting
+    told = capsys.readouterr().err
+    assert told.count("drawing 200 pictures at a time might take more memory than the ") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Steps are laid out so that they fit into memory; the trajectory stays the same."""
 
 import pytest
-import torch
 
 from tests.helpers.processes import entries
 from vfn.configs import Config, ModelConfig, load, override
 from vfn.data import load_dataset
-from vfn.distributed import ALONE, World
+from vfn.distributed import ALONE
 from vfn.footprint import Footprint
 from vfn.model import DataShape, shape_of
 from vfn.runs import RunFiles, find_checkpoint
@@ -113,13 +112,6 @@ def test_sampling_on_the_way_fits_too(wide, free, capsys):
     found = fitted(many, SHAPE, ALONE).sample.sample_batch
     assert 150 < found < 260
     assert f"{found} at a time (--sample-batch {found})" in capsys.readouterr().err
-
-
-def test_processes_of_a_machine_share_its_memory(wide, free, monkeypatch):
-    one_of_two = World(0, 1, torch.device("cpu"))
-    free(0.8 * step(wide, BATCH))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert fitted(wide, SHAPE, one_of_two).train.accumulate == 3
 
 
 def test_a_network_that_nobody_knows_is_left_alone(free):

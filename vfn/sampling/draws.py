@@ -241,7 +241,7 @@ class Draws:
         return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite, weak_nfe)
 
     def record(self) -> dict[str, Any]:
-        """All that the pictures depend on, as JSON can hold it; the batch is not among it."""
+        """All that the pictures depend on, as JSON can hold it."""
         values = {
             "seed": self.seed,
             "num": self.num,
@@ -254,7 +254,6 @@ class Draws:
             "version": __version__,
             **self.told(),
         }
-        del values["sample_batch"]
         record: dict[str, Any] = json.loads(json.dumps(values))
         return record
 
@@ -266,13 +265,15 @@ class Draws:
     def told(self) -> dict[str, Any]:
         """The settings as records name them, and what guided, by its step and its digest.
 
-        Settings of guidance that are not in use are left out, as in records of earlier versions.
+        The batch, on which no picture depends, is left out, and settings of guidance that are not
+        in use, as in records of earlier versions.
 
         Returns:
             values by name.
         """
         values, weak = asdict(self.settings), self.weak
         unused = [
+            "sample_batch",
             *(("guide_with", "guide_weight") if weak is None else ()),
             *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
             *(name for name in ("guidance_options", "zero_init", "times") if not values[name]),

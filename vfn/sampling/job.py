@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,7 @@ from vfn.distributed import (
     gather,
     largest,
     processes,
+    smallest,
     together,
     wait_for_all,
 )
@@ -169,7 +170,7 @@ def write_samples(
             plan = SamplingPlan(several, Path(out), kind, grid, animate, fresh)
             plan.check()
         check_alike(plan.job(), world)
-        return _carried_out(plan, world)
+        return _carried_out(plan.agreed(world), world)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,22 @@ class SamplingPlan:
             for name, value in folder.record.items():
                 parts.setdefault(name, []).append(value)
         how = {"grid": self.grid, "animate": self.animate, "fresh": self.fresh}
-        return parts | {"sample_batch": [d.settings.sample_batch for d in self.several]} | how
+        return parts | how
+
+    def agreed(self, world: World) -> "SamplingPlan":
+        """The plan with batches that fit on every process, which then share out the same ones.
+
+        Args:
+            world: the processes; all of them have to call this, with plans of the same job.
+
+        Returns:
+            SamplingPlan.
+        """
+        several = []
+        for draws in self.several:
+            batch = smallest(draws.settings.sample_batch, world)
+            several.append(replace(draws, settings=replace(draws.settings, sample_batch=batch)))
+        return replace(self, several=several)
 
 
 def _carried_out(plan: SamplingPlan, world: World) -> list[Written]:

@@ -360,24 +360,30 @@ class Trained:
     def _fitting(self, settings: SampleConfig, count: int) -> SampleConfig:
         """The settings with a batch that fits into the memory that is free."""
         free = free_memory(self.device)
+        if free is None:
+            return settings
         wanted = min(settings.sample_batch, count)
         branches = 2 if settings.guidance and guidance_range(self.model) is None else 1
-        known = (wanted, branches)
-        if free is not None and known not in self._fit:
-            footprint = Footprint(self.config, self.shape, self.device)
-            self._fit[known] = evaluated_at_once(footprint, branches * wanted, free) // branches
-            if self._fit[known] < wanted:
-                say(
-                    f"drawing {wanted} pictures at a time might take more memory than the "
-                    f"{size_text(free)} that are free: {max(1, self._fit[known])} at a time"
-                )
-        fitting = max(1, self._fit.get(known, wanted))
-        return settings if fitting >= wanted else replace(settings, sample_batch=fitting)
+        fitting = max(1, evaluated_at_once(self._footprint, branches * wanted, free) // branches)
+        if fitting >= wanted:
+            return settings
+        if wanted not in self._told:  # variants of settings are as many draws
+            self._told.add(wanted)
+            say(
+                f"drawing {wanted} pictures at a time might take more memory than the "
+                f"{size_text(free)} that are free: {fitting} at a time"
+            )
+        return replace(settings, sample_batch=fitting)
 
     @cached_property
-    def _fit(self) -> dict[tuple[int, int], int]:
-        """Pictures that fit, by those that were wanted and the branches of guidance."""
-        return {}
+    def _footprint(self) -> Footprint:
+        """What drawing takes of memory."""
+        return Footprint(self.config, self.shape, self.device)
+
+    @cached_property
+    def _told(self) -> set[int]:
+        """Numbers of pictures at a time of which a line has said that they might not fit."""
+        return set()
 
     def sample(
         self,

@@ -3,13 +3,12 @@
 The trajectory of a run is the same in every layout.
 """
 
-import os
 from dataclasses import replace
 
 from torch import nn
 
 from vfn.configs import Config
-from vfn.distributed import World, largest, together
+from vfn.distributed import World, largest, smallest, together
 from vfn.footprint import (
     PLANNED,
     SMALL,
@@ -73,24 +72,16 @@ def fitted(
     networks = 1 + trains_auxiliary(config)
     footprint = Footprint(config, shape, world.device, model, objective, networks)
     with together(world):
-        free = _free(world)
+        free = free_memory(world.device)
         if free is not None:
             parts = _parts(footprint, share, parts, free, world.size)
             batch = _sample_batch(footprint, free)
-    parts, batch = largest(parts, world), -largest(-batch, world)
+    parts, batch = largest(parts, world), smallest(batch, world)
     return replace(
         config,
         train=replace(config.train, accumulate=parts),
         sample=replace(config.sample, sample_batch=batch),
     )
-
-
-def _free(world: World) -> int | None:
-    """Bytes that are free for each of the processes that share a device."""
-    free = free_memory(world.device)
-    if free is None or world.device.type != "cpu":
-        return free
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: int) -> int:
