@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vfn.data import load_dataset
-from vfn.evaluation.extractors import PIXELS, extractor_of
+from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
 
 
@@ -24,6 +24,26 @@ with processes("cpu") as world:
     found = compute_statistics(images(), PIXELS, world)
     save_statistics(Path(sys.argv[1]) / f"{world.rank}.npz", found)
 """
+
+
+class Elsewhere(torch.Tensor):
+    """As on a GPU: numpy and other processes get it from the CPU alone."""
+
+    def cpu(self):
+        return super().cpu().as_subclass(torch.Tensor)
+
+
+def test_a_function_may_compute_elsewhere(each_device, tmp_path):
+    def elsewhere(given):
+        return given.to(each_device).float().mean((2, 3)).as_subclass(Elsewhere)
+
+    own = extractor_of("elsewhere", elsewhere)
+    both = Extractor("both", lambda given: Outputs(elsewhere(given), elsewhere(given)), {})
+    for extractor in (own, both):
+        found = compute_statistics(images(), extractor)
+        parts = [found.features, *found.gaussian, *([] if extractor is own else [found.logits])]
+        assert {(type(part), part.device.type) for part in parts} == {(torch.Tensor, "cpu")}
+        save_statistics(tmp_path / "saved.npz", found)
 
 
 @pytest.mark.slow

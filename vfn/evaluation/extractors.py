@@ -138,7 +138,8 @@ def extractor_of(name: str, function: Callable[["Tensor"], "Tensor"]) -> Extract
 
     Args:
         name: appears beside the figures.
-        function: uint8 [B, C, H, W] to [B, D]; must not depend on the other pictures of a batch.
+        function: uint8 [B, C, H, W] to [B, D], on any device; must not depend on the other pictures
+            of a batch.
 
     Returns:
         Extractor.

@@ -248,15 +248,15 @@ def _read_gaussian(found: dict[str, np.ndarray], path: Path) -> Gaussian:
 
 
 def checked_outputs(out: Outputs, size: int, name: str) -> Outputs:
-    """Refuse what are no features of as many pictures.
+    """What an extractor gives, on the CPU; refuse what are no features of as many pictures.
 
     Args:
-        out: of an extractor.
+        out: of an extractor, which may compute anywhere.
         size: pictures it was given.
         name: of the extractor.
 
     Returns:
-        ``out`` itself.
+        Outputs.
 
     Raises:
         ValueError: for anything but a tensor [B, D].
@@ -265,11 +265,11 @@ def checked_outputs(out: Outputs, size: int, name: str) -> Outputs:
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != size or not found.shape[1]:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"expected {name} to give features [{size}, D], got {shape}")
-    return out
+    return Outputs(found.cpu(), None if out.logits is None else out.logits.cpu())
 
 
 def _checked(out: Outputs, size: int, name: str) -> Outputs:
-    checked_outputs(out, size, name)
+    out = checked_outputs(out, size, name)
     for kind, values in out._asdict().items():
         if values is not None and not values.float().isfinite().all():
             raise ValueError(
