@@ -129,5 +129,24 @@ def test_the_end_removes_its_own_shards(tmp_path):
     assert [*tmp_path.iterdir()] == [others]
 
 
+def test_another_job_may_remove_the_folder_meanwhile(tmp_path, monkeypatch):
+    """Just before a shard is written there, and before the end looks into it."""
+    folder, real = tmp_path / "features", Path.open
+
+    def opened(path, mode="r", *args, **options):
+        if mode == "wb":
+            monkeypatch.setattr(Path, "open", real)
+            folder.rmdir()
+        return real(path, mode, *args, **options)
+
+    with resumable(counted([]), folder, CPU) as kept:
+        monkeypatch.setattr(Path, "open", opened)
+        kept.run(pictures(4))
+        (shard,) = folder.iterdir()
+        shard.unlink()
+        folder.rmdir()
+    assert not folder.exists()
+
+
 if __name__ == "__main__":
     work(sys.argv[1], Path(sys.argv[2]), [], pause=0.1)

@@ -54,10 +54,10 @@ def resumable(extractor: Extractor, folder: Path, device: torch.device) -> Itera
         return found
 
     yield extractor._replace(run=run)
-    for path in folder.iterdir():
-        if path.name.lstrip(".").partition(".")[0] in used:  # with what a kill has left of it
-            path.unlink(missing_ok=True)
-    with suppress(OSError):  # others' shards are in it
+    with suppress(OSError):  # others' shards are in it, or it went with the last of theirs
+        for path in folder.iterdir():
+            if path.name.lstrip(".").partition(".")[0] in used:  # with what a kill has left of it
+                path.unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -85,4 +85,8 @@ def _read(path: Path, name: str) -> Outputs | None:
 def _write(path: Path, name: str, out: Outputs) -> None:
     parts = {key: part.contiguous() for key, part in out._asdict().items() if part is not None}
     content = save(parts)
-    write_atomic(path, _seal(name, content) + content, durable=False)
+    whole = _seal(name, content) + content
+    try:
+        write_atomic(path, whole, durable=False)
+    except FileNotFoundError:  # another job has removed the folder as the last one that was in it
+        write_atomic(path, whole, durable=False)
