@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -288,10 +288,14 @@ def locked(path: Path) -> Iterator[None]:
         path: a file for this purpose alone; it is made if missing, and stays.
 
     Raises:
-        OSError: if the file system knows no locks.
+        OSError: if the file cannot be written, or the file system knows no locks.
     """
-    with path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems cannot
+            raise OSError(f"{path} cannot be locked ({error}); name another --data-dir") from None
         yield  # closing the file gives the lock back
 
 

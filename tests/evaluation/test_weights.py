@@ -2,7 +2,11 @@
 
 import hashlib
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +119,29 @@ def test_a_download_without_published_hash_is_compared_with_the_first(cached, mo
     with pytest.raises(ValueError, match="are damaged or others than those downloaded"):
         open_extractor("dinov2", None, CPU)
     assert len(built) == 2
+
+
+def test_several_processes_download_once(inception, tmp_path, monkeypatch):
+    """Each locks as processes do: a file that it opens by itself."""
+    content, calls, both = inception[0].read_bytes(), [], threading.Barrier(2)
+
+    def download(_url, path, _prefix, progress):
+        del progress
+        calls.append(path)
+        time.sleep(0.3)  # by then the other one has come
+        Path(path).write_bytes(content)
+
+    def opened():
+        both.wait()
+        return open_extractor("inception", None, CPU, str(tmp_path)).provenance["weights_sha256"]
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    known = replace(EXTRACTORS["inception"], sha256=(sha256 := hashlib.sha256(content).hexdigest()))
+    monkeypatch.setitem(EXTRACTORS._entries, "inception", known)
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(opened) for _ in range(2)]
+    assert [each.result() for each in found] == [sha256, sha256]
+    assert len(calls) == 1
 
 
 class Trap:

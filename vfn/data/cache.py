@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,7 +219,7 @@ def prepare_cache(
     """
     if fresh or not path.is_dir():
         _make_home(path.parent)
-        with _lock(path.parent / ".lock"):
+        with locked(path.parent / ".lock"):
             if fresh or not path.is_dir():
                 source = read()
                 _check_scaling(source, settings)
@@ -396,17 +395,6 @@ def _keyed(settings: DataConfig) -> dict[str, Any]:
     if settings.image_size is not None:  # one number is a square
         keyed["image_size"] = [settings.image_size[0], settings.image_size[-1]]
     return keyed
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except OSError as error:  # some network file systems cannot
-            raise OSError(f"{path} cannot be locked ({error}); name another --data-dir") from None
-        yield
 
 
 def _sync(path: Path) -> None:

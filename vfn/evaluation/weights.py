@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
-from vfn.files import write_atomic
+from vfn.files import locked, make_directory, write_atomic
 from vfn.model import float32_convolutions
 from vfn.tables import how_to_install
 
@@ -95,9 +95,12 @@ def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Pat
     # Where no hash is published, that of the download tells whether the file is still the same.
     kept = path.with_name(f"{path.name}.sha256")
     if not path.is_file():
-        _download(name, entry, path)
-        if not entry.sha256:
-            write_atomic(kept, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+        make_directory(path.parent)
+        with locked(path.with_name(f"{path.name}.lock")):
+            if not path.is_file():  # else another process has brought it meanwhile
+                _download(name, entry, path)
+                if not entry.sha256:
+                    write_atomic(kept, hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
     if entry.sha256 or not kept.is_file():
         return path, entry.sha256
     return path, kept.read_text(encoding="utf-8").strip()
@@ -105,7 +108,6 @@ def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Pat
 
 def _download(name: str, entry: Features, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress=False)
     except (OSError, RuntimeError) as error:
         raise ValueError(
