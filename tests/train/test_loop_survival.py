@@ -1,5 +1,6 @@
 """Runs that are killed, stopped and go on: nothing of it shows in the result."""
 
+import json
 import os
 import random
 import shutil
@@ -92,9 +93,14 @@ def test_torchrun_replaces_killed_workers(undisturbed, tmp_path):
 
 
 def test_machines_need_not_count_the_same_restarts(undisturbed, forks, tmp_path):
-    """torchrun counts only on the machine where a process died; on others it joins anew."""
+    """torchrun counts only on the machine where a process died; on others it joins anew.
+
+    The run is still locked by the first process of before, which was on another machine.
+    """
     shutil.copytree(undisturbed(2, 1), tmp_path / "run")
     checkpoints(tmp_path / "run")[-1].unlink()
+    lock = tmp_path / "run" / "run.lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": ""}))
     restarts = [{"TORCHELASTIC_RESTART_COUNT": str(rank)} for rank in range(2)]
     forks.train(tmp_path / "run", "--steps", STEPS // 2 + 1, variables=restarts)
     forks.end()

@@ -50,11 +50,11 @@ from vfn.train.session import (
     Given,
     Run,
     TrainingData,
+    any_restarted,
     as_checkpoint,
     check_job,
     micro_batch_size,
     open_run,
-    restarted,
 )
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import StepResult, checkpoint_of, learning_rate
@@ -176,11 +176,11 @@ def held(files: RunFiles, world: World) -> Iterator[None]:
         ValueError: if another job works on it.
         OSError: if the directory cannot be written.
     """
+    again = any_restarted(world)  # which torchrun does after all of them have gone
     with ExitStack() as stack:
         with together(world):
             if world.rank == 0:
-                # torchrun starts processes again after all of them have gone.
-                stack.enter_context(locked(files, taken_over=restarted()))
+                stack.enter_context(locked(files, taken_over=again))
         yield
 
 

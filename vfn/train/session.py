@@ -583,12 +583,12 @@ def _share_parameters(model: nn.Module, world: World) -> None:
         total(param.data, world)
 
 
-def restarted() -> bool:
-    """Whether torchrun started the processes of this machine again after one of them died."""
-    return launch().restarts > 0
+def any_restarted(world: World) -> bool:
+    """Whether torchrun started the processes again after one of them died; all of them agree."""
+    # torchrun counts restarts on the machine where a process died, not on the others.
+    return largest(launch().restarts, world) > 0
 
 
 def goes_on(resume: bool, world: World) -> bool:
     """Whether to go on with what is there: asked for, or restarted; all processes agree."""
-    # torchrun counts restarts on the machine where a process died, not on the others.
-    return largest(int(resume or restarted()), world) > 0
+    return largest(int(resume), world) > 0 or any_restarted(world)
