@@ -34,6 +34,9 @@ class World(NamedTuple):
 
 
 ALONE = World(0, 1, torch.device("cpu"))
+# Others wait while the first process works alone: it reads a large data set, computes bits of one,
+# averages networks, sends files away. Whoever dies is noticed at once, by a closed connection.
+PATIENCE = timedelta(days=1)
 _outer: list[World] = []  # of the job that this process works on
 _stores: list[dist.Store] = []  # the one that torchrun offers, and those of all jobs so far
 
@@ -108,9 +111,11 @@ def processes(device: str = "auto") -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
+    dist.init_process_group(
+        backend, store=store, rank=here.rank, world_size=here.size, timeout=PATIENCE
+    )
     try:
-        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
         _outer.append(World(here.rank, here.size, chosen, control))
         yield _outer[-1]
     finally:
