@@ -225,20 +225,29 @@ class Draws:
         Raises:
             ValueError: for pictures that are not finite, with ``strict``.
         """
-        mine = self._together(share(self.num, world), None, world.size, title, strict, check)
-        if strict and (faults := largest(mine.not_finite, world)):
-            raise ValueError(
-                f"expected finite pictures to judge, but {faults} of {len(mine.images)} "
-                "that the network drew are not; use another checkpoint, or less guidance"
-            )
+        rows = share(self.num, world)
+        mine = self._together(rows, None, world.size, title, strict, check)
+        fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
+        if strict:
+            self._check_finite(rows[: len(fine)], fine, world)
         every = torch.arange(self.num)
         images = gather(mine.images, self.num, world)
         nfe = largest(mine.nfe, world)
-        fine = torch.ones(len(mine.images)).bool() if mine.finite is None else mine.finite
         finite = gather(fine.byte(), self.num, world).bool()
         say_fault(int((~finite).sum()), self.num, title)
         weak_nfe = 0 if self.weak is None else nfe
         return Drawn(images, self.asked.texts(every), self.asked.of(every), nfe, finite, weak_nfe)
+
+    def _check_finite(self, rows: Tensor, fine: Tensor, world: World) -> None:
+        """Refuse pictures of any process that are not finite; some are drawn by several."""
+        found = torch.zeros(self.num, dtype=torch.uint8)
+        found[rows] = 2 - fine.byte()
+        found = gather(found[None], world.size, world).amax(0)
+        if faults := int((found == 2).sum()):
+            raise ValueError(
+                f"expected finite pictures to judge, but {faults} of {int((found > 0).sum())} "
+                "that the network drew are not; use another checkpoint, or less guidance"
+            )
 
     def record(self) -> dict[str, Any]:
         """All that the pictures depend on, as JSON can hold it."""
