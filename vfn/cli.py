@@ -742,6 +742,7 @@ def data_group() -> None:
 @click.option("--fresh", is_flag=True, help="prepare again what is there")
 @config_option
 @settings("data", names=DATA_NAMES)
+@_alone
 def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
     """Download a data set and prepare its pictures for training.
 
@@ -756,6 +757,7 @@ def prepare_command(preset: str | None, fresh: bool, **options: Any) -> None:
 @data_group.command("info")
 @config_option
 @settings("data", names=DATA_NAMES)
+@_alone
 def data_info_command(preset: str | None, **options: Any) -> None:
     """Show what is prepared: pictures, labels, what was left out, where it is."""
     from vfn.data import data_home, find_prepared
