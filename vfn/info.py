@@ -19,6 +19,7 @@ from vfn.files import few
 from vfn.footprint import FLOAT32, Footprint, example_batch, kept_copies
 from vfn.memory import free_memory, size_text
 from vfn.model import DataShape, build_model, shape_of
+from vfn.nn import branches_of
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
 from vfn.train.distillation.methods import trains_auxiliary
@@ -195,7 +196,7 @@ def needs(config: Config, shape: DataShape, device: str = "auto") -> Needs:
     footprint = Footprint(config, shape, where, networks=1 + trains_auxiliary(config))
     sample = config.sample
     trained = config.train.batch_size // config.train.micro_batches
-    branches = 2 if sample.guidance and config.model.guidance_range is None else 1
+    branches = branches_of(config.model.guidance_range, sample.guidance)
     draw = footprint.draw(branches * sample.sample_batch)
     return Needs(
         trained,

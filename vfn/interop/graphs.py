@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vfn.nn import guidance_range
+from vfn.nn import branches_of, guidance_range
 from vfn.ops import DrawSamples, OutType, predict, split_variance
 
 NOT_LINEAR = (
@@ -117,7 +117,7 @@ class StepGraph(nn.Module):
         super().__init__()
         self.network, self.out_type = network, out_type
         self.conditional, self.guided = conditional, guided
-        self.doubled = guided and guidance_range(network) is None
+        self.doubled = branches_of(guidance_range(network), guided) == 2
 
     def forward(self, z: Tensor, t: Tensor, factors: Tensor, *conditions: Tensor) -> Tensor:
         """x0 [B, C, H, W] from z [B, C, H, W].

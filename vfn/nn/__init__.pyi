@@ -1,5 +1,6 @@
 from .conditions import Conditions as Conditions
 from .conditions import check_labels as check_labels
+from .denoiser import branches_of as branches_of
 from .denoiser import check_guidance_input as check_guidance_input
 from .denoiser import denoiser as denoiser
 from .denoiser import guidance_range as guidance_range
@@ -26,6 +27,7 @@ __all__ = [
     "UNet",
     "Uncertainty",
     "bare",
+    "branches_of",
     "check_guidance_input",
     "check_labels",
     "denoiser",

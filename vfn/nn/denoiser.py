@@ -173,7 +173,7 @@ def denoiser(
     known = guidance_range(model)
     if known is not None:
         check_guidance_input(guidance, known, rescale, rule)
-    doubled = known is None and number != 0
+    doubled = branches_of(known, number) == 2
     if doubled and labels is None and not conditions.keywords():
         raise ValueError(
             f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
@@ -274,6 +274,22 @@ def _check_known(model: nn.Module, labels: Tensor) -> None:
 def guidance_range(model: nn.Module) -> Sequence[float] | None:
     """Lowest and highest guidance weight of a network that takes it as an input, else None."""
     return getattr(model, "guidance_range", None)
+
+
+def branches_of(known: Sequence[float] | None, guidance: float | None) -> int:
+    """How many predictions of a network guidance takes for a picture, in one batch.
+
+    Args:
+        known: `guidance_range` of the network.
+        guidance: the weight; None where it varies.
+
+    Returns:
+        2, with the label and without one; 1 without guidance, or where it is an input.
+
+    >>> branches_of(None, 0.5), branches_of(None, 0.0), branches_of((0.0, 4.0), 0.5)
+    (2, 1, 1)
+    """
+    return 2 if known is None and guidance != 0 else 1
 
 
 def takes_second_time(model: nn.Module) -> bool:

@@ -24,7 +24,7 @@ from vfn.distributed import (
     wait_for_all,
 )
 from vfn.files import check_place, check_space, few, shortened
-from vfn.nn import guidance_range
+from vfn.nn import branches_of, guidance_range
 from vfn.ops.solver_table import SOLVERS
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
 from vfn.progress import say
@@ -419,8 +419,8 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     nfe = largest(nfe, world)
     say_fault(int(gather(torch.tensor([faults]), world.size, world).sum()), total)
     if total:
-        doubled = guidance_range(draws.trained.model) is None
-        say(_cost(total, draws.settings, nfe, doubled, draws.weak is not None))
+        branches = branches_of(guidance_range(draws.trained.model), draws.settings.guidance)
+        say(_cost(total, draws.settings, nfe, branches, draws.weak is not None))
     there = draws.num - total
     if there:
         say(f"{folder.path}: {there} of {draws.num} pictures were there already")
@@ -428,26 +428,24 @@ def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -
     return Written(folder.path, shown, draws.num, nfe, there)
 
 
-def _cost(
-    num: int, settings: SampleConfig, nfe: int, two_branches: bool = True, weak: bool = False
-) -> str:
+def _cost(num: int, settings: SampleConfig, nfe: int, branches: int = 1, weak: bool = False) -> str:
     """What drawing took, in evaluations of the network.
 
     Args:
         num: pictures drawn.
         settings: how they were drawn.
         nfe: evaluations of the network for each picture.
-        two_branches: whether guidance doubles the batches.
+        branches: of guidance, which double the batches where they are two.
         weak: whether a weaker network is evaluated as often.
 
     Returns:
         a line for people.
 
-    >>> _cost(8, SampleConfig(guidance=1.0), 64)
+    >>> _cost(8, SampleConfig(guidance=1.0), 64, branches=2)
     '8 pictures drawn with abm2, NFE 64 of doubled batches for guidance'
     """
     most = "up to " if SOLVERS.find(settings.sampler).own_steps else ""
-    doubled = " of doubled batches for guidance" if settings.guidance and two_branches else ""
+    doubled = " of doubled batches for guidance" if branches == 2 else ""
     more = f", and {most}{nfe} of the weaker network" if weak else ""
     return f"{num} pictures drawn with {settings.sampler}, NFE {most}{nfe}{doubled}{more}"
 

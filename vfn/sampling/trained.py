@@ -27,7 +27,14 @@ from vfn.model import (
     check_sampling,
     schedule_of,
 )
-from vfn.nn import NETWORKS, Conditions, check_labels, denoiser, guidance_range
+from vfn.nn import (
+    NETWORKS,
+    Conditions,
+    branches_of,
+    check_labels,
+    denoiser,
+    guidance_range,
+)
 from vfn.numbers import whole
 from vfn.ops import Denoiser, Strength
 from vfn.ops.solver_table import SOLVERS
@@ -363,7 +370,7 @@ class Trained:
         if free is None:
             return settings
         wanted = min(settings.sample_batch, count)
-        branches = 2 if settings.guidance and guidance_range(self.model) is None else 1
+        branches = branches_of(guidance_range(self.model), settings.guidance)
         fitting = max(1, evaluated_at_once(self._footprint, branches * wanted, free) // branches)
         if fitting >= wanted:
             return settings

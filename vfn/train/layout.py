@@ -23,8 +23,9 @@ from vfn.progress import say
 from vfn.train.distillation.methods import trains_auxiliary
 
 CLEARLY = 1.25  # whole processes were within a quarter: what is beyond is refused
-# Pictures that a network is evaluated on at once, as multiples of `sample_batch`: guidance doubles
-# it in sampling, and the held-out loss takes three.
+# Pictures that a network is evaluated on at once, as multiples of `sample_batch`: `branches_of` are
+# two at most in sampling, and the held-out loss takes three, so that of the usual 250 its 512
+# pictures are one batch.
 AT_ONCE = 3
 SMALLER = (
     "use --checkpoint-activations true, smaller pictures (--image-size) or a narrower network "
