@@ -1,5 +1,6 @@
 """Parameters, operations and memory of a network, against counts made another way."""
 
+from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.small import small_config
 from vfn.configs import Config, DataConfig, ModelConfig, dumps, load, override
 from vfn.data import Labels, load_dataset
 from vfn.info import OWN, StagePlan, cost, data_shape, given_shape, summary_of
 from vfn.model import DataShape, build_model, shape_of
 from vfn.nn.layers import SelfAttention
 from vfn.runs import Checkpoint, RunFiles, export_model, find_checkpoint, save_checkpoint
+from vfn.sampling import untrained
 from vfn.train.distillation.plan import plan_of
 
 DIGITS = DataShape(1, 8, 8, Labels(tuple("0123456789")))
@@ -242,7 +245,9 @@ def test_pictures_whose_sides_do_not_halve():
 )
 def test_the_shape_of_a_known_data_set_is_the_one_that_is_loaded(settings):
     data = DataConfig(**settings)
-    assert data_shape(data) == shape_of(load_dataset(data))
+    loaded = shape_of(load_dataset(data))
+    assert data_shape(data) == loaded
+    assert untrained(replace(small_config(), data=data)).shape == loaded
 
 
 def test_a_known_data_set_is_not_downloaded(monkeypatch):

@@ -13,12 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from vfn import configs
 from vfn.configs import Config, DataConfig
 from vfn.data import Labels, load_dataset
-from vfn.data.standard import DATASETS
 from vfn.distributed import choose_device
 from vfn.files import few
 from vfn.footprint import FLOAT32, Footprint, example_batch, kept_copies
 from vfn.memory import free_memory, size_text
-from vfn.model import DataShape, build_model, shape_of
+from vfn.model import DataShape, build_model, known_shape, shape_of
 from vfn.nn import branches_of
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
@@ -295,13 +294,7 @@ def data_shape(data: DataConfig) -> DataShape:
     >>> data_shape(DataConfig(dataset="celeba", image_size=(32,), conditional=False)).size
     (3, 32, 32)
     """
-    known = DATASETS.get(data.dataset)
-    if known is None or known.channels is None or known.size is None:
-        return shape_of(load_dataset(data))
-    cut = data.crop[2:] if data.crop is not None else known.size
-    size = data.image_size or known.image_size or cut
-    legend = known.legend if data.conditional else Labels()
-    return DataShape(data.channels or known.channels, size[0], size[-1], legend)
+    return known_shape(data) or shape_of(load_dataset(data))
 
 
 def _cost(config: Config, shape: DataShape, device: str) -> Cost:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.configs import Config, DataConfig, DiffusionConfig, SampleConfig
 from vfn.data import Dataset, Labels
 from vfn.data.augment import PARAMETERS
 from vfn.data.derived import known
 from vfn.data.given import Vector, check_derived, derived_kind
+from vfn.data.standard import DATASETS
 from vfn.data.values import PLAIN, Values
 from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS
@@ -77,6 +78,27 @@ def shape_of(dataset: Dataset) -> DataShape:
         channels, height, width, dataset.legend, dataset.vector, beside, dataset.values,
         dataset.beside_values,
     )  # fmt: skip
+
+
+def known_shape(data: DataConfig) -> DataShape | None:
+    """The shape that settings give their data, where a table knows it without a download.
+
+    Args:
+        data: which data set, and how its pictures are wanted.
+
+    Returns:
+        DataShape; None where it is known only once the pictures are read.
+
+    >>> known_shape(DataConfig(dataset="celeba", image_size=(32,), conditional=False)).size
+    (3, 32, 32)
+    """
+    entry = DATASETS.get(data.dataset)
+    if entry is None or entry.channels is None or entry.size is None:
+        return None
+    cut = data.crop[2:] if data.crop is not None else entry.size
+    size = data.image_size or entry.image_size or cut
+    legend = entry.legend if data.conditional else Labels()
+    return DataShape(data.channels or entry.channels, size[0], size[-1], legend)
 
 
 def image_channels(config: Config, shape: DataShape) -> int:

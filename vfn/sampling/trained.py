@@ -13,8 +13,7 @@ from vfn.configs import Config, SampleConfig, Split
 from vfn.configs import load as load_config
 from vfn.configs.schema import SEED
 from vfn.configs.settings import changed_section
-from vfn.data import Dataset, Labels, load_dataset, pictures_of, settled
-from vfn.data.standard import DATASETS
+from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import choose_device
 from vfn.files import shown
 from vfn.footprint import Footprint, evaluated_at_once
@@ -25,6 +24,7 @@ from vfn.model import (
     build_model,
     check_guidance,
     check_sampling,
+    known_shape,
     schedule_of,
 )
 from vfn.nn import (
@@ -646,22 +646,15 @@ def untrained(config: Config | str, shape: DataShape | None = None, device: str 
     """
     settings = load_config(config) if isinstance(config, str) else config
     where = choose_device(device)
-    model = build_model(settings, shape or _known_shape(settings)).to(where).eval()
-    params = {name: param.detach() for name, param in model.named_parameters()}
-    return Trained(model, params, settings, shape or _known_shape(settings), where)
-
-
-def _known_shape(config: Config) -> DataShape:
-    """The shape of a data set that is known before it is downloaded."""
-    known = DATASETS.get(config.data.dataset)
-    if known is None or known.channels is None or known.size is None:
+    shape = shape or known_shape(settings.data)
+    if shape is None:
         raise ValueError(
-            f"expected the shape of data set {config.data.dataset}, which is known only once it is "
-            "read; give a DataShape"
+            f"expected the shape of data set {settings.data.dataset}, which is known only once it "
+            "is read; give a DataShape"
         )
-    return DataShape(
-        known.channels, *known.size, known.legend if config.data.conditional else Labels()
-    )
+    model = build_model(settings, shape).to(where).eval()
+    params = {name: param.detach() for name, param in model.named_parameters()}
+    return Trained(model, params, settings, shape, where)
 
 
 def _place_of(trained: Trained) -> torch.device:
