@@ -82,7 +82,8 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         guidance_range: see `keyed_guidance`.
-        second_time: whether the network takes one; both are then drawn alike, and t is the later.
+        second_time: whether the network takes one; both then have the same density, and t is the
+            later.
         takes_step: whether the objective takes a step of a sampler, of random length and noise.
 
     Returns:
@@ -120,13 +121,15 @@ def make_batch(
         more = more._replace(image=image if change is None else changed(image, change))
     more = more.each(dropping)._replace(augment=None if change is None else change.told)
     guidance = keyed_guidance(seed, Stream.GUIDANCE, keys, guidance_range)
-    weight = 1 / times.density if keeps_expectation(diffusion) else None
     dropout = dropout_keys(seed, keys) if uses_dropout(config) else None
-    t, r, u = times.t, None, None
+    t, density = times
+    r, u = None, None
     if second_time and not takes_step:  # which knows where it ends by itself
-        other = training_times(config, keys, Stream.SECOND_TIME).t
-        t, r = torch.maximum(t, other), torch.minimum(t, other)
+        other = training_times(config, keys, Stream.SECOND_TIME)
+        t, r = torch.maximum(t, other.t), torch.minimum(t, other.t)
+        density = density * other.density
         u = keyed_uniform(seed, Stream.SAME_TIME, keys)
+    weight = 1 / density if keeps_expectation(diffusion) else None
     step_noise = None
     if takes_step:
         u = keyed_uniform(seed, Stream.STEP_LENGTH, keys, dtype=torch.float64)
@@ -170,7 +173,8 @@ def training_times(config: Config, draws: Tensor, stream: Stream = Stream.TIME) 
     Args:
         config: of the run.
         draws: ``step * batch_size + position``, int64 [B], on the device.
-        stream: of the uniform draws behind them.
+        stream: of the uniform draws behind them. Those of `Stream.TIME` alone are spread over the
+            batch, where the density does so.
 
     Returns:
         t [B], float64, discrete where the training is; and the density, 1 where it is not undone.
@@ -178,7 +182,9 @@ def training_times(config: Config, draws: Tensor, stream: Stream = Stream.TIME) 
     Raises:
         ValueError: for a density from outside that gives something else.
     """
-    diffusion, size, seed = config.diffusion, config.train.batch_size, config.train.seed
+    diffusion, seed = config.diffusion, config.train.seed
+    # Spread in the same order, a second time would be as late as the first: no step would be long.
+    size = config.train.batch_size if stream is Stream.TIME else 1
 
     def uniform(keys: Tensor) -> Tensor:
         return keyed_uniform(seed, stream, keys, dtype=torch.float64)
