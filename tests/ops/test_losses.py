@@ -1,5 +1,7 @@
 """Losses against golden numbers, and their zero, their weights and their refusals."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -118,6 +120,21 @@ def test_shapes_that_differ_are_refused():
     for reweight in GOLDEN_KEYS:
         with pytest.raises(ValueError, match=r"target to have the shape of prediction, \(2, 4\)"):
             mse_loss(a, b, reweight)
+
+
+def test_noise_levels_of_each_sample_or_of_all():
+    """min(SNR, 5) of an error of 1."""
+    zero, level = torch.zeros(4, 1, 2, 2), torch.tensor([0.0, 3.0, 1.0, 9.0]).log()
+    pred = Prediction(zero + 1, zero, zero), Prediction(zero, zero, zero)
+    for shape in ((4,), (4, 1), (4, 1, 1, 1)):
+        loss = mse_loss(*pred, "min_snr", level.reshape(shape), gamma=5.0)
+        torch.testing.assert_close(loss, torch.tensor([0.0, 3.0, 1.0, 5.0]))
+    for one in (math.log(3), torch.tensor(3.0).log(), torch.full((1, 1), 3.0).log()):
+        torch.testing.assert_close(mse_loss(*pred, "min_snr", one), torch.full((4,), 3.0))
+    with pytest.raises(ValueError, match=r"logsnr of a shape that broadcasts .* got \(3,\)"):
+        mse_loss(*pred, "min_snr", level[:3])
+    with pytest.raises(ValueError, match=r"logsnr of shape \(4,\), one for each sample, got \(4,"):
+        mse_loss(*pred, "min_snr", level.reshape(4, 1, 1, 1).expand(4, 1, 2, 2))
 
 
 def test_balanced_loss_is_least_where_the_uncertainty_is_the_log_of_the_loss():

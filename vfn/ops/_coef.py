@@ -46,6 +46,17 @@ def check_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     return logsnr
 
 
+def each_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
+    """``logsnr`` in float64, one for each sample of the data, [B]."""
+    level = check_logsnr(logsnr, data, name)
+    if level.shape[1:].numel() != 1:
+        raise ValueError(
+            f"expected {name} of shape ({data.shape[0]},), one for each sample, "
+            f"got {tuple(level.shape)}"
+        )
+    return level.reshape(-1).expand(data.shape[0])
+
+
 def check_data(data: Any, name: str = "data") -> None:
     """Refuse what is no floating-point tensor."""
     check_tensor(data, name)

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64, same_shape
+from vfn.ops._coef import Scalar, as_float64, each_logsnr, same_shape
 from vfn.ops.predictions import Prediction
 from vfn.ops.weightings import WEIGHTINGS
 
@@ -57,7 +57,8 @@ def mse_loss(
         target: the true Prediction, same shapes.
         reweight: a word of `WEIGHTINGS`, or the ``package.module:Name`` of a function
             ``weight(logsnr, **parameters)``.
-        logsnr: [B], for weightings that are no error of another quantity.
+        logsnr: a number, or [B] with any axes of length 1 behind, for weightings that are no error
+            of another quantity.
         **parameters: those of the weighting, such as gamma of min_snr; the defaults are in
             `WEIGHTINGS`.
 
@@ -66,7 +67,7 @@ def mse_loss(
 
     Raises:
         ValueError: for an unknown ``reweight``, a parameter that it does not take or that is out of
-            range, shapes that differ, or a missing ``logsnr``.
+            range, shapes that differ, or a ``logsnr`` that is missing or does not fit.
 
     Source: Salimans & Ho 2022 (2202.00512), section 4.
 
@@ -81,8 +82,8 @@ def mse_loss(
         return weighting.error(errors, **values)
     if logsnr is None:
         raise ValueError(f"expected logsnr of shape [B] for reweight {reweight}, got None")
-    x0_error = errors.x0
-    return loss_weight(logsnr, reweight, **parameters).to(x0_error.dtype) * x0_error
+    x0_error, level = errors.x0, each_logsnr(logsnr, pred.x0)
+    return loss_weight(level, reweight, **parameters).to(x0_error.dtype) * x0_error
 
 
 def balanced_loss(loss: Tensor, uncertainty: Tensor) -> Tensor:
