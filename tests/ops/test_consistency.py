@@ -196,6 +196,23 @@ def test_pairs_of_the_exact_function_agree():
     assert ops.pseudo_huber(*x0).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("out_type", ["x0", "eps", "v", "u", "both"])
+def test_pairs_with_the_data_are_a_distance_to_it(out_type):
+    """At stage 0, whatever is predicted: ``sqrt(|x0 - truth|^2 + c^2) - c`` over sigma/alpha."""
+    z, truth = noisy().unsqueeze(-1), noisy().flip(0).unsqueeze(-1)
+    out = torch.cat([z.tanh(), z.cos()], 1) if out_type == "both" else z.tanh()
+
+    def network(z, logsnr):
+        return ops.predict(z, out, logsnr, out_type).v
+
+    paths = ops.Paths(z, ops.v_from_x0(z, truth, LEVELS), LEVELS.reshape(-1, 1, 1))
+    loss = ops.learn_pairs(network, network, paths, first_stage=0, c=0.5).loss
+    x0 = ops.predict(z, out, LEVELS, out_type).x0
+    square = (x0 - truth).flatten(1).square().sum(1)
+    expected = ((square + 0.25).sqrt() - 0.5) * torch.exp(LEVELS / 2)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2.5, 8])
 def test_levels_of_ect_are_the_published_ones(stage):
     sigma = torch.exp(-0.5 * LEVELS)

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_float64, as_logsnr, from_left, linear_combination, same_shape
+from vfn.ops._coef import (
+    Scalar,
+    as_float64,
+    as_logsnr,
+    each_logsnr,
+    from_left,
+    linear_combination,
+    same_shape,
+)
 from vfn.ops.losses import balanced_loss
 from vfn.ops.multistep import add_terms, turn
 from vfn.ops.predictions import x0_from_v
@@ -290,11 +298,15 @@ def learn_pairs(
     >>> learn_pairs(lambda z, _: 0 * z, lambda z, _: 0 * z, Paths(z, 0 * z, logsnr)).loss.shape
     torch.Size([2])
     """
-    z, dz, logsnr, *_ = paths
+    z, dz = paths.z, paths.dz
+    logsnr = each_logsnr(paths.logsnr, z)
     stage = first_stage + (0 if update is None else update // stage_updates)
     end = ect_level(logsnr, stage, q, k, b)
     z_s = ddim_step(z, x0_from_v(z, dz, logsnr), logsnr, end)
-    target = x0_from_v(z_s, fixed(z_s, end), end)
+    # The data is its own x0; of a network that predicts x0 it has no velocity.
+    at_data = end.isposinf()
+    level = torch.where(at_data, logsnr, end)
+    target = torch.where(from_left(at_data, z), z_s, x0_from_v(z_s, fixed(z_s, level), level))
     distance = pseudo_huber(x0_from_v(z, live(z, logsnr), logsnr), target, c or None)
     loss = pair_weight(logsnr, end).to(distance.dtype) * distance
     return Learned(loss, {"stage": loss.new_full((), float(stage))})

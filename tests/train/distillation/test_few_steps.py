@@ -1,5 +1,6 @@
 """Consistency distillation: what is learned of a teacher, warm-up, resuming, what is refused."""
 
+import math
 import signal
 
 import pytest
@@ -124,6 +125,13 @@ def test_guidance_as_an_input(teacher, tmp_path, method):
     go(teacher, tmp_path, **options, steps=2)
     drawn = load_model(tmp_path / "steps-2", "cpu")
     assert drawn.sample(2, guidance=1.5).nfe == 2
+
+
+def test_pairs_of_a_teacher_that_predicts_the_data(config, tmp_path):
+    settings = {"model_out_type": "x0", "reweight_type": "truncated_snr", "steps": 1}
+    train(override(config, settings), tmp_path / "teacher", device="cpu")
+    go(tmp_path / "teacher", tmp_path, method="ect", method_options={}, steps=2)
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "steps-2").values())
 
 
 def test_a_weaker_network_guides_the_teacher(teacher, weaker, tmp_path):
