@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy.stats import norm
 
 from vfn.data import Dataset
 from vfn.evaluation.evaluating import evaluate
@@ -40,6 +41,20 @@ def test_the_reference_is_that_of_sets_that_are_drawn(reals, fakes, monkeypatch)
     assert found.value == pytest.approx(expected.mean(), rel=0.1)
     half = (found.interval.high - found.interval.low) / 2
     assert half == pytest.approx(1.96 * expected.std(), rel=0.25)
+
+
+@pytest.mark.parametrize("wide", [0, 512])
+def test_as_many_perfect_samplers_lie_in_the_interval_as_it_says(wide, monkeypatch):
+    """By the law of the distances, here a normal one; 400 intervals of four draws, or of 40."""
+    monkeypatch.setattr("vfn.evaluation.perfect.WIDE", wide)
+    monkeypatch.setattr(
+        "vfn.evaluation.perfect._distance", lambda *given: 100 + given[-1].standard_normal()
+    )
+    real = Statistics(9, None, torch.arange(6.0).reshape(3, 2), None, {})
+    found = [perfect_frechet(real, 9, seed).interval for seed in range(400)]
+    inside = [norm.cdf(ends.high - 100) - norm.cdf(ends.low - 100) for ends in found]
+    # That of a single interval of four draws spreads by 0.08, so their mean by 0.004.
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
 @pytest.mark.parametrize(

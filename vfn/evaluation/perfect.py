@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from vfn.evaluation.features import Statistics
@@ -50,7 +51,9 @@ def perfect_frechet(real: Statistics, fakes: int | None, seed: int = 0) -> Perfe
     count = DRAWS if len(values) <= WIDE else FEW_DRAWS
     generator = np.random.default_rng([seed, int(Stream.PERFECT)])
     found = np.array([_distance(values, real.num, fakes, generator) for _ in range(count)])
-    value, spread = found.mean().item(), 1.96 * found.std(ddof=1).item()
+    value = found.mean().item()
+    # Where one more would lie, by Student's t: a few draws know neither mean nor spread exactly.
+    spread = float(stdtrit(count - 1, 0.975) * math.sqrt(1 + 1 / count) * found.std(ddof=1))
     sizes = f"{'endless' if fakes is None else fakes} pictures against "
     sizes += "statistics of unknown number" if real.num is None else f"{real.num} real ones"
     return Perfect(
