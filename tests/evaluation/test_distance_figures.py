@@ -101,3 +101,16 @@ def test_the_extrapolation_needs_more_pictures_than_features(real, held_out):
     (figure,) = evaluate(Sides(real, held_out), ["fid_infinity"])
     assert figure.value < evaluate(Sides(real, held_out), ["fid"])[0].value
     assert figure.error > 0
+    assert f"extrapolated from {(len(held_out.images) - 1) // 2} .. " in figure.note
+
+
+@pytest.mark.parametrize(("count", "least"), [(25, 12), (70, 32), (400, 40)])
+def test_the_extrapolation_begins_with_several_pictures_a_feature(count, least):
+    """Pictures of 8 values: with four times as many, where there are twice as many as that."""
+    draw = torch.Generator().manual_seed(0)
+    real, fake = (
+        Dataset(torch.randint(256, (size, 2, 2, 2), generator=draw, dtype=torch.uint8))
+        for size in (900, count)
+    )
+    (figure,) = evaluate(Sides(real, fake), ["fid_infinity"], references=False)
+    assert figure.note.startswith(f"extrapolated from {least} .. {count} pictures")

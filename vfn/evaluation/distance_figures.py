@@ -47,8 +47,9 @@ def frechet_infinity_figures(judged: Judged) -> list[Figure]:
             f"fid_infinity needs more than {2 * least} fake pictures for {fake.shape[1]} "
             f"features, got {len(fake)}; make more with --num"
         )
+    least = max(least, min(4 * fake.shape[1], (len(fake) - 1) // 2))
     found = frechet_infinity(*_gaussian(judged.real), fake, least, seed=judged.seed)
-    note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the error of the fit"
+    note = f"extrapolated from {least} .. {len(fake)} pictures; ± is the standard error"
     beside = _beside(judged, None)
     return [
         judged.figure(

@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 class FrechetInfinity(NamedTuple):
     """The distance extrapolated to endless samples.
 
-    slope: the bias is ``slope / n``. error: of the value, from the residuals of the fit.
+    slope: the bias is ``slope / n``. error: standard error of the value.
     """
 
     value: float
@@ -72,12 +72,16 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     Returns:
         Moments(rows, mean [D], scatter [D, D]).
 
+    Raises:
+        ValueError: if they are of different widths.
+
     Source: Chan, Golub & LeVeque 1979, eq. 2.1.
 
     >>> one, two = moments(torch.tensor([[0.0]])), moments(torch.tensor([[2.0], [4.0]]))
     >>> merge_moments(one, two).mean
     tensor([2.], dtype=torch.float64)
     """
+    _check_shapes(mean=(b.mean, tuple(a.mean.shape)), scatter=(b.scatter, tuple(a.scatter.shape)))
     rows = a.rows + b.rows
     step = b.mean - a.mean
     scatter = a.scatter + b.scatter + (a.rows * b.rows / rows) * torch.outer(step, step)
@@ -142,7 +146,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         what is given is not finite.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or a covariance is not symmetric and positive
+            semi-definite up to rounding.
 
     Source: Heusel et al. 2017 (1706.08500), eq. 6.
 
@@ -153,17 +158,23 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     if mean1.ndim != 1:
         raise ValueError(f"expected mean1 of shape [D], got {tuple(mean1.shape)}")
     dim = mean1.shape[0]
-    for name, value, shape in (
-        ("cov1", cov1, (dim, dim)),
-        ("mean2", mean2, (dim,)),
-        ("cov2", cov2, (dim, dim)),
-    ):
-        if value.shape != shape:
-            raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
+    _check_shapes(cov1=(cov1, (dim, dim)), mean2=(mean2, (dim,)), cov2=(cov2, (dim, dim)))
     mean1, cov1, mean2, cov2 = (value.double() for value in (mean1, cov1, mean2, cov2))
     if not all(value.isfinite().all() for value in (mean1, cov1, mean2, cov2)):
         return math.nan  # which LAPACK refuses
+    for name, cov in (("cov1", cov1), ("cov2", cov2)):
+        if (cov - cov.T).abs().max() > _ROUNDED * cov.abs().max():
+            raise ValueError(f"expected {name} to be symmetric, got one that is not")
     return _distance(mean1, _spectrum(cov1), mean2, cov2).clamp(min=0).item()
+
+
+_ROUNDED = 0.01  # relative; such as a covariance is that was kept in a half type
+
+
+def _check_shapes(**given: tuple[Tensor, tuple[int, ...]]) -> None:
+    for name, (value, shape) in given.items():
+        if value.shape != shape:
+            raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
 
 
 def frechet_distance_of_features(one: Tensor, other: Tensor) -> float:
@@ -220,15 +231,16 @@ def frechet_infinity(
 ) -> FrechetInfinity:
     """Fréchet distance without the bias of a finite sample, by extrapolation.
 
-    The distance of the first n of the shuffled features is ``value + slope / n`` to first order; a
-    line is fitted through ``points`` sizes, evenly spaced from ``least`` to N. The other side is
-    taken as exact.
+    The distance of the first n of the shuffled features is ``value + slope / n`` to first order,
+    where n is well above D; a line is fitted through ``points`` sizes, evenly spaced from ``least``
+    to N. The other side is taken as exact.
 
     Args:
         mean: [D], of the other side.
         cov: [D, D].
         features: [N, D], N >= least + 2: a line needs three sizes.
-        least: smallest size, >= 2; above D, or the covariances are singular and the law is another.
+        least: smallest size, >= 2. Below about 4 D the distance falls faster than the law says, and
+            the value comes out too low; below D the covariances are singular.
         points: how many sizes, >= 3.
         seed: of the order.
 
@@ -236,7 +248,7 @@ def frechet_infinity(
         FrechetInfinity(value, slope, error).
 
     Raises:
-        ValueError: if there are too few rows or points.
+        ValueError: if there are too few rows or points, or the shapes do not fit.
 
     Source: Chong & Forsyth 2020 (1911.07023), section 3.
 
@@ -247,7 +259,8 @@ def frechet_infinity(
     if least < 2 or points < 3:
         raise ValueError(f"expected least >= 2 and points >= 3, got {least} and {points}")
     check_features(features, least + 2, "features")
-    count = len(features)
+    count, dim = features.shape
+    _check_shapes(mean=(mean, (dim,)), cov=(cov, (dim, dim)))
     order = epoch_permutation(seed, 0, count).to(features.device)
     mean, spectrum = mean.double(), _spectrum(cov.double())
     sizes = torch.linspace(least, count, points).round().long().unique().tolist()
@@ -261,14 +274,17 @@ def frechet_infinity(
 
 
 def _line(x: Tensor, y: Tensor) -> FrechetInfinity:
-    """Least squares: the value at x = 0 with its standard error."""
+    """Least squares: the value at x = 0 with its standard error; x = 1/n falls, sets are nested."""
     centred = x - x.mean()
     spread = centred.square().sum()
     slope = (centred * y).sum() / spread
     value = y.mean() - slope * x.mean()
-    residual = (y - value - slope * x).square().sum() / max(1, len(x) - 2)
-    error = (residual * (1 / len(x) + x.mean().square() / spread)).sqrt()
-    return FrechetInfinity(value.item(), slope.item(), error.item())
+    # A set is part of all larger ones, so that chance moves y as a Brownian motion in x: its steps
+    # from size to size are independent, residuals are not.
+    steps = (y.diff() - slope * x.diff()).square() / x.diff().abs()
+    weights = 1 / len(x) - x.mean() * centred / spread  # value = weights @ y
+    square = steps.sum() / (len(x) - 2) * (weights @ torch.minimum(x[:, None], x) @ weights)
+    return FrechetInfinity(value.item(), slope.item(), square.sqrt().item())
 
 
 class _Spectrum(NamedTuple):
@@ -279,7 +295,17 @@ class _Spectrum(NamedTuple):
 
 
 def _spectrum(cov: Tensor) -> _Spectrum:
-    return _Spectrum(*torch.linalg.eigh(cov))
+    found = _Spectrum(*torch.linalg.eigh(cov))
+    _check_definite(found.values)
+    return found
+
+
+def _check_definite(values: Tensor) -> None:
+    """Refuse rising eigenvalues of which some are below 0 by more than rounding."""
+    if values[0] < -_ROUNDED * values.abs().max():
+        raise ValueError(
+            "expected positive semi-definite covariances, got one with negative eigenvalues"
+        )
 
 
 def _distance(mean1: Tensor, spectrum1: _Spectrum, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -289,7 +315,8 @@ def _distance(mean1: Tensor, spectrum1: _Spectrum, mean2: Tensor, cov2: Tensor) 
     regular = not _singular(values)
     if regular:
         root = vectors * values.sqrt() @ vectors.T
-        squares = torch.linalg.eigvalsh(root @ cov2 @ root)
+        squares = torch.linalg.eigvalsh(root @ cov2 @ root)  # of the signs that those of cov2 have
+        _check_definite(squares)
         traces = root.square().sum() + cov2.trace()
         regular = not _singular(squares)
         cross = squares.clamp(min=0).sqrt().sum()
