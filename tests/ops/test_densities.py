@@ -193,6 +193,24 @@ def test_noise_levels_beyond_the_schedule_are_at_its_ends(name):
         torch.testing.assert_close(t, torch.full_like(t, end), rtol=0, atol=1e-9)
 
 
+ROUNDED = ops.interpolate_schedule(ops.logsnr_schedule("sigmoid"), 8, 8, 16)  # time(end) > 0
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), ROUNDED], ids=[*SCHEDULES, "rounded"])
+def test_noise_levels_beyond_a_schedule_do_not_count_where_the_density_is_undone(schedule):
+    even = ops.BatchDraws(EVEN, EVEN[0], torch.arange(len(EVEN)), len(EVEN))
+    t, density = ops.draw_times("lognormal", even, schedule, True, mean=0.0, std=10.0)
+    levels = torch.from_numpy(-20 * stats.norm.ppf(EVEN.numpy()))
+    lowest, highest = schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    above, below = levels > highest, levels < lowest
+    assert below.any()
+    assert density[above | below].isinf().all()
+    assert t[above].eq(0).all()
+    assert t[below].eq(1).all()
+    # Levels within rounding of an end are moved to it as well.
+    assert density[~(above | below)].isinf().double().mean() < 2e-4
+
+
 def test_importance_is_undone_by_its_density():
     t, density = drawn("importance")
     share = torch.histc(t, 4, 0, 1) / COUNT

@@ -175,7 +175,9 @@ def _time_of(logsnr: "Tensor", draws: "BatchDraws", schedule: "LogSNRSchedule") 
 
     ends = torch.linspace(1, 0, 2, dtype=draws.u.dtype, device=draws.u.device)
     lowest, highest = schedule.logsnr(ends)
-    return schedule.time(logsnr.clamp(lowest, highest)).clamp(0, 1)
+    t = schedule.time(logsnr.clamp(lowest, highest)).clamp(0, 1)
+    # Exactly, where the inverse of a schedule is rounded: a density is not that of its ends.
+    return torch.where(logsnr >= highest, 0, torch.where(logsnr <= lowest, 1, t))
 
 
 def _by_level(
