@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.distilling import MINI
+from tests.helpers.formats import save_pictures
 from vfn.cli import main
 from vfn.configs import DataConfig, load, override
 from vfn.data import as_dataset, load_dataset, prepare, to_unit
@@ -314,6 +315,52 @@ def test_pictures_beside_stay_with_theirs_through_the_splits(shapes, tmp_path):
     np.save(paths["beside"], np.zeros((60, 4, 8), np.uint8))
     with pytest.raises(ValueError, match="of the size of the others, 8 x 8, got 4 x 8"):
         prepare(settings)
+
+
+@pytest.mark.parametrize(
+    ("own", "beside"),
+    [
+        pytest.param("{}.png", "{}.png", id="the same names"),
+        pytest.param("{}.bmp", "{}.webp", id="other suffixes, in another order"),
+        pytest.param("{}/a.png", "{}/a.webp", id="the same paths"),
+        pytest.param("x/{}.png", "{}.webp", id="the file names alone"),
+    ],
+)
+def test_folders_are_paired_by_names(own, beside, tmp_path):
+    """Each picture has one level of its own, and that beside it the rest of 255."""
+    # 1.bmp comes before 1.m.bmp, and 1.webp after 1.m.webp.
+    for k, name in enumerate(["1", "1.m", *range(2, 20)]):
+        level = np.full((8, 8), 10 * k, np.uint8)
+        save_pictures(tmp_path / "own", {own.format(name): level})
+        file = tmp_path / "beside" / beside.format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - level).save(file, lossless=True)
+    paths = {name: str(tmp_path / name) for name in ("own", "beside")}
+    settings = DataConfig(
+        dataset=paths["own"], condition=paths["beside"], data_dir=str(tmp_path / "data"), channels=1
+    )
+    found = load_dataset(settings, "all")
+    levels = found.beside[:].amax((1, 2, 3)).int()  # webp has three channels
+    assert torch.equal(found.images[:].amax((1, 2, 3)).int() + levels, torch.full((20,), 255))
+
+
+def test_folders_whose_names_do_not_pair_are_refused(tmp_path):
+    """As many pictures, of which one is another one: sorted, all but a few would be off by one."""
+    level = np.zeros((8, 8), np.uint8)
+    save_pictures(tmp_path / "own", {f"{k}.png": level for k in range(10)})
+    names = ["00", *range(9)]
+    save_pictures(tmp_path / "beside", {f"{name}.png": level for name in names})
+    settings = DataConfig(
+        dataset=str(tmp_path / "own"),
+        condition=str(tmp_path / "beside"),
+        data_dir=str(tmp_path / "data"),
+    )
+    with pytest.raises(ValueError, match=r"without a partner 9 in \S+own and 00 in \S+beside; re"):
+        load_dataset(settings)
+    save_pictures(tmp_path / "own", {"9.bmp": level, "00.png": level})
+    save_pictures(tmp_path / "beside", {"9.png": level, "9.jpg": level})
+    with pytest.raises(ValueError, match=r"partner 9.bmp in \S+own and 9.jpg in \S+beside; rename"):
+        load_dataset(settings)
 
 
 def test_arrays_beside_are_scaled_as_their_numbers_say(shapes, tmp_path):

@@ -1,10 +1,10 @@
 """Data sets by name or path, and the pictures that an evaluation compares."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, get_args
 
 from vfn.configs import DataConfig, Split
@@ -12,13 +12,13 @@ from vfn.data import arrays
 from vfn.data.arrays import array_source
 from vfn.data.cache import DATA_VARIABLE, Prepared, cache_path, in_memory, prepare_cache
 from vfn.data.dataset import Dataset
-from vfn.data.folder import file_state, folder_source, folder_state
+from vfn.data.folder import file_state, folder_source, folder_state, picture_files
 from vfn.data.given import DERIVED, derived_kind
 from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
 from vfn.data.tar import tar_files, tar_source
-from vfn.files import printable, shortened, shown
+from vfn.files import few, printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
 ARCHIVES = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"}
@@ -74,12 +74,14 @@ class _Origin(NamedTuple):
 
     title: what it is called. content: what identifies its files, None if it is read into memory.
     source: reads it. settings: those given, with the data set's own size and crop filled in.
+    folder: that of its pictures, where each has a name of its own.
     """
 
     title: str
     content: Callable[[], Any] | None
     source: Callable[[], Source]
     settings: DataConfig
+    folder: Path | None = None
 
     def path(self) -> Path | None:
         """Where it is prepared; None if it is read into memory."""
@@ -198,6 +200,7 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
             "of a folder, .npy or .npz file of as many pictures; there is none"
         )
     content, rows = found.content, found.source
+    order = _partners(found.folder, origin.folder) if found.folder and origin.folder else []
 
     def source() -> Source:
         made, like = rows(), origin.source()
@@ -207,10 +210,11 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
                 f"expected condition {shown(settings.condition)} to have a picture for each of "
                 f"the {len(like.names)}{kept}, got {len(made.names)}"
             )
-        return made._replace(splits=like.splits, labels=None, class_names=())
+        made = made._replace(splits=like.splits, labels=None, class_names=())
+        return _in_order(made, order) if order else made
 
     both = found._replace(
-        content=lambda: [content and content(), origin.content and origin.content()],
+        content=lambda: [content and content(), origin.content and origin.content(), *order],
         source=source,
     )
     beside = _prepared(both, fresh)
@@ -220,6 +224,41 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
             f"others, {_size_text(prepared)}, got {_size_text(beside)}; use --image-size"
         )
     return beside
+
+
+def _partners(beside: Path, own: Path) -> list[int]:
+    """Which picture of a folder stands beside each of another one, by their names.
+
+    Returns:
+        numbers in the order of the others; none where they come in the same order.
+
+    Raises:
+        ValueError: if a picture has no partner, or several.
+    """
+    places = own, beside
+    files = [[PurePosixPath(name) for name in picture_files(place)] for place in places]
+    whole: Callable[[PurePosixPath], str] = lambda name: str(name.with_suffix(""))  # noqa: E731
+    for key in (str, whole, lambda name: name.stem):
+        ours, theirs = ([key(name) for name in some] for some in files)
+        place = {name: number for number, name in enumerate(theirs)}
+        if len(place) == len(theirs) == len(ours) and place.keys() == {*ours}:
+            order = [place[name] for name in ours]
+            return [] if order == sorted(order) else order
+    names = [{whole(name) for name in some} for some in files]
+    if names[0] == names[1]:  # some come with several suffixes
+        names = [{str(name) for name in some} for some in files]
+    alone = zip(places, (names[0] - names[1], names[1] - names[0]), strict=True)
+    told = [f"{few(sorted(some), 3)} in {printable(str(place))}" for place, some in alone if some]
+    raise ValueError(
+        "expected pictures and those beside them to have the same names, each once, got without a "
+        f"partner {' and '.join(told)}; rename them, or name array files, which go by their order"
+    )
+
+
+def _in_order(source: Source, order: Sequence[int]) -> Source:
+    """The pictures of a source in another order."""
+    names = [source.names[number] for number in order]
+    return source._replace(names=names, read=lambda number: source.read(order[number]))
 
 
 def _size_text(prepared: Prepared) -> str:
@@ -411,6 +450,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
             lambda: [_RULES, str(path), folder_state(path)],
             lambda: folder_source(path, settings.test_share, labelled),
             settings,
+            path,
         )
     if path.suffix in arrays.SUFFIXES and path.is_file():
         return _Origin(
