@@ -171,7 +171,7 @@ def test_a_run_of_an_outside_network_resumes_bit_for_bit(run, shapes, tmp_path):
 
 def test_other_numbers_of_the_pictures_are_not_what_a_run_was_begun_with(run, shapes):
     other = shapes._replace(vectors=shapes.vectors + 1)
-    with pytest.raises(ValueError, match="begun with: other pictures or labels"):
+    with pytest.raises(ValueError, match="begun with: other pictures, labels or conditions"):
         train(told_config(steps=6), run, dataset=(other, other), device="cpu", resume=True)
 
 

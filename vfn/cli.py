@@ -308,6 +308,7 @@ def _tell(command: click.Command, entries: Mapping[str, Described]) -> None:
 )
 @size_option
 @click.option("--dataset", help="the run's pictures, where they have moved since its training")
+@click.option("--condition", help="the pictures beside them, where they have moved")
 @click.option("--bpd", is_flag=True, help="the metric bpd too")
 @click.option("--bootstrap", type=click.IntRange(0), default=0,
               help="resampled sets for 95 % intervals, 0 or at least 2  [0]")  # fmt: skip
@@ -367,7 +368,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
     if not drawn:
         why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
         drawing = () if run_of(options["real"]) else ("num",)
-        refuse_given(context, (*drawing, "labels", "dataset", "bpd", *names), why)
+        refuse_given(context, (*drawing, "labels", "dataset", "condition", "bpd", *names), why)
     from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
@@ -407,8 +408,8 @@ def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
     run = run_of(options["fake"])
     assert run is not None
     trained = load(run, options["device"])
-    if options["dataset"] is not None:
-        trained = trained.with_data(options["dataset"], options["data_dir"])
+    if options["dataset"] is not None or options["condition"] is not None:
+        trained = trained.with_data(options["dataset"], options["data_dir"], options["condition"])
     num, seed, labels = options["num"], options["seed"], options["labels"]
     chosen = given({name: options[name] for name in names})
     if trained.conditioned:

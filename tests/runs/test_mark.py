@@ -18,7 +18,7 @@ CHANGES = {
     "labels, no labels, before 2 classes": {"names": ""},
     "number of pictures 16, before 18": {"count": 18},
     "sizes (1, 12, 12), before (1, 8, 8)": {"side": 12},
-    "pictures or labels, as many as before": {"seed": 1},
+    "pictures, labels or conditions, as many as before": {"seed": 1},
 }
 
 
@@ -91,7 +91,9 @@ def test_digests_of_earlier_versions_are_understood():
     mark, shape = DataMark(len(digits.images), sha.hexdigest()), shape_of(digits)
     assert other_pictures(digits, shape, mark) == ""
     turned = digits._replace(images=digits.images.flip(3))
-    assert other_pictures(turned, shape, mark) == "pictures or labels, as many as before"
+    assert (
+        other_pictures(turned, shape, mark) == "pictures, labels or conditions, as many as before"
+    )
 
 
 def test_a_header_that_says_nothing(tmp_path):

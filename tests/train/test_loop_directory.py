@@ -142,12 +142,12 @@ def test_resuming_compares_the_data(short, tmp_path):
     labels = whole.labels.clone()
     labels[0] = labels[0] % 10 + 1
     others = {
-        "pictures or labels, as many as before": whole._replace(images=flipped),
+        "pictures, labels or conditions, as many as before": whole._replace(images=flipped),
         "number of pictures 80, before 90": whole._replace(
             images=whole.images[:80], labels=whole.labels[:80]
         ),
         "names: class 1 is 0, before 1": whole._replace(legend=replace_names(whole.legend, names)),
-        "other pictures or labels": whole._replace(labels=labels),
+        "other pictures, labels or conditions": whole._replace(labels=labels),
         "sizes": whole._replace(images=whole.images[..., :4]),
     }
     before = contents(tmp_path)

@@ -12,8 +12,9 @@ from tests.helpers.processes import differing
 from tests.helpers.small import SMALL
 from vfn.cli import app, line_of
 from vfn.configs import load
+from vfn.data import load_dataset
 from vfn.evaluation import read_evaluation
-from vfn.runs import find_checkpoint
+from vfn.runs import find_checkpoint, mark_of
 
 DISTILL = ["--teacher-steps", "4", "--student-steps", "2", "--steps", "2", "--last-steps", "2",
            "--batch-size", "8", "--eval-every", "0", "--preview-every", "0",
@@ -42,9 +43,9 @@ def places(tmp_path, monkeypatch):
     return here, there
 
 
-def trained(steps=2, out="run"):
+def trained(steps=2, out="run", *more):
     told = vfn_command("train", "--dataset", "pics", "--out", out, "--steps", steps, *SMALL,
-                       "--preview-every", "0")  # fmt: skip
+                       "--preview-every", "0", *more)  # fmt: skip
     assert f"finished {steps} steps" in told, told
 
 
@@ -99,6 +100,47 @@ def test_a_folder_that_has_moved(places):
     assert trained_there.data == vfn.load("run", "cpu").data
 
 
+def test_conditions_and_the_weaker_network_are_found_from_any_directory(places, monkeypatch):
+    here, there = places
+    shutil.copytree("pics", "beside")
+    trained(1, "weak", "--condition", "beside")
+    trained(2, "run", "--condition", "beside", "--guide-with", "run:weak")
+    known = load("run/config.toml")
+    assert known.data.condition == str(here / "beside")
+    assert known.sample.guide_with == str(here / "weak")
+    # Others of these names at another place are not taken.
+    monkeypatch.chdir(there)
+    save_pictures(there / "beside", {f"{n}/{i}.png": noise(8, 8) for i, n in enumerate("ab" * 5)})
+    run = here / "run"
+    before = vfn.load(run, "cpu").data
+    assert mark_of(load_dataset(known.data)) == before
+    asked = ["--fake", run, "--metrics", "fd", "--num", "4"]
+    told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", *asked)
+    assert "Fréchet" in told, told
+    assert "any more" not in told
+    # What has moved is named by its new place, and has to be what it was.
+    shutil.move(here / "beside", there / "moved")
+    resume = ["train", "--out", run, "--resume", "--steps", "3"]
+    missing = (
+        f"there is no folder, .npy or .npz file at {here / 'beside'}, where the conditions of "
+        f"{run} were; if they have moved, name their new place with --condition"
+    )
+    assert missing in vfn_command(*resume)
+    told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", *asked, "--condition", "moved")
+    assert "Fréchet" in told, told
+    other = vfn_command(
+        "eval", "--real", f"dataset:{here / 'pics'}", *asked, "--condition", "beside"
+    )
+    assert f"beside is not what {run} was trained on: other pictures, labels or conditions" in other
+    assert "finished 3 steps" in vfn_command(*resume, "--condition", "moved")
+    assert load(str(run / "config.toml")).data.condition == str(there / "moved")
+    # An evaluation under other conditions than those of the run says so.
+    Image.fromarray(255 - noise(8, 8)).save(there / "moved" / "a" / "0.png")
+    told = vfn_command("eval", "--real", f"dataset:{here / 'pics'}", *asked)
+    assert f"{here / 'pics'} is not what {run} was trained on any more" in told
+    assert "(other pictures, labels or conditions, as many as before)" in told
+
+
 def test_other_pictures_are_not_those_of_the_run(places):
     here, _ = places
     trained()
@@ -107,13 +149,13 @@ def test_other_pictures_are_not_those_of_the_run(places):
     vfn_command("distill", "--teacher", "run", "--out", "fast", *DISTILL)
     before = {path: path.read_bytes() for path in here.rglob("*.toml")}
     told = vfn_command("train", "--out", "run", "--resume", "--steps", "3", "--dataset", "other")
-    assert "other is not what run was begun with: other pictures or labels, as many as" in told
+    assert "other is not what run was begun with: other pictures, labels or conditions, as" in told
     told = vfn_command("distill", "--out", "fast", "--resume", "--dataset", "other")
-    assert "was begun with: other pictures or labels, as many as before" in told
+    assert "was begun with: other pictures, labels or conditions, as many as before" in told
     assert {path: path.read_bytes() for path in here.rglob("*.toml")} == before
     told = vfn_command("eval", "--real", "dataset:other", "--fake", "run", "--dataset", "other",
                        "--metrics", "fd", "--num", "8")  # fmt: skip
-    assert "other is not what run was trained on: other pictures or labels" in told
+    assert "other is not what run was trained on: other pictures, labels or conditions" in told
     shutil.copytree("other/a", "other/c")
     told = vfn_command("train", "--out", "run", "--resume", "--steps", "3", "--dataset", "other")
     assert "was begun with: other labels, 3 classes, before 2 classes; bring back" in told

@@ -34,13 +34,30 @@ class MissingData(ValueError):
         place: the path that it would be.
     """
 
+    what, option = "pictures", "--dataset"
+
     def __init__(self, name: str, place: Path) -> None:
         self.fault = f"there is no folder, .npy or .npz file at {printable(str(place))}"
+        super().__init__(self._message(name))
+
+    def _message(self, name: str) -> str:
         path = Path(name)
         named = path.name == name and path.suffix not in arrays.SUFFIXES
-        super().__init__(
+        return (
             f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
             f"{DATASETS.expected()}, or the path of a folder, .npy, .npz or .tar file"
+        )
+
+
+class MissingCondition(MissingData):
+    """Pictures that are a condition of others, and are not where their path says."""
+
+    what, option = "conditions", "--condition"
+
+    def _message(self, name: str) -> str:
+        return (
+            f"expected condition {shown(name)} to be {DERIVED.words()}, or the path of a folder, "
+            ".npy or .npz file of as many pictures; there is none"
         )
 
 
@@ -64,8 +81,8 @@ def pictures_of(owner: str) -> Iterator[None]:
         yield
     except MissingData as error:
         raise ValueError(
-            f"{error.fault}, where the pictures of {owner} were; if they have moved, name their "
-            "new place with --dataset"
+            f"{error.fault}, where the {error.what} of {owner} were; if they have moved, name "
+            f"their new place with {error.option}"
         ) from None
 
 
@@ -138,7 +155,7 @@ def data_name(name: str) -> str:
 
 
 def settled(settings: DataConfig) -> DataConfig:
-    """Settings that mean the same from any directory: `data_name`, and ``data_dir`` absolute.
+    """Settings that mean the same from any directory: `data_name`, and other paths absolute.
 
     Args:
         settings: which data set, and where all are.
@@ -149,10 +166,14 @@ def settled(settings: DataConfig) -> DataConfig:
     >>> settled(DataConfig(dataset="digits", data_dir="/data/here/../there")).data_dir
     '/data/there'
     """
-    home = settings.data_dir
+    home, condition = settings.data_dir, settings.condition
     if home is not None:
         home = os.path.abspath(_at_home(home))  # noqa: PTH100  # links stay
-    return replace(settings, dataset=data_name(settings.dataset), data_dir=home)
+    if condition is not None and derived_kind(condition) is None:
+        condition = str(_resolved(condition))
+    return replace(
+        settings, dataset=data_name(settings.dataset), condition=condition, data_dir=home
+    )
 
 
 def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
@@ -195,10 +216,7 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
     )  # fmt: skip
     found = _find_files(own, labelled=False)
     if found is None:
-        raise ValueError(
-            f"expected condition {shown(settings.condition)} to be {DERIVED.words()}, or the path "
-            "of a folder, .npy or .npz file of as many pictures; there is none"
-        )
+        raise MissingCondition(own.dataset, _resolved(own.dataset))
     content, rows = found.content, found.source
     order = _partners(found.folder, origin.folder) if found.folder and origin.folder else []
 

@@ -159,7 +159,9 @@ def plan_evaluation(
         compared = _comparable(unseen, values, "held-out")
         unseen = compared if isinstance(compared, Dataset) else None
     outlook = outlook_of(features, shape_of_side(reals.content, size))
-    own = _own_held_out(drawing, data_dir) if "model" in needs else None
+    # The conditions that a spec gives are those of the run, unless their files are others by now.
+    told = isinstance(real, str) and like is not None and like.beside is not None
+    own = _own_held_out(drawing, data_dir) if "model" in needs or told else None
     planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
     if usual:
         found, left_out = find_usual(planned)

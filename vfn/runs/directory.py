@@ -200,6 +200,21 @@ def run_path(given: str | Path) -> Path:
     return Path(str(given).removeprefix(RUN))
 
 
+def settled_run(given: str) -> str:
+    """The name of a run, checkpoint or file that means the same from any directory.
+
+    Args:
+        given: as a person gives it.
+
+    Returns:
+        its path, absolute; a name on the hub as it is.
+
+    >>> settled_run("hf://me/digits"), settled_run("run:/runs/a")
+    ('hf://me/digits', '/runs/a')
+    """
+    return given if given.startswith(HUB) else str(run_path(given).absolute())
+
+
 def _by_step(folder: Path, suffix: str = "safetensors") -> dict[int, Path]:
     """Files of steps in a folder by the steps, newest first."""
     files = {}

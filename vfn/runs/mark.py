@@ -66,7 +66,7 @@ def other_pictures(dataset: Dataset, shape: DataShape, mark: DataMark | None) ->
         if len(dataset.images) != mark.pictures:
             faults = [f"number of pictures {len(dataset.images)}, before {mark.pictures}"]
         elif mark.digest not in (mark_of(dataset).digest, _early_digest(dataset, mark)):
-            faults = ["pictures or labels, as many as before"]
+            faults = ["pictures, labels or conditions, as many as before"]
     return "; ".join(faults)
 
 

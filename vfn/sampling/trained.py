@@ -506,12 +506,19 @@ class Trained:
         with pictures_of(str(self.origin or "the network")):
             return load_dataset(self.config.data, split)
 
-    def with_data(self, dataset: str | None = None, data_dir: str | None = None) -> Self:
+    def with_data(
+        self,
+        dataset: str | None = None,
+        data_dir: str | None = None,
+        condition: str | None = None,
+    ) -> Self:
         """The network with its pictures at another place, for evaluations that need them.
 
         Args:
             dataset: the folder or file where they are now; where they were if None.
             data_dir: the directory of downloads and prepared data; that of the run if None.
+            condition: the folder or file where the pictures beside them are now; where they were if
+                None.
 
         Returns:
             Trained.
@@ -523,11 +530,17 @@ class Trained:
         '/data'
         """
         data = self.config.data
-        given = replace(data, dataset=dataset or data.dataset, data_dir=data_dir or data.data_dir)
+        given = replace(
+            data,
+            dataset=dataset or data.dataset,
+            data_dir=data_dir or data.data_dir,
+            condition=condition or data.condition,
+        )
         found = replace(self, config=replace(self.config, data=settled(given)))
-        if dataset is not None and (faults := found.other_pictures()):
+        named = " beside ".join(filter(None, (condition, dataset)))
+        if named and (faults := found.other_pictures()):
             raise ValueError(
-                f"{dataset} is not what {self.origin or 'the network'} was trained on: other "
+                f"{named} is not what {self.origin or 'the network'} was trained on: other "
                 f"{faults}; name the same pictures at their new place"
             )
         return found

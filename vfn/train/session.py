@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
 from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
+from vfn.configs.schema import step_of
 from vfn.configs.settings import flat_values
 from vfn.data import (
     Dataset,
@@ -50,6 +51,7 @@ from vfn.runs import (
     read_pictured,
 )
 from vfn.runs.checkpoint import read_step
+from vfn.runs.directory import settled_run
 from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
@@ -175,7 +177,7 @@ def open_run(
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     with pictures_of(str(files.path)) if resume else nullcontext():
         dataset, held_out = _pictures(config, given.dataset)
-    config = replace(config, data=settled(config.data))
+    config = replace(config, data=settled(config.data), sample=_settled_guide(config.sample))
     shape = shape_of(dataset)
     config = _unguided_without_labels(config, shape)
     check_ahead(config, dataset, shape)
@@ -228,6 +230,14 @@ def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
         return config
     say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
     return replace(config, sample=replace(config.sample, guidance=0.0))
+
+
+def _settled_guide(sample: SampleConfig) -> SampleConfig:
+    """Settings whose weaker network is found from any directory."""
+    given = sample.guide_with
+    if given is None or step_of(given) is not None:
+        return sample
+    return replace(sample, guide_with=settled_run(given))
 
 
 def _start(state: TrainState, source: Checkpoint, partial: bool) -> None:
