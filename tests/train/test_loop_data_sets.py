@@ -19,6 +19,8 @@ from tests.helpers.formats import (
 )
 from tests.helpers.small import SMALL
 from vfn.cli import app
+from vfn.configs import DataConfig
+from vfn.data import load_dataset
 from vfn.runs import find_checkpoint
 from vfn.sampling import Drawn, Draws
 
@@ -129,6 +131,27 @@ def test_own_pictures_not_square_with_classes(tmp_path):
     assert len(held_out) == 1
     with Image.open(tmp_path / "run" / "samples" / "step-00000004.png") as grid:
         assert grid.width < grid.height  # two classes beside each other, four rows
+
+
+def test_runs_and_their_pictures_are_kept_apart(tmp_path):
+    """Refused before anything is written; a run that lies there already, too, by its own name."""
+    folder = tmp_path / "own"
+    save_pictures(folder, {f"{c}/{i}.png": noise(8, 8) for c in "ab" for i in range(10)})
+    save_pictures(tmp_path / "beside", {f"{i}.png": noise(8, 8) for i in range(20)})
+    before = sorted(folder.rglob("*"))
+    message = "expected --out outside the folder of pictures .*/own, got .*/own/runs/a, whose"
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder / "runs" / "a", tmp_path / "link" / ".." / "own" / "runs" / "a"):
+        with pytest.raises(ValueError, match=message):
+            train(out, "--dataset", folder)
+    both = ("--dataset", folder, "--condition", tmp_path / "beside")
+    with pytest.raises(ValueError, match=message.replace("own", "beside")):
+        train(tmp_path / "beside" / "runs" / "a", *both)
+    assert sorted(folder.rglob("*")) == before
+    train(tmp_path / "run", "--dataset", folder)
+    (tmp_path / "run").rename(folder / "run")
+    with pytest.raises(ValueError, match=r"in \S+/own, and \S+/own/run is a run, whose sample"):
+        load_dataset(DataConfig(dataset=str(folder)))
 
 
 def test_grey_array_without_labels(tmp_path):

@@ -25,6 +25,8 @@ OTHER_SUFFIXES = {".gif", ".tif", ".tiff", ".jfif", ".jpe", ".jp2", ".heic", ".h
 # By content, whatever the name says: for some others Pillow starts other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 TABLE = "labels.csv"
+# In each directory of a run, whose sample grids are no pictures.
+RUN_SIGNS = ("config.toml", "checkpoints")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -156,7 +158,7 @@ def picture_files(path: Path) -> list[str]:
         relative paths, sorted; what only has the name of a picture is among them.
 
     Raises:
-        ValueError: if a folder cannot be read.
+        ValueError: if a folder cannot be read, or is a run.
     """
     return _files(path, SUFFIXES)
 
@@ -179,6 +181,12 @@ def _files(path: Path, suffixes: Collection[str]) -> list[str]:
             raise ValueError(
                 f"folder {printable(str(folder))} cannot be read ({error.strerror})"
             ) from None
+        names = {entry.name for entry in entries}
+        if folder != path and names.issuperset(RUN_SIGNS):
+            raise ValueError(
+                f"expected pictures in {printable(str(path))}, and {printable(str(folder))} is a "
+                "run, whose sample grids would become some; move it elsewhere"
+            )
         for entry in entries:
             place = folder / entry.name
             if entry.name.startswith("."):

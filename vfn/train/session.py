@@ -173,6 +173,8 @@ def open_run(
     objective = given.objective or objective_of(config.diffusion)
     with together(world):  # before hours of downloads
         check_directory(files, resume, fresh)
+        if given.dataset is None:
+            check_outside(files, config.data)
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     with pictures_of(str(files.path)) if resume else nullcontext():
@@ -306,6 +308,30 @@ def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
             f"{files.checkpoints.name}/, choose another --out, or add --fresh to replace them "
             "by those of a new run"
         )
+
+
+def check_outside(files: RunFiles, data: DataConfig) -> None:
+    """Refuse a run among its pictures, where its sample grids would become some.
+
+    Args:
+        files: of the run.
+        data: names the pictures, and those beside them.
+
+    Raises:
+        ValueError: if the run is in a folder of them.
+
+    >>> check_outside(RunFiles("/pictures/runs/a"), DataConfig(dataset="/pictures"))
+    Traceback (most recent call last):
+    ValueError: expected --out outside the folder of pictures /pictures, got /pictures/runs/a, ...
+    """
+    named = settled(data)
+    for place in filter(None, (named.dataset, named.condition)):
+        if files.path.resolve().is_relative_to(place):
+            raise ValueError(
+                f"expected --out outside the folder of pictures {place}, got {files.path}, whose "
+                "sample grids would become pictures; choose another --out, or move the run that is "
+                "there"
+            )
 
 
 def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: RunFiles) -> None:

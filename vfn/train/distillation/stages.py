@@ -51,6 +51,7 @@ from vfn.train.session import (
     as_checkpoint,
     check_directory,
     check_job,
+    check_outside,
     goes_on,
     micro_batch_size,
     open_run,
@@ -152,6 +153,7 @@ def distill(
         begin = {"teacher": found, "teacher_guide_with": weak}
         check_job(plan, files, world, begin, resume=resume, fresh=fresh)
         with together(world):
+            check_outside(files, plan.data)
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
         with held(files, world):
