@@ -111,11 +111,21 @@ def test_tf32_is_at_work_where_it_is_asked_for(cuda):
         assert_close_passes(config, cuda, "fp32", *ERRORS["tf32"])
 
 
-def test_a_run_sets_tf32_as_it_is_configured(tmp_path, gpu):
+def test_a_run_has_tf32_as_it_is_configured(tmp_path, gpu):
+    """As its lines are logged, and a preview is drawn; a caller gets back what they had."""
+    seen = []
+
+    def look(_):
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+
     for wanted in (True, False):
-        train(override(UNET, {"tf32": wanted, "steps": 1}), tmp_path / str(wanted), device=gpu)
-        assert torch.backends.cuda.matmul.allow_tf32 is wanted
-        assert torch.backends.cudnn.allow_tf32 is wanted
+        config = override(UNET, {"tf32": wanted, "steps": 1})
+        train(config, tmp_path / str(wanted), device=gpu, callbacks=[look])
+        assert {*seen} == {(wanted, wanted)}
+        seen.clear()
+        look(None)
+        assert seen == [(False, False)]  # as all tests of a GPU have it
+        seen.clear()
 
 
 def run(config, out, device, **more):
