@@ -15,7 +15,7 @@ from benchmarks.unet import synchronised
 from vfn.configs import Config, load, override
 from vfn.data import Labels, as_dataset
 from vfn.data.dataset import Dataset
-from vfn.model import DataShape, autocast
+from vfn.model import DataShape, autocast, float32_products
 from vfn.objective import Batch
 from vfn.ops.solver_table import SOLVERS
 from vfn.train.batches import make_batch
@@ -132,16 +132,8 @@ class Bench:
 @contextmanager
 def in_mode(mode: str, device: str) -> Iterator[None]:
     """Autocast for bf16 and fp16; products of float32 with 10-bit mantissas for tf32 alone."""
-    parts = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [part.allow_tf32 for part in parts]
-    for part in parts:
-        part.allow_tf32 = mode == "tf32"
-    try:
-        with autocast(precision_of(mode), torch.device(device)):
-            yield
-    finally:
-        for part, value in zip(parts, before, strict=True):
-            part.allow_tf32 = value
+    with float32_products(mode == "tf32"), autocast(precision_of(mode), torch.device(device)):
+        yield
 
 
 def precision_of(mode: str) -> str:

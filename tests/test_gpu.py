@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 import vfn
+from tests.helpers.gpu import tf32_flags
 from tests.helpers.processes import differing, losses
 from tests.helpers.small import DIGITS_FILE, small_config
 from vfn.configs import DataConfig, load, override
@@ -112,19 +113,18 @@ def test_tf32_is_at_work_where_it_is_asked_for(cuda):
 
 
 def test_a_run_has_tf32_as_it_is_configured(tmp_path, gpu):
-    """As its lines are logged, and a preview is drawn; a caller gets back what they had."""
+    """As its lines are logged; a caller gets back what they had."""
     seen = []
-
-    def look(_):
-        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
-
     for wanted in (True, False):
         config = override(UNET, {"tf32": wanted, "steps": 1})
-        train(config, tmp_path / str(wanted), device=gpu, callbacks=[look])
+        train(
+            config,
+            tmp_path / str(wanted),
+            device=gpu,
+            callbacks=[lambda _: seen.append(tf32_flags())],
+        )
         assert {*seen} == {(wanted, wanted)}
-        seen.clear()
-        look(None)
-        assert seen == [(False, False)]  # as all tests of a GPU have it
+        assert tf32_flags() == (False, False)  # as all tests of a GPU have it
         seen.clear()
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks import card, gpu, gpu_step, kernels
 from benchmarks.card import SMALL, Bench
 from benchmarks.sampling import diffusers_loop
-from tests.helpers.gpu import pytest_ignore_collect
+from tests.helpers.gpu import pytest_ignore_collect, tf32_flags
 from vfn.configs import load, override
 from vfn.data import Labels
 from vfn.footprint import example_batch
@@ -363,14 +363,10 @@ def test_the_loop_of_diffusers_asks_on_the_device_of_its_pictures():
     assert asked == [(2,)] * 3
 
 
-def tf32():
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-
 @pytest.mark.parametrize("mode", ["tf32", "fp32"])
 def test_each_loop_of_sampling_is_in_its_mode(mode, bench):
     trained, seen = trained_of(bench), []
-    trained.model.register_forward_hook(lambda *_: seen.append(tf32()))
+    trained.model.register_forward_hook(lambda *_: seen.append(tf32_flags()))
     bench = Bench(bench.scale._replace(modes=(mode,), drawn=(1,)), 5, bench.folder)
     for rows_of_part in (gpu.solver_rows, gpu.latency_rows):
         rows = rows_of_part(bench, trained)
@@ -388,8 +384,10 @@ class Small(nn.Module):
 
     def forward(self, z, _t, _y):
         out = self.layer(z)
-        self.seen.append((*tf32(), out.dtype))
-        out.register_hook(lambda _: self.seen.append((*tf32(), torch.is_autocast_enabled("cpu"))))
+        self.seen.append((*tf32_flags(), out.dtype))
+        out.register_hook(
+            lambda _: self.seen.append((*tf32_flags(), torch.is_autocast_enabled("cpu")))
+        )
         return out.float()
 
 

@@ -1,6 +1,7 @@
 """What a configuration describes, as live objects; networks of somebody else among them."""
 
 import math
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn import ops
 from vfn.configs import (
@@ -24,6 +26,7 @@ from vfn.model import (
     autocast,
     build_model,
     check_sampling,
+    float32_products,
     sampler_of,
     schedule_of,
     strength_of,
@@ -283,3 +286,66 @@ def test_classes_counted_from_0_are_refused_where_there_is_guidance():
     with pytest.raises(ValueError, match=r"labels in 1..2 with guidance, got 0 at 1"):
         trained.denoiser(torch.tensor([1, 0]), 0.5)
     trained.denoiser(torch.tensor([1, 0]))  # some with, some without
+
+
+def test_products_of_float32_are_a_caller_s_again():
+    """Each in a process of its own: PyTorch's two ways of setting them do not mix."""
+    code = """import os, torch
+from torch import backends as b
+from vfn.model import float32_products
+
+parts = b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv, b.cudnn, b
+readings = (
+    lambda: b.cuda.matmul.allow_tf32, lambda: b.cudnn.allow_tf32, torch.get_float32_matmul_precision
+)
+
+def state():
+    return [part.fp32_precision for part in parts]
+
+def read(reading):
+    try:
+        return reading()
+    except RuntimeError:
+        return None  # refused, as the caller has set it in the other way
+
+for word in (
+    "pass",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.set_float32_matmul_precision('high')",
+    "b.cuda.matmul.allow_tf32 = True",
+    "b.cudnn.allow_tf32 = False",
+    "b.cudnn.conv.fp32_precision = 'ieee'",
+    "b.cuda.matmul.fp32_precision = 'tf32'",
+    "b.cudnn.fp32_precision = 'ieee'",
+    "b.fp32_precision = 'tf32'",
+):
+    child = os.fork()
+    if child == 0:
+        exec(word)
+        before, told = state(), [read(each) for each in readings]
+        for tf32 in (False, True):
+            with float32_products(tf32):
+                assert state()[:3] == ["tf32" if tf32 else "ieee"] * 3, (word, state())
+                assert (b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32) == (tf32, tf32), word
+                assert state()[3:5] == before[3:5], (word, state())  # of the CPU
+            assert state() == before, (word, state(), before)
+            for reading, value in zip(readings, told):
+                assert value is None or reading() == value, word
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, word
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_products_of_float32_of_two_threads():
+    """Whose blocks end in the order in which they began, as nested ones never do."""
+
+    before = tf32_flags()
+    blocks = [float32_products(tf32) for tf32 in (True, False, True)]
+    for block in blocks:
+        block.__enter__()
+    for block in (blocks[1], blocks[0]):
+        block.__exit__(None, None, None)
+        assert tf32_flags() == (True, True)  # of the third
+    blocks[2].__exit__(None, None, None)
+    assert tf32_flags() == before

@@ -1,9 +1,10 @@
 """What a configuration describes, as live objects: data shape, network, schedule, sampler."""
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -375,28 +376,68 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-@contextmanager
-def float32_convolutions(tf32: bool) -> Iterator[None]:
-    """Convolutions of float32 with all their digits, or with ``tf32`` with 10-bit mantissas.
+# What sets everything as each block of `float32_products` has found it, of all threads in turn.
+_FOUND: dict[object, ExitStack] = {}
+_TURN = threading.Lock()
 
-    On GPUs PyTorch's own default is the former for matrices, the latter for convolutions. Who has
-    set ``fp32_precision``, which does not mix with this, gets what they have set.
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Products of float32 on GPUs with all their digits, or with ``tf32`` with 10-bit mantissas.
+
+    Those of matrices, convolutions and recurrent layers; PyTorch's own default is all digits for
+    the first alone. What a caller has set, in either of PyTorch's two ways, is so again afterwards.
+
+    PyTorch has one such setting for the whole process. Where threads are in such blocks at the same
+    time, that of the latest holds for all of them; after the last of them the caller's is back.
 
     Args:
         tf32: as a run is configured.
 
-    >>> with float32_convolutions(False):
-    ...     torch.backends.cudnn.allow_tf32
-    False
+    >>> with float32_products(tf32=True):
+    ...     torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    ('tf32', 'tf32')
     """
-    cudnn = torch.backends.cudnn
+    me = object()
+    with _TURN:
+        _FOUND[me] = _kept_products()
+        _set_products(tf32)
     try:
-        before = cudnn.allow_tf32
-    except RuntimeError:
-        yield
-        return
-    try:
-        cudnn.allow_tf32 = tf32
         yield
     finally:
-        cudnn.allow_tf32 = before
+        with _TURN:
+            later = [*_FOUND][[*_FOUND].index(me) + 1 :]
+            found = _FOUND.pop(me)
+            if later:  # of other threads: the next of them leaves in this one's place
+                _FOUND[later[0]] = found
+            else:
+                found.close()
+
+
+_BACKENDS: Any = torch.backends  # whose types do not tell all of their parts
+
+
+def _products() -> list[Any]:
+    """What has an ``fp32_precision`` of products on CUDA."""
+    return [_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn]
+
+
+def _set_products(tf32: bool) -> None:
+    # The older way sets both, so that whoever reads either of them is not refused.
+    _BACKENDS.cuda.matmul.allow_tf32 = _BACKENDS.cudnn.allow_tf32 = tf32
+    if not tf32:  # which the older way leaves to what is set for all backends
+        for part in _products():
+            part.fp32_precision = "ieee"
+
+
+def _kept_products() -> ExitStack:
+    """What sets everything as it is now, once it is closed."""
+    stack = ExitStack()
+    for part in [*_products(), _BACKENDS.mkldnn.matmul]:  # the last is set with the matrices
+        stack.callback(setattr, part, "fp32_precision", part.fp32_precision)
+    # Who has set precision in the newer way may not read the older one.
+    with suppress(RuntimeError):
+        stack.callback(setattr, _BACKENDS.cudnn, "allow_tf32", _BACKENDS.cudnn.allow_tf32)
+    with suppress(RuntimeError):
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    return stack

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.evaluation.conftest import small_network
+from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
 from vfn.data import Dataset, Labels
 from vfn.data.resize import resized
@@ -602,18 +603,16 @@ def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_losses_are_judged_with_convolutions_as_the_run_has_them(trained, wanted):
+def test_losses_are_judged_with_products_as_the_run_has_them(trained, wanted):
     train = replace(trained.config.train, tf32=wanted)
     network = replace(trained, config=replace(trained.config, train=train))
     seen = []
-    hook = network.model.register_forward_hook(
-        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
-    )
-    before = torch.backends.cudnn.allow_tf32
+    hook = network.model.register_forward_hook(lambda *_: seen.append(tf32_flags()))
+    before = tf32_flags()
     judge("dataset:digits:test", network, ["loss"], num=20, device="cpu")
     hook.remove()
-    assert {*seen} == {wanted}
-    assert torch.backends.cudnn.allow_tf32 is before
+    assert {*seen} == {(wanted, wanted)}
+    assert tf32_flags() == before
 
 
 def test_nothing_is_said_of_labels_that_a_network_does_not_know():

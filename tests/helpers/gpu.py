@@ -7,9 +7,12 @@ first two on the CPU: nothing is learned of a GPU, but that the tests themselves
 
 import os
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
+
+from vfn.model import float32_products
 
 # Without it cuBLAS may add up in another order each time; it is read before the first product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -37,6 +40,11 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a CUDA GPU, and this PyTorch sees none")
 
 
+def tf32_flags():
+    """Whether products of matrices, and convolutions, may have 10-bit mantissas."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
 @pytest.fixture(scope="session")
 def gpu():
     """The name of the device for what is marked so: cuda, or cpu where it is only tried out."""
@@ -60,16 +68,9 @@ def each_device(request):
 @pytest.fixture(autouse=True)
 def exact_on_gpu(request):
     """On a GPU products have all the digits of float32, unless a test changes it."""
-    if not request.node.get_closest_marker("gpu"):
+    on_gpu = request.node.get_closest_marker("gpu") is not None
+    with float32_products(tf32=False) if on_gpu else nullcontext():
         yield
-        return
-    parts = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [part.allow_tf32 for part in parts]
-    for part in parts:
-        part.allow_tf32 = False
-    yield
-    for part, value in zip(parts, before, strict=True):
-        part.allow_tf32 = value
 
 
 @pytest.fixture

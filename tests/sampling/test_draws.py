@@ -1,13 +1,12 @@
 """Pictures from a network: the same in any layout, and labels are looked at before any step."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import TrainConfig
 from vfn.data import Labels
@@ -194,38 +193,12 @@ def test_the_grid_is_on_the_host(trained):
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_convolutions_on_a_gpu_are_as_the_run_has_them(wanted):
-    """While the network is asked, and as they were before and after."""
+def test_products_on_a_gpu_are_as_the_run_has_them(wanted):
+    """While the network is asked, by whoever, and as they were before and after."""
     trained = untrained(replace(small_config(), train=TrainConfig(tf32=wanted)), SHAPE)
-    before, seen = torch.backends.cudnn.allow_tf32, []
-    trained.model.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before, seen = tf32_flags(), []
+    trained.model.register_forward_hook(lambda *_: seen.append(tf32_flags()))
     trained.sample(2, steps=1)
-    assert seen == [wanted]
-    assert torch.backends.cudnn.allow_tf32 is before
-
-
-def test_who_sets_precision_otherwise_draws_as_well():
-    """Each in a process of its own: the ways of setting it do not mix."""
-    code = """import os, torch
-from vfn.configs import load
-from vfn.sampling import untrained
-
-def state():
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-
-for word in (
-    "torch.set_float32_matmul_precision('medium'); after = torch.get_float32_matmul_precision",
-    "torch.backends.cudnn.conv.fp32_precision = 'ieee'; after = state",
-    "torch.backends.cuda.matmul.fp32_precision = 'tf32'; after = state",
-):
-    child = os.fork()
-    if child == 0:
-        exec(word)
-        before = state()
-        untrained(load("digits")).sample(1, steps=1)
-        assert state() == before, (word, state(), before)
-        after()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0, word
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    trained.denoiser()(torch.zeros(2, *SHAPE.size), torch.zeros(2))
+    assert seen == [(wanted, wanted)] * 2
+    assert tf32_flags() == before

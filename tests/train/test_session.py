@@ -285,14 +285,27 @@ def test_objectives_that_give_something_else(config, tmp_path, made_of, message)
 
 
 def test_the_caller_s_generators_and_precision_are_left_alone(config, tmp_path):
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
+    """Precision by either of PyTorch's ways."""
+    cudnn, seen = torch.backends.cudnn, []
+
+    def precision():
+        return torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
+
     torch.manual_seed(5)
     wanted = torch.rand(3)
-    torch.manual_seed(5)
-    train(override(config, {"tf32": not before[1]}), tmp_path, device="cpu")
-    assert torch.equal(torch.rand(3), wanted)
-    assert [place.allow_tf32 for place in places] == before
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        for tf32 in (True, False):
+            before = precision()
+            torch.manual_seed(5)
+            asked, out = override(config, {"tf32": tf32}), tmp_path / str(tf32)
+            train(asked, out, device="cpu", callbacks=[lambda _: seen.append(precision())])
+            assert torch.equal(torch.rand(3), wanted)
+            assert {*seen} == {("tf32", "tf32") if tf32 else ("ieee", "ieee")}
+            assert precision() == before
+            seen.clear()
+    finally:
+        cudnn.allow_tf32 = True
 
 
 def test_a_run_starts_from_an_opened_model_or_a_checkpoint(config, tmp_path):

@@ -18,7 +18,7 @@ from vfn.evaluation.shards import SHARDS, resumable
 from vfn.evaluation.sides import Judged, Sides
 from vfn.files import few
 from vfn.memory import in_memory
-from vfn.model import float32_convolutions
+from vfn.model import float32_products
 from vfn.progress import say
 
 
@@ -136,7 +136,7 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     tf32 = plan.subject is not None and plan.subject.trained.config.train.tf32
     for word, metric in plan.metrics.items():
-        with float32_convolutions(tf32):
+        with float32_products(tf32):
             each = computed(word, metric, judged)
         for found in each:
             if fault := not_finite([found]):

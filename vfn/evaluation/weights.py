@@ -16,7 +16,7 @@ from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
 from vfn.files import locked, make_directory, write_atomic
-from vfn.model import float32_convolutions
+from vfn.model import float32_products
 from vfn.tables import how_to_install
 
 OFFLINE_VARIABLE = "VFN_OFFLINE"
@@ -35,7 +35,7 @@ def open_network(
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
         colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        with float32_convolutions(tf32=False):  # as it was published
+        with float32_products(tf32=False):  # as it was published
             return Outputs(*(part.cpu() for part in network(colour.to(device))))
 
     provenance = {

@@ -15,14 +15,7 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
-from vfn.model import (
-    float32_convolutions,
-    rule_of,
-    sampler_of,
-    schedule_of,
-    strength_of,
-    weak_strength_of,
-)
+from vfn.model import rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
 from vfn.ops import keyed_normal, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
@@ -132,8 +125,7 @@ class Draws:
 
         doing = f"drawing {len(indices)} pictures at once"
         remedy = "draw fewer at a time with --batch, in training with --sample-batch"
-        convolutions = float32_convolutions(trained.config.train.tf32)
-        with in_memory(doing, remedy), torch.inference_mode(), convolutions:
+        with in_memory(doing, remedy), torch.inference_mode():
             denoise = trained.denoiser(
                 classes if trained.shape.legend.names else None,
                 strength_of(settings),

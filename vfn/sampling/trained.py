@@ -1,6 +1,7 @@
 """A trained network, opened to be sampled from."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from vfn.model import (
     build_model,
     check_guidance,
     check_sampling,
+    float32_products,
     known_shape,
     schedule_of,
 )
@@ -166,9 +168,17 @@ class Trained:
             labels,
             guidance,
             conditions=here,
-            casting=lambda: autocast(self.precision, self.device),
+            casting=self._casting,
             **options,
         )
+
+    @contextmanager
+    def _casting(self) -> Iterator[None]:
+        """The precision of the network's products; what is being compiled sets none of a GPU's."""
+        compiling = torch.compiler.is_compiling()
+        products = nullcontext() if compiling else float32_products(self.config.train.tf32)
+        with products, autocast(self.precision, self.device):
+            yield
 
     def condition(self, given: ConditionSource, num: int | None = None) -> Conditions:
         """What somebody has, as the conditions that the network takes beside labels.

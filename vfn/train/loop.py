@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, talking, together, total, wait_for_all
 from vfn.files import write_json
 from vfn.memory import in_memory
+from vfn.model import float32_products
 from vfn.nn import guidance_range, takes_second_time
 from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.ops import Learned
@@ -135,7 +136,7 @@ def train(
         raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
     files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
-    with undisturbed(), processes(device) as world:
+    with undisturbed(), processes(device) as world, float32_products(config.train.tf32):
         with together(world):
             begin = None if init_from is None else as_checkpoint(init_from)
         objects = [None if part is None else object_name(type(part)) for part in given]
@@ -149,19 +150,10 @@ def train(
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Leave torch's generators and precision to the caller as they were; a run sets its own."""
-    flags: dict[Any, bool] = {}
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    for place in places:
-        with suppress(RuntimeError):  # of who sets fp32_precision, which does not mix with this
-            flags[place] = place.allow_tf32
+    """Leave torch's generators to the caller as they were; a run sets its own."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            for place, before in flags.items():
-                place.allow_tf32 = before
+        yield
 
 
 @contextmanager

@@ -175,8 +175,6 @@ def open_run(
         check_directory(files, resume, fresh)
         if given.dataset is None:
             check_outside(files, config.data)
-    torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
-    torch.backends.cudnn.allow_tf32 = config.train.tf32
     with pictures_of(str(files.path)) if resume else nullcontext():
         dataset, held_out = _pictures(config, given.dataset)
     config = replace(config, data=settled(config.data), sample=_settled_guide(config.sample))

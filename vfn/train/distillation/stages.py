@@ -19,7 +19,7 @@ from vfn.configs import Config, DistillConfig
 from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
-from vfn.model import build_model, conditions_of, schedule_of, shape_of
+from vfn.model import build_model, conditions_of, float32_products, schedule_of, shape_of
 from vfn.nn import Conditions, denoiser, guidance_range, refit_time_embedding
 from vfn.nn.conditioning import Conditioned
 from vfn.ops import Denoiser
@@ -156,7 +156,7 @@ def distill(
             check_outside(files, plan.data)
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
         plan = replace(plan, data=settled(plan.data))
-        with held(files, world):
+        with held(files, world), float32_products(plan.train.tf32):
             with together(world):
                 begun = _check_begun(plan, files, world, Start(resume, fresh))
                 _check_stages(plan, found, files, dataset, begun)
