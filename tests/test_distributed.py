@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -182,6 +183,25 @@ def test_devices(monkeypatch):
     for name in ("cuda", "cuda:7"):
         with pytest.raises(ValueError, match="asked for, but this machine has 4 of them, which co"):
             choose_device(name)
+
+
+def test_what_is_on_cuda_is_on_the_device_that_was_asked_for(monkeypatch):
+    """For the time of a job, of one process too; a context manager stands in for CUDA's."""
+    current = [0]
+
+    @contextmanager
+    def device(chosen):
+        current.append(chosen.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.device", device)
+    with processes("cuda:1") as world:
+        assert (world.device.index, current[-1]) == (1, 1)
+    with processes("cpu"):
+        assert current == [0]
 
 
 def test_no_process_starts_for_a_device_that_is_not_there():

@@ -128,6 +128,19 @@ def test_a_run_has_tf32_as_it_is_configured(tmp_path, gpu):
         seen.clear()
 
 
+def test_a_run_leaves_the_generators_of_all_devices_alone(tmp_path, gpu):
+    """It is on the last of them, and "cuda" is the first again."""
+    last = f"{gpu}:{torch.cuda.device_count() - 1}" if gpu == "cuda" else gpu
+
+    def states():
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if gpu == "cuda" else ())]
+
+    before = states()
+    train(override(UNET, {"steps": 1}), tmp_path, device=last)
+    assert all(map(torch.equal, states(), before))
+    assert gpu == "cpu" or torch.cuda.current_device() == 0
+
+
 def run(config, out, device, **more):
     """Losses of a run's steps."""
     train(config, out, device=device, **more)

@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -102,7 +102,9 @@ def processes(device: str = "auto") -> Iterator[World]:
     if chosen.type == "cpu":
         keep_freed_memory()
     if here.size == 1:
-        yield World(0, 1, chosen)
+        # What is on "cuda" without an index, such as tensors of somebody else's network, is there.
+        with torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext():
+            yield World(0, 1, chosen)
         return
     if _outer:
         yield _outer[-1]._replace(device=chosen)

@@ -23,6 +23,7 @@ from vfn.objective import batch_loss
 from vfn.ops import Learned
 from vfn.runs import digest, find_checkpoint
 from vfn.train import TrainingData, train
+from vfn.train.loop import undisturbed
 from vfn.train.session import micro_batch_size
 
 NAME = "tests.helpers.outside:Small"
@@ -306,6 +307,25 @@ def test_the_caller_s_generators_and_precision_are_left_alone(config, tmp_path):
             seen.clear()
     finally:
         cudnn.allow_tf32 = True
+
+
+@pytest.mark.parametrize(
+    ("device", "initialised", "kept"),
+    [("cuda:1", False, True), ("cpu", True, True), ("cpu", False, False)],
+)
+def test_the_generators_of_all_gpus_are_left_alone(monkeypatch, device, initialised, kept):
+    """Numbers stand in for their states; without need no GPU is woken."""
+    states = {0: "first", 1: "second"}
+    for name, stands_in in {
+        "is_initialized": lambda: initialised,
+        "device_count": lambda: 2,
+        "get_rng_state": lambda index: states[index],
+        "set_rng_state": lambda state, index: states.update({index: state}),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stands_in)
+    with undisturbed(torch.device(device)):
+        states |= dict.fromkeys(states, "seeded")
+    assert [*states.values()] == (["first", "second"] if kept else ["seeded"] * 2)
 
 
 def test_a_run_starts_from_an_opened_model_or_a_checkpoint(config, tmp_path):

@@ -136,7 +136,11 @@ def train(
         raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
     files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
-    with undisturbed(), processes(device) as world, float32_products(config.train.tf32):
+    with (
+        processes(device) as world,
+        undisturbed(world.device),
+        float32_products(config.train.tf32),
+    ):
         with together(world):
             begin = None if init_from is None else as_checkpoint(init_from)
         objects = [None if part is None else object_name(type(part)) for part in given]
@@ -149,10 +153,14 @@ def train(
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leave torch's generators to the caller as they were; a run sets its own."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators to the caller as they were; a run seeds those of all devices.
+
+    Args:
+        device: of the run; on a CPU no GPU is woken for it.
+    """
+    wakes = device.type == "cuda" or torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if wakes else []):
         yield
 
 

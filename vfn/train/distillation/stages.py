@@ -145,7 +145,7 @@ def distill(
     """
     observers = as_observers(callbacks)
     files = RunFiles(run_path(out))
-    with undisturbed(), processes(device) as world:
+    with processes(device) as world, undisturbed(world.device):
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
