@@ -98,9 +98,9 @@ def dpmpp_2m_step(
     """DPM-Solver++(2M): the step of the prediction extrapolated to the middle of the step.
 
     ``x0 + (h / 2 h_prev) (x0 - x0_prev)``. With ``eta`` it follows the stochastic equation that
-    brings in eta^2 times the noise of ancestral sampling: the coefficient of z is
-    ``(sigma_s/sigma_t) exp(-eta h)``, that of x0 ``alpha_s (1 - exp(-(1 + eta) h))`` and that of
-    the noise ``sigma_s sqrt(1 - exp(-2 eta h))``. ``eta=1`` is SDE-DPM-Solver++(2M).
+    brings in, in short steps, eta times the variance of ancestral sampling's noise: the coefficient
+    of z is ``(sigma_s/sigma_t) exp(-eta h)``, that of x0 ``alpha_s (1 - exp(-(1 + eta) h))`` and
+    that of the noise ``sigma_s sqrt(1 - exp(-2 eta h))``. ``eta=1`` is SDE-DPM-Solver++(2M).
 
     The step to the end of a grid, far longer than the one before, is better taken with `ddim_step`.
 

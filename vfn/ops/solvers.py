@@ -215,8 +215,8 @@ def dpmpp_2m_solver(eta: float = 0.0) -> Solver:
     """DPM-Solver++(2M); with ``eta=1`` SDE-DPM-Solver++(2M). One evaluation a step.
 
     Args:
-        eta: eta^2 is the share of ancestral sampling's noise that is brought in, >= 0; 0 is
-            deterministic.
+        eta: of short steps the share of ancestral sampling's noise, in variance, that is brought
+            in, >= 0; 0 is deterministic.
 
     Returns:
         Solver, which draws noise if ``eta > 0``.
@@ -243,6 +243,9 @@ def _dpmpp_2m(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, eta: flo
 
 def dpmpp_3m_solver(curvature: float = 0.5) -> Solver:
     """DPM-Solver++(3M), started with a step of first and one of second order.
+
+    Its order is reached where x0 hardly varies in these two, as it does from a logsnr of -20;
+    from -6 on that of ``curvature=1`` is 2.5, and falls to 2.1 with more steps.
 
     Args:
         curvature: share of the second derivative of the parabola through the predictions: 0.5 is
@@ -273,6 +276,8 @@ def _dpmpp_3m(
 
 def unipc_solver() -> Solver:
     """UniPC-2: DPM-Solver++(2M), each state corrected with the prediction made from it.
+
+    Its order is reached where x0 hardly varies in the first step, which is one of DDIM.
 
     Returns:
         Solver of one evaluation a step. Its last step is of first order, from the corrected state.
