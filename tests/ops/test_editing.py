@@ -187,7 +187,7 @@ def test_path_goes_through_every_stretch_as_often(steps, resample, jump):
 
 def test_strength_is_the_share_of_steps_that_is_left():
     x0, noise = torch.randn(2, 3, 2, dtype=torch.float64)
-    for strength, steps in ((1.0, 30), (0.5, 15), (0.1, 3), (0.11, 4), (1e-4, 1)):
+    for strength, steps in ((1.0, 30), (0.5, 15), (0.1, 3), (0.11, 4), (1e-4, 1), (1e-8, 1)):
         z, rest = ops.edit_start(x0, grid(30), strength, noise)
         assert torch.equal(rest, grid(30)[30 - steps :])
         assert torch.equal(z, ops.q_sample(x0, rest[0].expand(3), noise))

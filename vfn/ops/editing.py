@@ -223,7 +223,8 @@ def edit_start(x0: Tensor, logsnrs: Tensor, strength: float, noise: Tensor) -> S
     Args:
         x0: the picture or sketch [B, ...].
         logsnrs: [N+1], rising from noise to data.
-        strength: share of the N steps that is left, in (0, 1], rounded up: 1 keeps next to nothing.
+        strength: share of the N steps that is left, in (0, 1], rounded up to one at least: 1 keeps
+            next to nothing.
         noise: standard normal, shape of ``x0``.
 
     Returns:
@@ -242,7 +243,8 @@ def edit_start(x0: Tensor, logsnrs: Tensor, strength: float, noise: Tensor) -> S
     if not 0 < strength <= 1:
         raise ValueError(f"expected strength in (0, 1], got {strength}")
     steps = len(grid) - 1
-    left = math.ceil(round(strength * steps, 6))  # 0.1 of 30 steps is 3, not 3.0000000000000004
+    # 0.1 of 30 steps is 3, not 3.0000000000000004.
+    left = max(1, math.ceil(round(strength * steps, 6)))
     given = isinstance(logsnrs, Tensor) and logsnrs.is_floating_point()
     rest = (logsnrs if given else grid)[steps - left :]
     return Start(q_sample(x0, rest[0].expand(x0.shape[0]), noise), rest)
