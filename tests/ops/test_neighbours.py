@@ -34,6 +34,15 @@ def test_nearest_distance_of_a_copy_is_exactly_zero():
     assert nearest_distances(features, features).eq(0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.bfloat16])
+def test_distances_of_small_types_are_not_rounded_to_them(dtype):
+    """255 from each value of 3, beyond what a byte holds, and 0."""
+    queries = torch.tensor([[255.0] * 3, [0.0] * 3]).to(dtype)
+    found = nearest_distances(queries, torch.zeros(1, 3).to(dtype))
+    expected = torch.tensor([queries[0, 0].item() * 3**0.5, 0.0])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("tile", [7, 4096])
 def test_precision_recall_match_sklearn(k, tile):

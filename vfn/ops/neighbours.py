@@ -67,7 +67,7 @@ def nearest_distances(queries: Tensor, references: Tensor, tile: int = TILE) -> 
         tile: rows of a side at a time, bounds the memory.
 
     Returns:
-        [N], dtype of ``queries``.
+        [N], dtype of ``queries``, or float32 where that is an integer or half type.
 
     Raises:
         ValueError: if the shapes do not fit, or squares of the values leave the dtype.
@@ -81,7 +81,7 @@ def nearest_distances(queries: Tensor, references: Tensor, tile: int = TILE) -> 
     centre = _centre(references)
     _check_range(queries, references, centre)
     found = _kth_squared(queries, references, centre, 0, tile)
-    return found.sqrt().to(queries.dtype)
+    return found.sqrt().to(torch.promote_types(queries.dtype, torch.float32))
 
 
 def neighbourhood(real: Tensor, fake: Tensor, k: int = 3, tile: int = TILE) -> Neighbourhood:
