@@ -59,6 +59,17 @@ def test_discretized_loglik_is_the_integral_over_the_bin(level, mean, log_scale)
     assert abs(got - (upper - lower)) <= 3e-4 + 5e-3 * (upper - lower)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("logsnr", [4.0, 12.0, 25.0])
+def test_categorical_loglik_of_half_types_is_the_rounded_result(dtype, logsnr):
+    x = (torch.arange(0, 256, 5) / 127.5 - 1).to(dtype)
+    noise = torch.linspace(-2, 2, len(x)).to(dtype)
+    expected = ops.categorical_loglik(x.double(), noise.double(), logsnr)
+    got = ops.categorical_loglik(x, noise, logsnr)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
 def test_normal_kl_is_that_of_torch():
     mean1, mean2, logvar1, logvar2 = torch.randn(4, 50, dtype=torch.float64).unbind()
     exact = kl_divergence(Normal(mean1, (logvar1 / 2).exp()), Normal(mean2, (logvar2 / 2).exp()))

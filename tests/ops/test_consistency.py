@@ -234,6 +234,9 @@ def test_intervals_double_and_share_the_updates():
     assert sorted(set(counts)) == [10, 20, 40, 80, 160, 320, 640, 1280]
     assert max(counts.count(n) for n in counts) - min(counts.count(n) for n in counts) <= 1
     assert ops.ict_intervals(5, 10, first=4, last=4) == 4
+    # 900 / (log2(3) + 1) = 348.1, and 10 times 4 is more than 30.
+    uneven = {k: ops.ict_intervals(k, 900, 10, 30) for k in (0, 347, 348, 695, 696, 899)}
+    assert uneven == {0: 10, 347: 10, 348: 20, 695: 20, 696: 30, 899: 30}
 
 
 def test_levels_of_ict_are_drawn_by_their_mass():
@@ -252,6 +255,14 @@ def test_levels_of_ict_are_drawn_by_their_mass():
         assert here.double().mean().item() == pytest.approx(expected, abs=2 / count)
 
 
+@pytest.mark.parametrize(("mean", "sigma"), [(60.0, 80.0), (-60.0, 0.002)])
+def test_levels_of_ict_far_from_the_grid_are_those_that_are_nearest(mean, sigma):
+    """Where all masses are below 1e-100 nearly all of it is at the end."""
+    pair = ops.ict_levels(torch.linspace(0.001, 0.999, 9), 6, mean=mean, std=1.0)
+    end = pair.t if mean > 0 else pair.s
+    torch.testing.assert_close(end, torch.full_like(end, -2 * math.log(sigma)))
+
+
 @pytest.mark.parametrize("size", [1e-12, 1e-3, 1.0, 1e12])
 def test_pseudo_huber_is_the_published_formula(size):
     a = torch.tensor([[3.0, 4.0]], dtype=torch.float64) * size
@@ -260,6 +271,18 @@ def test_pseudo_huber_is_the_published_formula(size):
         exact = mpmath.sqrt((mpmath.mpf(5) * size) ** 2 + c**2) - c
     got = ops.pseudo_huber(a, 0 * a).item()
     assert got == pytest.approx(float(exact), rel=1e-14)
+
+
+def test_sums_of_squares_of_float16_are_in_its_range():
+    """3,072 values of 300, whose squares are beyond 65,504, and of 1e-4, whose squares are 0."""
+    large, small = torch.full((1, 3072), 300.0).half(), torch.full((1, 3072), 1e-4).half()
+    ones = torch.ones(1, 3072).half()
+    for value in (large, small):
+        torch.testing.assert_close(ops.normalised_tangent(value, 1e-6), ones, rtol=0.02, atol=0)
+        distance = ops.pseudo_huber(value, 0 * value, 1e-6)
+        torch.testing.assert_close(distance, value[:, 0] * 3072**0.5, rtol=2e-3, atol=0)
+    loss = ops.consistency_loss(200 * ones, 0 * ones, 0 * ones)
+    assert loss.tolist() == [40_000]
 
 
 def test_weights_even_out():

@@ -162,6 +162,14 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -F.softplus(-x, threshold=50)  # log(1 + e^50) is 50 in float64
 
 
+def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """log(Phi(high) - Phi(low)) of the normal distribution, in the tail where both are small."""
+    flip = low + high > 0
+    near, far = torch.where(flip, -low, high), torch.where(flip, -high, low)
+    log_near, log_far = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
+    return log_near + torch.log(one_minus_exp(log_far - log_near))
+
+
 def alpha(logsnr: Tensor) -> Tensor:
     """``alpha = (1 + exp(-logsnr))^(-1/2)``."""
     return torch.rsqrt(1 + torch.exp(-logsnr))

@@ -114,13 +114,10 @@ def _tanh_cdf(u: Tensor) -> Tensor:
 
 
 def _exact_bin(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-probability of each level's bin, of the tail in which its ends are small."""
+    """Log-probability of each level's bin."""
     inv_scale = torch.exp(-log_scale)
     upper, lower = inv_scale * (x - mean + _HALF_BIN), inv_scale * (x - mean - _HALF_BIN)
-    flip = lower + upper > 0
-    near, far = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_near, log_far = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
-    between = log_near + torch.log(_coef.one_minus_exp(log_far - log_near))
+    between = _coef.log_normal_mass(lower, upper)
     bottom, top = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
     return torch.where(x > _TAIL, top, torch.where(x < -_TAIL, bottom, between))
 
@@ -152,12 +149,13 @@ def categorical_loglik(x: Tensor, noise: Tensor, logsnr: Scalar) -> Tensor:
     same_shape(x, noise, "x", "noise")
     # Levels farther apart than that are told apart for sure, and their squares are numbers.
     spacing = (2 * _HALF_BIN * _coef.alpha_over_sigma(as_logsnr(logsnr, x))).clamp(max=_APART)
-    place = torch.round((x.detach() + 1) / (2 * _HALF_BIN)).clamp(0, _LEVELS - 1)
-    total = torch.zeros_like(x)
+    wide = torch.promote_types(x.dtype, torch.float32)  # half types do not tell levels apart
+    place = torch.round((x.detach().to(wide) + 1) / (2 * _HALF_BIN)).clamp(0, _LEVELS - 1)
+    total = torch.zeros_like(place)
     for some in torch.arange(_LEVELS, device=x.device).split(_AT_ONCE):
-        away = spacing.to(x.dtype) * (from_left(some, x.unsqueeze(0)).to(x.dtype) - place)
+        away = spacing.to(wide) * (from_left(some, x.unsqueeze(0)).to(wide) - place)
         total = total + torch.exp(away * (noise - 0.5 * away)).sum(0)
-    return -torch.log(total)
+    return -torch.log(total).to(x.dtype)
 
 
 def kl_loss(

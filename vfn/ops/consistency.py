@@ -192,7 +192,7 @@ def rms(value: Tensor) -> Tensor:
     tensor([3., 0.])
     """
     square = _square(value) / math.prod(value.shape[1:])
-    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0).to(value.dtype)
 
 
 def consistency_loss(
@@ -221,7 +221,7 @@ def consistency_loss(
     """
     same_shape(v, fixed, "v", "fixed")
     same_shape(v, tangent, "v", "tangent")
-    loss = _square(v - fixed - tangent) / math.prod(v.shape[1:])
+    loss = (_square(v - fixed - tangent) / math.prod(v.shape[1:])).to(v.dtype)
     return loss if log_weight is None else balanced_loss(loss, -log_weight)
 
 
@@ -406,7 +406,8 @@ def consistency_step(
 def ict_intervals(update: int, updates: int, first: int = 10, last: int = 1280) -> int:
     """Intervals of the noise levels at an update of improved consistency training.
 
-    They double from ``first`` to ``last``, each number for the same share of the updates.
+    ``N(k) = min(s0 2^floor(k / K'), s1)``, ``K' = floor(K / (log2 floor(s1 / s0) + 1))``: they
+    double from ``first`` to ``last``, each number for the same share of the updates.
 
     Args:
         update: k >= 0, updates done.
@@ -430,8 +431,7 @@ def ict_intervals(update: int, updates: int, first: int = 10, last: int = 1280) 
             "expected update >= 0, updates >= 1 and 1 <= first <= last, got "
             f"{update}, {updates}, {first} and {last}"
         )
-    doublings = int(math.log2(last // first))
-    each = max(1, updates // (doublings + 1))
+    each = max(1, math.floor(updates / (math.log2(last // first) + 1)))
     return int(min(first * 2 ** min(update // each, 64), last))
 
 
@@ -478,8 +478,9 @@ def ict_levels(
     ramp = torch.arange(intervals + 1, dtype=torch.float64, device=value.device) / intervals
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     logs = rho * torch.log(low + ramp * (high - low))
-    share = torch.erf((logs - mean) / (math.sqrt(2) * std)).diff()
-    ends = share.cumsum(0)
+    away = (logs - mean) / std
+    log_mass = _coef.log_normal_mass(away[:-1], away[1:])
+    ends = torch.exp(log_mass - log_mass.max()).cumsum(0)
     at = torch.searchsorted(ends, (value * ends[-1]).contiguous()).clamp(max=intervals - 1)
     return LevelPair(-2 * logs[at + 1], -2 * logs[at])
 
@@ -562,7 +563,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     if not turns > 0:
         raise ValueError(f"expected c > 0, got {c}")
     square = _square(a - b)
-    return square / (torch.sqrt(square + turns**2) + turns)
+    return (square / (torch.sqrt(square + turns**2) + turns)).to(a.dtype)
 
 
 def mean_velocity(z_t: Tensor, z_s: Tensor, logsnr_t: Scalar, logsnr_s: Scalar) -> Tensor:
@@ -700,5 +701,6 @@ def adaptive_weight(error: Tensor, power: float = 1.0, offset: float = 1e-3) -> 
 
 
 def _square(value: Tensor) -> Tensor:
-    """Sum of squares of each sample, [B]."""
-    return value.square().reshape(value.shape[0], math.prod(value.shape[1:])).sum(1)
+    """Sum of squares of each sample [B], in float32 at least."""
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
+    return wide.square().reshape(value.shape[0], math.prod(value.shape[1:])).sum(1)
