@@ -4,6 +4,7 @@ import itertools
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -192,6 +193,22 @@ def test_average_of_a_constant_is_the_constant():
         torch.testing.assert_close(got["w"], torch.full((1,), 3.0))
 
 
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_stored_averages_may_be_told_as_arrays(make):
+    given = [10.0, 20.0], [7.0, 17.0]
+    found = ops.posthoc_ema_weights(*map(make, given), 20, 8.0)
+    torch.testing.assert_close(found, ops.posthoc_ema_weights(*given, 20, 8.0))
+
+
+def test_an_average_has_the_precision_of_its_own():
+    params, ema = {"w": torch.ones(1).bfloat16()}, {"w": torch.zeros(1)}
+    assert ops.ema_update(ema, params, 0.999)["w"].item() == pytest.approx(1e-3)
+    ops.ema_update_(ema, params, 0.999)
+    assert ema["w"].item() == pytest.approx(1e-3)
+    ops.ema_update_({}, {}, 0.5)
+    assert ops.ema_update({}, {}, 0.5) == {}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -199,6 +216,9 @@ def test_average_of_a_constant_is_the_constant():
         (lambda: ops.sigma_rel_to_gamma(0.5), "sigma_rel in"),
         (lambda: ops.posthoc_ema_weights([1], [], 1, 1.0), "as many steps as gammas"),
         (lambda: ops.posthoc_ema_weights([0, 9], [1, 1], 9, 1.0), "expected steps above 0, got 0"),
+        (lambda: ops.posthoc_ema_weights([9], [-0.5], 9, 1.0), "gammas above -0.5, got -0.5"),
+        (lambda: ops.posthoc_ema_weights([9], [1.0], 9, -0.7), "gammas above -0.5, got -0.7"),
+        (lambda: ops.power_ema_decay(10, math.nan), "gamma > -1, got 10 and nan"),
         (lambda: ops.combine([], torch.ones(1)), "one weight for each average"),
         (lambda: ops.ema_decay(-1, 0.9), "num_updates >= 0, got -1"),
     ],

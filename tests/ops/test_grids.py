@@ -53,6 +53,8 @@ def test_grids_stay_within_the_schedule():
     [
         (lambda: ops.uniform_logsnr_grid(1.0, 0.0, 3), "logsnr_min < logsnr_max"),
         (lambda: ops.uniform_logsnr_grid(-math.inf, 0.0, 3), "expected finite limits"),
+        (lambda: ops.karras_grid(3, rho=math.nan), "rho > 0, all finite, got 0.002, 80.0, nan"),
+        (lambda: ops.karras_grid(3, sigma_max=math.inf), "all finite, got 0.002, inf, 7.0"),
         (lambda: ops.uniform_logsnr_grid(0.0, 1.0, 0), "at least 1 sampling step"),
         (lambda: logsnr_grid(COSINE, 0), "at least 1 sampling step, got 0"),
         (lambda: ops.sampling_grid("even", COSINE, 3), "grid to be one of time, logsnr, karras"),

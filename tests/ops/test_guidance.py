@@ -39,6 +39,15 @@ def test_rescale_matches_the_deviation():
     assert torch.equal(ops.rescale(guided, cond, 0.0), guided)
     with pytest.raises(ValueError, match=r"phi in \[0, 1\], got 2"):
         ops.rescale(guided, cond, 2.0)
+    with pytest.raises(ValueError, match=r"phi in \[0, 1\], got 2"):
+        ops.classifier_free(torch.add, torch.add, 1.0, phi=2.0)
+
+
+@pytest.mark.parametrize("make", [list, np.array])
+def test_strengths_of_each_sample_are_numbers_of_any_kind(make):
+    cond, uncond, w = torch.tensor([[3.0], [5.0]]), torch.ones(2, 1), make([1.0, 0.5])
+    assert ops.guide(cond, uncond, w).tolist() == [[5], [7]]
+    assert ops.apg_guide(cond, uncond, w, parallel=1.0).x0.tolist() == [[5], [7]]
 
 
 def test_dynamic_threshold_stays_in_range_and_leaves_small_values():

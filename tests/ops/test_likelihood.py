@@ -128,7 +128,8 @@ def test_bits_from_dequantized_values_bound_those_of_the_levels():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: loglik(x, 8, x), r"expected probes of shape \[P, 2, 3\], got \(2, 3\)"),
+        (lambda x: loglik(x, 8, x), r"probes of shape \[P, 2, 3\] with P >= 1, got \(2, 3\)"),
+        (lambda x: loglik(x, 8, x[None][:0]), r"with P >= 1, got \(0, 2, 3\)"),
         (
             lambda x: ops.flow_loglik(MIXTURE.denoise, x, ops.karras_grid(3), x[None]),
             "finite logsnr to encode from",

@@ -1,5 +1,6 @@
 """Steps of higher order: coefficients in 50 digits from what they mean, and other programs."""
 
+import math
 from functools import partial
 
 import mpmath as mp
@@ -294,6 +295,7 @@ def test_heun_is_that_of_diffusers(index):
         (lambda z: ops.dpmpp_2m_step(z, z[:1], 0.0, 1.0), "x0 to have the shape of z"),
         (lambda z: ops.dpmpp_2m_step(z, z, 0.0, 1.0, z), "both x0_prev and logsnr_prev or neither"),
         (lambda z: ops.dpmpp_2m_step(z, z, 0.0, 1.0, eta=-1.0), "expected eta >= 0, got -1.0"),
+        (lambda z: ops.dpmpp_2m_step(z, z, 0.0, 1.0, eta=math.nan), "expected eta >= 0, got nan"),
         (lambda z: ops.dpmpp_2m_step(z, z, 0.0, 1.0, eta=1.0), r"noise of shape \(2, 3\) for eta"),
         (
             lambda z: ops.dpmpp_3m_step(z, z, 0.0, 1.0, z, -1.0, z[:1], -2.0),

@@ -179,6 +179,7 @@ def test_permutation_puts_every_item_everywhere():
     [
         (0, 0, torch.tensor([1.0]), TypeError, "index of an integer dtype, got torch.float32"),
         (0, 0, torch.tensor([True]), TypeError, "index of an integer dtype, got torch.bool"),
+        (0, 0, [1, 2], TypeError, "expected index to be a tensor, got list; torch.as_tensor makes"),
         (0, -1, torch.tensor([1]), ValueError, r"stream in 0..2\^32-1, got -1"),
         (0, 2**32, torch.tensor([1]), ValueError, r"stream in 0..2\^32-1, got 4294967296"),
         (-1, 0, torch.tensor([1]), ValueError, r"seed in 0..2\^64-1, got -1"),

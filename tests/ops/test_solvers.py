@@ -312,6 +312,10 @@ def test_words_that_are_none_are_refused():
         draw(SOLVERS["ddim"], "time", 3, final="end")
     with pytest.raises(ValueError, match=r"expected churn in \[0, 0.4142\], got 0.5"):
         ops.heun_solver(churn=0.5)
+    with pytest.raises(ValueError, match="expected noise_scale >= 0, got nan"):
+        ops.heun_solver(noise_scale=math.nan)
+    with pytest.raises(ValueError, match="expected churn_range from lowest to highest, got 2 and"):
+        ops.heun_solver(churn_range=(2, -2))
 
 
 @pytest.mark.slow

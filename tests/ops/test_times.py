@@ -104,8 +104,9 @@ def test_discrete_time_is_uniform_over_its_values():
 
 
 def test_discrete_time_refuses_no_steps():
-    with pytest.raises(ValueError, match="expected timesteps >= 1, got 0"):
-        ops.discrete_time(torch.tensor([0.5]), 0)
+    for steps in (0, 2.5):
+        with pytest.raises(ValueError, match=f"expected whole timesteps >= 1, got {steps}"):
+            ops.discrete_time(torch.tensor([0.5]), steps)
 
 
 HIGHEST = {dtype: 1 - torch.finfo(dtype).eps / 2 for dtype in (torch.float32, torch.float64)}

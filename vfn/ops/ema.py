@@ -67,7 +67,10 @@ def ema_update(
     {'w': tensor([0.2500])}
     """
     _check_fit(ema, params, decay)
-    return {name: torch.lerp(ema[name], params[name].detach(), 1 - decay) for name in ema}
+    return {
+        name: torch.lerp(value, params[name].detach().to(value.dtype), 1 - decay)
+        for name, value in ema.items()
+    }
 
 
 @torch.no_grad()
@@ -88,7 +91,9 @@ def ema_update_(ema: Mapping[str, Tensor], params: Mapping[str, Tensor], decay: 
     {'w': tensor([0.2500])}
     """
     _check_fit(ema, params, decay)
-    torch._foreach_lerp_(list(ema.values()), [params[name] for name in ema], 1 - decay)
+    if ema:
+        new = [params[name].to(value.dtype) for name, value in ema.items()]
+        torch._foreach_lerp_(list(ema.values()), new, 1 - decay)
 
 
 def power_ema_decay(num_updates: int, gamma: float) -> float:
@@ -112,7 +117,7 @@ def power_ema_decay(num_updates: int, gamma: float) -> float:
     >>> power_ema_decay(1, 6.94), round(power_ema_decay(1000, 6.94), 5)
     (0.0, 0.99209)
     """
-    if num_updates < 1 or gamma <= -1:
+    if num_updates < 1 or not gamma > -1:
         raise ValueError(f"expected num_updates >= 1 and gamma > -1, got {num_updates} and {gamma}")
     return (1 - 1 / num_updates) ** (gamma + 1)
 
@@ -153,7 +158,7 @@ def posthoc_ema_weights(
 
     Args:
         steps: t of each stored average, [N].
-        gammas: its exponent, [N].
+        gammas: its exponent, > -1/2, [N].
         step: t of the wanted average.
         gamma: its exponent.
 
@@ -161,20 +166,22 @@ def posthoc_ema_weights(
         weights [N], float64, of sum 1, for `combine`.
 
     Raises:
-        ValueError: if ``steps`` and ``gammas`` differ in length or are empty, or a step is not
-            above 0.
+        ValueError: if ``steps`` and ``gammas`` differ in length or are empty, a step is not above
+            0, or an exponent not above -1/2.
 
     Source: Karras et al. 2023 (2312.02696), algorithm 3.
 
     >>> posthoc_ema_weights([10, 20], [7.0, 7.0], 20, 7.0).abs().round(decimals=6)
     tensor([0., 1.], dtype=torch.float64)
     """
-    if not steps or len(steps) != len(gammas):
+    if not len(steps) or len(steps) != len(gammas):  # of arrays, too
         raise ValueError(
             f"expected as many steps as gammas, at least one, got {len(steps)} and {len(gammas)}"
         )
     if min(*steps, step) <= 0:
         raise ValueError(f"expected steps above 0, got {min(*steps, step)}")
+    if not min(*gammas, gamma) > -0.5:  # or the square of a profile has no integral
+        raise ValueError(f"expected gammas above -0.5, got {min(*gammas, gamma)}")
     t, g = (torch.tensor(list(values), dtype=torch.float64) for values in (steps, gammas))
     wanted_t, wanted_g = (torch.tensor([v], dtype=torch.float64) for v in (step, gamma))
     gram = _profile_product(t[:, None], g[:, None], t, g)
@@ -194,7 +201,7 @@ def posthoc_ema_fit(
 
     Args:
         steps: t of each stored average, [N].
-        gammas: its exponent, [N].
+        gammas: its exponent, > -1/2, [N].
         step: t of the wanted average.
         gamma: its exponent.
 

@@ -66,9 +66,10 @@ def karras_grid(
     tensor([1.5625e-04, 2.5000e+05,        inf], dtype=torch.float64)
     """
     _check_steps(steps)
-    if not 0 < sigma_min < sigma_max or rho <= 0:
+    if not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):
         raise ValueError(
-            f"expected 0 < sigma_min < sigma_max and rho > 0, got {sigma_min}, {sigma_max}, {rho}"
+            "expected 0 < sigma_min < sigma_max and rho > 0, all finite, got "
+            f"{sigma_min}, {sigma_max}, {rho}"
         )
     ramp = torch.arange(steps, dtype=torch.float64, device=device) / max(steps - 1, 1)
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)

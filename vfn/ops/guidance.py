@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import as_logsnr, check_logsnr, from_left, same_shape
+from vfn.ops._coef import NUMBER, as_logsnr, check_logsnr, from_left, same_shape
 from vfn.ops.guidance_rules import GUIDANCE_RULES
 from vfn.ops.integration import Denoiser, Remembered, Remembering
 
@@ -47,7 +47,7 @@ def guide(cond: Tensor, uncond: Tensor, w: float | Tensor) -> Tensor:
     tensor([2.5000])
     """
     same_shape(cond, uncond, "cond", "uncond")
-    weight = as_logsnr(w, cond, "w").to(cond.dtype) if isinstance(w, Tensor) else w
+    weight = w if isinstance(w, NUMBER) else as_logsnr(w, cond, "w").to(cond.dtype)
     return cond + weight * (cond - uncond)
 
 
@@ -75,13 +75,17 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     tensor([[ 1., -1.]])
     """
     same_shape(guided, cond, "guided", "cond")
-    if not 0 <= phi <= 1:
-        raise ValueError(f"expected phi in [0, 1], got {phi}")
+    _check_phi(phi)
     if not guided.numel():  # of which there is no deviation
         return guided.clone()
     spread, wanted = guided.flatten(1).std(1), cond.flatten(1).std(1)
     ratio = torch.where(spread > 0, wanted / spread, 1.0)
     return guided * from_left(1 - phi + phi * ratio, guided)
+
+
+def _check_phi(phi: float) -> None:
+    if not 0 <= phi <= 1:
+        raise ValueError(f"expected phi in [0, 1], got {phi}")
 
 
 def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
@@ -233,7 +237,7 @@ def apg_guide(
     Remembered(x0=tensor([[ 1., -1.]]), memory=tensor([[ 1., -1.]]))
     """
     same_shape(cond, uncond, "cond", "uncond")
-    weight = as_logsnr(w, cond, "w").to(cond.dtype) if isinstance(w, Tensor) else w
+    weight = w if isinstance(w, NUMBER) else as_logsnr(w, cond, "w").to(cond.dtype)
     gathered = cond - uncond
     if memory is not None and momentum:
         gathered = gathered + momentum * memory
@@ -410,10 +414,14 @@ def guided(
     Returns:
         denoiser; a `Remembering` one where the rule remembers.
 
+    Raises:
+        ValueError: if ``phi`` is not in [0, 1].
+
     >>> strong, weak, none = (lambda z, l, k=k: k * z for k in (3, 2, 1))
     >>> guided(strong, [none, weak], [1.0, 0.5])(torch.ones(1), torch.zeros(1))
     tensor([5.5000])
     """
+    _check_phi(phi)
 
     def recall(z: Tensor, logsnr: Tensor, memory: Any) -> Remembered:
         x0s = [each(z, logsnr) for each in (denoise, *others)]

@@ -71,9 +71,9 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
     >>> flow_loglik(standard_normal, x0, grid, torch.ones(1, 1, 2)).loglik  # -log(2 pi)
     tensor([[-1.8379]])
     """
-    if probes.ndim != x0.ndim + 1 or probes.shape[1:] != x0.shape:
+    if probes.ndim != x0.ndim + 1 or probes.shape[1:] != x0.shape or not len(probes):
         raise ValueError(
-            f"expected probes of shape [P, {', '.join(map(str, x0.shape))}], got "
+            f"expected probes of shape [P, {', '.join(map(str, x0.shape))}] with P >= 1, got "
             f"{tuple(probes.shape)}"
         )
     grid = as_grid(logsnrs, x0)

@@ -340,7 +340,7 @@ def _step(
     noise: Tensor | None = None,
 ) -> Tensor:
     """The exact step for an x0 that is a mixture of the given ones; eta is `dpmpp_2m_step`'s."""
-    if eta < 0:
+    if not eta >= 0:
         raise ValueError(f"expected eta >= 0, got {eta}")
     minus_h, of_z = 0.5 * _coef.gap(lt, ls), _coef.sigma_ratio(ls, lt)
     of_x0 = _coef.alpha(ls) * _coef.one_minus_exp((1 + eta) * minus_h)

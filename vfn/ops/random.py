@@ -13,6 +13,8 @@ import operator
 import torch
 from torch import Tensor
 
+from vfn.ops._coef import check_tensor
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -38,6 +40,7 @@ def _philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 
 def _bits(seed: int, stream: int, index: Tensor, count: int) -> Tensor:
     """``count`` words of 32 bits for each index: [*index.shape, count], int64."""
+    check_tensor(index, "index")
     if index.is_floating_point() or index.dtype == torch.bool:
         raise TypeError(f"expected index of an integer dtype, got {index.dtype}")
     # Numpy's numbers have a width of their own, in which the masks below do not fit.

@@ -168,7 +168,7 @@ def heun_solver(
         Solver, which draws noise if ``churn > 0``.
 
     Raises:
-        ValueError: if ``churn`` is out of range.
+        ValueError: if ``churn`` or ``noise_scale`` is out of range, or ``churn_range`` falls.
 
     Source: Karras et al. 2022 (2206.00364), algorithms 1 and 2.
 
@@ -177,6 +177,11 @@ def heun_solver(
     """
     if not 0 <= churn <= MAX_CHURN:
         raise ValueError(f"expected churn in [0, {MAX_CHURN:.4f}], got {churn}")
+    if not 0 <= noise_scale < math.inf:
+        raise ValueError(f"expected noise_scale >= 0, got {noise_scale}")
+    low, high = churn_range
+    if not low <= high:
+        raise ValueError(f"expected churn_range from lowest to highest, got {low} and {high}")
     advance = partial(
         _heun,
         churn=churn,

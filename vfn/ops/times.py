@@ -47,15 +47,15 @@ def discrete_time(u: Tensor, timesteps: int) -> Tensor:
         t, shape and dtype of ``u``.
 
     Raises:
-        ValueError: if ``timesteps < 1``.
+        ValueError: if ``timesteps < 1``, or no whole number.
 
     Source: Ho et al. 2020 (2006.11239), algorithm 1.
 
     >>> discrete_time(torch.tensor([0.1, 0.9]), 4)
     tensor([0.2500, 1.0000])
     """
-    if timesteps < 1:
-        raise ValueError(f"expected timesteps >= 1, got {timesteps}")
+    if not timesteps >= 1 or timesteps % 1:
+        raise ValueError(f"expected whole timesteps >= 1, got {timesteps}")
     step = torch.ceil(as_float64(u, "u") * timesteps).clamp(1, timesteps)
     return (step / timesteps).to(u.dtype)
 
