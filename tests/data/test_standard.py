@@ -65,6 +65,20 @@ def test_mnist_at_its_own_size(root, monkeypatch):
     assert np.array_equal(found.images[:, 0], made["train_images"])
 
 
+def test_other_files_of_the_names_of_mnist_are_refused(root, monkeypatch):
+    """Unpacked ones, as of Fashion-MNIST, which torchvision takes; and those of the true names."""
+    fake_mnist(root, monkeypatch)
+    prepare(settings("mnist", root, image_size=(28,)))  # unpacks them
+    other = fake_mnist(root / "other", monkeypatch, train=30)
+    for file in (root / "other" / "MNIST" / "raw").iterdir():
+        assert file.suffix == ".gz"
+        shutil.move(file, root / "MNIST" / "raw" / file.name)
+    assert len(other["train_images"]) == 30
+    message = r"expected train-images-idx3-ubyte of MNIST in \S+/MNIST/raw, got a file of another"
+    with pytest.raises(ValueError, match=message):
+        prepare(settings("mnist", root))
+
+
 def test_cifar10(root, monkeypatch):
     made = fake_cifar10(root, monkeypatch)
     for split in ("train", "test"):

@@ -18,6 +18,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10 as Cifar10
 from torchvision.datasets import MNIST, CelebA
 
+from vfn.data import standard
+
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -45,7 +47,7 @@ def fake_mnist(root: Path, monkeypatch, train: int = 12, test: int = 8) -> dict[
     """``MNIST/raw/*.gz``: IDX files, big-endian, gzipped. Gives images and labels by split."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    resources, made = [], {}
+    resources, unpacked, made = [], {}, {}
     for split, prefix, count in (("train", "train", train), ("test", "t10k", test)):
         images, labels = noise(count, 28, 28, seed=count), np.arange(count, dtype=np.uint8) % 10
         made |= {f"{split}_images": images, f"{split}_labels": labels}
@@ -58,7 +60,9 @@ def fake_mnist(root: Path, monkeypatch, train: int = 12, test: int = 8) -> dict[
             packed = gzip.compress(content)
             (folder / name).write_bytes(packed)
             resources.append((name, md5(packed)))
+            unpacked[name.removesuffix(".gz")] = md5(content)
     monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setattr(standard, "MNIST_MD5", unpacked)
     return made
 
 

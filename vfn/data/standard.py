@@ -13,7 +13,7 @@ import numpy as np
 from vfn.data import packaged
 from vfn.data.labels import Labels, check_names
 from vfn.data.source import Source, checked_labels, checked_vectors, nth_array, nth_picture
-from vfn.files import few, shortened, shown
+from vfn.files import few, printable, shortened, shown
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ _CELEBA = (
     "Young"
 )
 CELEBA_TAGS = tuple(_CELEBA.split())
+# MD5 of the unpacked files: torchvision takes whatever has their names.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +63,23 @@ class Standard:
 
 def _mnist(root: Path) -> Source:
     from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import check_md5
 
-    files = [name for name, _ in MNIST.resources]
+    files, folder = [name for name, _ in MNIST.resources], root / "MNIST" / "raw"
     parts = _fetch(
         "mnist",
         files,
-        root / "MNIST" / "raw",
+        folder,
         lambda: {"train": MNIST(root, download=True), "test": MNIST(root, train=False)},
     )
+    for name, md5 in MNIST_MD5.items():
+        if not check_md5(folder / name, md5):
+            raise ValueError(
+                f"expected {name} of MNIST in {printable(str(folder))}, got a file of another MD5 "
+                f"than {md5}; remove it, or name the pictures as a folder or array file"
+            )
     labels = np.concatenate([part.targets.numpy() + 1 for part in parts.values()])
     return _joined("mnist", parts, labels, packaged.DIGITS)
-
-
-def _mnist_content() -> Any:
-    from torchvision.datasets import MNIST
-
-    return MNIST.resources
 
 
 def _cifar10(root: Path) -> Source:
@@ -158,7 +166,7 @@ DATASETS: Table[Standard] = Table(
         "mnist": Standard(
             text="60,000 handwritten digits, 28 x 28, resized to 32 x 32",
             source=_mnist,
-            content=_mnist_content,
+            content=lambda: MNIST_MD5,
             image_size=(32, 32),
             channels=1,
             size=(32, 32),
