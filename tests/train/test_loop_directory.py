@@ -215,6 +215,25 @@ def test_how_it_is_trained_can_change_on_the_way(short, run, capsys):
     assert "draws are counted" not in capsys.readouterr().err
 
 
+def test_a_learning_rate_that_rises_and_another_seed_are_told(short, tmp_path, capsys):
+    """Half a cosine is 0 at its end, and a half in the middle of one of twice as many steps."""
+    falling = override(
+        short, {"steps": 2, "lr_schedule": "cosine", "lr": 1e-3, "warmup": 0, "checkpoint_every": 1}
+    )
+    go(falling, tmp_path)
+    RunFiles(tmp_path).checkpoint(2).unlink()
+    go(falling, tmp_path, resume=True)
+    assert "learning rate" not in capsys.readouterr().err
+    go(override(falling, {"steps": 4, "seed": 5}), tmp_path, resume=True)
+    told = capsys.readouterr().err
+    assert "the learning rate rises at step 2, from 0 to 0.0005 (cosine, 4 steps)" in told
+    assert "seed 5 in place of 0: pictures come in another order from here on" in told
+    go(override(falling, {"steps": 5, "seed": 5, "lr_schedule": "constant"}), tmp_path, resume=True)
+    told = capsys.readouterr().err
+    assert "rises at step 4, from 0 to 0.001 (constant" in told
+    assert "seed" not in told
+
+
 def test_going_back_leaves_nothing_of_the_steps_that_are_done_again(short, tmp_path):
     """Another branch begins: neither its previews nor its best checkpoint are of the old one."""
     config = override(short, {"steps": 4, "preview_every": 1, "eval_every": 2, "eval_num": 10})

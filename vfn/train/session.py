@@ -61,7 +61,14 @@ from vfn.train.alike import FREE, differing
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import SMALLER, fitted
-from vfn.train.state import TrainState, init_state, restore, start_from, start_partly_from
+from vfn.train.state import (
+    TrainState,
+    init_state,
+    learning_rate,
+    restore,
+    start_from,
+    start_partly_from,
+)
 
 
 class TrainingData(NamedTuple):
@@ -87,6 +94,7 @@ NO_BUFFERS = (
     "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
     "requires_grad=False)"
 )
+_RISE = 1.1  # of the learning rate where a run goes on, beyond which a line tells of it
 # Settings that each machine may have of its own: the pictures are compared, not where they are.
 _OWN = ("data_dir", "num_workers")
 
@@ -345,6 +353,18 @@ def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: R
     if old != new:
         told = "some come a second time" if new < old else "some are left out"
         say(f"batch_size {new} in place of {old}: draws are counted in batches, so that {told}")
+    if config.train.seed != found.config.train.seed:
+        say(
+            f"seed {config.train.seed} in place of {found.config.train.seed}: pictures come in "
+            "another order from here on, so that some come a second time and some are left out"
+        )
+    before, rate = (learning_rate(found.step, each.train) for each in (found.config, config))
+    if rate > _RISE * before:
+        say(
+            f"the learning rate rises at step {found.step}, from {before:.2g} to {rate:.2g} "
+            f"({config.train.lr_schedule}, {config.train.steps} steps); a lower --lr keeps more of "
+            "what is learnt"
+        )
 
 
 def _check_meaning(before: Config, config: Config, files: RunFiles) -> None:
