@@ -144,6 +144,17 @@ class Double(Small):
         return super().forward(z, t, y).double()
 
 
+class Uncast(Small):
+    """Takes t as it comes."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.by_time = nn.Linear(1, 1)
+
+    def forward(self, z, t, y=None):
+        return super().forward(z + self.by_time(t[:, None])[..., None, None], t, y)
+
+
 class Wrong(Small):
     def forward(self, z, _t, _y=None):
         return z[:, :, :4]
@@ -168,6 +179,7 @@ class Wrong(Small):
         (lambda: small(Chance, width=4), "has other values of its buffer directions whenever it"),
         (lambda: small(Double), r"to give float32 here, got torch\.float64"),
         (lambda: small(guidance_range=(0.0, 4.0)), "which only a distillation teaches"),
+        (lambda: small(Uncast), r"cannot be called .*; t is float64: cast it with t.to"),
         (lambda: nn.Linear(8, 8), "cannot be called as net"),
     ],
 )

@@ -94,6 +94,7 @@ NO_BUFFERS = (
     "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
     "requires_grad=False)"
 )
+_CAST = "; t is float64: cast it with t.to(z.dtype)"
 _RISE = 1.1  # of the learning rate where a run goes on, beyond which a line tells of it
 # Settings that each machine may have of its own: the pictures are compared, not where they are.
 _OWN = ("data_dir", "num_workers")
@@ -592,7 +593,7 @@ def _try_network(
     known = guidance_range(model)
     z = dataset.values.to_unit(dataset.images[:2]).to(device)
     y = None if dataset.labels is None else dataset.labels[:2].to(device)
-    given = [z, torch.full((len(z),), 0.5, device=device), y]
+    given = [z, torch.full((len(z),), 0.5, dtype=torch.float64, device=device), y]
     if known is not None:
         given.append(z.new_full((len(z),), known[0]))
     rows, uniform = torch.arange(len(z)), torch.full((len(z), 4), 0.5, device=device)
@@ -615,12 +616,15 @@ def _try_network(
         said, told = "cannot be called as net(z, t, y) on", reason_of(error)
         if isinstance(error, ValueError):  # in words that are meant for people
             said, told = "refuses", told.removeprefix("ValueError: ")
+        elif "double" in told.lower():  # as torch calls it
+            told += _CAST
         raise ValueError(f"network {name} {said} the data's pictures: {told}") from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"expected network {name} to give {wanted} here, got {found}")
     if out.dtype != torch.float32:
-        raise ValueError(f"expected network {name} to give float32 here, got {out.dtype}")
+        cast = _CAST if out.dtype == torch.float64 else ""
+        raise ValueError(f"expected network {name} to give float32 here, got {out.dtype}{cast}")
     for key, value in model.named_buffers():
         if not torch.equal(value, before[key]):
             raise ValueError(

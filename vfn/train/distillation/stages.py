@@ -573,7 +573,7 @@ def _starts_alike(run: Run, network: nn.Module) -> bool:
     span = guidance_range(run.model) or (0.0, 0.0)
     first = run.dataset.values.to_unit(run.dataset.images[:1])
     z = first.to(run.world.device).repeat(2, 1, 1, 1)
-    t, w = z.new_full((2,), 0.5), z.new_tensor(span)
+    t, w = z.new_full((2,), 0.5, dtype=torch.float64), z.new_tensor(span)
     labels = run.dataset.labels
     y = None if labels is None else labels[[0, 0]].to(z.device)
     rows, uniform = torch.zeros(2, dtype=torch.long), z.new_full((2, 4), 0.5)
