@@ -146,3 +146,15 @@ def test_options_that_would_be_ignored_are_refused():
     assert CliRunner().invoke(command, []).exit_code == 0
     failed = CliRunner().invoke(command, ["--depth", "3"])
     assert "--depth goes with something else" in failed.output
+
+
+def test_the_number_of_pictures_is_n_wherever_there_is_one():
+    """Torchrun takes ``--num`` for an abbreviation of its own options."""
+    told = []
+    for words in commands(app):
+        command = app
+        for word in words:
+            command = command.commands[word]
+        told += [(words, option.opts) for option in command.params if option.name == "num"]
+    assert (("eval",), ["-n", "--num"]) in told
+    assert all("-n" in options for _, options in told), told

@@ -299,7 +299,9 @@ def _tell(command: click.Command, entries: Mapping[str, Described]) -> None:
 @click.option("--metrics", type=Listed(Word(METRICS, also=(USUAL,))),
               help=f"what to compute; {USUAL} are those of {', '.join(usual_metrics(model=True))} "
               f"that lack nothing  [{USUAL}]")  # fmt: skip
-@click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
+@click.option(
+    "-n", "--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option(
     "--labels",
@@ -474,7 +476,9 @@ def reference_command(
 @click.option("--out", required=True, type=PATH, help=".png file")
 @click.option("--count", type=click.IntRange(1), default=10, help="pictures that are shown  [10]")
 @click.option("--neighbours", type=click.IntRange(1), default=5, help="real ones beside each  [5]")
-@click.option("--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]")
+@click.option(
+    "-n", "--num", type=click.IntRange(2), default=1000, help="pictures from a run  [1000]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @features_option
 @weights_option
@@ -668,7 +672,7 @@ _tell(export_command, EXPORTS)
 @click.option("--real", help="real pictures to judge against  [those of the training]")
 @features_option
 @weights_option
-@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of each  [1000]")
+@click.option("-n", "--num", type=click.IntRange(2), default=1000, help="pictures of each  [1000]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @device_option
 @data_dir_option
@@ -716,7 +720,9 @@ def ema_command(
 @click.option("--real", help="real pictures to judge against  [those of the training]")
 @features_option
 @weights_option
-@click.option("--num", type=click.IntRange(2), default=1000, help="pictures of a trial  [1000]")
+@click.option(
+    "-n", "--num", type=click.IntRange(2), default=1000, help="pictures of a trial  [1000]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="seed of the samples  [0]")
 @click.option("--within", type=float, default=0.02, help="how exact a time is to be  [0.02]")
 @device_option
@@ -799,7 +805,7 @@ def report_command(runs: tuple[Path, ...], add: tuple[Path, ...], out: Path | No
               help="preset of another data set, such as mnist5k  [digits]")  # fmt: skip
 @click.option("--out", type=RUN, default=Path("runs/demo"), help="run directory  [runs/demo]")
 @click.option("--steps", type=click.IntRange(1), help="training steps, for a shorter demo")
-@click.option("--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
+@click.option("-n", "--num", type=click.IntRange(8), default=1000, help="pictures to judge  [1000]")
 @click.option("--sample-timesteps", type=click.IntRange(1), help="steps of sampling, likewise")
 def demo_command(
     preset: str | None, out: Path, steps: int | None, num: int, sample_timesteps: int | None

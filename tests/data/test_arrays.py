@@ -25,6 +25,14 @@ def test_pictures_come_out_as_they_are(tmp_path, shape, suffix):
     assert found.labels is None
 
 
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_suffixes_in_capitals_are_the_same(tmp_path, suffix):
+    images, path = noise(5, 4, 6), tmp_path / f"a.{suffix}"
+    np.save(path, images) if suffix == "npy" else np.savez(path, images)
+    path = path.rename(tmp_path / f"B.{suffix.upper()}")
+    assert np.array_equal(read_pictures(str(path)).images[:, 0], images)
+
+
 def test_labels_and_names(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, arr_0=noise(3, 2, 2, 3), arr_1=[1, 0, 1], class_names=["cat", "dog"])

@@ -160,6 +160,23 @@ def test_labels_in_a_table_with_subfolders_and_a_byte_order_mark(tmp_path):
     assert found.labels.tolist() == [2, 1]
 
 
+@pytest.mark.parametrize("written", [".\\x\\{}.png", "x\\{}.png", "{folder}/x/{}.png", "x//{}.png"])
+def test_a_table_may_have_paths_of_windows_and_whole_ones(tmp_path, written):
+    save_pictures(tmp_path, {f"x/{name}.png": PICTURES[f"{name}.png"] for name in "ab"})
+    rows = [f"{written.format(name, folder=tmp_path)},{name}\n" for name in "ba"]
+    table(tmp_path, "".join(["file,label\n", *rows]))
+    found = read_pictures(str(tmp_path))
+    assert found.legend.names == ("a", "b")
+    assert found.labels.tolist() == [1, 2]
+
+
+def test_a_backslash_in_a_name_is_one_where_the_file_is_there(tmp_path):
+    save_pictures(tmp_path, {"x\\a.png": PICTURES["a.png"], "x/a.png": PICTURES["b.png"]})
+    table(tmp_path, "file,label\nx\\a.png,flat\nx/a.png,deep\n")
+    found = read_pictures(str(tmp_path))
+    assert [found.legend.names[k - 1] for k in found.labels] == ["deep", "flat"]
+
+
 def test_tags_in_a_table(tmp_path):
     save_pictures(tmp_path, {f"{name}.png": PICTURES[f"{name}.png"] for name in "abc"})
     table(tmp_path, "file,tags\na.png,young + smiling\nc.png,\nb.png,old\n")
@@ -179,6 +196,7 @@ def test_tags_in_a_table(tmp_path):
         ("a", "file,tags\na.png,1\nz.png,2\n", r"z.png \(.*No such file"),
         ("ab", "file,tags\na.png,1\n", r"b.png \(no label in labels.csv\)"),
         ("a", "name,label\na.png,1\n", "columns file,label or file,tags, .* got name,label"),
+        ("ab", "file,tags\na.png,\nb.png,\n", "labels.csv names no tag at all; give pictures"),
         ("a", "file,label,more\na.png,1,2\n", "got file,label,more"),
         ("a", "file,label\na.png\n", "columns file,label or file,tags"),
         ("a", "", "columns file,label or file,tags"),

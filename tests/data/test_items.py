@@ -54,6 +54,22 @@ def test_mappings_with_named_classes():
     assert (found.labels.tolist(), found.legend.names) == ([1, 2, 1, 2], ("even", "odd"))
 
 
+def test_what_is_held_out_may_lack_some_of_the_classes(tmp_path):
+    """By numbers and by texts; the last class, and the first one."""
+    config = override(
+        small_config(), {"steps": 1, "preview_every": 0, "lr_schedule": "constant", "eval_every": 0}
+    )
+    for name, classes in (("numbers", (0, 1, 2)), ("texts", ("ant", "bee", "cat"))):
+        rows = [(grey(20 * i), classes[i % 3]) for i in range(18)]
+        for part, lacking in enumerate((classes[2], classes[0])):
+            held_out = [row for row in rows if row[1] != lacking]
+            out = tmp_path / f"{name}{part}"
+            assert train(config, out, dataset=(rows, held_out), device="cpu").step == 1
+        found = from_items(held_out, DataConfig(), ["ant", "bee", "cat"])
+        assert found.labels.tolist() == [2, 3] * 6
+        assert found.legend.names == ("ant", "bee", "cat")
+
+
 def test_other_forms_of_pictures_and_classes():
     colours = np.random.default_rng(0).integers(0, 256, (3, 6, 4, 3), dtype=np.uint8)
     arrays = from_items(list(colours), DataConfig())
@@ -71,7 +87,11 @@ def test_other_forms_of_pictures_and_classes():
     ("items", "message"),
     [
         ([], "expected a data set with pictures, got an empty one"),
-        ([torch.rand(1, 8, 8)], r"float32 \[8, 8, 1\], expected a PIL picture or uint8; leave out"),
+        ([torch.rand(1, 8, 8)], r"float32 \[1, 8, 8\], expected a PIL picture or uint8; leave out"),
+        (
+            [torch.zeros(8, 6, 3, dtype=torch.uint8)],
+            r"torch.uint8 \[8, 6, 3\], expected 1 to 4 channels: tensors are \[C, H, W\]",
+        ),
         ([{"text": "a"}], "expected an item with image, got text"),
         ([(grey(0), 0.5)], "expected classes as whole numbers from 0 on or as texts"),
         ([(grey(0), 1), (grey(0), "a")], "expected classes as whole numbers from 0 on or as texts"),
@@ -151,10 +171,10 @@ def test_pictures_of_tar_files_have_their_classes(kind, tmp_path):
     assert torch.equal(found.labels, numbers % 3 + 1)
     assert found.legend.names == (("cat", "dog", "fox") if kind == "text" else ("0", "1", "2"))
     assert prepare(settings).splits == {"train": 18, "test": 2}
-    alone = load_dataset(
-        DataConfig(dataset=str(folder / "part-00.tar"), data_dir=str(tmp_path)), "all"
-    )
+    capitals = (folder / "part-00.tar").rename(folder / "part-00.TAR")
+    alone = load_dataset(DataConfig(dataset=str(capitals), data_dir=str(tmp_path)), "all")
     assert len(alone.images) == 7
+    assert torch.equal(load_dataset(settings, "all").images, found.images)
 
 
 @pytest.mark.parametrize(

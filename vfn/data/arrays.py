@@ -137,7 +137,7 @@ def _named(
 
 def _load(path: Path, labelled: bool) -> tuple[Any, Any, tuple[str, ...], Any, tuple[str, ...]]:
     """Pictures, labels and their names, numbers of each picture and their names."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return np.lib.format.open_memmap(path, mode="r"), None, (), None, ()
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         _check_keys(path, list(file), labelled)

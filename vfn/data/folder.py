@@ -7,7 +7,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,11 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
             f"{printable(str(path))} holds no pictures ({', '.join(sorted(SUFFIXES))})"
         )
     labels, class_names = _labels(names, texts, kind)
+    if kind == "tags" and not class_names:
+        raise ValueError(
+            f"{printable(str(path / TABLE))} names no tag at all; give pictures some, or remove it "
+            "for pictures without labels"
+        )
     if class_names:
         where = TABLE if has_table(path) else "the names of the folders"
         check_names(class_names, kind == "tags", f"{printable(str(path))}, by {where},")
@@ -200,14 +205,14 @@ def _files(path: Path, suffixes: Collection[str]) -> list[str]:
 
 
 def read_table(path: Path) -> tuple[str, dict[str, str]]:
-    """``labels.csv``: the name of its second column, ``label`` or ``tags``, and a text by file.
+    r"""``labels.csv``: the name of its second column, ``label`` or ``tags``, and a text by file.
 
     Args:
         path: the file.
 
     Returns:
         ``label`` or ``tags``, and the text, without blanks at its ends, of each file that has one;
-        ``./a.png`` is ``a.png``.
+        ``./a.png``, ``.\a.png`` and ``a.png`` with the whole path of its folder are ``a.png``.
 
     Raises:
         ValueError: if it is not such a table, or names a file twice.
@@ -226,7 +231,7 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
             f"expected {where} to have the columns file,label or file,tags, and no others, "
             f"got {shortened(','.join(head), 200)}"
         )
-    rows = [[posixpath.normpath(name), text.strip()] for name, text in rows]
+    rows = [[_inside(path.parent, name), text.strip()] for name, text in rows]
     for name, times in Counter(name for name, _ in rows).most_common(1):
         if times > 1:
             raise ValueError(f"{where} names {shortened(name)} {times} times; leave one line")
@@ -237,6 +242,15 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
                 f"'{shortened(text)}'; a tag has no {TAG_SEPARATOR} in its name"
             )
     return kind, {name: text for name, text in rows if text or kind == "tags"}
+
+
+def _inside(folder: Path, name: str) -> str:
+    """The name of a file in a folder as it is found there: of a Windows path, or a whole one."""
+    if "\\" in name and not os.path.lexists(folder / name):  # there may be one of that name
+        name = name.replace("\\", "/")
+    name = posixpath.normpath(name)
+    whole = PurePosixPath(name)
+    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else name
 
 
 def _labels(

@@ -1,6 +1,6 @@
 """Pictures of any map-style data set: `torch.utils.data.Dataset`, `datasets.Dataset`, a list."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ def is_map_style(given: object) -> bool:
     return hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
-def from_items(items: Any, settings: DataConfig) -> Dataset:
+def from_items(items: Any, settings: DataConfig, names: Sequence[str] = ()) -> Dataset:
     """All pictures of a map-style data set, read into memory once.
 
     Args:
@@ -44,6 +44,7 @@ def from_items(items: Any, settings: DataConfig) -> Dataset:
             arrays [H, W] or [H, W, C], tensors [C, H, W]. Classes are whole numbers from 0 on, or
             texts.
         settings: size, crop, channels, and what to do about bad pictures.
+        names: of the classes, where the data set does not name them itself.
 
     Returns:
         Dataset.
@@ -65,18 +66,18 @@ def from_items(items: Any, settings: DataConfig) -> Dataset:
         picture, classes[number] = _parts(items[number])
         return _picture(picture)
 
-    names = [f"item {i}" for i in range(count)]
-    source = Source("the data set", names, read, None, (), {"train": range(count)})
+    called = [f"item {i}" for i in range(count)]
+    source = Source("the data set", called, read, None, (), {"train": range(count)})
     # What a data set of somebody's does in several threads nobody knows.
     prepared = in_memory(source, replace(settings, num_workers=settings.num_workers or 1))
     bad = {fault.name for fault in prepared.bad}
-    kept = [i for i, name in enumerate(names) if name not in bad]
+    kept = [i for i, name in enumerate(called) if name not in bad]
     found = [classes[i] for i in kept]
     if all(value is None for value in found):
         return as_dataset(prepared.images)
     if lacking := [i for i in kept if classes[i] is None]:
-        raise ValueError(f"{names[lacking[0]]} has no class, and others have one")
-    labels, texts = _classes(found, _names_of(items))
+        raise ValueError(f"{called[lacking[0]]} has no class, and others have one")
+    labels, texts = _classes(found, _names_of(items) or list(names))
     return as_dataset(prepared.images, labels, texts)
 
 
@@ -98,11 +99,15 @@ def _parts(item: Any) -> tuple[Any, Any]:
 def _picture(given: Any) -> Image.Image:
     if isinstance(given, Image.Image):
         return given
+    kind = f"{given.dtype} {list(given.shape)}" if hasattr(given, "dtype") else type(given).__name__
     if isinstance(given, Tensor):
         given = given.movedim(0, -1).numpy() if given.ndim == 3 else given.numpy()
     if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim in (2, 3):
+        if given.ndim == 3 and not 1 <= given.shape[2] <= 4:
+            raise ValueError(
+                f"{kind}, expected 1 to 4 channels: tensors are [C, H, W], arrays [H, W, C]"
+            )
         return to_picture(np.ascontiguousarray(given))
-    kind = f"{given.dtype} {list(given.shape)}" if hasattr(given, "dtype") else type(given).__name__
     raise ValueError(
         f"{kind}, expected a PIL picture or uint8; leave out transforms of the data set"
     )

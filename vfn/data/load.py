@@ -42,7 +42,7 @@ class MissingData(ValueError):
 
     def _message(self, name: str) -> str:
         path = Path(name)
-        named = path.name == name and path.suffix not in arrays.SUFFIXES
+        named = path.name == name and path.suffix.lower() not in arrays.SUFFIXES
         return (
             f"{f'unknown data set {shown(name)}' if named else self.fault}, expected "
             f"{DATASETS.expected()}, or the path of a folder, .npy, .npz or .tar file"
@@ -470,7 +470,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
             settings,
             path,
         )
-    if path.suffix in arrays.SUFFIXES and path.is_file():
+    if path.suffix.lower() in arrays.SUFFIXES and path.is_file():
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],

@@ -51,12 +51,12 @@ def tar_files(path: Path) -> list[Path]:
         files in the order of their names; none for any other path, or a folder with pictures or
         folders of its own.
     """
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix.lower() == SUFFIX and path.is_file():
         return [path]
     entries = [e for e in path.iterdir() if e.name[0] != "."] if path.is_dir() else []
     if any(entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in entries):
         return []
-    return sorted(entry for entry in entries if entry.suffix == SUFFIX)
+    return sorted(entry for entry in entries if entry.suffix.lower() == SUFFIX)
 
 
 def tar_source(files: Sequence[Path], test_share: float, labelled: bool = True) -> Source:

@@ -1,7 +1,7 @@
 """A run: what its parts share, and how it is opened."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -487,9 +487,10 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
         return TrainingData(load_dataset(config.data), load_held_out(config.data))
     pairs = isinstance(given, tuple) and not isinstance(given, Dataset) and len(given) == 2
     pair = TrainingData(*given) if pairs else TrainingData(given)  # type: ignore[arg-type]
-    train, unseen = (_gathered(part, config.data) for part in pair)
-    assert train is not None
-    pair = TrainingData(train, unseen)
+    train = _gathered(pair.train, config.data)
+    # What is held out may lack some of the classes.
+    names = train.legend.names if isinstance(train, Dataset) else ()
+    pair = TrainingData(train, _gathered(pair.held_out, config.data, names))
     dataset = _checked(pair.train, config.data.conditional)
     if pair.held_out is None:
         return TrainingData(dataset)
@@ -502,9 +503,9 @@ def _pictures(config: Config, given: Dataset | TrainingData | None) -> TrainingD
     return TrainingData(dataset, held_out)
 
 
-def _gathered(given: Any, settings: DataConfig) -> Dataset | None:
+def _gathered(given: Any, settings: DataConfig, names: Sequence[str] = ()) -> Any:
     """A data set of ours as it is; any other one with items by their numbers read into memory."""
-    return from_items(given, settings) if is_map_style(given) else given
+    return from_items(given, settings, names) if is_map_style(given) else given
 
 
 def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -> Dataset:
