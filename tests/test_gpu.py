@@ -29,7 +29,7 @@ from vfn.ops import ddim_step, sample, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.sampling import untrained
 from vfn.train import train
-from vfn.train.batches import make_batch
+from vfn.train.batches import make_batch, training_times
 from vfn.train.state import init_state, train_step
 
 pytestmark = pytest.mark.gpu
@@ -97,6 +97,27 @@ def test_batches_are_those_of_the_cpu(gpu):
     for name in ("x0", "t", "noise"):
         assert getattr(there, name).device.type == gpu
         torch.testing.assert_close(getattr(there, name).cpu(), getattr(here, name))
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_times_by_weights_are_those_of_the_cpu(gpu):
+    """To the bit: weights are added up on the host."""
+    options = {"time_density": "importance", "time_options": {"weights": (1.0, 3.0, 0.1)}}
+    config = override(UNET, options)
+    there, here = (training_times(config, torch.arange(64, device=at)) for at in (gpu, "cpu"))
+    assert torch.equal(there.t.cpu(), here.t)
+    assert torch.equal(there.density.cpu(), here.density)
+
+
+def test_an_imported_schedule_can_be_captured(cuda):
+    """Once its levels are on the device."""
+    betas = {"logsnr_schedule": "vfn.interop.betas:betas_schedule", "logsnr_min": None}
+    schedule = schedule_of(override(UNET, {**betas, "logsnr_max": None}).diffusion)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64, device=cuda)
+    graph, out = captured(lambda: schedule.time(schedule.logsnr(t)))
+    t.copy_(t / 2)
+    graph.replay()
+    torch.testing.assert_close(out, schedule.time(schedule.logsnr(t)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -21,32 +21,35 @@ from benchmarks.card import SMALL, Bench
 from benchmarks.sampling import diffusers_loop
 from tests.helpers.gpu import pytest_ignore_collect, tf32_flags
 from vfn.configs import load, override
-from vfn.data import Labels
+from vfn.data import Labels, as_dataset
+from vfn.data.values import ranged
 from vfn.footprint import example_batch
-from vfn.model import DataShape, build_model
+from vfn.interop import betas
+from vfn.model import DataShape, build_model, schedule_of
 from vfn.nn import keyed_dropout, layers
 from vfn.objective import batch_loss, binned
 from vfn.ops import SCHEDULES, TIME_DENSITIES, WEIGHTINGS, consistency_tangent
 from vfn.sampling import Trained
-from vfn.train.batches import training_times
+from vfn.train.batches import make_batch, training_times
 
 ROOT = Path(__file__).parents[1]
 FIGURE = re.compile(r"\d+(\.\d+)?(e-?\d+)?( %)?")
 
 
 class Crossings(TorchDispatchMode):
-    """Operations between the host and another device, for which that is waited."""
+    """Operations between the host and another device: those that wait for it, and what is sent."""
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.found, self.sent = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         tensors = [v for v in tree_leaves((args, kwargs, out)) if isinstance(v, torch.Tensor)]
         # A number of the host in a tensor without dimensions goes along with a kernel's call.
         if len({v.device for v in tensors if v.ndim or "copy" in func._schema.name}) > 1:
-            self.found.append(func._schema.name)
+            waits = not (kwargs or {}).get("non_blocking")  # as `moved` does, from pinned memory
+            (self.found if waits else self.sent).append(func._schema.name)
         return out
 
 
@@ -89,9 +92,9 @@ def passes(config, crossings, times=False):
 CHOICES = [
     *(("logsnr_schedule", "schedule_options", name) for name in SCHEDULES),
     *(("reweight_type", "reweight_options", name) for name in WEIGHTINGS),
-    # The weights that importance is given are numbers of the host.
-    *(("time_density", "time_options", name) for name in TIME_DENSITIES if name != "importance"),
+    *(("time_density", "time_options", name) for name in TIME_DENSITIES),
 ]
+NEEDED = {"importance": {"weights": (1.0, 3.0)}}
 
 
 @pytest.mark.parametrize(("key", "options", "name"), CHOICES)
@@ -99,9 +102,70 @@ def test_nothing_goes_to_the_device_by_any_schedule_weight_or_density(
     key, options, name, crossings
 ):
     limits = {"logsnr_min": None, "logsnr_max": None}
-    config = override(load("digits"), {key: name, options: {}, **limits})
+    config = override(load("digits"), {key: name, options: NEEDED.get(name, {}), **limits})
     passes(config, crossings, times=True)
     assert crossings.found == []
+
+
+def test_an_imported_schedule_is_sent_to_the_device_once(crossings):
+    """The second time it is there, for a schedule that is made anew as well."""
+    asked = {"logsnr_schedule": betas.NAME, "schedule_options": {"timesteps": 7}}
+    config = override(load("digits"), {**asked, "logsnr_min": None, "logsnr_max": None})
+    passes(config, Crossings(), times=True)
+    passes(config, crossings, times=True)
+    with crossings:
+        levels = torch.linspace(9, -9, 3, device="meta")
+        schedule_of(config.diffusion).time(levels)
+    assert crossings.found == crossings.sent == []
+
+
+@pytest.mark.parametrize("options", [
+    {"time_density": "importance", "time_options": {"weights": (1.0, 3.0)}},
+    {"time_density": "weighted", "time_options": {"weighting": "snr"}},
+])  # fmt: skip
+def test_weights_of_times_are_added_up_on_the_host(options, monkeypatch):
+    """A GPU adds them up in another order each time, and refuses where it has to be one."""
+    seen, cumsum = [], torch.Tensor.cumsum
+
+    def told(values, *args):
+        seen.append(values.device.type)
+        return cumsum(values, *args)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", told)
+    training_times(override(load("digits"), options), torch.arange(3, device="meta"))
+    assert seen == ["cpu"]
+
+
+CONDITIONS = {
+    "pictures of 16 bits": {},
+    "a grey one": {"condition": "grey"},
+    "a small one": {"condition": "downscale:4"},
+    "a part": {"condition": "mask"},
+    "another picture": {},
+    "numbers": {},
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_batch_is_made_without_waiting_for_the_device(name, crossings):
+    """Pictures, draws, labels and conditions are sent."""
+    images = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+    given, settings = {}, {"flip": True, "augment": 0.5, **CONDITIONS[name]}
+    if name == "another picture":
+        given["beside"] = images
+    if name == "numbers":
+        given["vectors"] = torch.arange(8.0)[:, None]
+    if name == "pictures of 16 bits":
+        images, given["values"] = images.to(torch.uint16), ranged("uint16", 0, 4000)
+    dataset = as_dataset(images, torch.arange(8) % 2 + 1, ("a", "b"), **given)
+    config = override(load("digits"), settings)
+    asked = {"guidance_range": (0.0, 4.0), "second_time": True}
+    with crossings:
+        for more in (asked, {"takes_step": True}):
+            batch = make_batch(dataset, config, torch.arange(4), torch.device("meta"), **more)
+            assert batch.x0.device.type == "meta"
+    assert crossings.found == []
+    assert crossings.sent
 
 
 def test_no_number_of_a_consistency_step_goes_to_the_device(crossings):

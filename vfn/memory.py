@@ -1,4 +1,4 @@
-"""Memory: what a device has left, and what is said where it was not enough.
+"""Memory: what a device has left, how numbers get there, what is said where it was not enough.
 
 This module does not import torch.
 """
@@ -60,6 +60,27 @@ def free_memory(device: "torch.device | str" = "cpu", root: Path = Path("/")) ->
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     known = [*_system(root), *_groups(root)]
     return max(0, min(known)) // launch().local_size if known else None
+
+
+def moved(value: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Numbers of the host on a device, for which a GPU is not waited: they go by pinned memory.
+
+    Args:
+        value: of the host, or there already.
+        device: where it is wanted.
+
+    Returns:
+        the same numbers.
+
+    >>> moved(torch.ones(2), torch.device("meta")).device
+    device(type='meta')
+    """
+    import torch
+
+    # A GPU that nobody has woken yet, or that is none, is not waited for.
+    if device.type == "cuda" and value.device.type == "cpu" and torch.cuda.is_initialized():
+        value = value.pin_memory()
+    return value.to(device, non_blocking=True)
 
 
 def keep_freed_memory() -> bool:

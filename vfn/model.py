@@ -16,6 +16,7 @@ from vfn.data.derived import known
 from vfn.data.given import Vector, check_derived, derived_kind
 from vfn.data.standard import DATASETS
 from vfn.data.values import PLAIN, Values
+from vfn.memory import moved
 from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS
 from vfn.ops import (
@@ -154,9 +155,9 @@ def conditions_of(
     """
     vector = image = None
     if dataset.vectors is not None:
-        vector = dataset.vector.of(dataset.vectors[rows]).to(x0.device)
+        vector = moved(dataset.vector.of(dataset.vectors[rows]), x0.device)
     if dataset.beside is not None:
-        image = known(dataset.beside_values.to_unit(dataset.beside[rows].to(x0.device)))
+        image = known(dataset.beside_values.to_unit(moved(dataset.beside[rows], x0.device)))
     elif (kind := derived_kind(condition)) is not None:
         assert uniform is not None
         image = kind.entry.load()(x0, uniform, kind.number)

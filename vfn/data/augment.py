@@ -83,9 +83,9 @@ def changed(pictures: Tensor, change: Change) -> Tensor:
     """
     height, width = pictures.shape[2:]
     # A turn is one of pixels, not of a grid that is as high as wide.
-    ratio = torch.tensor([[1.0, height / width], [width / height, 1.0]], device=pictures.device)
     matrix = change.matrix.clone()
-    matrix[:, :, :2] *= ratio
+    matrix[:, 0, 1] *= height / width
+    matrix[:, 1, 0] *= width / height
     # In float64, since with tf32 a GPU has places of float32 to a fraction of a pixel only.
     grid = F.affine_grid(matrix.double(), list(pictures.shape), align_corners=False)
     moved = F.grid_sample(

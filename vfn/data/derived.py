@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.data.given import LEAST, LUMA, MOST
+from vfn.memory import moved
 
 
 def known(pictures: Tensor, size: tuple[int, int] | None = None, by: int = 0) -> Tensor:
@@ -75,7 +76,7 @@ def grey(x0: Tensor, u: Tensor, by: int) -> Tensor:
     del u, by
     if x0.shape[1] != len(LUMA):
         return known(x0.mean(1, keepdim=True))
-    shares = x0.new_tensor(LUMA).view(1, 3, 1, 1)
+    shares = moved(torch.tensor(LUMA, dtype=x0.dtype), x0.device).view(1, 3, 1, 1)
     return known((x0 * shares).sum(1, keepdim=True))
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn.memory import moved
+
 # Kinds of numbers that arrays may hold, by numpy's names.
 KINDS = ("uint8", "uint16", "float16", "float32")
 _BLOCK = 256  # pictures that are looked at together
@@ -178,7 +180,7 @@ class Values(NamedTuple):
     def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Offset and scale [C or 1, 1, 1], float64."""
         offset, scale = (
-            torch.tensor(each, dtype=torch.float64, device=device).view(-1, 1, 1)
+            moved(torch.tensor(each, dtype=torch.float64), device).view(-1, 1, 1)
             for each in (self.offset, self.scale)
         )
         return offset, scale

@@ -1,7 +1,7 @@
 """Noise levels of discrete diffusion as a schedule: exact at its times, between them linear."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -60,7 +60,25 @@ def betas_schedule(
     log_alpha2 = torch.log1p(-found).cumsum(0)
     levels = log_alpha2 - torch.log(-torch.expm1(log_alpha2))
     levels = torch.cat([levels, levels[-1:] - AFTER])
-    return LogSNRSchedule(partial(_logsnr, levels), partial(_time, levels))
+    on = partial(_on, (kind, beta_start, beta_end, timesteps, *betas), levels)
+    return LogSNRSchedule(partial(_logsnr, on), partial(_time, on))
+
+
+# Levels on other devices than the host, by what they are of: schedules are made anew and asked at
+# each step, where a GPU would be waited for.
+_COPIES: dict[tuple[object, ...], Tensor] = {}
+
+
+def _on(betas: tuple[object, ...], levels: Tensor, device: torch.device) -> Tensor:
+    """The levels on a device."""
+    if device == levels.device:
+        return levels
+    there = _COPIES.get((betas, device))
+    if there is None:
+        there = levels.to(device)
+        if type(there) is Tensor and not torch.compiler.is_compiling():  # else it has no numbers
+            _COPIES[betas, device] = there
+    return there
 
 
 def _checked(betas: Sequence[float]) -> Tensor:
@@ -91,17 +109,17 @@ def _made(kind: str, start: float, end: float, timesteps: int) -> Tensor:
     return torch.linspace(*ends, timesteps, dtype=torch.float64) ** power
 
 
-def _logsnr(levels: Tensor, t: Tensor) -> Tensor:
-    levels = levels.to(t.device)
+def _logsnr(on: Callable[[torch.device], Tensor], t: Tensor) -> Tensor:
+    levels = on(t.device)
     place = t * (len(levels) - 1)
     i = place.floor().long().clamp(0, len(levels) - 2)
     here, there = levels[i], levels[i + 1]
     return here + (place - i) * (there - here)
 
 
-def _time(levels: Tensor, logsnr: Tensor) -> Tensor:
+def _time(on: Callable[[torch.device], Tensor], logsnr: Tensor) -> Tensor:
     """The last time before which the level is reached; at most that of the last beta."""
-    levels = levels[:-1].to(logsnr.device)
+    levels = on(logsnr.device)[:-1]
     i = (logsnr.unsqueeze(-1) <= levels).sum(-1).sub(1).clamp(0, len(levels) - 2)
     here, there = levels[i], levels[i + 1]
     return (i + ((logsnr - here) / (there - here)).clamp(0, 1)) / len(levels)

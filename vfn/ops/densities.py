@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vfn.memory import moved
 from vfn.ops._options import Parametric
 from vfn.ops.weightings import WEIGHTINGS
 from vfn.tables import Table, load_object
@@ -135,13 +136,13 @@ def _importance(
 ) -> "Tensor":
     from vfn.ops.times import importance_time
 
-    return importance_time(draws.u, _shares(weights, draws.u)).t
+    return importance_time(draws.u, _on_host(weights)).t
 
 
 def _importance_density(
     t: "Tensor", _schedule: "LogSNRSchedule", weights: "Sequence[float] | Tensor"
 ) -> "Tensor":
-    return _stairs(t, _shares(weights, t))
+    return _stairs(t, _on_host(weights))
 
 
 def _weighted(
@@ -149,13 +150,13 @@ def _weighted(
 ) -> "Tensor":
     from vfn.ops.times import importance_time
 
-    return importance_time(draws.u, _weights(draws.u, schedule, weighting, options)).t
+    return importance_time(draws.u, _weights(schedule, weighting, options)).t
 
 
 def _weighted_density(
     t: "Tensor", schedule: "LogSNRSchedule", weighting: str, **options: Any
 ) -> "Tensor":
-    return _stairs(t, _weights(t, schedule, weighting, options))
+    return _stairs(t, _weights(schedule, weighting, options))
 
 
 def _normal(u: "Tensor") -> "Tensor":
@@ -190,31 +191,30 @@ def _by_level(
     return density.masked_fill((t <= 0) | (t >= 1), math.inf)
 
 
-def _shares(weights: "Sequence[float] | Tensor", like: "Tensor") -> "Tensor":
+def _on_host(weights: "Sequence[float] | Tensor") -> "Tensor":
     import torch
 
-    return torch.as_tensor(weights, dtype=torch.float64, device=like.device)
+    return torch.as_tensor(weights, dtype=torch.float64, device="cpu")
 
 
 def _stairs(t: "Tensor", weights: "Tensor") -> "Tensor":
     """A density that is constant on equal intervals of time."""
     count = weights.shape[0]
     step = (t * count).long().clamp(0, count - 1)
-    return weights[step] * (count / weights.sum())
+    return moved(weights * (count / weights.sum()), t.device)[step]
 
 
 INTERVALS = 1024  # of time, on which a weighting is taken as constant
 
 
-def _weights(
-    like: "Tensor", schedule: "LogSNRSchedule", weighting: str, options: Mapping[str, Any]
-) -> "Tensor":
+def _weights(schedule: "LogSNRSchedule", weighting: str, options: Mapping[str, Any]) -> "Tensor":
     """The weight of the v error, which is alike at all levels, in the middle of each interval."""
     import torch
 
     from vfn.ops.losses import loss_weight
 
-    middles = (torch.arange(INTERVALS, dtype=torch.float64, device=like.device) + 0.5) / INTERVALS
+    # On the host, where sums have one order.
+    middles = (torch.arange(INTERVALS, dtype=torch.float64) + 0.5) / INTERVALS
     logsnr = schedule.logsnr(middles)
     return loss_weight(logsnr, weighting, **options) * torch.sigmoid(-logsnr)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vfn.memory import moved
 from vfn.ops._coef import as_float64
 from vfn.ops.densities import TIME_DENSITIES
 from vfn.ops.schedules import LogSNRSchedule
@@ -180,7 +181,8 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
 
     Args:
         u: uniform draws in (0, 1), any shape.
-        weights: positive weight of each of K equal intervals of [0, 1], [K]; any scale.
+        weights: positive weight of each of K equal intervals of [0, 1], [K]; any scale. On the
+            CPU: a GPU may add them up in another order each time.
 
     Returns:
         WeightedTime(t, density), shape of ``u``; t in (0, 1) in its dtype, and the density, which
@@ -198,7 +200,7 @@ def importance_time(u: Tensor, weights: Tensor) -> WeightedTime:
         raise ValueError(f"expected weights of shape [K], got {tuple(weights.shape)}")
     count = weights.shape[0]
     share = as_float64(weights, "weights") / weights.double().sum()
-    ends = share.cumsum(0)
+    share, ends = (moved(each, u.device) for each in (share, share.cumsum(0)))
     value = as_float64(u, "u")
     bin_of = torch.searchsorted(ends, value.contiguous()).clamp(max=count - 1)
     inside = (value - (ends - share)[bin_of]) / share[bin_of]

@@ -12,6 +12,7 @@ from vfn.configs import Config, DiffusionConfig
 from vfn.data import Dataset
 from vfn.data.augment import DRAWS, changed, draw_change
 from vfn.data.given import derived_kind
+from vfn.memory import moved
 from vfn.model import conditions_of, schedule_of
 from vfn.nn import NETWORKS
 from vfn.objective import Batch, keyed_guidance
@@ -57,13 +58,6 @@ def image_indices(seed: int, draws: Tensor, count: int) -> Tensor:
     return index
 
 
-def _moved(value: Tensor, device: torch.device) -> Tensor:
-    """On the device; a GPU is given pinned memory, which does not wait until it is free."""
-    if device.type == "cuda":
-        return value.pin_memory().to(device, non_blocking=True)
-    return value.to(device)
-
-
 def make_batch(
     dataset: Dataset,
     config: Config,
@@ -91,8 +85,8 @@ def make_batch(
     """
     seed, diffusion = config.train.seed, config.diffusion
     index = image_indices(seed, draws, len(dataset.images))
-    x0 = dataset.values.to_unit(_moved(dataset.images[index], device))
-    keys = _moved(draws, device)
+    x0 = dataset.values.to_unit(moved(dataset.images[index], device))
+    keys = moved(draws, device)
     flipped = None
     if config.data.flip:
         flipped = keyed_bernoulli(seed, Stream.FLIP, keys, 0.5).view(-1, 1, 1, 1)
@@ -111,7 +105,7 @@ def make_batch(
 
     labels = None
     if dataset.labels is not None:
-        labels = dropping(_moved(dataset.labels[index], device))
+        labels = dropping(moved(dataset.labels[index], device))
     made = derived_kind(config.data.condition) is not None
     places = keyed_uniform(seed, Stream.CONDITION, keys, (4,)) if made else None
     more = conditions_of(dataset, index, x0, config.data.condition, places)
