@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from benchmarks.common import interleaved, write_table
-from benchmarks.unet import synchronised
 from vfn.configs import Config, load, override
 from vfn.data import Labels, as_dataset
 from vfn.data.dataset import Dataset
@@ -127,6 +126,17 @@ class Bench:
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
+
+
+def synchronised(run: Callable[[], object], device: str) -> Callable[[], object]:
+    if device == "cpu":
+        return run
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return waited
 
 
 @contextmanager

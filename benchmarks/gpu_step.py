@@ -22,9 +22,10 @@ from benchmarks.card import (
     precision_of,
     products_of,
     reason,
+    synchronised,
     tried,
 )
-from benchmarks.unet import synchronised, training_step
+from benchmarks.unet import training_step
 from vfn.configs import Config, override
 from vfn.interop import params_from_reference
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers

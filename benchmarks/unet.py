@@ -1,4 +1,4 @@
-"""How fast is the UNet, beside the reference's, diffusers' and its own bare products?
+"""How fast is the UNet on a CPU, beside the reference's, diffusers' and its own bare products?
 
 All networks of one shape are timed in turn within one run. The bound is the convolutions, matrix
 products and attention of our network alone, on tensors of the same shapes and memory formats.
@@ -44,10 +44,7 @@ class Case(NamedTuple):
         return f"hid {self.hid}, {self.blocks} blocks, {shape}{', published' * self.published}"
 
 
-CASES = {
-    "cpu": [Case(64, 3, 16, 15), Case(256, 3, 2, 15)],
-    "cuda": [Case(256, 3, 128, 15)],
-}
+CASES = [Case(64, 3, 16, 15), Case(256, 3, 2, 15)]
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 UNSCALED = torch.amp.GradScaler(enabled=False)  # passes everything on
 
@@ -55,21 +52,25 @@ UNSCALED = torch.amp.GradScaler(enabled=False)  # passes everything on
 class Record(TorchFunctionMode):
     """Keeps the products that a network computes, as calls that can be made again."""
 
-    PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention)
+    # The last is the operator @, which attention is made of in half precision on a CPU.
+    PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention, Tensor.matmul)
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Callable, list[Any]]] = []
+        self.calls: list[tuple[Callable, list[Any], dict[str, Any]]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func in self.PRODUCTS:
-            fresh = [
-                torch.randn_like(a).requires_grad_(a.is_floating_point())
-                if isinstance(a, Tensor)
-                else a
-                for a in args
-            ]
-            self.calls.append((func, fresh))
-        return func(*args, **(kwargs or {}))
+            named = {name: fresh(value) for name, value in kwargs.items()}
+            self.calls.append((func, [fresh(value) for value in args], named))
+        return func(*args, **kwargs)
+
+
+def fresh(value: Any) -> Any:
+    """Other numbers in the place of a tensor's."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.randn_like(value).requires_grad_(value.is_floating_point())
 
 
 def ours(case: Case) -> UNet:
@@ -191,26 +192,21 @@ def products(net: UNet, inputs: tuple[Tensor, ...], cast: Callable) -> dict[str,
 
     def run_forward() -> None:
         with torch.inference_mode(), cast():
-            for func, args in record.calls:
-                func(*args)
+            for func, args, named in record.calls:
+                func(*args, **named)
 
     def run_backward() -> None:
-        for func, args in record.calls:
+        for func, args, named in record.calls:
             with cast():
-                out = func(*args)
-            wanted = [a for a in args if isinstance(a, Tensor)]
+                out = func(*args, **named)
+            wanted = [a for a in (*args, *named.values()) if isinstance(a, Tensor)]
             torch.autograd.grad(out, wanted, out)
 
     return {"forward": run_forward, "forward and backward": run_backward}
 
 
-def peak_memory(run: Callable[[], object], device: str) -> float:
+def peak_memory(run: Callable[[], object]) -> float:
     """MiB above what is held before."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = peak = 0
@@ -221,18 +217,7 @@ def peak_memory(run: Callable[[], object], device: str) -> float:
     return peak / 2**20
 
 
-def synchronised(run: Callable[[], object], device: str) -> Callable[[], object]:
-    if device == "cpu":
-        return run
-
-    def waited() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    return waited
-
-
-def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) -> Iterator[list]:
+def rows_of(case: Case, dtype: str, compiled: bool, checkout: str) -> Iterator[list]:
     torch.manual_seed(0)
     net = ours(case)
     others: dict[str, nn.Module] = {}
@@ -240,12 +225,10 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
         others["reference"] = reference(case, checkout, net)
     if case.published:
         others["diffusers"] = Diffusers(case, net)
-    nets: dict[str, nn.Module] = {"vfn": net.to(device)} | {
-        name: other.to(device) for name, other in others.items()
-    }
-    z = torch.randn(case.batch, 3, case.size, case.size, device=device)
-    t = torch.rand(case.batch, device=device)
-    y = torch.randint(1, CLASSES + 1, (case.batch,), device=device)
+    nets: dict[str, nn.Module] = {"vfn": net, **others}
+    z = torch.randn(case.batch, 3, case.size, case.size)
+    t = torch.rand(case.batch)
+    y = torch.randint(1, CLASSES + 1, (case.batch,))
     inputs = (z, t, y)
     if dtype == "float32":
         with torch.no_grad():
@@ -253,7 +236,7 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
                 torch.testing.assert_close(net(*inputs), other(*inputs), rtol=0, atol=1e-4)
 
     def cast():
-        return torch.autocast(device, torch.bfloat16) if dtype == "bf16" else nullcontext()
+        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else nullcontext()
 
     parts, bound = {}, products(net, inputs, cast)
     for name, each in nets.items():
@@ -264,7 +247,6 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
         parts[f"training step, {name}"] = training_step(name, each, gradients)
     for name, run in bound.items():
         parts[f"{name}, bound"] = run
-    parts = {name: synchronised(run, device) for name, run in parts.items()}
     seconds = interleaved(parts, case.rounds)
     for kind in (*bound, "training step"):
         least = seconds.get(f"{kind}, bound")
@@ -280,27 +262,26 @@ def rows_of(case: Case, device: str, dtype: str, compiled: bool, checkout: str) 
                 f"{time / own:.2f}",
                 f"{time / least:.2f}" if least else "",
                 f"{case.batch / time:.1f}",
-                f"{peak_memory(parts[f'{kind}, {name}'], device):.0f}",
+                f"{peak_memory(parts[f'{kind}, {name}']):.0f}",
             ]
 
 
 @click.command()
 @click.option("--reference", "checkout", default="", help="Checkout of the reference.")
-@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
 @click.option("--dtype", "dtypes", multiple=True, default=["float32", "bf16"])
 @click.option("--eager-only", is_flag=True, help="Leave out torch.compile (first shape).")
-def main(checkout: str, device: str, dtypes: tuple[str, ...], eager_only: bool) -> None:
+def main(checkout: str, dtypes: tuple[str, ...], eager_only: bool) -> None:
     rows = [
         row
-        for shape in CASES[device]
+        for shape in CASES
         for case in (shape, shape._replace(published=True))
         for dtype in dtypes
-        for compiled in ([False] if eager_only or case != CASES[device][0] else [False, True])
-        for row in rows_of(case, device, dtype, compiled, str(Path(checkout)) if checkout else "")
+        for compiled in ([False] if eager_only or case != CASES[0] else [False, True])
+        for row in rows_of(case, dtype, compiled, str(Path(checkout)) if checkout else "")
     ]
     head = ["shape", "mode", "what", "network", "ms", "time / vfn", "time / bound"]
     head += ["images/s", "peak MiB"]
-    write_table(f"unet_{device}", "The UNet and others of its shape", head, rows, NOTE, device)
+    write_table("unet_cpu", "The UNet and others of its shape", head, rows, NOTE)
 
 
 NOTE = """\

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import card, gpu, gpu_step, kernels
+from benchmarks import card, gpu, gpu_step, kernels, unet
 from benchmarks.card import SMALL, Bench
 from benchmarks.sampling import diffusers_loop
 from tests.helpers.gpu import pytest_ignore_collect, tf32_flags
@@ -482,6 +483,31 @@ def test_steps_of_others_in_fp16_scale_the_loss_as_they_do(bench, monkeypatch):
     before = [param.clone() for param in net.parameters()]
     gpu_step.step_of("diffusers", network, "fp16", batch._replace(x0=batch.x0 + torch.inf))()
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "products"), [("float32", 1), ("bf16", 2)])
+def test_attention_is_in_the_bound_of_the_unet_in_each_precision(dtype, products):
+    """On a CPU it is one call in float32, and two products of matrices in half precision."""
+    net = nn.Module()
+    net.forward = lambda q: layers.attend(q, k=q, v=q)
+    q = torch.randn(1, 1, 4, 8, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+    with unet.Record() as record, torch.no_grad():
+        net(q)
+    assert len(record.calls) == products
+    runs = unet.products(net, (q,), nullcontext)
+    for run in runs.values():
+        run()
+
+
+def test_products_are_made_again_with_their_options():
+    """Such as a stride; tensors that are given by name get other numbers as well."""
+    x, weight = torch.randn(1, 1, 4, 4), torch.randn(1, 1, 2, 2)
+    with unet.Record() as record:
+        nn.functional.conv2d(x, weight=weight, stride=2)
+    ((func, args, named),) = record.calls
+    assert func(*args, **named).shape == (1, 1, 2, 2)
+    assert named["weight"].requires_grad
+    assert not torch.equal(named["weight"], weight)
 
 
 def test_a_profile_without_kernels_is_said(bench, monkeypatch):
