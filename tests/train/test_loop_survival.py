@@ -138,9 +138,10 @@ def test_signals_leave_a_checkpoint_within_a_step_and_not_a_trace(undisturbed, f
 
 def test_a_signal_ends_the_sampling_of_a_preview(forks, tmp_path):
     endless = ["--preview-every", 1, "--sample-timesteps", 1000000]
-    forks.train(tmp_path, "--steps", 9, *endless)
-    wait_until(lambda: last_step(tmp_path) == 1, forks.alive)
-    time.sleep(0.3)  # into the sampling
+    kept = ["--ema-profiles", 0.1, "--ema-snapshot-every", 1]
+    forks.train(tmp_path, "--steps", 9, *endless, *kept)
+    # Signals are looked for before a snapshot, and then in the sampling.
+    wait_until(lambda: list(tmp_path.glob("ema/step-*.safetensors")), forks.alive)
     forks.end(128 + signal.SIGTERM, signal.SIGTERM)
     assert saved_steps(tmp_path) == [1]
 
