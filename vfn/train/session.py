@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from vfn import configs
 from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
@@ -542,7 +541,7 @@ def _check_network(
     if not params or any(value.dtype != torch.float32 for value in params.values()):
         raise ValueError(f"expected network {name} to have parameters, all of them float32")
     for part, layer in model.named_modules():
-        if isinstance(layer, _NormBase) and layer.track_running_stats:
+        if getattr(layer, "track_running_stats", False):
             raise ValueError(
                 f"network {name} keeps running statistics in {part}, which are no parameters and "
                 "not in checkpoints; use a normalisation without them, such as nn.GroupNorm"
