@@ -5,6 +5,7 @@ import torch
 from torch.func import functional_call
 
 from tests.helpers.foreign import Flax, nested
+from tests.helpers.numbers import relative_error
 from vfn.interop import params_from_flax
 from vfn.nn import UNet
 
@@ -23,10 +24,6 @@ def batch(labels=0):
     torch.manual_seed(1)
     y = torch.tensor([1, labels, 2]) if labels else None
     return torch.randn(3, 3, 8, 8), torch.rand(3, dtype=torch.float64), y
-
-
-def relative_error(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize(

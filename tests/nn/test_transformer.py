@@ -7,6 +7,7 @@ import torch
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.helpers.numbers import relative_error
 from vfn.configs import load, override
 from vfn.data import Labels
 from vfn.model import DataShape, build_model
@@ -16,10 +17,6 @@ from vfn.nn.transformer import TransformerBlock, rotary_angles, turned
 # Reassociated sums in float32, relative to the largest output.
 RELATIVE = 1e-5
 SIZES = {"patch_size": 2, "width": 24, "depth": 2, "num_heads": 3}
-
-
-def relative_error(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
 
 
 def random_net(**options):

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch.func import functional_call
 
+from tests.helpers.numbers import relative_error
 from vfn.interop.reference_parameters import params_from_reference
 from vfn.nn import UNet
 from vfn.nn.layers import (
@@ -21,10 +22,6 @@ from vfn.nn.layers import (
 
 # Reassociated sums in float32, relative to the largest output.
 RELATIVE = 1e-5
-
-
-def relative_error(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.numbers import neighbours
 from vfn import ops
 from vfn.ops import alpha_sigma, log_alpha_sigma, posterior_logvar, q_posterior, q_sample
 
 LOGSNRS = torch.linspace(-30, 30, 241, dtype=torch.float64)
 PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
 VAR_TYPES = {"fixed_small": None, "fixed_large": None, "fixed_medium": 0.3}
-
-
-def neighbours():
-    """(logsnr_t, logsnr_s) over ±30 with gaps from 1e-6 to 40."""
-    noisy = torch.linspace(-30, 20, 26, dtype=torch.float64)
-    gaps = torch.logspace(-6, 1.6, 13, dtype=torch.float64)
-    pairs = torch.cartesian_prod(noisy, gaps)
-    return pairs[:, 0], (pairs[:, 0] + pairs[:, 1]).clamp(max=30)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.numbers import neighbours
 from vfn import ops
 from vfn.ops import alpha_sigma, ancestral_step, ddim_step, q_sample
 
@@ -15,14 +16,6 @@ ETAS = (0.0, 0.5, 1.0)
 PRECISIONS = [(torch.float64, 4), (torch.float32, 1), (torch.bfloat16, 1)]
 STEPS = {f"ddim {eta}": partial(ddim_step, eta=eta) for eta in ETAS} | {"ancestral": ancestral_step}
 logsnrs = st.floats(-20, 20)
-
-
-def neighbours():
-    """(logsnr_t, logsnr_s) over ±30 with gaps from 1e-6 to 40."""
-    noisy = torch.linspace(-30, 20, 26, dtype=torch.float64)
-    gaps = torch.logspace(-6, 1.6, 13, dtype=torch.float64)
-    pairs = torch.cartesian_prod(noisy, gaps)
-    return pairs[:, 0], (pairs[:, 0] + pairs[:, 1]).clamp(max=30)
 
 
 def coefficients(step, logsnr_t, logsnr_s, dtype=torch.float64):
