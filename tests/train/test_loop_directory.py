@@ -215,6 +215,18 @@ def test_how_it_is_trained_can_change_on_the_way(short, run, capsys):
     assert "draws are counted" not in capsys.readouterr().err
 
 
+def test_a_run_that_is_removed_while_it_is_trained_says_so(short, tmp_path):
+    class Removes(Observer):
+        def logged(self, step, _values):
+            if step == 1:
+                shutil.rmtree(tmp_path / "run")
+
+    config = override(short, {"steps": 4, "log_every": 1, "preview_every": 0, "eval_every": 0})
+    with pytest.raises(OSError, match=r"run/config.toml is gone since the run was begun"):
+        go(config, tmp_path / "run", callbacks=[Removes()])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_learning_rate_that_rises_and_another_seed_are_told(short, tmp_path, capsys):
     """Half a cosine is 0 at its end, and a half in the middle of one of twice as many steps."""
     falling = override(

@@ -272,6 +272,11 @@ def _in_a_step(run: Run) -> tuple[str, str]:
 def _save(run: Run, audience: Observer) -> None:
     """Write a checkpoint; the first process does."""
     if run.world.rank == 0:
+        if not run.files.config.is_file():
+            raise OSError(
+                f"{run.files.config} is gone since the run was begun: its folder has been removed "
+                "or moved; train again, or resume it where it is now"
+            )
         checkpoint = checkpoint_of(run.state, run.config, run.shape, run.data)
         path = save_checkpoint(run.files, checkpoint, run.config.train.max_checkpoints)
         run.files.begun.unlink(missing_ok=True)
