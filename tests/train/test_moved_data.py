@@ -132,6 +132,8 @@ def test_conditions_and_the_weaker_network_are_found_from_any_directory(places, 
         "eval", "--real", f"dataset:{here / 'pics'}", *asked, "--condition", "beside"
     )
     assert f"beside is not what {run} was trained on: other pictures, labels or conditions" in other
+    none = vfn_command("eval", "--real", "dataset:digits", *asked, "--condition", "grey")
+    assert "expected the place of pictures beside those of the network" in none
     assert "finished 3 steps" in vfn_command(*resume, "--condition", "moved")
     assert load(str(run / "config.toml")).data.condition == str(there / "moved")
     # An evaluation under other conditions than those of the run says so.

@@ -15,6 +15,7 @@ from vfn.configs import load as load_config
 from vfn.configs.schema import SEED
 from vfn.configs.settings import changed_section
 from vfn.data import Dataset, load_dataset, pictures_of, settled
+from vfn.data.given import derived_kind
 from vfn.distributed import choose_device
 from vfn.files import shown
 from vfn.footprint import Footprint, evaluated_at_once
@@ -540,6 +541,11 @@ class Trained:
         '/data'
         """
         data = self.config.data
+        if condition is not None and (not self.shape.beside or derived_kind(condition)):
+            raise ValueError(
+                "expected the place of pictures beside those of the network, for one that was "
+                f"trained with some, got condition {shown(condition)}; leave it out"
+            )
         given = replace(
             data,
             dataset=dataset or data.dataset,
