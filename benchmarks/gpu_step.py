@@ -52,7 +52,9 @@ beside parameters, moments and averages; of CUDA graphs it is not told, for a re
 what lies between both passes was taken once, when they were captured. tf32: float32 with 10-bit
 mantissas in products; bf16, fp16: autocast, the latter with a scaled loss, which torch's GradScaler
 scales for others. compiled: torch.compile; CUDA graphs: its mode {GRAPHS}, which a caller of
-train_step can give it. first step: with what is compiled or chosen in it."""
+train_step can give it. Steps are timed in turn, but compiled ones each by itself, after it was
+compiled: between them a card may have changed its clock. first step: with what is compiled or
+chosen in it."""
 
 
 class Network(NamedTuple):

@@ -70,7 +70,7 @@ def diffusers_loop(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Cal
             for t in scheduler.timesteps:
                 out = net(image, (t / 1000).to(z.device).expand(len(z)), labels)
                 image = scheduler.step(out, t, image).prev_sample
-            return (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            return (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
 
     return run
 
