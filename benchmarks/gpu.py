@@ -267,6 +267,10 @@ def loops(
                 out = net(z, t, labels)
             out.cpu()  # as pictures go there
 
+    def diffusers() -> Callable[[], object]:
+        loop = diffusers_loop(net, z, labels, steps)
+        return lambda: loop().cpu()
+
     def done_once(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
         run = make()
         run()
@@ -278,7 +282,7 @@ def loops(
         ALONE: lambda: alone,
     }
     if find_spec("diffusers"):
-        makers["loop of diffusers"] = partial(diffusers_loop, net, z, labels, steps)
+        makers["loop of diffusers"] = diffusers
     return {name: partial(done_once, make) for name, make in makers.items()}
 
 

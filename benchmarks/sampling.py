@@ -56,7 +56,7 @@ def network_alone(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Call
     return run
 
 
-def diffusers_loop(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Callable[[], object]:
+def diffusers_loop(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Callable[[], Tensor]:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -70,7 +70,7 @@ def diffusers_loop(net: nn.Module, z: Tensor, labels: Tensor, steps: int) -> Cal
             for t in scheduler.timesteps:
                 out = net(image, (t / 1000).to(z.device).expand(len(z)), labels)
                 image = scheduler.step(out, t, image).prev_sample
-            return (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+            return (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
     return run
 
