@@ -163,8 +163,7 @@ def test_a_network_with_guidance_gets_weights_of_its_range(held_out):
 
 def test_training_sees_distance_precision_and_recall(trained, real):
     steps = []
-    watch = lambda i, _z, _x0: steps.append(i)  # noqa: E731
-    found = preview_figures(trained, real, 70, seed=1, watch=watch)
+    found = preview_figures(trained, real, 70, seed=1, check=lambda: steps.append(1))
     assert [figure.key for figure in found] == ["frechet_distance", "precision", "recall"]
     assert len(steps) == 2
     assert preview_figures(trained, real, 70, seed=1) == found

@@ -597,7 +597,7 @@ def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
     monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [])
     network = replace(trained, data=DataMark(1437, "vfn-data-1:other"))
     judge(REAL, network, ["loss"], num=20, device="cpu")
-    assert "digits is not what the network was trained on any more (other pictures or lab" in (
+    assert "digits is not what the network was trained on any more (other pictures, lab" in (
         capsys.readouterr().err
     )
 
