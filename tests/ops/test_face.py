@@ -16,7 +16,7 @@ from vfn import ops
 
 MODULES = sorted(path.stem for path in Path(vfn.ops.__file__).parent.glob("*.py"))
 LIGHT = [
-    "__init__", "_options", "densities", "guidance_rules", "objective_table", "schedule_table",
+    "__init__", "densities", "guidance_rules", "objective_table", "schedule_table",
     "solver_table", "weightings", "words",
 ]  # fmt: skip
 

@@ -46,7 +46,7 @@ def test_only_momentum_is_remembered():
         ("apg", {"norm": -1.0}, "expected norm at least 0, got -1.0"),
         ("apg", {"norm": "long"}, "expected norm to be a number, got 'long'"),
         ("apg", {"norm": True}, "expected norm to be a number, got True"),
-        ("apg", {"parallel": float("nan")}, "expected parallel finite, got nan"),
+        ("apg", {"parallel": float("nan")}, "expected parallel at least 0, got nan"),
         ("apg", {"momentum": 1}, r"expected momentum in -0.99..0.99, got 1"),
         ("math:tau", {}, "expected guidance rule math:tau to be a function, got 6.28"),
         ("no.such:rule", {}, "no.such:rule cannot be imported"),
@@ -84,5 +84,5 @@ def test_rules_from_outside():
 
 
 def test_an_entry_names_its_function():
-    entry = GuidanceRuleEntry(text="x", combine="vfn.ops.guidance:plain_rule")
+    entry = GuidanceRuleEntry(text="x", target="vfn.ops.guidance:plain_rule")
     assert entry.load() is ops.guidance_rule("plain").combine.keywords["function"]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vfn.memory import moved
-from vfn.ops._options import Parametric
 from vfn.ops.weightings import WEIGHTINGS
+from vfn.parametric import Parametric
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:

@@ -9,14 +9,13 @@ Sources: cosine: Salimans & Ho 2022 (2202.00512), appendix. linear, sigmoid: Kin
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from vfn.ops._options import Parametric
-from vfn.tables import Table, load_object
+from vfn.parametric import Parametric
+from vfn.tables import Entry, Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleEntry(Parametric):
+class ScheduleEntry(Entry, Parametric):
     """A schedule behind a word.
 
     text: one line that says what it is. target: its factory as ``package.module:Name``, called with
@@ -27,13 +26,7 @@ class ScheduleEntry(Parametric):
     (False, ['beta_end', 'beta_start', 'timesteps'])
     """
 
-    text: str
-    target: str
     limited: bool = True
-
-    def load(self) -> Any:
-        """The factory, imported now by `load_object`."""
-        return load_object(self.target)
 
 
 SCHEDULES: Table[ScheduleEntry] = Table(

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from vfn.ops._options import check_options
 from vfn.ops.adaptive import sample_adaptive
 from vfn.ops.consistency import consistency_step
 from vfn.ops.integration import (
@@ -35,6 +34,7 @@ from vfn.ops.predictions import v_from_x0
 from vfn.ops.solver_table import SOLVERS
 from vfn.ops.steps import ancestral_step, ddim_step
 from vfn.ops.words import Ending, VarType, check_choice
+from vfn.parametric import check_options
 
 MAX_CHURN = math.sqrt(2) - 1
 # Noise levels that EDM churns: sigma/alpha from 50 down to 0.05.

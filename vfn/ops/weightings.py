@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from vfn.ops._options import Parametric
+from vfn.parametric import Parametric
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vfn.configs import Config
-from vfn.ops._options import Parametric
+from vfn.parametric import Parametric
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfn.ops._options import Parametric, check_options, keywords
+from vfn.parametric import Parametric, check_options, keywords
 
 
 def positional(a, b, *, scale, shift=0.0):

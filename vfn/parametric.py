@@ -95,15 +95,18 @@ class Parametric:
         several = isinstance(default, tuple)
         values = value if isinstance(value, list | tuple) else (value,)
         numbers = [v for v in values if isinstance(v, int | float)]
-        low, high = self.within.get(name, (-math.inf, math.inf))
         if any(isinstance(v, str | bool) for v in values) or (several and not values):
             wanted = f"to be {'numbers' if several else 'a number'}"
         elif not several and values is value:
             wanted = "to be a number"
         elif name in self.positive and any(not v > 0 for v in numbers):
             wanted = "> 0"
-        elif any(not (math.isfinite(v) and low <= v <= high) for v in numbers):
-            wanted = f"in {low:g}..{high:g}" if name in self.within else "finite"
+        elif name in self.within:
+            low, high = self.within[name]
+            if not all(low <= v <= high for v in numbers):
+                wanted = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
+        elif not all(map(math.isfinite, numbers)):
+            wanted = "finite"
         return wanted and f"expected {name} {wanted}, got {shortened(repr(value))}"
 
     def _chosen(self, given: Mapping[str, Any]) -> list["Parametric"]:
