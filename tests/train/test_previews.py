@@ -12,7 +12,7 @@ from vfn.configs import override
 from vfn.data import Labels
 from vfn.distributed import ALONE
 from vfn.runs import RunFiles, export_model, find_checkpoint, load_checkpoint, write_checkpoint
-from vfn.train import train
+from vfn.train import Observer, train
 from vfn.train.loop import _spared
 
 FIGURES = ("frechet_distance", "precision", "recall")
@@ -143,6 +143,21 @@ def test_what_cannot_be_shown_ends_no_training(config, plain, tmp_path, capsys, 
     assert told.count("has no preview: too large a picture") == 4
     assert losses(tmp_path) == losses(plain)
     assert evaluations(tmp_path) == evaluations(plain)
+
+
+@pytest.mark.parametrize("moment", ["previewed", "evaluated"])
+def test_what_a_callback_raises_of_them_still_ends_it(config, tmp_path, moment):
+    """It is no fault of what is shown."""
+
+    class Strict(Observer):
+        pass
+
+    def refuse(*_):
+        raise ValueError("not good enough")
+
+    setattr(Strict, moment, refuse)
+    with pytest.raises(ValueError, match="not good enough"):
+        train(override(config, SHOWN), tmp_path, device="cpu", callbacks=[Strict()])
 
 
 def test_where_others_may_wait_nothing_is_spared():

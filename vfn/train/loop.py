@@ -331,12 +331,15 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
     started = time.perf_counter()
     try:
         if preview_due:
-            with _spared(run, "preview"):
-                audience.previewed(step, preview(run, stop.check))
+            with _spared(run, "preview") as spared:
+                path = preview(run, stop.check)
+            if not spared:
+                audience.previewed(step, path)
             values |= held_out_loss_of(run)
         if eval_due:
-            with _spared(run, "evaluation"):
+            with _spared(run, "evaluation") as spared:
                 figures = evaluation(run, stop.check)
+            if not spared:
                 audience.evaluated(step, figures)
                 values |= figures
     except Stopped:
@@ -351,14 +354,16 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
 
 
 @contextmanager
-def _spared(run: Run, what: str) -> Iterator[None]:
-    """What only shows a run does not end it: where it fails, a line tells why."""
+def _spared(run: Run, what: str) -> Iterator[list[str]]:
+    """What only shows a run does not end it: where it fails, a line tells why, and is yielded."""
+    told: list[str] = []
     try:
-        yield
+        yield told
     except ValueError as error:
         if run.world.size > 1:  # the others may wait in the midst of it
             raise
-        say(f"step {run.state.step} has no {what}: {error}")
+        told.append(f"step {run.state.step} has no {what}: {error}")
+        say(told[0])
 
 
 def _keep_the_best(run: Run, values: dict[str, float], audience: Observer) -> None:
