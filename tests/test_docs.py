@@ -118,6 +118,13 @@ def test_every_public_name_says_what_it_is(face):
     assert silent == []
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_every_public_function_has_an_example(face):
+    room = importlib.import_module(face)
+    functions = [value for n in room.__all__ if inspect.isfunction(value := getattr(room, n))]
+    assert [f.__name__ for f in functions if ">>>" not in (inspect.getdoc(f) or "")] == []
+
+
 def test_help_texts_are_current():
     assert (DOCS / "cli.md").read_text() == help_texts()
 

@@ -63,6 +63,14 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
     Raises:
         ValueError: for unknown names and wrong values, all of them at once.
+
+    >>> from vfn.configs import load
+    >>> quick = override(load("digits"), {"steps": 100, "guidance": 1.5})
+    >>> quick.train.steps, quick.sample.guidance
+    (100, 1.5)
+    >>> override(load("digits"), {"lr": -1, "stepz": 9})
+    Traceback (most recent call last):
+    ValueError: unknown setting stepz, expected steps; expected lr at least 0, got -1.0
     """
     known = list(flat_fields(*SECTIONS))
     faults = [

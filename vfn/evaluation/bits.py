@@ -60,6 +60,14 @@ def bits_per_dim(
 
     Returns:
         three figures with their standard errors.
+
+    >>> from vfn.configs import load, override
+    >>> from vfn.data import load_dataset
+    >>> from vfn.sampling import untrained
+    >>> small = dict(hid_channels=8, ch_multipliers=(1,), apply_attn=(False,), num_res_blocks=1)
+    >>> new = untrained(override(load("digits"), small))
+    >>> [figure.key for figure in bits_per_dim(new, load_dataset("digits", "test"), num=1)]
+    ['bits_bound_discrete', 'bits_bound_continuous', 'bits_flow']
     """
     diffusion, device = trained.config.diffusion, trained.device
     count = len(held_out.images) if num is None else min(num, len(held_out.images))

@@ -109,6 +109,12 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
 
     Raises:
         OSError: if it cannot be written.
+
+    >>> from vfn.evaluation.extractors import PIXELS
+    >>> images = torch.randint(256, (9, 1, 2, 2), dtype=torch.uint8)
+    >>> save_statistics("nine.npz", compute_statistics(images, PIXELS))
+    >>> sorted(np.load("nine.npz").files)
+    ['count', 'features', 'mu', 'provenance', 'sigma']
     """
     arrays: dict[str, Any] = {"provenance": json.dumps(statistics.provenance)}
     if statistics.num is not None:
@@ -153,6 +159,12 @@ def read_statistics(path: str | Path, extractor: Extractor | None = None) -> Sta
 
     Raises:
         ValueError: if the file is damaged, or its features are others than the extractor's.
+
+    >>> from vfn.evaluation.extractors import PIXELS
+    >>> images = torch.randint(256, (9, 1, 2, 2), dtype=torch.uint8)
+    >>> save_statistics("nine.npz", compute_statistics(images, PIXELS))
+    >>> read_statistics("nine.npz").num
+    9
     """
     path = Path(path)
     try:

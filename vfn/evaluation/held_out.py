@@ -74,6 +74,13 @@ def loss_by_logsnr(
 
     Returns:
         for each bin ``low``, ``high``, ``loss`` and ``count``.
+
+    >>> from vfn.data import load_dataset
+    >>> from vfn.sampling import untrained
+    >>> some = load_dataset("digits", "test").rows(torch.arange(20))
+    >>> rows = loss_by_logsnr(untrained("digits"), some)
+    >>> len(rows), sorted(rows[0])
+    (8, ['count', 'high', 'loss', 'low'])
     """
     diffusion = trained.config.diffusion
     network = with_params(trained.model, trained.params)
@@ -139,6 +146,12 @@ def mean_held_out_loss(
 
     Returns:
         the loss, the same on every process.
+
+    >>> from vfn.data import load_dataset
+    >>> from vfn.sampling import untrained
+    >>> some = load_dataset("digits", "test").rows(torch.arange(20))
+    >>> 1 < mean_held_out_loss(untrained("digits"), some) < 3
+    True
     """
     device, diffusion = trained.device, trained.config.diffusion
     chosen = some_of(torch.arange(len(held_out.images)), MEAN_PICTURES)
@@ -198,6 +211,12 @@ def preview_figures(
 
     Returns:
         the figures; on other processes than the first an empty list.
+
+    >>> from vfn.data import load_dataset
+    >>> from vfn.sampling import untrained
+    >>> found = preview_figures(untrained("digits"), load_dataset("digits"), num=20)
+    >>> [figure.key for figure in found]
+    ['frechet_distance', 'precision', 'recall']
     """
     legend = trained.shape.legend
     asked = ask(legend)

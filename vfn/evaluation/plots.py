@@ -65,6 +65,11 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
 
     Returns:
         the picture file.
+
+    >>> from vfn.evaluation.sides import Figure
+    >>> some = [Evaluation([Figure("fid", "FID", 4 - w)], {"guidance": w}) for w in (0.0, 1.0)]
+    >>> draw_figures(some, "guidance", "png")[1:4]
+    b'PNG'
     """
     lines = lines_against(evaluations, against)
     titles = list(
@@ -135,6 +140,13 @@ def write_plot(
     Raises:
         ValueError: for another ending, or if no evaluation has a figure and the setting.
         OSError: if it cannot be written.
+
+    >>> from vfn.evaluation.sides import Figure
+    >>> some = [Evaluation([Figure("fid", "FID", 4 - w)], {"guidance": w}) for w in (0.0, 1.0)]
+    >>> write_plot("fid.png", some)
+    >>> write_plot("fid.png", some, against="colour")
+    Traceback (most recent call last):
+    ValueError: expected evaluations with figures and a number 'colour', got none
     """
     path = Path(path)
     kind = path.suffix.removeprefix(".")

@@ -178,6 +178,10 @@ def read_evaluation(path: str | Path) -> Evaluation:
 
     Raises:
         ValueError: if it cannot be read or holds no evaluation; one line that names it.
+
+    >>> Evaluation([Figure("fid", "FID", 4.0)], {"guidance": 0.5}).write("found.json")
+    >>> read_evaluation("found.json").figure("fid").value
+    4.0
     """
     path = Path(path)
     value = read_json(path)

@@ -30,6 +30,10 @@ def params_from_reference(state: Mapping[str, Tensor], model: UNet) -> dict[str,
     Raises:
         ValueError: if names or shapes do not fit the model, the first that differ are listed; or
             values that are no finite numbers.
+
+    >>> params_from_reference({}, UNet(1, 1, 32, (1,), 1, (False,)))
+    Traceback (most recent call last):
+    ValueError: expected a checkpoint of the network that the configuration describes: ...
     """
     state = without_prefix(plain_tensors(state))
     layers = dict(_layers(model, linear=any(".to_q." in name for name in state)))

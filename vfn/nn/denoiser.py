@@ -272,7 +272,18 @@ def _check_known(model: nn.Module, labels: Tensor) -> None:
 
 
 def guidance_range(model: nn.Module) -> Sequence[float] | None:
-    """Lowest and highest guidance weight of a network that takes it as an input, else None."""
+    """Lowest and highest guidance weight of a network that takes it as an input.
+
+    Args:
+        model: any network.
+
+    Returns:
+        two numbers; None of a network without it.
+
+    >>> from vfn.nn import UNet
+    >>> guidance_range(UNet(1, 1, 32, (1,), 1, (False,), guidance_range=(0.0, 4.0)))
+    (0.0, 4.0)
+    """
     return getattr(model, "guidance_range", None)
 
 

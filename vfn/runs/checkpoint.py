@@ -64,7 +64,20 @@ class Checkpoint(NamedTuple):
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """SHA-256 of a file's tensors and of its texts but for this one; tensors on the CPU."""
+    """SHA-256 of a file's tensors and of its texts but for ``sha256``, where this one stands.
+
+    Args:
+        tensors: by name, on the CPU.
+        metadata: texts by name.
+
+    Returns:
+        64 hexadecimal digits.
+
+    >>> digest({"w": torch.zeros(2)})[:8]
+    'e1509915'
+    >>> digest({"w": torch.zeros(2)}, {"sha256": "of before"})[:8]
+    'e1509915'
+    """
     others = {name: text for name, text in (metadata or {}).items() if name != "sha256"}
     sha = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -131,6 +144,13 @@ def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
 
     Raises:
         OSError: if the file cannot be written; earlier ones are left as they were.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), new.params)
+    >>> save_checkpoint(RunFiles("run"), new._replace(moments=moments), keep=1).name
+    'step-00000000.safetensors'
     """
     path = run.checkpoint(checkpoint.step)
     write_checkpoint(path, checkpoint)
@@ -165,8 +185,25 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         checkpoint: what to save.
 
     Raises:
+        ValueError: without moments, from which no run could go on.
         OSError: if it cannot be written; what was there is left as it was.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> write_checkpoint("new.safetensors", new)
+    Traceback (most recent call last):
+    ValueError: expected a checkpoint with moments exp_avg, exp_avg_sq, got none; export_model ...
+    >>> moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), new.params)
+    >>> write_checkpoint("new.safetensors", new._replace(moments=moments))
+    >>> load_checkpoint("new.safetensors").step
+    0
     """
+    if not checkpoint.moments:
+        raise ValueError(
+            f"expected a checkpoint with moments {', '.join(MOMENTS)}, got none; export_model "
+            "writes averaged parameters alone"
+        )
     groups = {
         "params": checkpoint.params,
         "ema": checkpoint.ema,
@@ -246,6 +283,13 @@ def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
     Raises:
         ValueError: if a checkpoint that a run goes on from is in its place.
         OSError: if it cannot be written.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> export_model(new, "model.safetensors", made_of="nothing yet")
+    >>> load_checkpoint("model.safetensors").params.keys() == new.ema.keys()
+    True
     """
     path = Path(path)
     if _is_of_a_run(path):
@@ -279,6 +323,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         ValueError: if the file is missing, truncated, altered or no checkpoint of this library.
+
+    >>> load_checkpoint("nowhere.safetensors")
+    Traceback (most recent call last):
+    ValueError: checkpoint nowhere.safetensors does not exist; expected a run directory or a file
     """
     return read_whole(path, (FORMAT, MODEL_FORMAT), _parse)
 
@@ -445,6 +493,14 @@ def read_pictured(path: str | Path) -> tuple[DataShape, DataMark | None] | None:
 
     Returns:
         their shape and mark, for `other_pictures`; None if it cannot be read.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> export_model(new, "new.safetensors")
+    >>> shape, mark = read_pictured("new.safetensors")
+    >>> shape.size, mark
+    ((1, 8, 8), None)
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -485,6 +541,16 @@ def newest_checkpoint(
 
     Raises:
         ValueError: if there are some, and none can be used; says what is wrong with the newest.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> moments = dict.fromkeys(("exp_avg", "exp_avg_sq"), new.params)
+    >>> for step in (10, 20):
+    ...     begun = new._replace(step=step, moments=moments)
+    ...     _ = save_checkpoint(RunFiles("run"), begun, keep=2)
+    >>> newest_checkpoint(RunFiles("run")).step
+    20
     """
     faults = []
     for path in run.checkpoint_files():
@@ -515,6 +581,13 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         ValueError: if there is none.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> export_model(new, "new.safetensors")
+    >>> find_checkpoint("new.safetensors").shape.size
+    (1, 8, 8)
     """
     path = run_path(path)
     named = hub_name(path)
@@ -555,6 +628,14 @@ def check_usable(
 
     Raises:
         ValueError: with the first names and shapes that differ.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> check_usable(new, new.params)
+    >>> check_usable(new, new.params | {"w": torch.zeros(2)})
+    Traceback (most recent call last):
+    ValueError: checkpoint and configuration differ: w is missing, expected (2,)
     """
     check_fits(checkpoint.params, params, origin)
     if resumed:

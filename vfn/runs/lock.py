@@ -34,6 +34,12 @@ def locked(run: RunFiles, taken_over: bool = False) -> Iterator[None]:
     Raises:
         ValueError: if another process works on it.
         OSError: if the directory cannot be written.
+
+    >>> with locked(RunFiles("run")):
+    ...     with locked(RunFiles("run")):
+    ...         pass
+    Traceback (most recent call last):
+    ValueError: run is in use by process ...; wait for it, choose another --out, or, if ...
     """
     made = _make_directories(run.path)
     try:

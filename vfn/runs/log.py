@@ -19,7 +19,7 @@ _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Entries of a log; a last line that was cut off by a kill is left out.
+    r"""Entries of a log; a last line that was cut off by a kill is left out.
 
     Args:
         path: ``log.jsonl``; it may be missing.
@@ -29,12 +29,16 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: if a line that was written whole is not what a run writes.
+
+    >>> _ = Path("log.jsonl").write_text('{"step": 20, "loss": 0.5}\n{"step": 40, "lo')
+    >>> read_log("log.jsonl")
+    [{'step': 20, 'loss': 0.5}]
     """
     return [entry for entry, _ in log_lines(path)]
 
 
 def log_lines(path: str | Path) -> list[tuple[dict[str, Any], str]]:
-    """Entries of a log as `read_log` gives them, each with its line as it stands there.
+    r"""Entries of a log as `read_log` gives them, each with its line as it stands there.
 
     Args:
         path: ``log.jsonl``; it may be missing.
@@ -44,6 +48,10 @@ def log_lines(path: str | Path) -> list[tuple[dict[str, Any], str]]:
 
     Raises:
         ValueError: if a line that was written whole is not what a run writes.
+
+    >>> _ = Path("log.jsonl").write_text('{"step": 20, "loss": null}\n')
+    >>> log_lines("log.jsonl")
+    [({'step': 20}, '{"step": 20, "loss": null}\n')]
     """
     path = Path(path)
     if not path.is_file():
@@ -68,6 +76,10 @@ def read_stages(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if it is not what a distillation writes.
         OSError: if it cannot be read.
+
+    >>> _ = Path("stages.json").write_text('[{"student_steps": 2, "updates": 800, "fd": null}]')
+    >>> read_stages("stages.json")
+    [{'student_steps': 2, 'updates': 800}]
     """
     path = Path(path)
     rows = _parsed(path.read_bytes(), str(path))
@@ -77,7 +89,7 @@ def read_stages(path: str | Path) -> list[dict[str, Any]]:
 
 
 def seconds_until(path: str | Path, step: int) -> float | None:
-    """How long a training took up to a step; None where its log does not say so.
+    r"""How long a training took up to a step; None where its log does not say so.
 
     Args:
         path: ``log.jsonl``; it may be missing.
@@ -88,6 +100,11 @@ def seconds_until(path: str | Path, step: int) -> float | None:
 
     Raises:
         ValueError: if the log is damaged.
+
+    >>> lines = ('{"step": 20, "seconds": 1.5}', '{"step": 40, "seconds": 2.5}', "")
+    >>> _ = Path("log.jsonl").write_text("\n".join(lines))
+    >>> seconds_until("log.jsonl", 30), seconds_until("nowhere.jsonl", 30)
+    (1.5, None)
     """
     passed = [e["seconds"] for e in read_log(path) if "seconds" in e and e["step"] <= step]
     return max(passed, default=None)

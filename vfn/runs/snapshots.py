@@ -58,6 +58,12 @@ def save_snapshot(run: RunFiles, snapshot: Snapshot) -> Path:
 
     Raises:
         OSError: if it cannot be written.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> averages = {0.05: new.params, 0.1: new.params}
+    >>> save_snapshot(RunFiles("run"), Snapshot(50, new.config, new.shape, averages)).name
+    'step-00000050.safetensors'
     """
     path = run.snapshot(snapshot.step)
     step, config, shape, profiles = snapshot
@@ -82,6 +88,12 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
     Raises:
         ValueError: if the file is missing, damaged, or no snapshot.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> path = save_snapshot(RunFiles("run"), Snapshot(9, new.config, new.shape, {0.1: new.params}))
+    >>> list(load_snapshot(path).profiles)
+    [0.1]
     """
     return read_whole(path, (FORMAT,), _parse, "snapshot")
 
@@ -198,6 +210,15 @@ def stored_averages(
     Raises:
         ValueError: if there are no snapshots, the last one is damaged, or the step lies before or
             after them.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> for step in (50, 100):
+    ...     averages = {0.05: new.params, 0.1: new.params}
+    ...     _ = save_snapshot(RunFiles("run"), Snapshot(step, new.config, new.shape, averages))
+    >>> found = stored_averages("run")
+    >>> found.steps, found.lengths
+    ([50, 100], [0.05, 0.1])
     """
     files = RunFiles(run)
     known = sorted(files.snapshot_steps())
@@ -257,5 +278,13 @@ def reconstruct(
         ValueError: if there are no snapshots, they do not span such an average, or one is damaged.
 
     Source: Karras et al. 2023 (2312.02696), section 3.2 and algorithm 3.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> for step in (50, 75, 100):
+    ...     averages = {0.05: new.params, 0.1: new.params}
+    ...     _ = save_snapshot(RunFiles("run"), Snapshot(step, new.config, new.shape, averages))
+    >>> reconstruct("run", 0.08).step
+    100
     """
     return stored_averages(run, step, profiles).average(sigma_rel)

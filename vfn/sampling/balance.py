@@ -47,6 +47,12 @@ def usual_labels(
     Raises:
         ValueError: if ``as_data`` is asked of an unconditional network, its data cannot be read, or
             there is no such split.
+
+    >>> from vfn.sampling import untrained
+    >>> usual_labels(untrained("digits"), 3).names[:3]
+    ['0', '1', '2']
+    >>> usual_labels(untrained("digits"), 3, as_data=True).labels.tolist()
+    [10, 10, 1]
     """
     legend = trained.shape.legend
     if as_data and not legend.names:
@@ -84,6 +90,10 @@ def as_data(
 
     Raises:
         ValueError: for an unconditional network, or if its data cannot be read.
+
+    >>> from vfn.sampling import untrained
+    >>> as_data(untrained("digits"), 4, split="test").labels.tolist()
+    [1, 3, 9, 6]
     """
     legend = trained.shape.legend
     count = num or PER_LABEL * len(legend.names)

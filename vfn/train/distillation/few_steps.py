@@ -36,6 +36,15 @@ def path_objective(
         objective: gives the loss [B] of the student's network on a batch.
 
     Source: Lu & Song 2024 (2410.11081), algorithm 1; Geng et al. 2024 (2406.14548).
+
+    >>> from vfn.configs import load, override
+    >>> from vfn.sampling import untrained
+    >>> new = untrained(load("digits_ect"))
+    >>> x0, noise = torch.zeros(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    >>> step = {"r": torch.zeros(2), "update": 0}
+    >>> batch = Batch(x0, torch.tensor([1, 2]), torch.tensor([0.5, 1.0]), noise, **step)
+    >>> path_objective(new.model, 0.0)(new.model, batch, new.config.diffusion).loss.shape
+    torch.Size([2])
     """
     led = guidance > 0 or weak is not None or regress_updates > 0
 

@@ -44,6 +44,15 @@ def moment_objective(
         objective: gives the losses of both networks on a batch that has ``u`` and ``step_noise``.
 
     Source: Salimans et al. 2024 (2406.04103), algorithm 2.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> x0, noise = torch.zeros(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    >>> step = {"u": torch.rand(2), "step_noise": torch.randn(2, 1, 8, 8)}
+    >>> batch = Batch(x0, torch.tensor([1, 2]), torch.tensor([0.25, 0.5]), noise, **step)
+    >>> learn = moment_objective(new.model, 0.0, steps=2)
+    >>> learn(new.model, batch, new.config.diffusion, new.model).auxiliary.shape
+    torch.Size([2])
     """
 
     def loss(

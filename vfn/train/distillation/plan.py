@@ -111,6 +111,13 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
 
     Raises:
         ValueError: for what is no distillation, or not of this teacher.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> new = as_checkpoint(untrained("digits"))
+    >>> plan = plan_of(new, "digits_distill", {"student_steps": 4})
+    >>> plan.distill.teacher_steps, plan.distill.student_steps
+    (64, 4)
     """
     own = teacher.config
     model = replace(own.model, dropout=0.0, guidance_range=None)

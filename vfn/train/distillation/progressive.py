@@ -34,6 +34,13 @@ def distill_objective(
         objective: gives the loss [B] of the student's network on a batch.
 
     Source: Salimans & Ho 2022 (2202.00512), algorithm 2; Meng et al. 2023 (2210.03142), section 3.
+
+    >>> from vfn.sampling import untrained
+    >>> new = untrained("digits")
+    >>> x0, noise = torch.zeros(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    >>> batch = Batch(x0, torch.tensor([1, 2]), torch.tensor([0.5, 1.0]), noise)
+    >>> distill_objective(new.model, 0.0, in_steps=2)(new.model, batch, new.config.diffusion).shape
+    torch.Size([2])
     """
 
     def loss(network: Network, batch: Batch, diffusion: DiffusionConfig) -> Tensor:

@@ -198,6 +198,11 @@ def plan_distillation(
 
     Raises:
         ValueError: if there is no teacher, or the settings do not fit it.
+
+    >>> from vfn.sampling import untrained
+    >>> _, plan = plan_distillation(untrained("digits"), "runs/fast", student_steps=4)
+    >>> plan.distill.student_steps, plan.distill.method
+    (4, 'progressive')
     """
     files = RunFiles(run_path(out))
     found = find_teacher(teacher, files.path, resume)
@@ -222,6 +227,10 @@ def find_teacher(
 
     Raises:
         ValueError: if there is none, or ``out`` has another one.
+
+    >>> find_teacher(None, "runs/fast", resume=True)
+    Traceback (most recent call last):
+    ValueError: there is no distillation in runs/fast; name a --teacher to start one
     """
     kept = RunFiles(out).teacher
     if not (resume and kept.is_file()):
@@ -583,7 +592,7 @@ def _starts_alike(run: Run, network: nn.Module) -> bool:
 
 
 def stage_figures(plan: Config, out: str | Path) -> list[dict[str, Any]]:
-    """What each stage came to.
+    r"""What each stage came to.
 
     Args:
         plan: the configuration of the whole.
@@ -591,6 +600,14 @@ def stage_figures(plan: Config, out: str | Path) -> list[dict[str, Any]]:
 
     Returns:
         for each stage that has a log its student's steps, updates, and the last of each figure.
+
+    >>> from vfn.configs import load
+    >>> from vfn.runs import RunFiles
+    >>> log = RunFiles("fast").stage(4).log
+    >>> log.parent.mkdir(parents=True)
+    >>> _ = log.write_text('{"step": 300, "loss": 0.25}\n')
+    >>> stage_figures(load("digits_distill"), "fast")
+    [{'student_steps': 4, 'updates': 300, 'loss': 0.25}]
     """
     rows = []
     for steps in stages_of(plan):
