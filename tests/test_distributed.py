@@ -85,6 +85,8 @@ found += [
     command("data", "prepare", "--config", "nowhere"),
     refused(lambda: by_first(lambda: int("x"))),
     by_first(lambda: 5),
+    command("train", "--config", "nowhere", "--out", "x", "--data-dir", f"d{rank}",
+            "--num-workers", f"{rank + 1}"),
 ]
 
 
@@ -124,8 +126,9 @@ def test_two_processes(forks, tmp_path):
         for told, own in zip(found[17:21], first, strict=True):
             assert told.startswith("another process of this job refused" if rank else own)
         assert found[21] == (None if rank else 5)
+        assert found[22].startswith("unknown config 'nowhere'")  # not: other arguments
         # Asked once a batch: were it once a step, the processes would wait for one another forever.
-        assert found[22] == [[0, 1], 4]
+        assert found[23] == [[0, 1], 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "script.py"]
 
 

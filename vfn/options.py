@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vfn.configs.fields import plain_hint
+from vfn.configs.schema import OF_A_MACHINE
 from vfn.configs.settings import flat_fields
 from vfn.data.standard import DATASETS
 from vfn.files import shown
@@ -20,7 +21,7 @@ from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
 
 Command = Callable[..., Any]
-_OWN = {"device"}  # what each process of a job may have of its own
+_OWN = {"device", *OF_A_MACHINE}  # what each process of a job may have of its own
 # Fields whose words stand in a table of a room to the right of the configuration.
 SHORTER = {"trackers": ("track",)}  # other flags of a field
 TABLES: dict[str, Table[Any]] = {"dataset": DATASETS, "trackers": TRACKERS, "method": METHODS}

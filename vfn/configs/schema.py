@@ -37,6 +37,8 @@ WIDE = 1e30  # what an array may hold
 UNCLIPPED = 1e30  # a norm that no gradient has
 SNAPSHOTS = 16  # of the averages of ema_profiles, over a run
 LEVELS = 12  # of the UNet: 2^11 pixels become one
+# What each machine of a job may have of its own: the pictures are compared, not where they are.
+OF_A_MACHINE = ("data_dir", "num_workers")
 
 
 @dataclass(frozen=True, kw_only=True)

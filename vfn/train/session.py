@@ -12,7 +12,7 @@ from torch import nn
 
 from vfn import configs
 from vfn.configs import Config, DataConfig, ModelConfig, SampleConfig, dumps
-from vfn.configs.schema import step_of
+from vfn.configs.schema import OF_A_MACHINE, step_of
 from vfn.configs.settings import flat_values
 from vfn.data import (
     Dataset,
@@ -95,8 +95,6 @@ NO_BUFFERS = (
 )
 _CAST = "; t is float64: cast it with t.to(z.dtype)"
 _RISE = 1.1  # of the learning rate where a run goes on, beyond which a line tells of it
-# Settings that each machine may have of its own: the pictures are compared, not where they are.
-_OWN = ("data_dir", "num_workers")
 
 
 class Run(NamedTuple):
@@ -438,7 +436,7 @@ def check_job(
     if world.size == 1:
         return  # digests take a while
     named = flat_values(replace(config, data=settled(config.data)))
-    settings = {name: value for name, value in named.items() if name not in _OWN}
+    settings = {name: value for name, value in named.items() if name not in OF_A_MACHINE}
     averages = {name: found and digest(found.ema) for name, found in begun.items()}
     check_alike({"out": str(files.path.resolve()), **averages, **more, **settings}, world)
 
