@@ -49,7 +49,7 @@ class Losses(Observer):
 
 
 losses = Losses()
-outcome = train(config, "runs/digits", callbacks=[losses], fresh=True)
+outcome = train(config, "runs/short", callbacks=[losses], fresh=True)
 print("trained to step", outcome.step)
 
 # %%
@@ -66,7 +66,7 @@ axes.legend(frameon=False)
 # its seed and its number, whatever the batch.
 
 # %%
-model = vfn.load("runs/digits")
+model = vfn.load("runs/short")
 drawn = model.sample(40, labels=list("0123456789"), guidance=0.5, sampler="abm2", steps=16, seed=0)
 figure, axes = plt.subplots(4, 10, figsize=(8, 3.4), layout="constrained")
 for place, picture, label in zip(axes.flat, drawn.images, drawn.labels):
@@ -78,4 +78,5 @@ print(f"{drawn.nfe} evaluations for each picture")
 
 # %% [markdown]
 # `outcome`, the log and the checkpoints are described in [Run directories](../run-directory.md);
-# the same run on the command line is `vfn train --config digits --out runs/digits`.
+# the same run on the command line is
+# `vfn train --config digits --steps 300 --out runs/short`.

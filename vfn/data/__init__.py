@@ -1,6 +1,6 @@
-"""Data sets: every one is a uint8 array [N, C, H, W] with labels, memory-mapped where it is large.
+"""Data sets: each is one array [N, C, H, W], of uint8 as a rule, memory-mapped where it is large.
 
-Known names, folders and array files become a `Source` of pictures (standard, folder, arrays), which
+Known names, folders, array and tar files become a `Source` of pictures (standard, folder, arrays), which
 is read once into rows of one array (source) that is kept on the disk (cache).
 """
 

@@ -1,6 +1,6 @@
-"""Data sets prepared once: a directory with all pictures as one memory-mapped uint8 array.
+"""Data sets prepared once: a directory with all pictures as one memory-mapped array.
 
-``images.bin`` holds uint8 [N, C, H, W], split after split; ``labels.npy`` the labels;
+``images.bin`` holds them [N, C, H, W], split after split; ``labels.npy`` the labels;
 ``vectors.npy`` numbers of each picture; ``info.json`` shape, names, splits and the SHA-256 of each
 split's pictures. The directory's name has a hash of the content and of all settings that change a
 pixel or a row. It is written beside its place and renamed, so it is there whole or not at all.

@@ -1,4 +1,4 @@
-"""What a data set is: pictures as uint8 [N, C, H, W], labels, and the names of the labels."""
+"""What a data set is: pictures [N, C, H, W], labels, and the names of the labels."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""From pictures as they lie about to rows of one uint8 array; what cannot be used is named."""
+"""From pictures as they lie about to rows of one array; what cannot be used is named."""
 
 import math
 import os

@@ -1,7 +1,7 @@
 """The closed sets of words, defined once for functions, configuration and command line.
 
 Without torch, as help texts read them. Sets that can grow are tables: `vfn.ops.schedule_table`,
-`vfn.ops.solver_table`, `vfn.ops.weightings` and `vfn.ops.densities`.
+`solver_table`, `weightings`, `densities`, `guidance_rules` and `objective_table` beside it.
 """
 
 from typing import Any, Literal, get_args
