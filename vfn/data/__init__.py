@@ -1,7 +1,7 @@
 """Data sets: each is one array [N, C, H, W], of uint8 as a rule, memory-mapped where it is large.
 
-Known names, folders, array and tar files become a `Source` of pictures (standard, folder, arrays), which
-is read once into rows of one array (source) that is kept on the disk (cache).
+Known names, folders, array and tar files become a `Source` of pictures (standard, folder, arrays),
+which is read once into rows of one array (source) that is kept on the disk (cache).
 """
 
 import lazy_loader

@@ -1,6 +1,7 @@
 """Foreign formats: configurations, checkpoints and parameters of other implementations.
 
-Of the package the command line alone loads it, and runs that were imported their network. A format is one file here and one entry in `FORMATS`.
+Of the package the command line alone loads it, and runs that were imported their network. A format
+is one file here and one entry in `FORMATS`.
 """
 
 import lazy_loader

@@ -24,7 +24,8 @@ Conventions
     Arguments come as (noisy tensor, prediction, logsnr, ...). ``logsnr`` has shape [B] or any
     shape that broadcasts from the left over the data. Dtype, device and shape of the data come
     back unchanged. Coefficients are computed in float64 and cast once to the data's dtype. No
-    function draws noise, waits for a device or prints, and none but `ema_update_` changes an argument.
+    function draws noise, waits for a device or prints, and none but `ema_update_` changes an
+    argument.
 
     Levels, times and grids may be numbers, lists or arrays; data are tensors. Finite logsnr is
     within ±700, where exp() is finite in float64: numbers, limits and grids beyond are refused. The
