@@ -132,6 +132,19 @@ def perfect(data: str, num: int = NUM, of_training: str = "") -> dict[str, float
     return {key: value for key, value in found.items() if value is not None}
 
 
+def real(data: str, num: int = NUM) -> dict[str, float]:
+    """What training pictures get against the held-out ones, as many of each class."""
+    pictures = load_dataset(data, "train")
+    assert pictures.labels is not None
+    classes = len(pictures.legend.names)
+    order = torch.randperm(len(pictures.images), generator=torch.Generator().manual_seed(0))
+    each = [order[pictures.labels[order] == c + 1][: num // classes] for c in range(classes)]
+    some = pictures.rows(torch.cat(each))
+    found = evaluation.judge(f"dataset:{data}:test", some, "fd,pr", device="cpu")
+    assert found is not None
+    return {figure.key: figure.value for figure in found.figures}
+
+
 def cell(values: Sequence[float], form: str) -> str:
     """Mean and standard deviation over the seeds."""
     spread = f" ± {stdev(values):{form}}" if len(values) > 1 else ""

@@ -1,4 +1,4 @@
-"""Other implementations: each with its own network, loss and sampler, set as its own code sets it.
+"""Other implementations: each with its own network, loss and samplers, as its own code has them.
 
 The reference implementation and EDM are checkouts that VFN_REFERENCE and VFN_EDM name, of
 https://github.com/tqch/v-diffusion-torch and https://github.com/NVlabs/edm; diffusers and
@@ -6,6 +6,7 @@ denoising-diffusion-pytorch are packages.
 """
 
 import importlib.util
+import itertools
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.edm import CHECKOUT as EDM_CHECKOUT
 
 REFERENCE_CHECKOUT = os.environ.get("VFN_REFERENCE", "")
-CLASSES, BLOCKS, TIMES = 10, 2, 1000
+CLASSES, TIMES = 10, 1000
 
 
 class Shape(NamedTuple):
@@ -56,16 +57,18 @@ class Sampler(NamedTuple):
 class Peer(Protocol):
     """Pictures are float32 [B, 1, H, W] in [-1, 1], labels int64 [B] in 0..9.
 
-    widths: to choose from, so that the number of parameters is ours. few, many: samplers of at most
-    10 and of 50 to 64 evaluations. net: what is trained and averaged. loss: of each picture [B].
+    widths, blocks: to choose from, so that the number of parameters is ours; blocks are residual
+    ones a level. few, many: samplers of at most 10 and of at most 64 evaluations. net: what is
+    trained and averaged. loss: of each picture [B].
     """
 
     widths: Sequence[int]
+    blocks: Sequence[int]
     few: tuple[Sampler, ...]
     many: tuple[Sampler, ...]
     net: nn.Module
 
-    def __init__(self, shape: Shape, width: int) -> None: ...
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None: ...
 
     def loss(self, x0: Tensor, y: Tensor) -> Tensor: ...
 
@@ -73,20 +76,25 @@ class Peer(Protocol):
 
 
 class Reference:
-    """The setting of its class-conditional CIFAR-10: v, cosine, max(1, SNR), continuous time."""
+    """The setting of its class-conditional CIFAR-10: v, cosine, max(1, SNR), continuous time.
 
-    widths = range(32, 97, 32)  # 32 groups
+    As many channels in a group of a normalisation as there, where the width is 256.
+    """
+
+    widths, blocks = range(16, 97, 8), (1, 2)
     few = (Sampler("DDIM", 10), Sampler("ancestral", 10))
     many = (Sampler("DDIM", 64), Sampler("ancestral", 64))
 
-    def __init__(self, shape: Shape, width: int) -> None:
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
         _importable(REFERENCE_CHECKOUT)
         from v_diffusion.diffusion import GaussianDiffusion, get_logsnr_schedule
-        from v_diffusion.models.unet import UNet
+        from v_diffusion.models import unet
 
+        for part in (unet.BaseAttentionBlock, unet.ResidualBlock, unet.UNet):
+            part.normalize = partial(nn.GroupNorm, width // 8, eps=1e-6)
         self.size = shape.size
-        self.net: nn.Module = UNet(
-            1, width, 1, list(shape.multipliers), BLOCKS, list(shape.attention), num_heads=1,
+        self.net: nn.Module = unet.UNet(
+            1, width, 1, list(shape.multipliers), blocks, list(shape.attention), num_heads=1,
             num_classes=CLASSES,
         )  # fmt: skip
         self.diffusion = partial(
@@ -113,20 +121,21 @@ class Diffusers:
     As many channels in a group of a normalisation as there, where the width is 128.
     50 steps, since its schedulers take 1000 // steps between two of them. They are spaced
     "trailing", so that the first is at the time of pure noise; with its default, "leading", 10
-    steps would begin at time 900.
+    steps would begin at time 900. DPM-Solver++ is the stochastic one: the other, which does not
+    clip, is further from the data.
     """
 
-    widths = range(16, 97, 8)
-    few = (Sampler("DDIM", 10), Sampler("DDPM", 10))
-    many = (Sampler("DDIM", 50), Sampler("DDPM", 50))
+    widths, blocks = range(16, 97, 8), (1, 2)
+    few = (Sampler("DDIM", 10), Sampler("DDPM", 10), Sampler("SDE-DPM-Solver++", 10))
+    many = (Sampler("DDIM", 50), Sampler("DDPM", 50), Sampler("SDE-DPM-Solver++", 50))
 
-    def __init__(self, shape: Shape, width: int) -> None:
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
         from diffusers import DDPMScheduler, UNet2DModel
 
         self.size = shape.size
         attention = ["Attn" * has for has in shape.attention]
         self.net: nn.Module = UNet2DModel(
-            sample_size=shape.size, in_channels=1, out_channels=1, layers_per_block=BLOCKS,
+            sample_size=shape.size, in_channels=1, out_channels=1, layers_per_block=blocks,
             block_out_channels=[width * times for times in shape.multipliers],
             down_block_types=[f"{has}DownBlock2D" for has in attention],
             up_block_types=[f"{has}UpBlock2D" for has in reversed(attention)],
@@ -142,9 +151,14 @@ class Diffusers:
     def sample(self, sampler: Sampler, y: Tensor) -> Tensor:
         import diffusers
 
-        scheduler = getattr(diffusers, f"{sampler.word}Scheduler").from_config(
-            self.scheduler.config
-        )
+        kind = {
+            "DDIM": diffusers.DDIMScheduler,
+            "DDPM": diffusers.DDPMScheduler,
+            "SDE-DPM-Solver++": partial(
+                diffusers.DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"
+            ),
+        }[sampler.word]
+        scheduler = kind(num_train_timesteps=TIMES, timestep_spacing="trailing")
         scheduler.set_timesteps(sampler.steps)
         x = torch.randn(len(y), 1, self.size, self.size)
         for t in scheduler.timesteps:
@@ -158,11 +172,12 @@ class Lucidrains:
     Labels are dropped as often as ours are; its own default is every second.
     """
 
-    widths = range(16, 97, 8)
+    widths, blocks = range(16, 97, 8), (2,)  # which its network has
     few = (Sampler("DDIM", 10), Sampler("DDIM with eta 1", 10))
     many = (Sampler("DDIM", 64), Sampler("DDIM with eta 1", 64))
 
-    def __init__(self, shape: Shape, width: int) -> None:
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
+        del blocks
         from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
 
         net = Unet(width, CLASSES, cond_drop_prob=0.1, dim_mults=shape.multipliers, channels=1)
@@ -184,13 +199,16 @@ class Lucidrains:
 
 
 class EDM:
-    """Its DDPM++ network, preconditioning, noise levels and weight, without augmentation."""
+    """Its DDPM++ network, preconditioning, noise levels and weight, without augmentation.
 
-    widths = range(32, 97, 32)  # up to 32 groups
-    few = (Sampler("Heun", 5), Sampler("Euler", 10))
-    many = (Sampler("Heun", 32),)
+    Its samplers begin at sigma 80; small pictures have nothing to be found beyond 20.
+    """
 
-    def __init__(self, shape: Shape, width: int) -> None:
+    widths, blocks = range(16, 97, 8), (1, 2)
+    few = (Sampler("Euler", 10), Sampler("Euler from sigma 20", 10))
+    many = (Sampler("Heun", 18), Sampler("Heun", 32))
+
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
         _importable(EDM_CHECKOUT)
         from training.loss import EDMLoss
         from training.networks import EDMPrecond
@@ -198,7 +216,7 @@ class EDM:
         self.size = shape.size
         self.net: nn.Module = EDMPrecond(
             shape.size, 1, label_dim=CLASSES, model_type="SongUNet", model_channels=width,
-            channel_mult=list(shape.multipliers), num_blocks=BLOCKS,
+            channel_mult=list(shape.multipliers), num_blocks=blocks,
             attn_resolutions=shape.sides, dropout=0.0,
         )  # fmt: skip
         self.of_noise = EDMLoss()
@@ -212,6 +230,9 @@ class EDM:
         draw = {
             "Heun": generate.edm_sampler,
             "Euler": partial(generate.ablation_sampler, solver="euler"),
+            "Euler from sigma 20": partial(
+                generate.ablation_sampler, solver="euler", sigma_max=20.0
+            ),
         }[sampler.word]
         noise, labels = torch.randn(len(y), 1, self.size, self.size), F.one_hot(y, CLASSES)
         drawn: Tensor = draw(self.net, noise, labels, num_steps=sampler.steps)
@@ -238,11 +259,11 @@ def size_of(net: nn.Module) -> int:
     return sum(weight.numel() for weight in net.parameters())
 
 
-def width_for(kind: type[Peer], shape: Shape, parameters: int) -> int:
-    """The width whose number of parameters is nearest, as a ratio."""
+def nearest_in_size(kind: type[Peer], shape: Shape, parameters: int) -> tuple[int, int]:
+    """The width and the blocks whose number of parameters is nearest, as a ratio."""
     return min(
-        kind.widths,
-        key=lambda width: abs(math.log(size_of(kind(shape, width).net) / parameters)),
+        itertools.product(kind.widths, kind.blocks),
+        key=lambda sizes: abs(math.log(size_of(kind(shape, *sizes).net) / parameters)),
     )
 
 

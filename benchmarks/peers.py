@@ -8,16 +8,19 @@ and dropout, which a long training on few pictures wants. All are trained by one
 the optimizer, learning-rate curve, batch, average and order of pictures of the preset that is named
 as the data are. They do as many steps as the budget allows at what a step of theirs costs on one
 thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
-machine does. One judge looks at pictures drawn without guidance by at most 10, and by 50 to 64
+machine does. One judge looks at pictures drawn without guidance by at most 10, and by at most 64
 evaluations: Fréchet distance of pixels, precision and recall against held-out pictures, copies of
-training pictures, and how many a classifier trained on these takes for what was asked. Where an
-implementation has two samplers, the one with the least distance at the first seed draws for all.
+training pictures, and how many a classifier trained on these takes for what was asked. At the first
+seed the others are trained at each of `RATES`, and draw by all of their samplers: the rate and the
+samplers with the least distance there are theirs at all seeds. Ours have the preset's.
 What is finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a
 checkout or package is left out. The table, a sheet of the first two pictures of each class at the
 first seed and, of several budgets, a chart of distances go to benchmarks/results if nothing of them
 is missing, or with --finished, which trains nothing and shows what is kept.
 """
 
+import hashlib
+import inspect
 import json
 import math
 import tempfile
@@ -47,10 +50,11 @@ from benchmarks.budget import (
     kept,
     perfect,
     pictures,
+    real,
     run_all,
     train_whole,
 )
-from benchmarks.common import RESULTS, markdown, write_table
+from benchmarks.common import RESULTS, markdown, processor, write_table
 from benchmarks.implementations import (
     CLASSES,
     LACKING,
@@ -58,8 +62,8 @@ from benchmarks.implementations import (
     SHAPES,
     Peer,
     Sampler,
+    nearest_in_size,
     size_of,
-    width_for,
 )
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
@@ -77,12 +81,14 @@ OURS: dict[str, dict[str, float]] = {
     PLAIN: {},
     "ours-augmented": {"augment": 0.12, "dropout": 0.1},
 }
-BUDGETS, SEEDS = "60,300,1800", "0,1,2"
-CHOOSING = "0"  # the seed whose runs draw by all samplers; others by the better one
+# The presets were chosen with seeds 0 to 2. At the first the others choose rates and samplers.
+BUDGETS, SEEDS = "60,300,1800", "3,4,5"
+CHOOSING = SEEDS[0]
+RATES = (3e-3, 1e-3)
 DRAWN = 250  # pictures at a time
 SHOWN = 2 * CLASSES  # the first pictures of a run, by few evaluations
 OF_TRAINING = "memorisation,agreement"
-PARTS = {"few": "at most 10 evaluations", "many": "50 to 64 evaluations"}
+PARTS = {"few": "at most 10 evaluations", "many": "at most 64 evaluations"}
 FIGURES = {
     "distance": ("frechet_distance", ".3f"),
     "precision": ("precision", ".3f"),
@@ -92,7 +98,7 @@ FIGURES = {
 }
 Result = dict[str, Any]  # of a run; for each of PARTS, figures by sampler
 Results = dict[tuple[float, str], list[Result]]  # by budget and row, one a seed
-HEAD = ["CPU s", "implementation", "parameters", "steps", "seeds", "sampler", "evaluations",
+HEAD = ["CPU s", "implementation", "parameters", "steps", "seeds", "rate", "sampler", "evaluations",
         *FIGURES]  # fmt: skip
 
 
@@ -111,10 +117,14 @@ class Made(NamedTuple):
     draw: Callable[[Sampler, int], tuple[Tensor, Tensor, int]]
 
 
-def configuration(row: str, data: str, seed: int = 0, steps: int = PROBED[1]) -> Config:
+def configuration(
+    row: str, data: str, seed: int = 0, steps: int = PROBED[1], rate: float | None = None
+) -> Config:
     """The preset of so many steps; few of them do not all go to warming up."""
     preset = override(load(data), OURS.get(row, {}))
-    shorter = {"seed": seed, "steps": steps, "warmup": min(preset.train.warmup, steps // 4)}
+    rate = preset.train.lr if rate is None else rate
+    warmup = min(preset.train.warmup, steps // 4)
+    shorter = {"seed": seed, "steps": steps, "warmup": warmup, "lr": rate}
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
     return override(preset, {**quiet, **shorter})
 
@@ -163,12 +173,12 @@ def ours(config: Config) -> Made:
 
 
 def peer_of(row: str, config: Config) -> Peer:
-    """Of a width whose number of parameters is nearest to ours."""
+    """Of a width and blocks whose number of parameters is nearest to ours."""
     shape, legend = SHAPES[config.data.dataset], load_dataset(config.data.dataset, "test").legend
     our = build_model(config, DataShape(1, shape.size, shape.size, legend))
-    width = width_for(PEERS[row], shape, size_of(our))
+    width, blocks = nearest_in_size(PEERS[row], shape, size_of(our))
     torch.manual_seed(config.train.seed)
-    return PEERS[row](shape, width)
+    return PEERS[row](shape, width, blocks)
 
 
 def theirs(row: str, config: Config) -> Made:
@@ -210,29 +220,59 @@ def least(by_sampler: dict[str, Any]) -> str:
 def one(
     row: str, data: str, seed: int, steps: int, num: int, choosing: Result, shown: Path
 ) -> Result:
-    """Train and judge one run, by all samplers or by the best of another run's; show pictures."""
+    """Train and judge one run, by all rates and samplers or by another run's; show pictures."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    config = configuration(row, data, seed, steps)
+    rates = [choosing["rate"]] if choosing else [load(data).train.lr] if row in OURS else RATES
+    tried = [at_rate(row, data, seed, steps, num, choosing, rate) for rate in rates]
+    result, first = min(tried, key=lambda each: distance(each[0]))
+    save_png(shown, grid(first, CLASSES))
+    return {**result, "tried": {str(each["rate"]): distance(each) for each, _ in tried}}
+
+
+def distance(result: Result) -> float:
+    """Of a run, the geometric mean of those by few and by many evaluations."""
+    best = (result[part][least(result[part])]["frechet_distance"] for part in PARTS)
+    return math.prod(best) ** (1 / len(PARTS))
+
+
+def at_rate(
+    row: str, data: str, seed: int, steps: int, num: int, choosing: Result, rate: float
+) -> tuple[Result, Tensor]:
+    """A run and its first pictures by few evaluations."""
+    config = configuration(row, data, seed, steps, rate)
     made = ours(config) if row in OURS else theirs(row, config)
     tenth = max(1, len(made.losses) // 10)
     result: Result = {
-        "steps": steps, "seconds": made.seconds, "parameters": made.parameters,
-        "loss": [mean(made.losses[:tenth]), mean(made.losses[-tenth:])],
+        "steps": steps, "rate": rate, "seconds": made.seconds, "parameters": made.parameters,
+        "loss": [mean(made.losses[:tenth]), mean(made.losses[-tenth:])], "of": mark(row),
+        "made": f"{processor()}, torch {torch.__version__}",
     }  # fmt: skip
+    pictured: dict[str, Tensor] = {}
     for part, samplers in made.samplers.items():
-        result[part], first = {}, {}
+        result[part] = {}
         only = choosing and least(choosing[part])
         for sampler in samplers:
             if only and only != str(sampler):
                 continue
             images, classes, nfe = made.draw(sampler, num)
-            first[str(sampler)] = images[:SHOWN]
+            if part == "few":
+                pictured[str(sampler)] = images[:SHOWN]
             found = judged(pictures(images, classes, data), data, OF_TRAINING)
             result[part][str(sampler)] = {"evaluations": nfe, **found}
-        if part == "few":
-            save_png(shown, grid(first[least(result[part])], CLASSES))
-    return result
+    return result, pictured[least(result["few"])]
+
+
+def mark(row: str) -> str:
+    """Of how the row is made here: runs of another one are not its own."""
+    made = str(OURS[row]) if row in OURS else inspect.getsource(PEERS[row])
+    return hashlib.sha256(made.encode()).hexdigest()[:8]
+
+
+def finished_run(path: Path, row: str) -> Result | None:
+    """What is kept of a run, if it was made as the row is now."""
+    found: Result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found if found.get("of") == mark(row) else None
 
 
 def best_of(found: list[Result], part: str) -> tuple[str, list[dict[str, float]]]:
@@ -250,7 +290,8 @@ def rows(results: Results, part: str) -> list[list[str]]:
         lines.append(
             [
                 f"{budget:g}", row, f"{found[0]['parameters'] / 1e6:.2f} M",
-                str(found[0]["steps"]), str(len(found)), name, str(best[0]["evaluations"]),
+                str(found[0]["steps"]), str(len(found)), f"{found[0]['rate']:g}",
+                name, str(best[0]["evaluations"]),
                 *(cell([each[key] for each in best], form) for key, form in FIGURES.values()),
             ]
         )  # fmt: skip
@@ -300,10 +341,17 @@ def picture(paths: Mapping[tuple[float, str, str], Path], seed: str, data: str) 
 def tables(results: Results, data: str, num: int, place: Path) -> None:
     best = perfect(data, num, OF_TRAINING)
     empty = [""] * (len(HEAD) - len(FIGURES) - 2)
-    figures = [f"{best[key]:{form}}" for key, form in FIGURES.values()]
-    line = ["", "a perfect sampler", *empty, *figures]
+    lines = [
+        [
+            "",
+            name,
+            *empty,
+            *(f"{of[key]:{form}}" if key in of else "" for key, form in FIGURES.values()),
+        ]
+        for name, of in (("a perfect sampler", best), ("training pictures", real(data, num)))
+    ]
     held_out = len(load_dataset(data, "test").images)
-    few, many = ([*rows(results, part), line] for part in PARTS)
+    few, many = ([*rows(results, part), *lines] for part in PARTS)
     shown = {place.name: f"Two pictures of each class, {PARTS['few']}"}
     if len({budget for budget, _ in results}) > 1:
         curve = place.with_name(f"{place.name}_by_budget.png")
@@ -318,9 +366,27 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
         few,
         f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
-        f"deviation over the seeds. Of each implementation the sampler with the least "
-        f"distance at seed {CHOOSING}.\n\n{links}",
+        f"deviation over the seeds. Of each other implementation the learning rate and the sampler "
+        f"with the least distance at the first seed, {CHOOSING}. The distance of a perfect sampler "
+        f"is that of draws of the Gaussian fitted to the held-out pictures; of training pictures "
+        f"there are as many of each class.\n\n{made_on(results)}\n\n{links}",
         folder=place.parent,
+    )
+
+
+def made_on(results: Results) -> str:
+    """Processors and the CPU seconds of training there, where steps are by costs of one of them."""
+    lines = {}
+    for (budget, _), found in results.items():
+        for each in found:
+            lines.setdefault((budget, each["made"]), []).append(each["seconds"])
+    return (
+        "Trained on "
+        + "; ".join(
+            f"{made}: {min(taken):.0f} to {max(taken):.0f} CPU seconds for {budget:g}"
+            for (budget, made), taken in lines.items()
+        )
+        + "."
     )
 
 
@@ -367,7 +433,7 @@ def train_missing(
                 ["--data", data, "--num", str(num), "--only",
                  f"{row}|{seed}|{max(1, int(seconds / each[row]))}|{path}"]
                 for (seconds, row, seed), path in paths.items()
-                if (seed == CHOOSING) == first and not path.exists()
+                if (seed == CHOOSING) == first and not finished_run(path, row)
             ],
             jobs,
         )  # fmt: skip
@@ -403,7 +469,7 @@ def main(
     if only:
         row, number, steps, name = only.split("|")
         other = file_of(row, CHOOSING, Path(name).parent)
-        choosing = json.loads(other.read_text()) if other.exists() else {}
+        choosing = finished_run(other, row) or {}
         shown = Path(name).with_suffix(".png")
         write_json(Path(name), one(row, data, int(number), int(steps), num, choosing, shown))
         return
@@ -419,13 +485,13 @@ def main(
         train_missing(paths, chosen, data, num, jobs, folder)
     results: Results = {}
     for (seconds, row, _), path in paths.items():
-        if path.exists():
-            results.setdefault((seconds, row), []).append(json.loads(path.read_text()))
+        if found := finished_run(path, row):
+            results.setdefault((seconds, row), []).append(found)
     if not results:
         raise click.UsageError(f"expected finished runs of {budget} s in {folder}, found none")
     full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
     part = "" if budget == BUDGETS else f"_{budget.replace(',', '_')}"
-    place = (RESULTS if full or finished else folder) / f"peers_{data}{part}"
+    place = (RESULTS if full else folder) / f"peers_{data}{part}"
     save_png(place.with_name(f"{place.name}.png"), picture(paths, seeds.split(",")[0], data))
     tables(results, data, num, place)
 

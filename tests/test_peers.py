@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import budget, peers
-from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, width_for
+from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, nearest_in_size
 from vfn.configs import load, override
 from vfn.data import Labels, load_dataset
 from vfn.model import DataShape, build_model
@@ -103,7 +103,8 @@ def row(request):
 def test_a_network_that_knows_the_pictures_loses_nothing_and_draws_them(row):
     """Ranges, labels, times and targets are what each implementation means by them."""
     torch.manual_seed(0)
-    peer = PEERS[row](SHAPES["digits"], PEERS[row].widths[0])
+    kind = PEERS[row]
+    peer = kind(SHAPES["digits"], kind.widths[0], kind.blocks[0])
     y = torch.arange(20) % 10
     assert (peer.loss(PICTURES[y], y).shape, peer.net.training) == ((20,), True)
     peer.net.forward = exact(row)
@@ -116,18 +117,25 @@ def test_a_network_that_knows_the_pictures_loses_nothing_and_draws_them(row):
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
-def test_the_width_is_that_of_the_nearest_number_of_parameters(row, monkeypatch):
+def test_sizes_are_those_of_the_nearest_number_of_parameters(row, monkeypatch):
     kind, shape = PEERS[row], SHAPES["digits"]
     monkeypatch.setattr(kind, "widths", kind.widths[:2])
-    small, large = (peers.size_of(kind(shape, width).net) for width in kind.widths)
-    middle = (small * large) ** 0.5
-    assert [width_for(kind, shape, middle * part) for part in (0.9, 1.1)] == [*kind.widths]
+    by_size = {
+        peers.size_of(kind(shape, width, blocks).net): (width, blocks)
+        for width in kind.widths
+        for blocks in kind.blocks
+    }
+    assert len(by_size) == 2 * len(kind.blocks)
+    for size, sizes in by_size.items():
+        assert [nearest_in_size(kind, shape, round(size * near)) for near in (0.99, 1.01)] == [
+            sizes, sizes
+        ]  # fmt: skip
 
 
 @pytest.fixture
 def call(tmp_path):
     def run(*words):
-        asked = ["--rows", "ours", "--seeds", "0", "--num", "20", "--out", str(tmp_path)]
+        asked = ["--rows", "ours", "--seeds", "3", "--num", "20", "--out", str(tmp_path)]
         return CliRunner().invoke(peers.main, [*asked, *words])
 
     return run
@@ -140,15 +148,15 @@ def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypa
     (folder / "costs.json").write_text(json.dumps({"ours": 2.0}))
     done = call("--budget", "6")
     assert done.exit_code == 0, done.output
-    result = json.loads((folder / "6" / "ours-0.json").read_text())
-    assert result["steps"] == 3
+    result = json.loads((folder / "6" / "ours-3.json").read_text())
+    assert (result["steps"], result["rate"], [*result["tried"]]) == (3, 3e-3, ["0.003"])
     found = result["few"]["abm2, 10 steps"]
     assert found["evaluations"] == 10
     for key in ("frechet_distance", "precision", "recall", "memorised", "label_agreement"):
         assert found[key] >= 0
     assert "| 6 | ours |" in (folder / "peers_digits_6.md").read_text()
     with (
-        Image.open(folder / "6" / "ours-0.png") as one,
+        Image.open(folder / "6" / "ours-3.png") as one,
         Image.open(folder / "peers_digits_6.png") as all_,
     ):
         assert one.width < all_.width < 3 * one.width
@@ -168,8 +176,8 @@ def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
 
 @pytest.mark.parametrize(
     ("option", "words", "usual"),
-    [("--budget", "60,many", "60,300,1800"), ("--seeds", "0,many", "0,1,2"),
-     ("--seeds", "0.5", "0,1,2")],
+    [("--budget", "60,many", "60,300,1800"), ("--seeds", "3,many", "3,4,5"),
+     ("--seeds", "0.5", "3,4,5")],
 )  # fmt: skip
 def test_what_is_no_number_is_refused(call, option, words, usual):
     done = call(option, words)
@@ -177,37 +185,46 @@ def test_what_is_no_number_is_refused(call, option, words, usual):
     assert f"expected numbers as in {usual}, got '{words}'" in done.output
 
 
-def run_of(distance):
+def run_of(distance, row="ours"):
     """What a run keeps, of two samplers."""
     figures = dict.fromkeys(("precision", "recall", "memorised", "label_agreement"), 0.5)
     by_sampler = {
         name: {"evaluations": steps, "frechet_distance": steps * distance, **figures}
         for name, steps in (("good", 1), ("bad", 2))
     }
-    return {"steps": 7, "parameters": 10**6, **dict.fromkeys(peers.PARTS, by_sampler)}
+    told = {"rate": 1e-3, "seconds": 100 * distance, "of": peers.mark(row), "made": "a mill"}
+    return {"steps": 7, "parameters": 10**6, **told, **dict.fromkeys(peers.PARTS, by_sampler)}
 
 
-def keep(folder, budget, name, distance):
+def keep(folder, budget, row, seed, distance):
     (folder / budget).mkdir(exist_ok=True)
-    (folder / budget / name).write_text(json.dumps(run_of(distance)))
+    path = folder / budget / f"{row.lower()}-{seed}.json"
+    path.write_text(json.dumps(run_of(distance, row)))
 
 
 def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
     call, tmp_path, monkeypatch
 ):
-    folder = peers.kept(tmp_path, "digits-20", "digits")
+    folder = peers.kept(tmp_path, "digits-1000", "digits")
     folder.mkdir()
-    keep(folder, "60", "edm-0.json", 0.5)
-    keep(folder, "60", "edm-1.json", 0.7)
-    keep(folder, "300", "ours-0.json", 0.25)
+    keep(folder, "60", "EDM", 3, 0.5)
+    keep(folder, "60", "EDM", 4, 0.7)
+    keep(folder, "300", "ours", 3, 0.25)
+    keep(folder, "300", "reference", 3, 0.25)
+    changed = json.loads((folder / "300" / "reference-3.json").read_text()) | {"of": "another one"}
+    (folder / "300" / "reference-3.json").write_text(json.dumps(changed))
     monkeypatch.setattr(peers, "RESULTS", tmp_path)
     monkeypatch.setitem(LACKING, "EDM", "VFN_EDM names no checkout")
     monkeypatch.setattr("subprocess.Popen", None)
-    done = call("--finished", "--rows", "", "--seeds", "0,1,2")
-    assert done.exit_code == 0, done.output
+    words = ["--finished", "--seeds", "3,4,5", "--num", "1000"]
+    for rows in ("", "ours"):  # a part does not go over the whole
+        done = call(*words, "--rows", rows)
+        assert done.exit_code == 0, done.output
     table = (tmp_path / "peers_digits.md").read_text()
-    assert "| 60 | EDM | 1.00 M | 7 | 2 | good | 1 | 0.600 ± 0.141 |" in table
-    assert "| 300 | ours | 1.00 M | 7 | 1 | good | 1 | 0.250 |" in table
+    assert "| 60 | EDM | 1.00 M | 7 | 2 | 0.001 | good | 1 | 0.600 ± 0.141 |" in table
+    assert "| 300 | ours | 1.00 M | 7 | 1 | 0.001 | good | 1 | 0.250 |" in table
+    assert "a mill: 50 to 70 CPU seconds for 60; a mill: 25 to 25 CPU seconds for 300." in table
+    assert "| reference |" not in table  # of another make
     for name in ("peers_digits", "peers_digits_by_budget"):
         assert f"({name}.png)" in table
         with Image.open(tmp_path / f"{name}.png") as image:
@@ -262,26 +279,32 @@ def test_a_perfect_sampler_is_judged_by_as_many_pictures():
     assert few["label_agreement"] == many["label_agreement"] > 0.98
 
 
-def test_the_better_sampler_of_one_seed_draws_for_the_others(monkeypatch, tmp_path):
-    """The bad one draws noise, the good one pictures; at another seed the bad one is not asked."""
-    shown = tmp_path / "ours-0.png"
+def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(monkeypatch, tmp_path):
+    """A bad one draws noise, a good one pictures; at another seed the bad ones are not asked."""
+    shown = tmp_path / "EDM-3.png"
     asked, some = [], load_dataset("digits", "train").rows(torch.arange(40))
     bad, good = Sampler("bad", 1), Sampler("good", 2)
 
-    def draw(sampler, _num):
-        asked.append(sampler.word)
-        images = some.images if sampler == good else torch.randint_like(some.images, 256)
-        return images, some.labels, sampler.steps
+    def train(_row, config):
+        def draw(sampler, _num):
+            asked.append((config.train.lr, sampler.word))
+            well = (config.train.lr, sampler) == (1e-3, good)
+            images = some.images if well else torch.randint_like(some.images, 256)
+            return images, some.labels, sampler.steps
 
-    made = peers.Made(1, 0.0, [1.0], dict.fromkeys(peers.PARTS, (bad, good)), draw)
-    monkeypatch.setattr(peers, "ours", lambda _config: made)
-    first = peers.one("ours", "digits", 0, 1, 40, {}, shown)
-    other = peers.one("ours", "digits", 1, 1, 40, first, shown)
-    assert asked == ["bad", "good"] * 2 + ["good"] * 2
+        return peers.Made(1, 0.0, [1.0], dict.fromkeys(peers.PARTS, (bad, good)), draw)
+
+    monkeypatch.setattr(peers, "theirs", train)
+    first = peers.one("EDM", "digits", 3, 1, 40, {}, shown)
+    other = peers.one("EDM", "digits", 4, 1, 40, first, shown)
+    both = [(rate, word) for rate in (3e-3, 1e-3) for word in ("bad", "good") * 2]
+    assert asked == both + [(1e-3, "good")] * 2
+    assert (first["rate"], [*first["tried"]], other["rate"]) == (1e-3, ["0.003", "0.001"], 1e-3)
+    assert first["tried"]["0.003"] > 5 * first["tried"]["0.001"]
     with Image.open(shown) as image:
         assert image.tobytes() == grid(some.images[:20], 10).tobytes()
     for found in ([first, other], [other, first], [first, first]):
-        assert peers.rows({(60, "ours"): found}, "few")[0][5] == str(good)
+        assert peers.rows({(60, "ours"): found}, "few")[0][5:7] == ["0.001", str(good)]
 
 
 def test_few_steps_do_not_all_go_to_warming_up():
