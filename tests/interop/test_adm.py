@@ -262,3 +262,12 @@ def test_one_value_out_of_place_is_noticed(written):
             turned = {**state, name: state[name].flip(0)}
             other = with_params(net, params_from_adm(turned, net))(z, t)
             assert (right - other).abs().max() > 1e-3
+
+
+def test_flags_of_others_run_no_code(written):
+    file, flags, _ = written(dataset="of_a_stranger:Cats")
+    with pytest.raises(ValueError, match=r"expected the data set in .*flags\.json to be a word"):
+        read_adm(file, flags)
+    file, flags, _ = written()
+    found = read_adm(file, with_dataset(flags, "mine:Cats"))
+    assert found.config.data.dataset == "mine:Cats"

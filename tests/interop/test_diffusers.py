@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.reported import EVALUATION
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from tests.helpers.strangers import CODE, left_by_code
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.interop import export_diffusers, import_diffusers
-from vfn.interop.diffusers_export import sampled_by_diffusers
+from vfn.interop.diffusers_export import sampled_by_diffusers, write_side_file
 from vfn.interop.diffusers_import import read_diffusers, with_dataset
 from vfn.interop.diffusers_network import (
     config_for_diffusers,
@@ -399,6 +400,19 @@ def test_a_side_file_of_something_else_is_refused(copy, place, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match="of another network or scheduler"):
         read_diffusers(copy)
+
+
+@pytest.mark.parametrize("setting", CODE)
+def test_a_side_file_runs_no_code(run, copy, tmp_path, monkeypatch, setting):
+    monkeypatch.chdir(tmp_path)
+    left_by_code(tmp_path)
+    checkpoint = find_checkpoint(run)
+    checkpoint = checkpoint._replace(config=override(checkpoint.config, CODE[setting]))
+    write_side_file(copy / "vfn.safetensors", checkpoint)
+    with pytest.raises(ValueError, match=f"vfn.safetensors, got {setting} .*; remove it to import"):
+        import_diffusers(copy, None, tmp_path / "back")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "back").exists()
 
 
 def test_weights_that_were_trained_on_elsewhere_come_as_they_are(run, copy):

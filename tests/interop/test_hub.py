@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from tests.helpers.small import small_checkpoint, small_config
+from tests.helpers.strangers import CODE, left_by_code
 from vfn.cli import app
 from vfn.configs import override
 from vfn.interop import export_hub, push
@@ -78,13 +79,29 @@ def test_the_folder_says_what_it_is(run, tmp_path):
     assert text.startswith("---\nlicense: cc-by-4.0\nlibrary_name: vfn\n")
 
 
-def test_code_outside_of_the_package_is_not_imported(kept, tmp_path):
-    config = override(small_config(), {"logsnr_schedule": "antigravity:fly"})
-    checkpoint = small_checkpoint(small_config(), SHAPE)._replace(config=config)
+@pytest.mark.parametrize("setting", CODE)
+def test_code_is_not_run(kept, tmp_path, monkeypatch, setting):
+    monkeypatch.chdir(tmp_path)
+    left_by_code(tmp_path)
+    checkpoint = small_checkpoint()
+    checkpoint = checkpoint._replace(config=override(checkpoint.config, CODE[setting]))
     write_checkpoint(tmp_path / "folder" / "model.safetensors", checkpoint)
     kept("me/odd", tmp_path / "folder")
-    with pytest.raises(ValueError, match="outside of this package, diffusion.logsnr_s"):
+    with pytest.raises(ValueError, match=f"hf://me/odd, got {setting} .*; if you trust it, downl"):
         load("hf://me/odd", "cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_places_are_for_whoever_opens_it(kept, tmp_path):
+    theirs = {"data_dir": "/theirs", "num_workers": 99, "trackers": ("wandb",), "lr": 0.125}
+    checkpoint = small_checkpoint()
+    checkpoint = checkpoint._replace(config=override(checkpoint.config, theirs))
+    write_checkpoint(tmp_path / "folder" / "model.safetensors", checkpoint)
+    kept("me/digits", tmp_path / "folder")
+    config = load("hf://me/digits", "cpu").config
+    assert (config.data, config.train.trackers, config.train.lr) == (
+        small_config().data, None, 0.125
+    )  # fmt: skip
 
 
 def test_a_file_of_something_else(kept, tmp_path):

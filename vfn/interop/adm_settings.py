@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vfn.files import few, read_json, shown
+from vfn.runs.foreign import names_foreign_code
 
 Flags = dict[str, Any]
 Source = str | PathLike[str] | Mapping[str, Any] | None
@@ -153,6 +154,12 @@ def _given(source: Source, name: str) -> Flags:
     found = read_json(Path(text))
     if not isinstance(found, dict):
         raise ValueError(f"expected an object of flags in {text}, got {shown(found)}")
+    data = found.get("dataset")
+    if isinstance(data, str) and names_foreign_code(data):
+        raise ValueError(
+            f"expected the data set in {text} to be a word or a path, got {shown(data)}, code that "
+            "would run; if you trust it, name it with --dataset"
+        )
     return found
 
 

@@ -44,6 +44,7 @@ from vfn.model import DataShape, build_model
 from vfn.nn.unet import UNet
 from vfn.runs import Checkpoint
 from vfn.runs.checkpoint import parse_shape, read_whole
+from vfn.runs.foreign import foreign_config
 
 WEIGHTS, SCHEDULER = "diffusion_pytorch_model", "scheduler/scheduler_config.json"
 RANGE = {"beta_start": 1e-4, "beta_end": 0.02}
@@ -62,9 +63,9 @@ class Side(NamedTuple):
 def import_diffusers(folder: str | Path, source: Any, out: str | Path) -> Path:
     """Make a run of a folder of diffusers: its weights stand for the average, too.
 
-    A folder that `vfn export` wrote gives back configuration, classes, step and the very
-    parameters; of others the noise levels become a schedule that is exact at their times, and
-    classes get numbers as names.
+    A folder that `vfn export` wrote gives back configuration, as far as `foreign_config` lets it,
+    classes, step and the very parameters; of others the noise levels become a schedule that is
+    exact at their times, and classes get numbers as names.
 
     Args:
         folder: of a pipeline, or of ``unet`` alone with ``scheduler`` beside it.
@@ -75,8 +76,9 @@ def import_diffusers(folder: str | Path, source: Any, out: str | Path) -> Path:
         the checkpoint's path in the run.
 
     Raises:
-        ValueError: if it cannot be read, is no UNet2DModel that ours can be, or has another
-            scheduler; nothing is written then. Nothing in the folder is executed.
+        ValueError: if it cannot be read, is no UNet2DModel that ours can be, has another scheduler,
+            or a side file that names code; nothing is written then. Nothing in the folder is
+            executed.
         OSError: if ``out`` cannot be written; it is left as it was.
 
     >>> import_diffusers(Path("nowhere"), None, Path("runs/imported"))
@@ -184,7 +186,9 @@ def _side(home: Path) -> Side | None:
             plain_tensors(tensors),
         )
 
-    return read_whole(path, (SIDE_FORMAT,), parse, "side file")
+    side = read_whole(path, (SIDE_FORMAT,), parse, "side file")
+    where, remedy = printable(str(path)), "remove it to import what is beside it alone"
+    return side._replace(config=foreign_config(side.config, where, remedy))
 
 
 def _classes(

@@ -26,7 +26,8 @@ from vfn.files import few, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
-from vfn.runs.hub import check_own_parts, hub_file, hub_name
+from vfn.runs.foreign import foreign_config
+from vfn.runs.hub import WEIGHTS, hub_file, hub_name
 from vfn.runs.mark import DataMark
 
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
@@ -580,7 +581,8 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
         Checkpoint.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or one of the hub has a configuration that `foreign_config`
+            refuses.
 
     >>> from vfn.sampling import untrained
     >>> from vfn.train.session import as_checkpoint
@@ -593,8 +595,8 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     named = hub_name(path)
     if named is not None:
         found = load_checkpoint(hub_file(*named))
-        check_own_parts(found.config, named[0])
-        return found
+        remedy = f"if you trust it, download {WEIGHTS} and name that file"
+        return found._replace(config=foreign_config(found.config, f"hf://{named[0]}", remedy))
     if not path.is_dir():
         return load_checkpoint(path)
     newest = newest_checkpoint(RunFiles(path))

@@ -6,11 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vfn.configs import Config
-from vfn.configs.settings import to_tables
 from vfn.files import shortened, shown
 from vfn.runs.directory import HUB
-from vfn.tables import how_to_install, is_object_name
+from vfn.tables import how_to_install
 
 WEIGHTS = "model.safetensors"
 # A path has lost one of the two slashes.
@@ -88,28 +86,3 @@ def hub_file(name: str, revision: str | None = None) -> Path:
         at = f"@{revision}" if revision else ""
         raise ValueError(f"hf://{name}{at} has no {WEIGHTS} for us: {why}") from None
     return Path(found)
-
-
-def check_own_parts(config: Config, name: str) -> None:
-    """Refuse a configuration from elsewhere that names code outside of this package.
-
-    Such names are imported and called when a network is built.
-
-    Args:
-        config: that came with a network.
-        name: where it is from, for the message.
-
-    Raises:
-        ValueError: with the first such name.
-
-    >>> check_own_parts(Config(), "me/digits")
-    """
-    for section, table in to_tables(config).items():
-        for key, value in table.items():
-            for text in value if isinstance(value, list) else [value]:
-                outside = isinstance(text, str) and is_object_name(text)
-                if outside and not text.startswith("vfn."):
-                    raise ValueError(
-                        f"hf://{name} names code outside of this package, {section}.{key} "
-                        f"{shown(text)}; if you trust it, download {WEIGHTS} and name that file"
-                    )
