@@ -11,6 +11,7 @@ from vfn.interop import export_onnx, export_pt2, graph_export
 from vfn.interop.graph_export import exported
 from vfn.interop.graphs import factors_of, plan_of
 from vfn.model import schedule_of
+from vfn.nn import with_params
 from vfn.ops import logsnr_grid, logsnr_schedule, sampler
 from vfn.ops.predictions import predict
 from vfn.runs import write_checkpoint
@@ -33,6 +34,16 @@ def small(tmp_path_factory):
     config = override(Config(), {"network": "tests.helpers.outside:Small", "dataset": "digits"})
     path = tmp_path_factory.mktemp("small") / "model.safetensors"
     write_checkpoint(path, small_checkpoint(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """The same of pictures without labels."""
+    given = {"network": "tests.helpers.outside:Small", "dataset": "digits", "guidance": 0.0}
+    config, shape = override(Config(), given), SHAPE._replace(legend=Labels())
+    path = tmp_path_factory.mktemp("unlabelled") / "model.safetensors"
+    write_checkpoint(path, small_checkpoint(config, shape))
     return path
 
 
@@ -178,6 +189,28 @@ def test_onnx_of_a_network(small, tmp_path):
         expected = exported(load(small, "cpu")).module(z, t, labels)
     (found,) = opened.run(None, {"z": z.numpy(), "t": t.numpy(), "labels": labels.numpy()})
     assert np.abs(found - expected.numpy()).max() <= 1e-5
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_without_conditions(unlabelled, tmp_path, kind, steps):
+    path, trained = tmp_path / f"net.{kind}", load(unlabelled, "cpu")
+    given = (torch.randn(5, 1, 8, 8), torch.rand(5))
+    if kind == "pt2":
+        export_pt2(unlabelled, path, sample_timesteps=steps)
+        found = torch.export.load(path).module()(*given[: 1 if steps else 2])
+    else:
+        pytest.importorskip("onnxscript")
+        export_onnx(unlabelled, path, sample_timesteps=steps)
+        names = ["noise"] if steps else ["z", "t"]
+        arrays = {name: value.numpy() for name, value in zip(names, given, strict=False)}
+        (array,) = session(path).run(None, arrays)
+        found = torch.from_numpy(array)
+    if steps:
+        expected = drawn(trained, trained.config.sample.sampler, steps, given[0], None, 0.0)
+    else:
+        expected = with_params(trained.model, trained.params)(*given).detach()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [lambda x: x + 3e-4, lambda x: x[..., 1:], lambda x: x / 0])

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from vfn.configs import SampleConfig
 from vfn.files import write_atomic
-from vfn.interop.graphs import NetworkGraph, Plan, SamplerGraph, StepGraph, factors_of, plan_of
+from vfn.interop.graphs import (
+    NetworkGraph,
+    Plan,
+    SamplerGraph,
+    StepGraph,
+    factors_of,
+    plan_of,
+    sizes_of,
+)
 from vfn.model import sampler_of, schedule_of
 from vfn.nn import guidance_range
 from vfn.ops import sampling_grid
@@ -77,9 +85,8 @@ def export_pt2(
     """
     made = exported(load(run, "cpu"), sampler, sample_timesteps)
     with _quiet(), torch.no_grad():
-        free = {0: torch.export.Dim("batch")}
-        fixed = 1 if made.step else 2  # before the conditions, which come in a row
-        shapes = (*[free] * fixed, (free,) * (len(made.inputs) - fixed))
+        fixed, batch = 1 if made.step else 2, torch.export.Dim("batch")
+        shapes = sizes_of([True] * len(made.inputs), fixed, batch)
         program = torch.export.export(made.module, made.example(BATCHES[0]), dynamic_shapes=shapes)
         content = BytesIO()
         torch.export.save(program, content)

@@ -3,7 +3,8 @@
 Shapes: B batch, N evaluations, pictures [B, C, H, W].
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,26 @@ def _recorded(draw: DrawSamples, levels: Tensor, size: float) -> Plan:
     count = len(asked) + 1
     states = torch.stack(asked)[:, :count]
     return Plan(states, picture[:count], torch.stack(logsnrs))
+
+
+def sizes_of(free: Sequence[bool], fixed: int, batch: torch.export.Dim) -> tuple[Any, ...]:
+    """The free sizes of a graph's arguments, as torch's exporters want them.
+
+    Args:
+        free: of each argument, whether its first size is the batch.
+        fixed: how many arguments stand before the conditions, which come in a row if there are any.
+        batch: the size.
+
+    Returns:
+        sizes of each argument, and of the row.
+
+    >>> batch = torch.export.Dim("batch")
+    >>> [len(sizes_of([True] * count, 2, batch)) for count in (2, 3, 4)]
+    [2, 3, 3]
+    """
+    sizes = [{0: batch} if each else None for each in free]
+    row = tuple(sizes[fixed:])
+    return (*sizes[:fixed], row) if row else tuple(sizes)
 
 
 class NetworkGraph(nn.Module):

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vfn.interop.graphs import sizes_of
+
 if TYPE_CHECKING:
     from vfn.interop.graph_export import Exported, Runner
 
@@ -50,11 +52,10 @@ def _traced(
     output: str,
 ) -> Any:
     """A module as torch exports it; ``free``: inputs whose first size is the batch."""
-    sizes = [{0: torch.export.Dim(BATCH)} if each else None for each in free]
-    fixed = 2 if output == "prediction" else 3  # before the conditions, which come in a row
+    fixed = 2 if output == "prediction" else 3
     program = torch.onnx.export(
         module.eval(), tuple(example), dynamo=True, verbose=False,
-        dynamic_shapes=(*sizes[:fixed], tuple(sizes[fixed:])),
+        dynamic_shapes=sizes_of(free, fixed, torch.export.Dim(BATCH)),
         input_names=list(names), output_names=[output],
     )  # fmt: skip
     assert program is not None
