@@ -250,6 +250,28 @@ def sampler_of(settings: SampleConfig) -> DrawSamples:
     return sampler(settings.sampler, **settings.solver_options())
 
 
+def grid_of(settings: SampleConfig, schedule: LogSNRSchedule) -> Tensor:
+    """The noise levels of the steps: at the times that the settings name, else on their grid.
+
+    Args:
+        settings: of sampling.
+        schedule: of the network.
+
+    Returns:
+        logsnrs [N+1], float64, increasing, on the host, where a solver may look at them.
+
+    Raises:
+        ValueError: if the schedule has infinite limits that the grid cannot reach.
+
+    >>> schedule = schedule_of(DiffusionConfig(logsnr_schedule="sigmoid"))
+    >>> grid_of(SampleConfig(sample_timesteps=2, times=(1.0, 0.75)), schedule)
+    tensor([-20., -10.,  20.], dtype=torch.float64)
+    """
+    if settings.times is not None:
+        return schedule.logsnr(torch.tensor([*settings.times, 0.0], dtype=torch.float64))
+    return sampling_grid(settings.grid, schedule, settings.sample_timesteps)
+
+
 def strength_of(settings: SampleConfig) -> Strength:
     """Guidance as the settings ask for it: a number, or a function of logsnr."""
     return _in_interval(settings.guidance, settings)

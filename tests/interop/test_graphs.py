@@ -12,12 +12,13 @@ from vfn.interop.graph_export import exported
 from vfn.interop.graphs import factors_of, plan_of
 from vfn.model import schedule_of
 from vfn.nn import with_params
-from vfn.ops import logsnr_grid, logsnr_schedule, sampler
+from vfn.ops import karras_grid, logsnr_grid, logsnr_schedule, sampler
 from vfn.ops.predictions import predict
 from vfn.runs import write_checkpoint
 from vfn.sampling import load, untrained
 
 DETERMINISTIC = ["ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ab2", "abm2"]
+COSINE = logsnr_schedule("cosine")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,8 @@ def test_predictions_as_sums(out_type):
 def test_other_conditions():
     """Tags, no labels at all, guidance as an input, and one distilled into the network."""
     shapes = {
-        "tags": (SHAPE._replace(legend=Labels(("a", "b"), tags=True)), {}, ("noise", "labels")),
+        "tags": (SHAPE._replace(legend=Labels(("a", "b"), tags=True)), {},
+                 ("noise", "labels", "guidance")),
         "none": (SHAPE._replace(legend=Labels()), {}, ("noise",)),
         "input": (SHAPE, {"guidance_range": (0.0, 4.0), "teacher_steps": 2, "student_steps": 1},
                   ("noise", "labels", "guidance")),
@@ -117,6 +119,7 @@ def test_other_conditions():
         made = exported(untrained(config, shape), "ddim", 2)
         assert made.inputs == inputs
         assert made.module(*made.example(3)).shape == (3, 1, 8, 8)
+        assert graph_export.gap(made, made.module) == 0  # and it draws as the run does
 
 
 def test_other_inputs_are_refused():
@@ -189,6 +192,35 @@ def test_onnx_of_a_network(small, tmp_path):
         expected = exported(load(small, "cpu")).module(z, t, labels)
     (found,) = opened.run(None, {"z": z.numpy(), "t": t.numpy(), "labels": labels.numpy()})
     assert np.abs(found - expected.numpy()).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"),
+    [
+        ({"times": (1.0, 0.7, 0.2)}, COSINE.logsnr(torch.tensor([1.0, 0.7, 0.2, 0.0]).double())),
+        ({"grid": "logsnr"}, torch.linspace(-20, 20, 4).double()),
+        ({"grid": "karras"}, karras_grid(3)),
+        ({}, COSINE.logsnr(torch.tensor([3.0, 2.0, 1.0, 0.0]).double() / 3)),
+    ],
+)
+def test_steps_are_those_of_the_run(settings, levels):
+    config = override(small_config(), {"sample_timesteps": 3, "sampler": "ddim", **settings})
+    trained = untrained(config, SHAPE)
+    made = exported(trained, "ddim")
+    z, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 7])
+    with torch.no_grad():
+        expected = sampler("ddim")(trained.denoiser(labels, 0.5), z, levels).x0
+        found = made.module(z, labels, torch.full((2,), 0.5))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_steps_elsewhere_are_noticed(run, monkeypatch):
+    """A graph that is written as it was traced, but is not what the run draws."""
+    elsewhere = torch.linspace(-20, 20, 4)
+    monkeypatch.setattr(graph_export, "plan_of", lambda draw, _: plan_of(draw, elsewhere))
+    made = exported(load(run, "cpu"), "ddim", 3)
+    with pytest.raises(ValueError, match="draws differs from the run by .*; nothing was written"):
+        graph_export.gap(made, made.module)
 
 
 @pytest.mark.parametrize("steps", [None, 3])

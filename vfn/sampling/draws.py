@@ -15,8 +15,15 @@ from vfn import __version__
 from vfn.configs import SampleConfig
 from vfn.distributed import World, gather, largest, share
 from vfn.memory import in_memory
-from vfn.model import rule_of, sampler_of, schedule_of, strength_of, weak_strength_of
-from vfn.ops import keyed_normal, sampling_grid
+from vfn.model import (
+    grid_of,
+    rule_of,
+    sampler_of,
+    schedule_of,
+    strength_of,
+    weak_strength_of,
+)
+from vfn.ops import keyed_normal
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress, say
 from vfn.runs import digest
@@ -292,11 +299,7 @@ class Draws:
 
     @cached_property
     def _grid(self) -> Tensor:
-        schedule, settings = schedule_of(self.trained.config.diffusion), self.settings
-        # On the host, where it can be looked at without waiting for the device.
-        if settings.times is not None:
-            return schedule.logsnr(torch.tensor([*settings.times, 0.0], dtype=torch.float64))
-        return sampling_grid(settings.grid, schedule, settings.sample_timesteps)
+        return grid_of(self.settings, schedule_of(self.trained.config.diffusion))
 
     @cached_property
     def _sampler(self) -> Any:
