@@ -155,6 +155,23 @@ def test_learned_variance_and_noise_levels(written, tmp_path):
     assert schedule.logsnr(1999 / 4000).item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, "fixed_large"),
+        ({"sigma_small": True}, "fixed_small"),
+        ({"learn_sigma": True}, "learned"),
+        ({"learn_sigma": True, "sigma_small": True}, "learned"),
+    ],
+)
+def test_variances_of_ancestral_steps(written, flags, expected):
+    """As create_gaussian_diffusion of guided-diffusion reads these flags."""
+    file, given, _ = written(**flags)
+    config = read_adm(file, given).config
+    assert config.sample.var_type == expected
+    assert config.diffusion.learned_variance == (expected == "learned")
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_can_be_built(name):
     """Their sizes, without their memory."""

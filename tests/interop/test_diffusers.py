@@ -15,7 +15,11 @@ from vfn.configs import override
 from vfn.data import Labels
 from vfn.interop import export_diffusers, import_diffusers
 from vfn.interop.diffusers_export import sampled_by_diffusers, write_side_file
-from vfn.interop.diffusers_import import read_diffusers, with_dataset
+from vfn.interop.diffusers_import import (
+    diffusion_from_scheduler,
+    read_diffusers,
+    with_dataset,
+)
 from vfn.interop.diffusers_network import (
     config_for_diffusers,
     options_from_diffusers,
@@ -24,7 +28,7 @@ from vfn.interop.diffusers_network import (
 )
 from vfn.interop.varied_unet import VariedUNet
 from vfn.model import DataShape, schedule_of
-from vfn.ops import ddim_step, logsnr_grid, sample
+from vfn.ops import ddim_step, logsnr_grid, posterior_logvar, sample
 from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
 from vfn.sampling import load
 from vfn.train import distill, train
@@ -437,6 +441,18 @@ def test_classes_of_others_count_from_nothing(copy):
     rows = load_file(copy / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(found.ema["label_embed.weight"].T, rows["class_embedding.weight"])
     assert not found.ema["label_embed.bias"].any()
+
+
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
+def test_variances_of_ancestral_steps_are_theirs(kind):
+    scheduler = diffusers.DDPMScheduler(variance_type=kind)
+    settings = diffusion_from_scheduler(scheduler.config)
+    config = override(small_config(), settings)
+    schedule, i = schedule_of(config.diffusion), 30  # where both are a twentieth apart
+    here, there = schedule.logsnr(torch.tensor([i, i - 1], dtype=torch.float64) / 1000)
+    ours = posterior_logvar(here, there, config.sample.var_type).exp()
+    # Theirs is a difference in float32 of numbers near 1: 6e-8 of 7e-4.
+    assert ours.item() == pytest.approx(scheduler._get_variance(i).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])

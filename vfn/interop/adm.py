@@ -226,10 +226,18 @@ def _config(flags: Flags, options: Mapping[str, Any]) -> Config:
         "schedule_options": {**kinds[flags["noise_schedule"]], "timesteps": steps},
         "model_out_type": "x0" if flags["predict_xstart"] else "eps",
         "learned_variance": flags["learn_sigma"],
+        "var_type": _var_type(flags),
         "train_timesteps": steps,
         "reweight_type": "snr",
     }
     return override(Config(), settings)
+
+
+def _var_type(flags: Flags) -> str:
+    """The variance of their ancestral steps, for which sigma_small counts where none is learned."""
+    if flags["learn_sigma"]:
+        return "learned"
+    return "fixed_small" if flags["sigma_small"] else "fixed_large"
 
 
 def params_from_adm(

@@ -296,7 +296,7 @@ def _config(home: Path, options: Mapping[str, Any], source: Any, drops: bool) ->
 
 
 def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of noise levels and prediction that a scheduler of diffusers has.
+    """The settings of noise levels, prediction and variance that a scheduler of diffusers has.
 
     Args:
         found: its configuration, of DDPMScheduler, DDIMScheduler or another of the same betas.
@@ -343,6 +343,7 @@ def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
         "logsnr_min": None,
         "logsnr_max": None,
         "schedule_options": options,
+        "var_type": "fixed_large" if found.get("variance_type") == "fixed_large" else "fixed_small",
     }
 
 
