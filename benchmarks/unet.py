@@ -52,8 +52,7 @@ UNSCALED = torch.amp.GradScaler(enabled=False)  # passes everything on
 class Record(TorchFunctionMode):
     """Keeps the products that a network computes, as calls that can be made again."""
 
-    # The last is the operator @, which attention is made of in half precision on a CPU.
-    PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention, Tensor.matmul)
+    PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention)
 
     def __init__(self) -> None:
         self.calls: list[tuple[Callable, list[Any], dict[str, Any]]] = []
@@ -62,8 +61,13 @@ class Record(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self.PRODUCTS:
             named = {name: fresh(value) for name, value in kwargs.items()}
-            self.calls.append((func, [fresh(value) for value in args], named))
+            self.calls.append((as_now(func), [fresh(value) for value in args], named))
         return func(*args, **kwargs)
+
+
+def as_now(func: Callable) -> Callable:
+    """A function outside of autocast where it is now, as attention is in half precision."""
+    return func if torch.is_autocast_enabled("cpu") else torch.autocast("cpu", enabled=False)(func)
 
 
 def fresh(value: Any) -> Any:

@@ -12,7 +12,7 @@ from vfn.configs import load, override
 from vfn.data import Labels
 from vfn.model import DataShape, build_model
 from vfn.nn import Transformer
-from vfn.nn.transformer import TransformerBlock, rotary_angles, turned
+from vfn.nn.transformer import TransformerBlock, rms_normed, rotary_angles, turned
 
 # Reassociated sums in float32, relative to the largest output.
 RELATIVE = 1e-5
@@ -142,6 +142,17 @@ def test_other_dtypes(dtype):
     got = model.to(dtype)(z.to(dtype), t)
     assert got.dtype == dtype
     assert relative_error(got.float(), expected) < (1e-5 if dtype == torch.float64 else 0.1)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-3, 1.0, 3e4])
+def test_norm_of_any_size_in_float16(size):
+    """Its norm and its factor may be beyond 65504; 1e-6 is a unit of the smallest numbers."""
+    torch.manual_seed(0)
+    x = (size * torch.randn(3, 64).clamp(-2, 2)).half()
+    exact = x.double() / (torch.linalg.vector_norm(x.double(), dim=-1, keepdim=True) / 8 + 1e-6 / 8)
+    got = rms_normed(x)
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.double(), exact, rtol=torch.finfo(torch.float16).eps, atol=0)
 
 
 def test_autocast_keeps_conditioning_and_output_in_float32():

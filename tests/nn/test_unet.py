@@ -509,6 +509,21 @@ def test_attention_and_normalisation_in_half_precision(dtype):
         assert (got - exact).abs().max() < units * torch.finfo(dtype).eps * size.max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_of_large_products_in_half_precision(dtype):
+    """Products of 10^5 are beyond the range of float16, and differ by less than bfloat16 tells."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 9, 64)
+    q, k, v = (40 + q).to(dtype), (40 + k).to(dtype), v.to(dtype)
+    exact = (q.double() @ k.double().mT / 64**0.5).softmax(-1) @ v.double()
+    got = attend(q.requires_grad_(), k, v)
+    got.sum().backward()
+    assert got.dtype == dtype
+    assert q.grad.isfinite().all()
+    # Logits of 10^4 have their last place at 10^-3 in float32, and weights as many digits fewer.
+    assert (got - exact).abs().max() < (torch.finfo(dtype).eps + 0.003) * v.abs().max()
+
+
 def guided_net(**options):
     return random_net(num_classes=3, guidance_range=(1.0, 3.0), **options)
 

@@ -178,12 +178,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     >>> attend(*torch.zeros(2, 1, 1, 3, 4), torch.ones(1, 1, 3, 4))[0, 0, 0]
     tensor([1., 1., 1., 1.])
     """
-    if not _is_half(q):
-        with sdpa_kernel(SDPBackend.MATH) if has_tangent(q) else nullcontext():
-            return F.scaled_dot_product_attention(q, k, v)
-    # The fused kernel's backward pass takes two to seven times as long in half precision.
-    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1, dtype=torch.float32)
-    return weights.to(v.dtype) @ v
+    if _is_half(q):
+        # On the CPU half types take several times as long backward; and logits are rounded there,
+        # beyond the range of float16.
+        with full_precision(q.device):
+            return attend(q.float(), k.float(), v.float()).to(v.dtype)
+    with sdpa_kernel(SDPBackend.MATH) if has_tangent(q) else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 def group_norm(channels: int, least: int = 1) -> GroupNorm:

@@ -73,6 +73,8 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rms_normed(x: Tensor, times: Tensor | float = 1.0) -> Tensor:
     """``times x / rms(x)`` along the last axis; the factor [..., 1] costs no pass over x."""
+    if x.dtype == torch.float16:  # whose range the norm, or the factor, may leave
+        return rms_normed(x.float(), times).to(x.dtype)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * (times * math.sqrt(x.shape[-1]) / (norm + NORM_EPS))
 
