@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vfn.interop.reference_parameters import params_from_reference
-from vfn.nn import UNet, denoiser, with_params
+from vfn.nn import Conditions, UNet, denoiser, with_params
 from vfn.ops import (
     Remembering,
     guidance_rule,
@@ -168,6 +168,22 @@ def test_no_labels_are_the_label_for_none(options, expected):
     assert (y is None) if expected is None else torch.equal(y, expected)
 
 
+def test_guidance_leads_away_from_no_condition_of_the_same_augmentation():
+    given = Conditions(torch.ones(2, 3), torch.ones(2, 1, 1, 1), torch.ones(2, 9))
+    seen = {}
+
+    class Told(nn.Module):
+        def forward(self, z, *_, **more):
+            seen.update(more)
+            return 0 * z
+
+    guided = denoiser(Told(), None, SCHEDULE, "x0", None, 1.0, conditions=given)
+    guided(torch.zeros(2, 1, 1, 1), torch.zeros(2))
+    for name, there in (("vector", 2), ("image", 2), ("augment", 4)):
+        assert seen[name].flatten(1).all(1).sum() == there
+        assert seen[name][:2].all()
+
+
 def test_tags_are_guided_against_no_tags(stub):
     denoise(stub, torch.tensor([[1, 0, 1], [0, 1, 0]]), guidance=1.0)
     assert stub.calls[0][2].tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
@@ -180,6 +196,10 @@ def test_z_is_left_alone(stub):
 
 
 def test_guidance_without_labels_is_refused(stub):
+    """Augmentation is nothing that it could lead away from."""
+    told = Conditions(augment=torch.ones(2, 9))
+    with pytest.raises(ValueError, match=r"expected labels for guidance 0\.5, got None"):
+        denoise(stub, None, 0.5, conditions=told)
     with pytest.raises(
         ValueError, match=r"expected labels for guidance 0\.5, got None; give labels"
     ):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -42,6 +43,33 @@ class Conditions(NamedTuple):
         tensor([[1., 1.]])
         """
         return Conditions(*(None if value is None else change(value) for value in self))
+
+    def none(self) -> "Conditions":
+        """What guidance leads away from: no numbers and no picture, augmented in the same way.
+
+        Returns:
+            Conditions.
+
+        >>> Conditions(torch.ones(1, 2), augment=torch.ones(1, 1)).none()
+        Conditions(vector=tensor([[0., 0.]]), image=None, augment=tensor([[1.]]))
+        """
+        return self.each(torch.zeros_like)._replace(augment=self.augment)
+
+    def then(self, others: "Conditions") -> "Conditions":
+        """Those of a batch, and after them those of another one.
+
+        Args:
+            others: of the same network.
+
+        Returns:
+            Conditions.
+
+        >>> Conditions(torch.ones(1, 2)).then(Conditions(torch.zeros(1, 2))).vector
+        tensor([[1., 1.],
+                [0., 0.]])
+        """
+        pairs = zip(self, others, strict=True)
+        return Conditions(*(b if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 
 NO_CONDITIONS = Conditions()

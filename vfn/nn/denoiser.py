@@ -144,7 +144,7 @@ def denoiser(
         rule: how two predictions are combined, as `guidance_rule` makes it.
         zero_until: highest logsnr at which the flow stands still, see `zero_init`; None is none.
         conditions: what the network takes beside labels, of B pictures. Guidance leads away from
-            none of it, too.
+            none of it, too, of the same augmentation.
         casting: the context of each call of the network, such as one of `torch.autocast`.
 
     Returns:
@@ -174,7 +174,7 @@ def denoiser(
     if known is not None:
         check_guidance_input(guidance, known, rescale, rule)
     doubled = branches_of(known, number) == 2
-    if doubled and labels is None and not conditions.keywords():
+    if doubled and labels is None and conditions.vector is None and conditions.image is None:
         raise ValueError(
             f"expected labels for guidance {'of some log-SNRs' if number is None else number}, "
             "got None; give labels, or leave guidance at 0"
@@ -182,8 +182,8 @@ def denoiser(
     if labels is not None:
         _check_known(model, labels)
     if doubled:
-        labels = None if labels is None else _and_none(labels)
-        conditions = conditions.each(_and_none)
+        labels = None if labels is None else torch.cat([labels, torch.zeros_like(labels)])
+        conditions = conditions.then(conditions.none())
     more = conditions.keywords()
 
     if not gradient:
@@ -244,11 +244,6 @@ def _each(logsnr: Tensor | float, z: Tensor) -> Tensor:
     """A logsnr for each picture [B], of one for all or with axes of length 1 behind."""
     value = logsnr if isinstance(logsnr, Tensor) else z.new_tensor(logsnr)
     return value.reshape(-1).expand(z.shape[0])
-
-
-def _and_none(condition: Tensor) -> Tensor:
-    """A condition of a batch, and after it none for the same pictures."""
-    return torch.cat([condition, torch.zeros_like(condition)])
 
 
 def _number(strength: Strength, name: str) -> float | None:
