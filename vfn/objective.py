@@ -307,13 +307,13 @@ def loss_on_paths(
     schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
     live = live_velocity(network, schedule, out_type, batch.conditions, batch.more)
     fixed = fixed_velocity(network, schedule, out_type, batch.conditions, batch.more)
-    away = None
-    if batch.labels is not None:
-        unasked = (torch.zeros_like(batch.labels), *batch.conditions[1:])
-        none = batch.more.each(torch.zeros_like)
-        away = fixed_velocity(network, schedule, out_type, unasked, none)
+    away, led = None, _under_conditions(batch)
+    if led is not None:
+        labels = None if batch.labels is None else torch.zeros_like(batch.labels)
+        unasked = (labels, *batch.conditions[1:])
+        away = fixed_velocity(network, schedule, out_type, unasked, batch.more.none())
     end = None if batch.r is None else schedule.logsnr(batch.r)
-    paths = Paths(z, dz, schedule.logsnr(batch.t), end, batch.u, batch.guidance, away)
+    paths = Paths(z, dz, schedule.logsnr(batch.t), end, batch.u, batch.guidance, away, led)
     values = entry.filled(f"objective {word}", learn, given)
     learned = learn(live, fixed, paths, batch.update, **values)
     if not isinstance(learned, Learned):
@@ -322,6 +322,14 @@ def loss_on_paths(
             f"{type(learned).__name__}"
         )
     return learned
+
+
+def _under_conditions(batch: Batch) -> Tensor | None:
+    """Whether each picture has anything that guidance leads away from [B]; None if none can."""
+    given = [each for each in (batch.labels, batch.vector, batch.image) if each is not None]
+    if not given:
+        return None
+    return torch.stack([each.reshape(len(each), -1).any(1) for each in given]).any(0)
 
 
 def weighted_error(

@@ -9,9 +9,10 @@ import torch
 
 from tests.helpers.processes import differing, last_step, logged, losses, wait_until
 from vfn import load as load_model
-from vfn.configs import load, loads, override
+from vfn.configs import DiffusionConfig, load, loads, override
 from vfn.data import load_dataset
 from vfn.objective import Batch, parts_of, path_loss
+from vfn.ops import logsnr_schedule
 from vfn.train import train
 from vfn.train.batches import make_batch
 
@@ -134,6 +135,120 @@ def test_two_times_are_as_far_apart_as_two_uniform_draws(digits_batch, density):
         assert (t - r).max() > 0.9
         lengths = digits_batch(True, **density)
         assert (lengths.t - lengths.r).unique().numel() == 64
+
+
+CONDITIONS = [
+    {"conditional": False, "condition": "downscale:4"},
+    {"condition": "downscale:4"},
+    {"conditional": True, "augment": 0.5},
+]
+
+
+@pytest.mark.parametrize("settings", CONDITIONS, ids=["pictures", "both", "augmented"])
+@pytest.mark.parametrize("led", [{"objective_options": {"guidance": 1.0}},
+                                 {"guidance_range": (0.0, 2.0)}], ids=["one", "range"])  # fmt: skip
+def test_guided_paths_under_any_condition(config, tmp_path, settings, led):
+    """With held-out losses on the way."""
+    given = {"steps": 2, "preview_every": 1, **settings, **led}
+    seen = []
+    train(few(config, "mean_flow", **given), tmp_path, callbacks=[seen.append], device="cpu")
+    assert sum("held_out_loss" in entry for entry in seen) == 2
+
+
+class Told(torch.nn.Module):
+    """Says of each picture what it is told of it, and keeps that."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, z, t, y=None, **more):
+        del t
+        self.calls.append({"labels": y, **more})
+        return 0.1 * z
+
+
+def test_paths_lead_away_from_no_condition_of_the_same_augmentation():
+    draw = torch.Generator().manual_seed(0)
+    x0, noise, image = torch.randn(3, 2, 1, 4, 4, generator=draw)
+    given = {"vector": torch.ones(2, 3), "image": image, "augment": torch.ones(2, 9)}
+    times = {"t": torch.full((2,), 0.6), "r": torch.full((2,), 0.3), "u": torch.zeros(2)}
+    diffusion = DiffusionConfig(objective="mean_flow", objective_options={"guidance": 1.0})
+    for labels in (None, torch.tensor([1, 2])):
+        network = Told()
+        path_loss(network, Batch(x0, labels, noise=noise, **times, **given), diffusion)
+        away = network.calls[0]
+        assert away["labels"] is None if labels is None else not away["labels"].any()
+        assert not away["vector"].any()
+        assert not away["image"].any()
+        assert torch.equal(away["augment"], given["augment"])
+        assert all(call["vector"].all() for call in network.calls[1:])
+
+
+def gaussian_v(z, t, y=None, w=None, *, r=None, vector=None, image=None):
+    """v of normal data of standard deviation 0.5, whatever the condition."""
+    del y, w, r, vector, image
+    logsnr = logsnr_schedule("cosine").logsnr(t).view(-1, 1, 1, 1)
+    signal, noise = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
+    return z * 0.75 * signal * noise / (0.25 * signal**2 + noise**2)
+
+
+@pytest.mark.parametrize("known", ["labels", "tags", "vector", "image"])
+@pytest.mark.parametrize("as_input", [False, True])
+def test_pictures_without_a_condition_are_not_led(known, as_input):
+    """Their loss, of the true velocity, is as without guidance; else its mean is (1 + w)^2 as much.
+
+    The variance of v given z is s^2 / D, D that of z.
+    """
+    draw, count = torch.Generator().manual_seed(0), 4000
+    x0, noise = torch.randn(2, count, 1, 1, 1, dtype=torch.float64, generator=draw)
+    x0, half = 0.5 * x0, torch.arange(count) % 2
+    value = {
+        "labels": half,
+        "tags": half[:, None] * torch.tensor([0, 1]),
+        "vector": half[:, None] * torch.tensor([-0.5, 0.0, 1.0]),
+        "image": half.view(-1, 1, 1, 1) * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1),
+    }[known]
+    conditions = {"labels" if known == "tags" else known: value}
+    t = torch.full((count,), 0.5, dtype=torch.float64)
+    batch = Batch(**{"x0": x0, "labels": None, "t": t, "noise": noise, "r": t,
+                     "u": torch.zeros(count), **conditions})  # fmt: skip
+
+    def loss(weight):
+        weights = torch.full((count,), weight)
+        led = batch._replace(guidance=weights) if as_input else batch
+        options = {"power": 0.0, **({} if as_input else {"guidance": weight})}
+        diffusion = DiffusionConfig(objective="mean_flow", objective_options=options)
+        return path_loss(gaussian_v, led, diffusion).loss
+
+    plain, led = loss(0.0), loss(4.0)
+    assert plain.mean().item() == pytest.approx(0.25 / 0.625, rel=0.1)  # four standard errors
+    assert torch.equal(led[half == 0], plain[half == 0])
+    torch.testing.assert_close(led[half == 1], 25 * plain[half == 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"conditional": False}, "need labels, or other conditions, .*, and there are none; leave"),
+        ({"p_uncond": 0.0}, "need p_uncond above 0 and below 1, got 0; leave out"),
+        ({"p_uncond": 1.0}, "need p_uncond above 0 and below 1, got 1; leave out"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("led", "name"),
+    [
+        ({"objective_options": {"guidance": 1.0}}, "--objective-option guidance$"),
+        ({"guidance_range": (0.0, 2.0)}, "guidance_range$"),
+    ],
+)
+def test_guided_paths_away_from_nothing_are_refused(
+    config, tmp_path, settings, message, led, name, monkeypatch
+):
+    monkeypatch.setattr("vfn.train.session.build_model", None)  # nothing is built before
+    with pytest.raises(ValueError, match=f"guided paths of mean_flow {message}.* {name}"):
+        train(few(config, "mean_flow", **settings, **led), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_time_does_not_depend_on_the_layout(digits_batch):

@@ -46,7 +46,7 @@ class Paths(NamedTuple):
 
     dz: v of training pairs, or of a teacher. end: logsnr where a step may end [B], and u: a uniform
     draw of each, for mean velocities. guidance: w [B] that the paths are led by, away from what
-    ``away(z, logsnr, logsnr_s)`` says.
+    ``away(z, logsnr, logsnr_s)`` says; led: which of them are [B], None for all.
     """
 
     z: Tensor
@@ -56,6 +56,7 @@ class Paths(NamedTuple):
     u: Tensor | None = None
     guidance: Tensor | None = None
     away: Velocity | None = None
+    led: Tensor | None = None
 
 
 class Learned(NamedTuple):
@@ -336,7 +337,9 @@ def learn_mean_velocity(
         offset: c of the same, > 0.
         own_velocity: 1 takes the derivative along the network's own velocity (improved MeanFlow),
             0 along that of the training pair.
-        guidance: w that the paths are led by where ``paths.guidance`` does not say.
+        guidance: w that the paths are led by where ``paths.guidance`` does not say. It is 0 for
+            those without a condition: their v is what the others are led away from, and w times
+            the difference would be noise.
 
     Returns:
         Learned; its figures are ``square_error``, without the weight, and ``derivative_rms``, of
@@ -352,13 +355,14 @@ def learn_mean_velocity(
     >>> learn_mean_velocity(lambda z, *_: 0 * z, lambda z, *_: 0 * z, paths).loss
     tensor([0., 0.])
     """
-    z, dz, logsnr, end, u, weight, away = paths
+    z, dz, logsnr, end, u, weight, away, led = paths
     if end is None or u is None:
         raise ValueError("expected paths with ends and uniform draws, got some without")
     if weight is not None or guidance:
         if away is None:
             raise ValueError("expected paths that say what guidance leads away from, got none")
         w = dz.new_full((len(dz),), guidance) if weight is None else weight.to(dz.dtype)
+        w = w if led is None else torch.where(led, w, 0)
         dz = dz + from_left(w, dz) * (dz - away(z, logsnr, logsnr))
     end = torch.where(u < same_time, logsnr, end)
     along = fixed(z, logsnr, logsnr) if own_velocity else dz

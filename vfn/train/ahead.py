@@ -8,7 +8,7 @@ from vfn.evaluation import METRICS
 from vfn.evaluation.held_out import ON_THE_WAY
 from vfn.files import check_space, shortened
 from vfn.footprint import FLOAT32, kept_copies
-from vfn.model import DataShape, check_sampling
+from vfn.model import DataShape, check_sampling, is_conditional
 from vfn.runs import RunFiles
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.trackers import find_trackers
@@ -31,7 +31,7 @@ def check_text(config: Config) -> None:
 
 
 def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
-    """Refuse what the first preview or evaluation would fail by.
+    """Refuse what the first loss, preview or evaluation would fail by.
 
     Args:
         config: of the run.
@@ -39,9 +39,11 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
         shape: of its data.
 
     Raises:
-        ValueError: for settings of sampling that the network cannot follow, names of labels that no
-            grid can show, or too few pictures to evaluate.
+        ValueError: for paths that are led away from what nobody says, settings of sampling that the
+            network cannot follow, names of labels that no grid can show, or too few pictures to
+            evaluate.
     """
+    _check_led_paths(config, shape)
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     for name in shape.legend.names:
         try:
@@ -56,6 +58,23 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
             f"evaluations on the way need at least {fewest} pictures, and the data set has "
             f"{len(dataset.images)}; use --eval-every 0"
         )
+
+
+def _check_led_paths(config: Config, shape: DataShape) -> None:
+    """Refuse a mean flow of guided paths that would not learn with and without a condition."""
+    diffusion, span = config.diffusion, config.model.guidance_range
+    if diffusion.objective != "mean_flow" or config.distill.asked:
+        return
+    if span is None and not diffusion.objective_options.get("guidance"):
+        return
+    setting = "--objective-option guidance" if span is None else "guidance_range"
+    if not is_conditional(config, shape):
+        missing = "labels, or other conditions, to lead away from, and there are none"
+    elif diffusion.p_uncond in (0, 1):
+        missing = f"p_uncond above 0 and below 1, got {diffusion.p_uncond:g}"
+    else:
+        return
+    raise ValueError(f"guided paths of mean_flow need {missing}; leave out {setting}")
 
 
 def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None:
