@@ -9,7 +9,7 @@ import torch
 
 from tests.helpers.processes import differing, last_step, logged, losses, wait_until
 from vfn import load as load_model
-from vfn.configs import DiffusionConfig, load, loads, override
+from vfn.configs import DiffusionConfig, ModelConfig, load, loads, override
 from vfn.data import load_dataset
 from vfn.objective import Batch, parts_of, path_loss
 from vfn.ops import logsnr_schedule
@@ -248,6 +248,17 @@ def test_guided_paths_away_from_nothing_are_refused(
     monkeypatch.setattr("vfn.train.session.build_model", None)  # nothing is built before
     with pytest.raises(ValueError, match=f"guided paths of mean_flow {message}.* {name}"):
         train(few(config, "mean_flow", **settings, **led), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_an_objective_cannot_differentiate_is_refused(config, tmp_path):
+    """Of other networks than the UNet the settings are options, and seen when it is built."""
+    sizes = {"patch_size": 4, "width": 32, "depth": 1, "num_heads": 2}
+    model = ModelConfig(network="transformer", options=sizes)
+    settings = override(replace(config, model=model), {"objective": "mean_flow"})
+    lacking = "second_time true with objective mean_flow; expected time_embedding smooth with"
+    with pytest.raises(ValueError, match=f"network transformer: expected {lacking}.*sinusoidal"):
+        train(settings, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -181,6 +181,22 @@ class ModelConfig(Section):
         second = {"second_time": True} if self.second_time else {}
         return {**options, **span, **second}
 
+    def seeing_time(self, word: TimeEmbedding) -> "ModelConfig":
+        """The same network with an embedding of time, which others than the UNet have as an option.
+
+        Args:
+            word: ``sinusoidal`` or ``smooth``.
+
+        Returns:
+            ModelConfig.
+
+        >>> ModelConfig(network="transformer").seeing_time("smooth").options
+        {'time_embedding': 'smooth'}
+        """
+        if NETWORKS.find(self.network).sectioned:
+            return dataclasses.replace(self, time_embedding=word)
+        return dataclasses.replace(self, options={**self.options, "time_embedding": word})
+
     def conflicts(self) -> list[str]:
         """A range not of two ends in order, options of another network, sizes of no UNet."""
         faults, span = [], self.guidance_range
@@ -586,17 +602,9 @@ class Config(Section):
     def _faults_of_the_objective(self) -> list[str]:
         """What a UNet lacks for what it is to learn."""
         model, word = self.model, self.diffusion.objective
-        entry, faults = OBJECTIVES.find(word), []
         if not NETWORKS.find(model.network).sectioned or self.distill.asked:
             return []  # whoever builds it looks, or knows the teacher
-        if entry.second_time and not model.second_time:
-            faults.append(f"expected second_time true with objective {word}")
-        if entry.smooth and model.time_embedding != "smooth":
-            faults.append(
-                f"expected time_embedding smooth with objective {word}, which differentiates the "
-                f"network in time, got {model.time_embedding}"
-            )
-        return faults
+        return OBJECTIVES.find(word).lacking(word, model.second_time, model.time_embedding)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -117,6 +117,8 @@ class VariedUNet(UNet):
 
     def time_features(self, t: Tensor) -> Tensor:
         """Times [B] as the network sees them: sinusoids [B, hid_channels], float64."""
+        if self.time_embedding == "smooth":
+            return super().time_features(t)  # ours: the layers are fitted to it
         half = self.hid_channels // 2
         exponent = torch.arange(half, dtype=torch.float64, device=t.device)
         rates = torch.exp(-math.log(1e4) * exponent / (half - self.freq_shift))
@@ -193,6 +195,16 @@ class PreconditionedUNet(VariedUNet):
         self.boundary, self.sigma_data = boundary, sigma_data
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
+    def log_sigma(self, t: Tensor) -> Tensor:
+        """Logarithm of the noise at times [B], float64."""
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return low + t.double() * (high - low)
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """Times [B] as the network sees them: of log(sigma)/4, or smooth of t; float64."""
+        smooth = self.time_embedding == "smooth"
+        return super().time_features(t if smooth else 0.25 * self.log_sigma(t))
+
     def forward(
         self,
         z: Tensor,
@@ -213,9 +225,7 @@ class PreconditionedUNet(VariedUNet):
         Returns:
             x0 [B, C_out, H, W].
         """
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        log_sigma = low + t.double() * (high - low)
-        sigma = log_sigma.exp()
+        sigma = self.log_sigma(t).exp()
         data, total = self.sigma_data, (sigma**2 + self.sigma_data**2).sqrt()
         above = sigma - self.sigma_min if self.boundary else sigma
         skip = data**2 / (above**2 + data**2)
@@ -225,9 +235,7 @@ class PreconditionedUNet(VariedUNet):
         def times(coefficient: Tensor, x: Tensor) -> Tensor:
             return coefficient.to(z.dtype).view(-1, 1, 1, 1) * x
 
-        predicted = super().forward(
-            times(unscaled / total, z), 0.25 * log_sigma, y, w, **conditions
-        )
+        predicted = super().forward(times(unscaled / total, z), t, y, w, **conditions)
         return times(unscaled * skip, z) + times(out, predicted)
 
 

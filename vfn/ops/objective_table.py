@@ -37,6 +37,30 @@ class ObjectiveEntry(Parametric):
     smooth: bool = False
     sampler: str | None = None
 
+    def lacking(self, word: str, second_time: bool, time_embedding: str) -> list[str]:
+        """What a network lacks for it.
+
+        Args:
+            word: of the objective.
+            second_time: whether the network takes one.
+            time_embedding: how the network sees time.
+
+        Returns:
+            a message for each.
+
+        >>> OBJECTIVES["mean_flow"].lacking("mean_flow", False, "smooth")
+        ['expected second_time true with objective mean_flow']
+        """
+        faults = []
+        if self.second_time and not second_time:
+            faults.append(f"expected second_time true with objective {word}")
+        if self.smooth and time_embedding != "smooth":
+            faults.append(
+                f"expected time_embedding smooth with objective {word}, which differentiates the "
+                f"network in time, got {time_embedding}"
+            )
+        return faults
+
     def load(self) -> "Callable[..., Learned]":
         """The function ``learn``, imported now.
 

@@ -36,7 +36,9 @@ from vfn.model import (
     shape_of,
 )
 from vfn.nn import check_labels, guidance_range
+from vfn.nn.conditioning import Conditioned
 from vfn.objective import Objective, check_diffusion, objective_of
+from vfn.ops import OBJECTIVES
 from vfn.progress import say
 from vfn.runs import (
     Checkpoint,
@@ -550,6 +552,11 @@ def _check_network(
             f"network {name} knows {model.num_classes} labels, and the data set has {labels}; "
             "build it for as many, or set conditional to false for none"
         )
+    word = config.diffusion.objective
+    if isinstance(model, Conditioned) and not config.distill.asked:
+        faults = OBJECTIVES.find(word).lacking(word, model.second_time, model.time_embedding)
+        if faults:
+            raise ValueError(f"network {name}: {'; '.join(faults)}")
     _check_buffers(model, config, shape)
     _try_network(model, name, config, dataset, shape, device)
 

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tests.helpers.distilling import Gaussian
 from tests.helpers.processes import differing, last_step, logged, losses, wait_until
 from vfn import load as load_model
 from vfn import ops
-from vfn.configs import DiffusionConfig, load, override
+from vfn.configs import DiffusionConfig, ModelConfig, load, override
 from vfn.objective import Batch, path_loss
 from vfn.runs import find_checkpoint
 from vfn.train import train
@@ -152,6 +153,41 @@ def test_an_embedding_of_sinusoids_is_fitted(teacher, tmp_path, capsys):
     go(teacher, tmp_path / "ect", method="ect", method_options={}, steps=1)
     pairs = find_checkpoint(tmp_path / "ect" / "steps-2").config
     assert pairs.model.time_embedding == "sinusoidal"
+
+
+VARIED = "vfn.interop.varied_unet:"
+SIZES = {"hid_channels": 32, "ch_multipliers": (1,), "num_res_blocks": 1, "apply_attn": (False,)}
+OTHERS = {
+    "transformer": {"patch_size": 4, "width": 32, "depth": 1, "num_heads": 2},
+    f"{VARIED}VariedUNet": {**SIZES, "cos_first": True, "scales": False, "time_scale": 4000.0},
+    f"{VARIED}PreconditionedUNet": SIZES,
+}
+
+
+@pytest.mark.parametrize("network", OTHERS, ids=lambda name: name.rsplit(":", maxsplit=1)[-1])
+def test_students_of_other_networks_see_time_smoothly(config, tmp_path, network):
+    """It is an option of theirs; the two layers alone are another's, and what was seen is kept."""
+    taught = override(
+        replace(config, model=ModelConfig(network=network, options=OTHERS[network])),
+        {"steps": 1, "model_out_type": "x0", "reweight_type": "truncated_snr"},
+    )
+    train(taught, tmp_path / "teacher", device="cpu")
+    go(tmp_path / "teacher", tmp_path, lr=0.0, steps=1)
+    found = find_checkpoint(tmp_path / "steps-2")
+    trained = [load_model(tmp_path / name, "cpu") for name in ("steps-2", "teacher")]
+    for each in trained:
+        each.model.load_state_dict(each.params)
+    student, teacher = (each.model for each in trained)
+    assert found.config.model == taught.model.seeing_time("smooth")
+    before, after = (dict(net.named_parameters()) for net in (teacher, student))
+    other = {name for name in after if not torch.equal(after[name], before[name])}
+    assert other == {f"time_embed.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")}
+    t = torch.linspace(0.01, 0.99, 500, dtype=torch.float64)
+    error = (student.embed(t, None) - teacher.embed(t, None)).square().mean()
+    assert error < 0.7 * teacher.embed(t, None).var()  # of random layers little is smooth
+    # Rates of 10 and less: 10 (1 + 10^(-8/15) + ...)^(1/2) = 11.9.
+    change = student.time_features(t + 1e-4) - student.time_features(t)
+    assert change.norm(dim=1).max() < 1.2e-3
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.files import few, shortened
 from vfn.model import check_guidance
 from vfn.nn import NETWORKS
+from vfn.nn.conditioning import Conditioned
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
 from vfn.train.alike import differing
@@ -129,11 +130,10 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
         overrides = {"objective": method.objective, **overrides}
     config = _with_method(configs.override(config, dict(overrides)), name, overrides)
     config = _with_weaker(_with_guidance(config, own), own)
-    alike = replace(config.model, guidance_range=own.model.guidance_range)
-    if method.objective is not None and OBJECTIVES.find(method.objective).smooth:
-        # `_with_method` has looked at it.
-        alike = replace(alike, time_embedding=own.model.time_embedding)
-    faults = differing(alike, own.model)
+    alike, theirs = replace(config.model, guidance_range=own.model.guidance_range), own.model
+    if _differentiates_in_time(config):  # `_with_method` has looked at it
+        alike, theirs = alike.seeing_time("smooth"), theirs.seeing_time("smooth")
+    faults = differing(alike, theirs)
     faults += differing(config.diffusion, own.diffusion)
     if own.distill.asked:
         faults += _faults_of_a_student(config, own)
@@ -183,15 +183,23 @@ def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
     if "regress_updates" in options:
         options["regress_updates"] = int(options["regress_updates"])
     config = replace(config, distill=replace(config.distill, method_options=options))
-    learned = OBJECTIVES.find(entry.objective)
-    if not learned.smooth or not NETWORKS.find(config.model.network).sectioned:
+    if not _differentiates_in_time(config):
         return config
     if overrides.get("time_embedding", "smooth") != "smooth":
         raise ValueError(
             f"method {word} differentiates the network in time, where sinusoids of 1000 t explode; "
             "leave out --time-embedding: students get a smooth one"
         )
-    return replace(config, model=replace(config.model, time_embedding="smooth"))
+    return replace(config, model=config.model.seeing_time("smooth"))
+
+
+def _differentiates_in_time(config: Config) -> bool:
+    """Whether a method differentiates in time a network whose embedding of it can be chosen."""
+    objective = METHODS.find(config.distill.method).objective
+    if objective is None or not OBJECTIVES.find(objective).smooth:
+        return False
+    network = NETWORKS.find(config.model.network).load()
+    return isinstance(network, type) and issubclass(network, Conditioned)
 
 
 def _with_guidance(config: Config, own: Config) -> Config:

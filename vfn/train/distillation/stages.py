@@ -558,14 +558,16 @@ def _start_as(run: Run, network: nn.Module, teacher: Checkpoint) -> None:
     ranged = guidance_range(run.model) is not None and guidance_range(network) is None
     added = {name: v for name, v in state.ema.items() if ranged and name not in own}
     start_from(state, teacher._replace(ema=added | own))
-    if run.config.model.time_embedding != teacher.config.model.time_embedding:
-        assert isinstance(run.model, Conditioned)  # no other network has the setting
-        assert isinstance(network, Conditioned)
+    if (
+        isinstance(run.model, Conditioned)
+        and isinstance(network, Conditioned)
+        and run.model.time_embedding != network.time_embedding
+    ):
         refit_time_embedding(run.model, network)
         for name, param in state.params.items():
             state.ema[name].copy_(param.detach())
         say(
-            f"the student's time_embedding is {run.config.model.time_embedding}, unlike its "
+            f"the student's time_embedding is {run.model.time_embedding}, unlike its "
             "teacher's: it is fitted to what that says"
         )
     elif ranged and not _starts_alike(run, network):
