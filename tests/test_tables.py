@@ -31,6 +31,12 @@ def test_what_is_no_word_is_refused(word):
         SHAPES.find(word)
 
 
+@pytest.mark.parametrize("word", [None, 3, print, ["tau"], b"tau"])
+def test_what_is_no_text_is_refused_likewise(word):
+    with pytest.raises(ValueError, match="unknown shape .* expected one of tau, path, or package"):
+        SHAPES.find(word)
+
+
 def test_a_closed_table_takes_no_outside_name():
     closed = Table("colour", {"red": Entry(text="", target="a:b")})
     with pytest.raises(ValueError, match="unknown colour 'math:pi', expected one of red$"):

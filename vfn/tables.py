@@ -89,16 +89,19 @@ class Table(Mapping[str, E], Generic[E]):
         """What may be given, for a message or help text."""
         return f"one of {self.words()}" + (f", or {FORM}" if self.is_open else "")
 
-    def check(self, word: str) -> None:
+    def check(self, word: Any) -> None:
         """Refuse what is no word of the table and has not the form of an outside name.
 
         Args:
-            word: what was given.
+            word: what was given, a text or anything else.
 
         Raises:
             ValueError: it names the words.
         """
-        if word not in self._entries and not (self.is_open and is_object_name(word)):
+        known = isinstance(word, str) and (
+            word in self._entries or (self.is_open and is_object_name(word))
+        )
+        if not known:
             raise ValueError(f"unknown {self.kind} {shown(word)}, expected {self.expected()}")
 
     def find(self, word: str) -> E:

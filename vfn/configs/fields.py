@@ -108,7 +108,7 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
 
 def _word_faults(name: str, word: Any, table: Table[Any]) -> list[str]:
     try:
-        table.check(word if isinstance(word, str) else "")
+        table.check(word)
     except ValueError:
         return [f"expected {name} to be {table.expected()}, got {shown(word)}"]
     return []
