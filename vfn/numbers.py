@@ -10,7 +10,7 @@ def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
     """A whole number of any kind, of Python, numpy or torch, as Python's own.
 
     Args:
-        value: the number.
+        value: the number; true and false are none.
         name: what it is called.
         low: the least that it may be.
         high: the most, if there is one.
@@ -29,7 +29,7 @@ def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
     ValueError: expected num to be a whole number of at least 1, got 1.5
     """
     try:
-        number = operator.index(value)
+        number = low - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = low - 1
     if number < low or (high is not None and number > high):

@@ -276,6 +276,8 @@ def test_variants_share_what_is_not_compared(trained):
     assert [d.settings.sampler for d in several] == ["ab2"] * 2
     assert [d.settings.sample_timesteps for d in several] == [2, 4]
     assert len(variants(trained, {}, 5)) == 1
+    several = variants(trained, {"guidance": np.array([0.0, 1.0])}, 5)
+    assert [d.settings.guidance for d in several] == [0.0, 1.0]
     with pytest.raises(ValueError, match="solver ddim takes no churn"):
         variants(trained, {"sampler": ["heun", "ddim"]}, churn=0.1)
 

@@ -211,7 +211,13 @@ def test_as_many_are_drawn_at_a_time_as_fit(trained, monkeypatch, capsys):
             {"sampler": "hoin"},
             "unknown solver 'hoin', expected one of ddim, .*adaptive, or",
         ),
-        ({"steps": 0}, "expected sample_timesteps at least 1, got 0"),
+        ({"sampler": None}, "unknown solver None, expected one of ddim, .*adaptive, or"),
+        ({"sampler": print}, "unknown solver <built-in function print>, expected one of ddim"),
+        ({"guidance_rule": None}, "expected guidance_rule to be one of plain, .* got None"),
+        ({"steps": 0}, "^expected steps at least 1, got 0"),
+        ({"sample_timesteps": 0}, "^expected sample_timesteps at least 1, got 0"),
+        ({"batch": np.bool_(True)}, "^expected batch to be int, got True"),
+        ({"steps": np.array([2])}, r"^expected steps to be int, got \[2\]"),
         ({"var_type": "learned", "sampler": "ancestral"}, "needs a model trained with learned"),
     ],
 )
@@ -244,7 +250,29 @@ def test_how_many_pictures(trained):
             trained.draws(num)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, None])
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"steps": np.int64(2), "times": np.array([1, 0.5])}, {"steps": 2, "times": (1.0, 0.5)}),
+        ({"steps": torch.tensor(2), "eta": np.int32(1)}, {"steps": 2, "eta": 1.0}),
+        (
+            {"guidance": np.float32(0.1), "guidance_interval": np.array([-3, 5])},
+            {"guidance": float(np.float32(0.1)), "guidance_interval": (-3.0, 5.0)},
+        ),
+        (
+            {"guidance_rule": "apg", "guidance_options": {"norm": np.float32(2)}},
+            {"guidance_rule": "apg", "guidance_options": {"norm": 2.0}},
+        ),
+    ],
+)
+def test_settings_of_numpy_are_numbers(trained, given, plain):
+    drawn, again = (trained.draws(2, **{"sampler": "ddim", **each}) for each in (given, plain))
+    assert repr(drawn.settings) == repr(again.settings)
+    assert drawn.record() == again.record()
+    assert torch.equal(drawn.all().images, again.all().images)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, None, True])
 def test_seeds_that_no_record_could_hold(trained, seed):
     with pytest.raises(ValueError, match=r"expected seed to be a whole number in 0\.\.9223"):
         trained.draws(2, seed=seed)

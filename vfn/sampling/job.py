@@ -107,7 +107,7 @@ def variants(
     >>> [(draws.settings.sampler, draws.settings.sample_timesteps) for draws in several]
     [('ddim', 4), ('ddim', 8), ('heun', 4), ('heun', 8)]
     """
-    given = {name: dict.fromkeys(values) for name, values in compared.items() if values}
+    given = {name: dict.fromkeys(values) for name, values in compared.items() if len(values)}
     chosen = [dict(zip(given, values, strict=True)) for values in product(*given.values())]
     several = [trained.draws(num, labels, seed, **{**settings, **values}) for values in chosen]
     if labels is not None:

@@ -494,7 +494,10 @@ class Trained:
         if "sampler" in named:
             SOLVERS.check(named["sampler"])
         _check_taken(named.get("sampler", base.sampler), named)
-        chosen = changed_section(base, _with_weaker_named(base, named))
+        try:
+            chosen = changed_section(base, _with_weaker_named(base, named))
+        except ValueError as error:
+            raise ValueError(_as_called(str(error), given)) from None
         known = guidance_range(self.model)
         check_sampling(chosen, self.config, self.shape, known)
         return chosen
@@ -699,6 +702,13 @@ def _network(checkpoint: Checkpoint, given: nn.Module | None) -> nn.Module:
     if here not in (known, NETWORKS.find(known).target):
         raise ValueError(f"the checkpoint is one of network {known}, got one of {here}")
     return given
+
+
+def _as_called(message: str, given: Mapping[str, Any]) -> str:
+    """A message with the short names of settings that were given by these."""
+    for short, name in SHORT_NAMES.items():
+        message = message.replace(name, short) if short in given else message
+    return message
 
 
 def _with_weaker_named(base: SampleConfig, given: Mapping[str, Any]) -> dict[str, Any]:
