@@ -7,7 +7,7 @@ from typing import get_args, get_origin
 
 import pytest
 
-from vfn.configs import Config, dumps, flat_fields, load, loads, override, presets
+from vfn.configs import Config, SampleConfig, dumps, flat_fields, load, loads, override, presets
 from vfn.configs.fields import plain_hint
 from vfn.configs.schema import SECTIONS
 
@@ -188,6 +188,10 @@ def test_configuration_is_frozen():
             "expected no logsnr_min or logsnr_max with the legacy schedule",
         ),
         ("[sample]\nvar_type = 'fixed_medium'", "expected intp_frac with var_type fixed_medium"),
+        (
+            "[sample]\nsampler = 'adaptive'\nsample_timesteps = 2\ntimes = [1, 0.5]",
+            "expected a sampler that takes times, got adaptive, which chooses its steps itself",
+        ),
     ],
 )
 def test_fault_is_named(text, message):
@@ -310,6 +314,8 @@ def test_a_table_of_options_is_merged_key_by_key():
     changed = override(base, {"options": {"rate": 1.0, "name": "x"}})
     assert changed.model.options == {"width": 16, "rate": 1.0, "name": "x"}
     assert base.model.options == {"width": 16, "rate": 0.5}
+    timed = override(Config(), {"sample_timesteps": 2, "times": [1, 0.5]})
+    assert override(timed, {"grid": "time"}).sample.times is None
     weighted = override(Config(), {"reweight_type": "p2", "reweight_options": {"gamma": 5.0}})
     assert weighted.diffusion.reweight_options == {"gamma": 5.0}
     assert override(weighted, {"lr": 1.0}).diffusion.reweight_options == {"gamma": 5.0}
@@ -545,3 +551,25 @@ def test_another_rule_leaves_the_options_of_the_one_before_behind():
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "mine.toml").write_text("\ufeff[train]\nsteps = 7\n")
     assert load(str(tmp_path / "mine.toml")).train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (
+            {"sample_timesteps": 2, "times": [1, 0.5], "grid": "logsnr"},
+            "^expected grid or times, one in place of the other; leave out one$",
+        ),
+        ({"intp_frac": 0.3}, "^expected var_type fixed_medium with intp_frac, got fixed_small; "),
+    ],
+)
+def test_what_is_named_and_not_used_is_refused(named, message):
+    """In a file it may wait, as a share beside another variance does in imported runs."""
+    with pytest.raises(ValueError, match=message):
+        override(Config(), named)
+    waiting = Config(sample=SampleConfig(**named))
+    assert loads(dumps(waiting)) == waiting
+    assert override(waiting, {"lr": 1.0}).sample == waiting.sample
+    assert (
+        override(Config(), {"intp_frac": 0.3, "var_type": "fixed_medium"}).sample.intp_frac == 0.3
+    )

@@ -221,6 +221,20 @@ def test_pictures_of_another_network_are_left_alone(trained, tmp_path):
         write_samples(trained.draws(2), tmp_path)
 
 
+def test_a_grid_that_times_replace_is_not_recorded(trained, tmp_path, drawn):
+    """A folder of an earlier version, which has one in its record, goes on all the same."""
+    draws = trained.draws(4, steps=2, times=(1, 0.6))
+    write_samples(draws, tmp_path, animate=False)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    assert record["times"] == [1.0, 0.6]
+    assert "grid" not in record
+    (tmp_path / "settings.json").write_text(json.dumps({**record, "grid": "logsnr"}))
+    [written] = write_samples(draws, tmp_path, animate=False)
+    assert (written.present, drawn) == (4, [4])
+    with pytest.raises(ValueError, match="other settings: grid null, now"):
+        write_samples(trained.draws(4, steps=2), tmp_path, animate=False)
+
+
 def test_solvers_and_steps_are_compared(trained, tmp_path, capsys):
     several = variants(trained, {"sampler": ["ddim", "unipc"], "steps": [1, 2, 4]}, num=10)
     written = write_samples(several, tmp_path)

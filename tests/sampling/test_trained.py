@@ -14,6 +14,7 @@ import vfn
 import vfn.configs
 import vfn.runs
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn.configs import override
 from vfn.data import Labels
 from vfn.footprint import Footprint
 from vfn.model import build_model
@@ -189,6 +190,24 @@ def test_settings_are_the_runs_unless_they_are_given(trained):
     assert trained.settings() == trained.config.sample
 
 
+def test_a_grid_takes_the_place_of_a_runs_times():
+    """Even the grid that the run names beside them."""
+    network = untrained(override(small_config(), {"sample_timesteps": 2, "times": (1, 0.7)}))
+    assert network.settings().times == (1.0, 0.7)
+    assert network.settings(grid="time").times is None
+    assert network.settings(grid="logsnr", times=None).grid == "logsnr"
+    assert network.settings(times=(1, 0.6)).times == (1.0, 0.6)
+
+
+def test_a_solver_from_outside_may_take_times(trained):
+    """Whether it does is not known."""
+    outside = "vfn.ops.solvers:ddim_solver"
+    given, plain = (
+        trained.sample(2, sampler=s, steps=2, times=(1, 0.6)) for s in (outside, "ddim")
+    )
+    assert torch.equal(given.images, plain.images)
+
+
 def test_as_many_are_drawn_at_a_time_as_fit(trained, monkeypatch, capsys):
     """By the memory that is free just then; of several draws one line tells of it."""
     need = Footprint(trained.config, trained.shape).draw(2 * 200)  # both branches of guidance
@@ -214,6 +233,15 @@ def test_as_many_are_drawn_at_a_time_as_fit(trained, monkeypatch, capsys):
         ({"sampler": None}, "unknown solver None, expected one of ddim, .*adaptive, or"),
         ({"sampler": print}, "unknown solver <built-in function print>, expected one of ddim"),
         ({"guidance_rule": None}, "expected guidance_rule to be one of plain, .* got None"),
+        ({"steps": 2, "times": (1, 0.5), "grid": "time"}, "expected grid or times, one in place"),
+        (
+            {"steps": 2, "times": (1, 0.5), "sampler": "adaptive"},
+            "expected a sampler that takes times, got adaptive, which chooses its steps itself; na",
+        ),
+        (
+            {"sampler": "ancestral", "intp_frac": 0.3},
+            "expected var_type fixed_medium with intp_frac, got fixed_small; name that, or leave",
+        ),
         ({"steps": 0}, "^expected steps at least 1, got 0"),
         ({"sample_timesteps": 0}, "^expected sample_timesteps at least 1, got 0"),
         ({"batch": np.bool_(True)}, "^expected batch to be int, got True"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -43,6 +43,11 @@ class Section:
 
     def conflicts(self) -> list[str]:
         """What is wrong with the fields in combination."""
+        return []
+
+    def unused(self, given: Collection[str]) -> list[str]:
+        """What is wrong with fields that are named and not used; in files they may wait."""
+        del given
         return []
 
 

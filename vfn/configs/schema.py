@@ -7,7 +7,7 @@ built.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
@@ -486,6 +486,11 @@ class SampleConfig(Section):
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
         if self.times is not None:
+            if self.sampler in SOLVERS and SOLVERS[self.sampler].own_steps:  # others' may heed them
+                faults.append(
+                    f"expected a sampler that takes times, got {self.sampler}, which chooses its "
+                    "steps itself; name another one, or other steps without times"
+                )
             if len(self.times) != self.sample_timesteps:
                 faults.append(
                     f"expected a time for each of the {self.sample_timesteps} steps in times, got "
@@ -512,6 +517,18 @@ class SampleConfig(Section):
                     f"expected {name} 0 with sampler {self.sampler}, got {getattr(self, name)}; "
                     f"it belongs to {', '.join(owners)}"
                 )
+        return faults
+
+    def unused(self, given: Collection[str]) -> list[str]:
+        """A grid beside times, and a share for another variance."""
+        faults = []
+        if "grid" in given and self.times is not None:
+            faults.append("expected grid or times, one in place of the other; leave out one")
+        if "intp_frac" in given and self.var_type != "fixed_medium":
+            faults.append(
+                f"expected var_type fixed_medium with intp_frac, got {self.var_type}; name that, "
+                "or leave out intp_frac"
+            )
         return faults
 
     def solver_options(self) -> dict[str, Any]:

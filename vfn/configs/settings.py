@@ -41,6 +41,7 @@ OPTIONS = {
     "guidance_rule": ("guidance_options",),
     "method": ("method_options",),
     "sample_timesteps": ("times",),
+    "grid": ("times",),
 }
 
 
@@ -56,13 +57,15 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     Args:
         config: the configuration; it is not changed.
         values: new values by name; tables such as ``options`` are merged key by key. With another
-            network, weighting or time density the options of the one before are dropped.
+            network, weighting or time density the options of the one before are dropped, and with a
+            grid the times that were in its place.
 
     Returns:
         Config.
 
     Raises:
-        ValueError: for unknown names and wrong values, all of them at once.
+        ValueError: for unknown names, wrong values and some that would not be used, all of them
+            at once.
 
     >>> from vfn.configs import load
     >>> quick = override(load("digits"), {"steps": 100, "guidance": 1.5})
@@ -102,7 +105,7 @@ def changed_section(section: S, values: Mapping[str, Any]) -> S:
         a section of the same kind.
 
     Raises:
-        ValueError: for wrong values, all of them at once.
+        ValueError: for wrong values, all of them at once, and for some that would not be used.
 
     >>> from vfn.configs import SampleConfig
     >>> apg = SampleConfig(guidance_rule="apg", guidance_options={"norm": 2.0})
@@ -112,12 +115,16 @@ def changed_section(section: S, values: Mapping[str, Any]) -> S:
     {}
     """
     for word, options in OPTIONS.items():
-        if word in values and values[word] != getattr(section, word):
+        # A grid that is the one before takes the place of times all the same.
+        if word in values and (word == "grid" or values[word] != getattr(section, word)):
             section = dataclasses.replace(section, **_defaults(type(section), options))
     merged = {
         k: {**getattr(section, k), **v} if isinstance(v, dict) else v for k, v in values.items()
     }
-    return dataclasses.replace(section, **merged)
+    changed = dataclasses.replace(section, **merged)
+    if faults := changed.unused([name for name, value in values.items() if value is not None]):
+        raise ValueError(told(faults))
+    return changed
 
 
 def from_tables(tables: dict[str, Any], origin: str) -> Config:

@@ -273,8 +273,8 @@ class Draws:
     def told(self) -> dict[str, Any]:
         """The settings as records name them, and what guided, by its step and its digest.
 
-        The batch, on which no picture depends, is left out, and settings of guidance that are not
-        in use, as in records of earlier versions.
+        The batch, on which no picture depends, is left out, a grid that times take the place of,
+        and settings of guidance that are not in use, as in records of earlier versions.
 
         Returns:
             values by name.
@@ -282,6 +282,7 @@ class Draws:
         values, weak = asdict(self.settings), self.weak
         unused = [
             "sample_batch",
+            *(("grid",) if values["times"] else ()),
             *(("guide_with", "guide_weight") if weak is None else ()),
             *(("guidance_rule", "guidance_options") if values["guidance_rule"] == "plain" else ()),
             *(name for name in ("guidance_options", "zero_init", "times") if not values[name]),

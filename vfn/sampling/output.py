@@ -479,6 +479,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise ValueError(_refusal(path, 'its "labels" are no list of texts'))
     if not isinstance(found.get("format"), str) or not isinstance(found.get("sha256"), str):
         raise ValueError(_refusal(path, 'it has no texts "format" and "sha256"'))
+    if found.get("times"):  # earlier versions named a grid that they did not use
+        found.pop("grid", None)
     return found
 
 
