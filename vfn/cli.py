@@ -727,12 +727,14 @@ def ema_command(
 @click.option("--within", type=float, default=0.02, help="how exact a time is to be  [0.02]")
 @device_option
 @data_dir_option
-@settings("sample", names=SAMPLE_NAMES | {"sample_timesteps": None, "times": None})
+@settings("sample", names=SAMPLE_NAMES | dict.fromkeys(("sample_timesteps", "grid", "times")))
 def times_command(run: Path, real: str | None, weights: Path | None, **options: Any) -> None:
     """Find where the steps of a few-step RUN should begin.
 
     The times between 1 and 0 are moved, one after the other, to where a figure of its pictures is
-    best. It ends in the words for vfn sample: --steps 2 --times 1,0.7.
+    best. They are fitted to these pictures and may be best for no others, so the figure at the next
+    seed is told, too, and that of uniform times. It ends in the words for vfn sample: --steps 2
+    --times 1,0.7.
     """
     from vfn.evaluation import best_times
 

@@ -11,7 +11,7 @@ from tests.evaluation.conftest import SMALL
 from tests.helpers.small import DIGITS_FILE
 from vfn.cli import app
 from vfn.configs import load, override
-from vfn.evaluation import best_times, judge, search_times, usual_labels
+from vfn.evaluation import METRICS, BestTimes, best_times, judge, search_times, usual_labels
 from vfn.sampling import untrained
 
 
@@ -45,6 +45,12 @@ def test_the_best_trial_is_what_sampling_with_its_times_gives(trained):
     draws = trained.draws(20, usual_labels(trained, 20, 5), 5, steps=3, times=found.times)
     judged = judge(DIGITS_FILE, draws, "fd", device="cpu")
     assert judged.figures[0].value == pytest.approx(found.trials[found.times], rel=1e-6)
+    uniform = next(iter(found.trials))
+    for times in (found.times, uniform):  # and at another seed, to which nothing was fitted
+        draws = trained.draws(20, usual_labels(trained, 20, 6), 6, steps=3, times=times)
+        judged = judge(DIGITS_FILE, draws, "fd", seed=6, device="cpu")
+        assert judged.figures[0].value == pytest.approx(found.again[times], rel=1e-6)
+    assert (found.seed, found.other_seed, found.again.keys()) == (5, 6, {found.times, uniform})
 
 
 def test_a_network_that_takes_pictures_gets_those_of_its_data():
@@ -59,18 +65,40 @@ def test_a_figure_that_is_better_when_higher_is_raised(trained):
     assert found.trials[found.times] == max(found.trials.values())
 
 
+@pytest.mark.parametrize(("again", "noise"), [(2.0, False), (3.0, True), (4.0, True)])
+def test_a_choice_that_is_no_better_for_other_pictures_is_noise(again, noise):
+    """Lower is better: 1 at seed 0, where uniform times have 5, and 3 of these at seed 1."""
+    uniform, best = (1.0, 0.5), (1.0, 0.7)
+    kind = METRICS["fd"].figures[0]
+    told = BestTimes(best, kind, {uniform: 5.0, best: 1.0}, 0, 1, {best: again, uniform: 3.0})
+    first, second, last = told.table().splitlines()
+    assert first.startswith("Fréchet distance at seed 0: 1")
+    assert first.endswith("; the best of 2 trials, fitted to these pictures")
+    assert second.startswith(f"Fréchet distance at seed 1: {again:g}")
+    assert ("; no better here, so the difference is within the noise" in second) == noise
+    assert last == "--steps 2 --times 1,0.7"
+    same = BestTimes(uniform, kind, {uniform: 1.0}, 0, 1, {uniform: 1.0})
+    assert "noise" not in same.table()
+
+
 def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
     run = undisturbed(1, 1)
     words = ["times", str(run), "--num", "20", "--within", "0.3", "--device", "cpu"]
     done = CliRunner().invoke(app, [*words, "--real", DIGITS_FILE])
     assert done.exit_code == 0, done.output
     told = done.stdout.splitlines()
-    assert told[0].startswith("Fréchet distance: ")
+    assert [line.partition(":")[0] for line in told[:2]] == [
+        "Fréchet distance at seed 0",
+        "Fréchet distance at seed 1",
+    ]
     sample = ["sample", "--checkpoint", str(run), "--out", str(tmp_path / "out"), "--num", "2"]
-    done = CliRunner().invoke(app, [*sample, *told[1].split(), "--device", "cpu"])
+    done = CliRunner().invoke(app, [*sample, *told[2].split(), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     two = forks.run(*words, "--real", DIGITS_FILE, processes=2)
-    assert two.count("times 1,0.5: ") == 1  # the first process tells
+    assert two.count("times 1,0.5, seed 0: ") == 1  # the first process tells
+    refused = CliRunner().invoke(app, [*words, "--grid", "logsnr"])
+    assert refused.exit_code == 2
+    assert "No such option" in refused.output
 
 
 @pytest.mark.parametrize(
@@ -80,6 +108,15 @@ def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
         ({"metric": "loss"}, "expected a metric with a figure of pictures, got loss; fd has one"),
         ({"within": 0.0}, "expected within above 0 and below 1, got 0"),
         ({"num": 1}, "fd"),
+        (
+            {"grid": "logsnr", "num": 10},
+            "expected no grid, as where steps begin is sought; leave it out",
+        ),
+        ({"times": (1, 0.5)}, "expected no times, as where steps begin is sought"),
+        (
+            {"sampler": "adaptive", "num": 10},
+            "expected a sampler that takes times, got adaptive, which cho",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(trained, options, message):

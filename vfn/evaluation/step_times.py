@@ -1,7 +1,7 @@
 """Where the steps of a sampler begin: the times at which a figure of its pictures is best."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy.optimize import minimize_scalar
 
+from vfn.configs.schema import SEED
 from vfn.distributed import processes, total
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given, judge
@@ -19,28 +20,53 @@ from vfn.sampling import Trained, load
 
 MOST_STEPS = 16
 DIGITS = 3  # after the point, of a time
+SOUGHT = ("grid", "times")  # settings that say where steps begin
 
 
 class BestTimes(NamedTuple):
     """The best times, and all that were tried.
 
     times: where the steps begin, falling, the first one 1. kind: the figure. trials: its value by
-    times, in the order in which they were tried, those of uniform steps first.
+    times, in the order in which they were tried, those of uniform steps first. seed: of the
+    pictures that the times are fitted to. other_seed: of others, which nothing is fitted to.
+    again: the figure of those, by times: the best and the uniform ones.
     """
 
     times: tuple[float, ...]
     kind: FigureKind
     trials: Mapping[tuple[float, ...], float]
+    seed: int
+    other_seed: int
+    again: Mapping[tuple[float, ...], float]
 
     def table(self) -> str:
-        """What came of it, in two lines of text."""
-        uniform = next(iter(self.trials.values()))
-        named = ",".join(f"{time:g}" for time in self.times)
-        return (
-            f"{self.kind.title}: {self.kind.text(self.trials[self.times])}, with uniform steps "
-            f"{self.kind.text(uniform)}, of {len(self.trials)} trials\n"
-            f"--steps {len(self.times)} --times {named}"
-        )
+        """What came of it, in three lines of text."""
+        lines = [
+            f"{self._line(self.trials, self.seed)}; the best of {len(self.trials)} trials, fitted "
+            "to these pictures",
+            f"{self._line(self.again, self.other_seed)}{self._verdict()}",
+            f"--steps {len(self.times)} --times {_named(self.times)}",
+        ]
+        return "\n".join(lines)
+
+    def _line(self, figures: Mapping[tuple[float, ...], float], seed: int) -> str:
+        best, uniform = (self.kind.text(figures[times]) for times in (self.times, self._uniform))
+        return f"{self.kind.title} at seed {seed}: {best}, with uniform steps {uniform}"
+
+    def _verdict(self) -> str:
+        """What other pictures say of the choice."""
+        best, uniform = self.again[self.times], self.again[self._uniform]
+        better = best > uniform if self.kind.better == "higher" else best < uniform
+        kept = better or self.times == self._uniform
+        return "" if kept else "; no better here, so the difference is within the noise"
+
+    @property
+    def _uniform(self) -> tuple[float, ...]:
+        return next(iter(self.trials))
+
+
+def _named(times: Sequence[float]) -> str:
+    return ",".join(f"{time:g}" for time in times)
 
 
 def search_times(
@@ -110,7 +136,8 @@ def best_times(
     """Find where the steps of a few-step sampler should begin.
 
     Every trial draws the same noise, so that figures differ by the times alone; a choice is still
-    fitted to these pictures, and its figure should be taken again with another seed.
+    fitted to these pictures, so the figures of the best and of uniform times are taken again with
+    the next seed.
 
     Args:
         run: a run directory, checkpoint or exported model; or a loaded network.
@@ -124,14 +151,14 @@ def best_times(
         weights: file of the features' network, likewise.
         device: auto, cpu or cuda.
         data_dir: where the data are; as the run says if None.
-        settings: of sampling, as `vfn.sampling.Trained.draws` takes them.
+        settings: of sampling, as `vfn.sampling.Trained.draws` takes them, without a grid.
 
     Returns:
         BestTimes.
 
     Raises:
-        ValueError: for steps out of range, a metric without such a figure, or pictures that cannot
-            be judged so.
+        ValueError: for steps out of range, a sampler that chooses its steps itself, a metric
+            without such a figure, or pictures that cannot be judged so.
 
     >>> from vfn.configs import load, override
     >>> from vfn.sampling import untrained
@@ -146,6 +173,8 @@ def best_times(
         raise ValueError(f"expected 2 to {MOST_STEPS} steps, got {steps}; one begins at t = 1")
     if not 0 < within < 1:
         raise ValueError(f"expected within above 0 and below 1, got {within:g}")
+    if sought := [name for name in SOUGHT if name in settings]:
+        raise ValueError(f"expected no {sought[0]}, as where steps begin is sought; leave it out")
     entry = METRICS.find(metric)
     kinds = [kind for kind in entry.figures if kind.better and entry.part == "figures"]
     if not kinds:
@@ -155,7 +184,7 @@ def best_times(
         network = run if isinstance(run, Trained) else load(run, device)
         against = own_data(network) if real is None else real
 
-        def loss(times: tuple[float, ...]) -> float:
+        def figure(times: tuple[float, ...], seed: int) -> float:
             draws = own_draws(network, num, seed, data_dir, **settings, steps=steps, times=times)
             found = judge(
                 against, draws, [metric], features=features,
@@ -167,9 +196,11 @@ def best_times(
             if not math.isfinite(value):
                 raise ValueError(f"{kind.title} is not finite at the times {times}")
             if found is not None:
-                say(f"times {','.join(f'{time:g}' for time in times)}: {kind.text(value)}")
-            return sign * value
+                say(f"times {_named(times)}, seed {seed}: {kind.text(value)}")
+            return value
 
-        tried = search_times(loss, steps, within)
+        tried = search_times(lambda times: sign * figure(times, seed), steps, within)
+        best, other = min(tried, key=tried.__getitem__), (seed + 1) % (SEED + 1)
+        again = {times: figure(times, other) for times in dict.fromkeys((best, next(iter(tried))))}
     trials = {times: sign * value for times, value in tried.items()}
-    return BestTimes(min(tried, key=tried.__getitem__), kind, trials)
+    return BestTimes(best, kind, trials, seed, other, again)
