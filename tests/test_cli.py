@@ -136,7 +136,8 @@ def test_samplers(vfn, trained, tmp_path, options):
 
 def test_guidance_sweep(vfn, trained, tmp_path):
     vfn(f"sample --checkpoint {trained} --out {tmp_path} --num 10 --guidance 0,1.5 --format npz")
-    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", "sweep.png", "guidance.webp"}
+    compared = {"sweep.png", "sweep.json", "guidance.webp"}
+    assert {p.name for p in tmp_path.iterdir()} == {"w0", "w1.5", *compared}
     assert json.loads((tmp_path / "w1.5" / "settings.json").read_text())["guidance"] == 1.5
 
 

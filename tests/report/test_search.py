@@ -76,6 +76,21 @@ def test_results_are_found_in_the_run_and_in_the_current_directory(project):
     assert str(project) not in page
 
 
+def test_a_sheet_is_of_the_folders_that_it_shows(project):
+    """Strengths of guidance, and beside them two solvers, which the sheet shows alone."""
+    network, out = load(Path("runs/ours"), "cpu"), project / "out/ours-sweep"
+    write_samples(variants(network, {"sampler": ["ddim", "heun"]}, 4), out, animate=False)
+
+    def shown():
+        [sweep] = find_results(RunFiles(Path("runs/ours"))).sweeps
+        return [part.path.name for part in sweep.parts]
+
+    assert shown() == ["ddim", "heun"]
+    assert "The same noise: solver." in report("runs/ours").read_text()
+    (out / "sweep.json").unlink()  # as beside a sheet of an earlier version
+    assert shown() == ["ddim", "heun", "w0", "w1"]
+
+
 def test_results_are_found_beside_the_run(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # two levels above
     (project / "ours-samples").rename(project / "runs" / "ours-samples")

@@ -19,6 +19,7 @@ from tests.helpers.small import SHAPE, small_config
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.sampling import Draws, ask, untrained, variants, write_samples
+from vfn.sampling.job import compared_folders
 from vfn.sampling.output import PARTS, open_output
 
 # Less memory may be free for one process than for another one, which then takes other batches.
@@ -241,7 +242,7 @@ def test_solvers_and_steps_are_compared(trained, tmp_path, capsys):
     folders = [f"{s}-steps{n}" for s in ("ddim", "unipc") for n in (1, 2, 4)]
     assert [one.folder.name for one in written] == folders
     assert [one.nfe for one in written] == [1, 2, 4] * 2
-    assert {path.name for path in tmp_path.iterdir()} == {*folders, "sweep.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, "sweep.png", "sweep.json"}
     assert f"comparison: {tmp_path / 'sweep.png'}" in capsys.readouterr().err
     record = json.loads((tmp_path / "unipc-steps4" / "settings.json").read_text())
     assert (record["sampler"], record["sample_timesteps"]) == ("unipc", 4)
@@ -260,6 +261,35 @@ def test_guidance_is_animated(trained, tmp_path):
     assert not (tmp_path / "b" / "guidance.webp").exists()
     write_samples(several[:2], tmp_path / "c", grid=False)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"w0", "w1"}
+
+
+def test_what_compares_other_folders_is_removed(trained, tmp_path):
+    sheet, film = tmp_path / "sweep.png", tmp_path / "guidance.webp"
+    strengths = variants(trained, {"guidance": [0.0, 1.0]}, num=2)
+    write_samples(strengths, tmp_path)
+    assert compared_folders(tmp_path) == ["w0", "w1"]
+    first = sheet.read_bytes()
+    write_samples(strengths, tmp_path, animate=False)  # the same again
+    assert (sheet.read_bytes(), film.exists()) == (first, True)
+    compared = {"guidance": [0.0, 1.0], "sampler": ["ddim", "heun"]}
+    write_samples(variants(trained, compared, num=2), tmp_path)
+    assert compared_folders(tmp_path) == ["ddim-w0", "heun-w0", "ddim-w1", "heun-w1"]
+    assert sheet.read_bytes() != first
+    assert not film.exists()
+    write_samples(strengths, tmp_path)
+    assert (sheet.read_bytes(), film.exists()) == (first, True)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"folders": 3}', "{}"])
+def test_a_sheet_of_an_earlier_version_does_not_say_what_it_shows(trained, tmp_path, text):
+    strengths = variants(trained, {"guidance": [0.0, 1.0]}, num=2)
+    write_samples(strengths, tmp_path)
+    (tmp_path / "sweep.json").unlink()
+    if text is not None:
+        (tmp_path / "sweep.json").write_text(text)
+    assert compared_folders(tmp_path) is None
+    write_samples(strengths, tmp_path)
+    assert compared_folders(tmp_path) == ["w0", "w1"]
 
 
 def test_any_setting_can_be_compared(trained, tmp_path):
@@ -381,6 +411,29 @@ def test_fresh_removes_nothing_that_no_record_names(trained, tmp_path):
     write_samples(trained.draws(3, seed=1), tmp_path, "npz", fresh=True)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["holiday.png"]
     assert (tmp_path / "samples.npz").is_file()
+
+
+@pytest.mark.parametrize("shown", [{"grid": False}, {"animate": False}, {}])
+def test_fresh_leaves_nothing_that_shows_the_pictures_before(trained, tmp_path, shown):
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    strengths = {"guidance": [0.0, 1.0]}
+    for folder in (alone, several, tmp_path / "a", tmp_path / "b"):
+        seed, how = (1, shown) if folder in (tmp_path / "a", tmp_path / "b") else (0, {})
+        whole = folder in (alone, tmp_path / "a")
+        draws = trained.draws(2, seed=seed) if whole else variants(trained, strengths, 2, seed=seed)
+        write_samples(draws, folder, **how)
+    write_samples(trained.draws(2, seed=1), alone, fresh=True, **shown)
+    write_samples(variants(trained, strengths, 2, seed=1), several, fresh=True, **shown)
+    assert contents(alone) == contents(tmp_path / "a")
+    assert contents(several) == contents(tmp_path / "b")
+
+
+def test_fresh_leaves_a_comparison_of_other_folders(trained, tmp_path):
+    write_samples(variants(trained, {"guidance": [0.0, 1.0]}, 2), tmp_path)
+    before = contents(tmp_path)
+    write_samples(trained.draws(2), tmp_path)
+    write_samples(trained.draws(2, seed=1), tmp_path, fresh=True)
+    assert contents(tmp_path).items() >= before.items()
 
 
 def test_a_comparison_of_somebody_else_is_not_written_over(trained, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from vfn.evaluation import Evaluation, read_evaluation
 from vfn.files import read_json
 from vfn.runs import RunFiles, digest, load_checkpoint, run_path
-from vfn.sampling.job import DENOISING, GRID, SWEEP
+from vfn.sampling.job import DENOISING, GRID, SWEEP, compared_folders
 from vfn.sampling.output import RECORD, read_record
 
 _BELOW, _BESIDE = 4, 3  # levels of folders, in the run and elsewhere
@@ -155,8 +155,10 @@ class _Search:
         """What a folder compares, if it belongs to the run."""
         if not (folder / SWEEP).is_file():
             return None
+        names = compared_folders(folder)
         inside = sorted(path for path in folder.iterdir() if path.is_dir())
-        parts = [found for path in inside if (found := self.samples(path))]
+        shown = [path for path in inside if names is None or path.name in names]
+        parts = [found for path in shown if (found := self.samples(path))]
         return Sweep(folder, parts) if parts or self.is_in(folder) else None
 
     def evaluation(self, path: Path) -> Evaluation | None:

@@ -23,7 +23,7 @@ from vfn.distributed import (
     together,
     wait_for_all,
 )
-from vfn.files import check_place, check_space, few, shortened
+from vfn.files import check_place, check_space, few, read_json, shortened, write_json
 from vfn.nn import branches_of, guidance_range
 from vfn.ops.solver_table import SOLVERS
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
@@ -56,6 +56,8 @@ from vfn.sampling.trained import Trained
 
 GRID, SWEEP = "grid.png", "sweep.png"
 DENOISING, GUIDANCE = "denoising.webp", "guidance.webp"
+COMPARED = "sweep.json"  # which folders the sheet shows
+COMPARISON = (SWEEP, GUIDANCE, COMPARED)  # what lies beside several folders
 FRAME_MS, HOLD_MS = 60, 1500
 GUIDANCE_MS = 700
 ANIMATED = (["guidance"], ["guide_weight"])  # what differs, where an animation goes over it
@@ -141,9 +143,11 @@ def write_samples(
             their settings.
         out: directory of the pictures.
         kind: a word of `OUTPUTS`, such as png or npz.
-        grid: write grid.png, and of several draws sweep.png beside their folders.
+        grid: write grid.png, and of several draws sweep.png and sweep.json, which names those that
+            it shows, beside their folders.
         animate: write denoising.webp; of several strengths of guidance guidance.webp instead.
-        fresh: draw anew what is there; only files that a record of ours names are removed.
+        fresh: draw anew what is there; only files that a record of ours names are removed, and the
+            grids and animations of these.
 
     Returns:
         Written for each of the draws, the same on every process.
@@ -249,8 +253,7 @@ def _carried_out(plan: SamplingPlan, world: World) -> list[Written]:
     """Draw and write what a checked plan says."""
     wait_for_all(world)  # all have looked before the first of them writes
     if world.rank == 0:
-        for folder in plan.folders:
-            _begin(folder, plan.fresh)
+        _begin(plan)
     wait_for_all(world)
     film = Film(plan.several[0]) if plan.films else None
     written = [_fill(folder, world, plan.grid, film) for folder in plan.folders]
@@ -382,20 +385,27 @@ def check_places(folders: Sequence[Path], out: Path) -> None:
         return
     if any((path / RECORD).is_file() for path in out.glob("*/")):
         return
-    for name in (SWEEP, GUIDANCE):
+    for name in COMPARISON:
         if (out / name).exists():
             raise ValueError(
                 f"{out / name} is there, and no pictures of vfn sample beside it; use another --out"
             )
 
 
-def _begin(folder: _Folder, fresh: bool) -> None:
-    """Make the folder ready; ``fresh`` removes what its record names."""
-    if fresh and (found := read_record(folder.path)):
-        clear_recorded(folder.path, found)
-        for name in (RECORD, DENOISING):
-            (folder.path / name).unlink(missing_ok=True)
-    begin_folder(folder.path, folder.record)
+def _begin(plan: SamplingPlan) -> None:
+    """Make the folders ready; ``fresh`` removes what their records name, and what shows it."""
+    for folder in plan.folders:
+        if plan.fresh and (found := read_record(folder.path)):
+            clear_recorded(folder.path, found)
+            _remove(folder.path, GRID, DENOISING, RECORD)
+            if len(plan.folders) > 1:
+                _remove(plan.out, *COMPARISON)
+        begin_folder(folder.path, folder.record)
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _fill(folder: _Folder, world: World, grid: bool, film: Film | None = None) -> Written:
@@ -475,10 +485,30 @@ def _strengths(draws: Draws) -> str:
 
 
 def _compare(folders: Sequence[_Folder], out: Path, animate: bool) -> None:
-    """Write what compares the folders."""
+    """Write what compares the folders, in place of what compared others."""
+    names = [folder.path.name for folder in folders]
+    if compared_folders(out) != names:
+        _remove(out, *COMPARISON)
+        write_json(out / COMPARED, {"folders": names})
     several = [folder.draws for folder in folders]
     blocks = comparison(several, [folder.output.read for folder in folders])
     save_png(out / SWEEP, sheet(blocks))
     say(f"comparison: {out / SWEEP}")
     if animate and varied([draws.settings for draws in several]) in ANIMATED:
         save_animation(out / GUIDANCE, titled_frames(blocks), GUIDANCE_MS, GUIDANCE_MS)
+
+
+def compared_folders(out: Path) -> list[str] | None:
+    """Which folders the sheet of a comparison shows.
+
+    Args:
+        out: where they are, and the sheet.
+
+    Returns:
+        their names; None where nothing says so, as beside sheets of earlier versions.
+    """
+    try:
+        names = read_json(out / COMPARED)["folders"]
+    except (ValueError, TypeError, KeyError):  # none, or one that somebody has edited
+        return None
+    return names if isinstance(names, list) else None
