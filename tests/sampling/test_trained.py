@@ -245,7 +245,7 @@ def test_as_many_are_drawn_at_a_time_as_fit(trained, monkeypatch, capsys):
         ({"steps": 0}, "^expected steps at least 1, got 0"),
         ({"sample_timesteps": 0}, "^expected sample_timesteps at least 1, got 0"),
         ({"batch": np.bool_(True)}, "^expected batch to be int, got True"),
-        ({"steps": np.array([2])}, r"^expected steps to be int, got \[2\]"),
+        ({"steps": np.array([2, 4])}, r"^expected steps to be int, got \[2, 4\]"),
         ({"var_type": "learned", "sampler": "ancestral"}, "needs a model trained with learned"),
     ],
 )
@@ -254,6 +254,11 @@ def test_settings_that_do_not_fit(trained, settings, message):
         trained.settings(**settings)
     with pytest.raises(ValueError, match=message):
         trained.sample_batches(3, **settings)
+
+
+def test_a_weaker_network_that_is_no_path(trained):
+    with pytest.raises(ValueError, match=r"checkpoint 3\.5 does not exist; expected a run"):
+        trained.draws(2, guide_with=3.5)
 
 
 def test_guidance_needs_labels():

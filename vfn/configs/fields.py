@@ -61,9 +61,9 @@ def plain_hint(hint: Any) -> tuple[Any, bool]:
 def _coerce(value: Any, hint: Any) -> Any:
     """Lists become tuples and whole numbers floats where the field wants them."""
     hint, _ = plain_hint(hint)
-    value = _own(value)
+    value = plain_value(value)
     if get_origin(hint) is dict and isinstance(value, Mapping):
-        own = {k: _own(v) for k, v in value.items()}
+        own = {k: plain_value(v) for k, v in value.items()}
         return {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(item, get_args(hint)[0]) for item in value)
@@ -72,7 +72,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     return value
 
 
-def _own(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Numbers and arrays of numpy and torch as Python's own, as records and TOML hold them."""
     return value.tolist() if hasattr(value, "tolist") else value
 

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
-from vfn.configs.fields import Section, told
+from vfn.configs.fields import Section, plain_value, told
 from vfn.configs.schema import SECTIONS, SHARED, Config, ModelConfig
 from vfn.files import shortened, shown
 
@@ -114,6 +114,7 @@ def changed_section(section: S, values: Mapping[str, Any]) -> S:
     >>> changed_section(apg, {"guidance_rule": "plain"}).guidance_options
     {}
     """
+    values = {name: plain_value(value) for name, value in values.items()}
     for word, options in OPTIONS.items():
         # A grid that is the one before takes the place of times all the same.
         if word in values and (word == "grid" or values[word] != getattr(section, word)):
