@@ -370,6 +370,13 @@ def test_tags_are_asked_as_the_data_have_them(tmp_path):
     assert found.settings["labels"] == "as in the data, split train"
 
 
+@pytest.mark.parametrize("metrics", ["fd,fid", "fid,usual", "usual,fd,fid", "fd,fid,usual"])
+def test_two_words_for_a_metric_give_its_figure_once(held_out, metrics):
+    keys = [figure.key for figure in judge(REAL, held_out, metrics, device="cpu").figures]
+    assert keys.count("frechet_distance") == 1
+    assert len(keys) == len({*keys}) == (6 if "usual" in metrics else 1)
+
+
 TOGETHER = f"""
 import sys
 from pathlib import Path

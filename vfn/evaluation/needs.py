@@ -31,22 +31,25 @@ class Planned(NamedTuple):
 
 
 def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
-    """Metrics by their words, in order; functions of the user's are imported.
+    """Metrics by their words, in order, each once; functions of the user's are imported.
 
     Args:
         names: words of `METRICS` or ``package.module:Name``, in a list or separated by commas.
 
     Returns:
-        metrics by their words.
+        metrics by their words; of several words for one metric the first.
 
     Raises:
         ValueError: if there is none of them, a word is unknown, or a function cannot be imported.
 
-    >>> list(find_metrics("fd, pr"))
+    >>> list(find_metrics("fd, pr, fid"))
     ['fd', 'pr']
     """
-    words = names.split(",") if isinstance(names, str) else names
-    found = {word.strip(): METRICS.find(word.strip()) for word in words}
+    once: dict[str, tuple[str, Metric]] = {}
+    for word in map(str.strip, names.split(",") if isinstance(names, str) else names):
+        metric = METRICS.find(word)
+        once.setdefault(metric.target, (word, metric))
+    found = dict(once.values())
     if not found:
         raise ValueError(f"expected metrics, {METRICS.expected()}, got none")
     for word, metric in found.items():

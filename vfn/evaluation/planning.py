@@ -165,7 +165,7 @@ def plan_evaluation(
     planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
     if usual:
         found, left_out = find_usual(planned)
-        chosen = {word: {**found, **chosen}[word] for word in _in_order(words, found)}
+        chosen = find_metrics(_in_order(words, found))
         for line in left_out:
             say(line)
     check_needs(chosen, planned, bootstrap)
@@ -370,9 +370,9 @@ def own_data(trained: Trained) -> str:
 
 
 def _in_order(words: Sequence[str], usual: Iterable[str]) -> list[str]:
-    """Words with the usual ones in the place of theirs, each once."""
+    """Words with the usual ones in the place of theirs."""
     each = [list(usual) if word == USUAL else [word] for word in words]
-    return list(dict.fromkeys(word for some in each for word in some))
+    return [word for some in each for word in some]
 
 
 def _unseen(
