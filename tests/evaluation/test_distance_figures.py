@@ -86,6 +86,16 @@ def test_noise_is_far_away(real):
     assert 0.15 < figure.reference < 0.22  # of 200 pictures
 
 
+def test_the_reference_is_the_same_beside_samples_of_every_seed(real, held_out):
+    sides = Sides(real, held_out)
+    first, other = (evaluate(sides, ["fd", "fid_infinity"], seed=seed) for seed in (0, 5))
+    for one, two in zip(first, other, strict=True):
+        assert one.reference == two.reference > 0
+        assert one.reference_interval == two.reference_interval
+    # As evaluations of seed 0 have always had it.
+    assert first[0].reference == pytest.approx(0.1137, abs=1e-4)
+
+
 @pytest.mark.parametrize(("count", "singular"), [(64, True), (65, False)])
 def test_a_singular_covariance_is_warned_of(real, held_out, count, singular):
     few = Dataset(held_out.images[:count])

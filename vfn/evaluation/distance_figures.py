@@ -70,7 +70,7 @@ def _beside(judged: Judged, fakes: int | None) -> dict[str, Any]:
     """What a perfect sampler would get: the distance of so many pictures is not 0."""
     if not judged.references or (judged.real.num or 2) < 2 or (fakes or 2) < 2:
         return {"reference": None}
-    found = perfect_frechet(judged.real, fakes, judged.seed)
+    found = perfect_frechet(judged.real, fakes)  # the same beside the samples of every seed
     return {
         "reference": found.value,
         "reference_interval": found.interval,

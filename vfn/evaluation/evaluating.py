@@ -35,7 +35,7 @@ def evaluate(
         sides: real, fake and held-out pictures, all of one shape, or statistics.
         names: words of `vfn.evaluation.METRICS`, or ``package.module:Name`` of a function of
             `Judged`.
-        seed: chooses the real halves, the order of the extrapolation and the bootstrap.
+        seed: chooses the order of the extrapolation and the bootstrap.
         extractor: gives the features.
         bootstrap: resampled sets for the intervals; 0 for none.
         world: all processes extract features and have to call this; the first computes the rest.

@@ -204,7 +204,7 @@ def preview_figures(
         dataset: what it is trained on.
         num: pictures on either side. The network is asked for every class in turn, or for tags as
             these pictures have them.
-        seed: of the noise and the halves.
+        seed: of the noise.
         world: the processes; all of them have to call this.
         check: called as `Draws.by_all` says.
         weak: what the network is led away from, where its settings say so.

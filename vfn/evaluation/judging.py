@@ -57,7 +57,7 @@ def judge(
         features: a word of `EXTRACTORS`, ``package.module:Name``, or an `Extractor`.
         weights: file of the features' network, as of `open_extractor`.
         num: pictures that are asked of a network, where it is given without.
-        seed: of the noise, the real halves and the bootstrap.
+        seed: of the noise, the order of the extrapolation and the bootstrap; of no reference.
         bootstrap: resampled sets for 95 % intervals; 0 for none.
         image_size: height and width, or one number, that pictures of other sizes are brought to,
             as torch-fidelity does.

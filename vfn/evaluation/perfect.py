@@ -51,16 +51,34 @@ def perfect_frechet(real: Statistics, fakes: int | None, seed: int = 0) -> Perfe
     count = DRAWS if len(values) <= WIDE else FEW_DRAWS
     generator = np.random.default_rng([seed, int(Stream.PERFECT)])
     found = np.array([_distance(values, real.num, fakes, generator) for _ in range(count)])
-    value = found.mean().item()
-    # Where one more would lie, by Student's t: a few draws know neither mean nor spread exactly.
-    spread = float(stdtrit(count - 1, 0.975) * math.sqrt(1 + 1 / count) * found.std(ddof=1))
     sizes = f"{'endless' if fakes is None else fakes} pictures against "
     sizes += "statistics of unknown number" if real.num is None else f"{real.num} real ones"
     return Perfect(
-        value,
-        Interval(max(0.0, value - spread), value + spread),
+        found.mean().item(),
+        interval_of_another(found),
         f"a perfect sampler, {sizes} (draws of the Gaussian fitted to the real side)",
     )
+
+
+def interval_of_another(found: np.ndarray, most: float = math.inf) -> Interval:
+    """Where one more value lies in 95 % of cases, by Student's t.
+
+    A few values know neither mean nor spread exactly.
+
+    Args:
+        found: two values or more, none below 0.
+        most: no value is above it.
+
+    Returns:
+        Interval, within 0 and ``most``.
+
+    >>> low, high = interval_of_another(np.array([0.5, 0.6, 0.7]))
+    >>> round(low, 2), round(high, 2)
+    (0.1, 1.1)
+    """
+    value, count = found.mean().item(), len(found)
+    spread = float(stdtrit(count - 1, 0.975) * math.sqrt(1 + 1 / count) * found.std(ddof=1))
+    return Interval(max(0.0, value - spread), min(most, value + spread))
 
 
 def spectrum(side: Statistics) -> Tensor:

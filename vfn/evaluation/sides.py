@@ -29,7 +29,8 @@ class Figure(NamedTuple):
     pictures, or what a perfect sampler would get; None where it is not known. better: the
     direction. note: how it was computed. baseline: what the reference is of. interval: of the
     bootstrap, 95 %. error: standard error, or standard deviation as the note says. warning: why it
-    says little, if it does. reference_interval: where 95 % of perfect samplers lie.
+    says little, if it does. reference_interval: where 95 % of perfect samplers, or of other halves,
+    lie.
 
     >>> Figure("colours", "Colours", 3.0).reference
     """
