@@ -105,6 +105,7 @@ def test_settings_say_what_the_figures_depend_on(trained, run):
     }  # fmt: skip
     assert {name: settings[name] for name in some} == some
     json.dumps(settings)
+    assert settings["sample_seed"] == 4
     draws = trained.draws(4, ["3", "7"], seed=5)
     settings = judge(REAL, draws, device="cpu").settings
     assert settings["labels"] == "3,7"
@@ -434,6 +435,103 @@ def test_a_folder_of_samples_is_understood(tmp_path, run, kind):
         assert found.settings[name] == direct.settings[name]
     assert found.settings["run"] == str(run)
     assert found.settings["fake_classes"] == [0.0, 0.5]
+
+
+DRAWN = {
+    "churn": {"sampler": "heun", "churn": 0.2},
+    "rule": {
+        "guidance": 1.0, "guidance_rule": "apg", "guidance_options": {"norm": 1.0}, "zero_init": 1,
+        "guidance_interval": (-3.0, 5.0),
+    },
+    "times": {"times": (1.0, 0.5)},
+    "noise": {"sampler": "ancestral", "var_type": "fixed_medium", "intp_frac": 0.3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*DRAWN, "weaker"])
+def test_a_folder_and_its_run_have_the_same_settings(tmp_path, run, name):
+    from vfn.sampling import load, write_samples
+
+    network = load(run, "cpu")
+    settings = DRAWN.get(name) or {
+        "guide_with": small_network(network.shape.legend, hid_channels=64)
+    }
+    asked = {"metrics": "fd", "device": "cpu", "seed": 9}
+    draws = network.draws(20, seed=4, **settings)
+    write_samples(draws, tmp_path, grid=False, animate=False)
+    direct, found = (settings_of(judge(REAL, given, **asked)) for given in (draws, tmp_path))
+    assert found == direct
+    assert {"sampler", "eta", "churn", "var_type", "tolerance", "train_seconds"} <= found.keys()
+    assert (found["seed"], found["sample_seed"], found["train_seconds"]) == (9, 4, 2.5)
+
+
+def settings_of(evaluation):
+    """As files hold them, but the name of the fakes."""
+    settings = json.loads(json.dumps(evaluation.settings))
+    del settings["fake"]
+    return settings
+
+
+def test_a_folder_of_a_run_that_is_gone_says_no_time(tmp_path, run):
+    from vfn.sampling import load, write_samples
+
+    draws = load(run, "cpu").draws(20)
+    write_samples(draws, tmp_path, grid=False, animate=False)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "log.jsonl").write_text("no JSON")
+    for strange in (str(tmp_path / "nowhere"), str(damaged), "\0", 5, None):
+        (tmp_path / "settings.json").write_text(json.dumps({**record, "run": strange}))
+        assert judge(REAL, tmp_path, "fd", device="cpu").settings["train_seconds"] is None
+
+
+def test_what_stands_beside_labels_is_told_by_its_digest(tmp_path, real):
+    from vfn.evaluation.planning import paired_draws
+    from vfn.sampling import write_samples
+
+    draws = paired_draws(small_network(Labels(), condition="downscale:2"), real, 8)
+    write_samples(draws, tmp_path, grid=False, animate=False)
+    direct, found = (
+        settings_of(judge(REAL, given, "fd", device="cpu")) for given in (draws, tmp_path)
+    )
+    assert found == direct
+    assert len(found["condition_sha256"]) == 64
+
+
+def test_a_folder_says_which_labels_were_asked(tmp_path, trained):
+    from vfn.sampling import write_samples
+
+    tagged = small_network(Labels(("a", "b"), tags=True))
+    cases = {
+        "as in the data, split test": trained.draws(
+            120, usual_labels(trained, 120, as_data=True, split="test")
+        ),
+        "in turn": trained.draws(20),
+        "7,3": trained.draws(20, ["7", "3"]),
+        "a,b": tagged.draws(20),
+    }
+    for number, (text, draws) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        write_samples(draws, folder, grid=False, animate=False)
+        for given in (draws, folder):
+            assert judge(REAL, given, "fd", device="cpu").settings["labels"] == text
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path, trained):
+    """Whose record does not say that labels are those of a split."""
+    from vfn.sampling import write_samples
+
+    draws = trained.draws(20, usual_labels(trained, 20, as_data=True))
+    write_samples(draws, tmp_path, grid=False, animate=False)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    assert record.pop("labels_from") == "train"
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    (tmp_path / "images" / "000007.png").unlink()
+    assert write_samples(draws, tmp_path, grid=False, animate=False)[0].present == 0
+    assert judge(REAL, tmp_path, "fd", device="cpu").settings["labels"] == ",".join(
+        record["labels"]
+    )
 
 
 def test_records_of_earlier_versions_know_no_classes(tmp_path, trained):

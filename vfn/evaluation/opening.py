@@ -1,35 +1,37 @@
 """The sides of an evaluation, from whatever stands for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vfn.configs import DataConfig
+from vfn.configs import DataConfig, SampleConfig
 from vfn.data import (
     Dataset,
     Labels,
     as_dataset,
-    in_turn,
     load_held_out,
     read_pictures,
     same_data,
     spec_settings,
 )
+from vfn.data.labels import TAG_SEPARATOR
 from vfn.evaluation.features import Statistics, holds_statistics, read_statistics
 from vfn.evaluation.needs import Content, Size
 from vfn.files import few
+from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import run_of
-from vfn.sampling import Draws, Trained, load
+from vfn.sampling import Asked, Draws, Trained, ask, load, split_text
 from vfn.sampling.output import RECORD, open_output, read_record
 
 # What stands for a side: a spec of the command line, pictures, statistics, or a network.
 Given = str | Path | Tensor | Dataset | Statistics | Trained | Draws
-# What a record of `vfn sample` says that an evaluation of its pictures says as well.
-_TOLD = ("run", "step", "precision", "guidance", "sampler", "sample_timesteps", "grid",
-         "guidance_interval", "guidance_rescale", "eta")  # fmt: skip
+# What a record of `vfn sample` says that an evaluation of its pictures says as well; the last are
+# what `Draws.told` adds to the settings.
+_TOLD = ("run", "step", "precision", *vars(SampleConfig()),
+         "guide_step", "guide_sha256", "condition_sha256")  # fmt: skip
 MANY = 100  # labels that a record of an evaluation lists
 _BLOCK = 1024  # pictures that are read at a time
 
@@ -100,10 +102,7 @@ def _open_path(spec: str, data: DataConfig, size: Size | None, labelled: bool) -
     folder = Path(spec)
     record = None if spec.startswith("dataset:") else _record_of(folder)
     if record is not None:
-        told = {name: record[name] for name in _TOLD if name in record}
-        told |= {"sample_seed": record["seed"], _digest_name(record): record["sha256"]}
-        told |= {"labels": text} if (text := _labels_text(record)) else {}
-        return Opened(spec, _samples(folder, record), told)
+        return Opened(spec, _samples(folder, record), _told(record))
     inside = [path for path in sorted(folder.glob("*")) if (path / RECORD).is_file()]
     if inside:
         raise ValueError(
@@ -127,10 +126,48 @@ def _digest_name(record: Mapping[str, Any]) -> str:
     return "sha256" if record.get("parameters") == "raw" else "ema_sha256"
 
 
-def _labels_text(record: Mapping[str, Any]) -> str:
-    """What was asked of the network, in few words; nothing if it has no labels."""
-    names = record["labels"]
-    if names and names == record.get("classes"):
+def _told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation says of the pictures of a folder, as of those that it draws itself."""
+    asked, legend = _asked_of(record)
+    known = Labels(_classes(record), legend.tags)
+    return {
+        **{name: record[name] for name in _TOLD if name in record},
+        "sample_seed": record["seed"],
+        "train_seconds": _train_seconds(record),
+        _digest_name(record): record["sha256"],
+        **({"labels": labels_text(asked, known)} if asked.names else {}),
+    }
+
+
+def _train_seconds(record: Mapping[str, Any]) -> float | None:
+    """How long the run was trained for these pictures; None where its log is not at hand."""
+    run, step = record.get("run"), record.get("step")
+    if not isinstance(run, str) or not isinstance(step, int):
+        return None
+    try:
+        return seconds_until(RunFiles(run).log, step)
+    except (ValueError, OSError):  # no figure depends on it
+        return None
+
+
+def labels_text(asked: Asked, legend: Labels) -> str:
+    """What was asked of a network, in few words.
+
+    Args:
+        asked: labels.
+        legend: all that the network knows; nothing where that is not known.
+
+    Returns:
+        text.
+
+    >>> digits = Labels(tuple("0123456789"))
+    >>> labels_text(ask(digits), digits), labels_text(ask(digits, "7,3"), digits)
+    ('in turn', '7,3')
+    """
+    names = asked.names
+    if asked.split:
+        return split_text(asked)
+    if not legend.tags and names == [*legend.names]:
         return "in turn"
     return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
 
@@ -151,22 +188,32 @@ def _samples(folder: Path, record: Mapping[str, Any]) -> Dataset:
         raise ValueError(
             f"the pictures in {folder} cannot be read ({reason:.200}); --fresh draws them anew"
         ) from None
-    labels, legend = _labels_of(record)
+    asked, legend = _asked_of(record)
+    labels = asked.of(torch.arange(num)) if asked.names else None
     return Dataset(torch.cat(parts), labels, legend)
 
 
-def _labels_of(record: Mapping[str, Any]) -> tuple[Tensor | None, Labels]:
-    """The labels that were asked; records of earlier versions know only their names."""
-    asked, num = record["labels"], record["num"]
-    if not asked:
-        return None, Labels()
+def _asked_of(record: Mapping[str, Any]) -> tuple[Asked, Labels]:
+    """What was asked of which labels; records of earlier versions know only those asked."""
+    names, split = record["labels"], record.get("labels_from", "")
+    if not names:
+        return ask(Labels()), Labels()
+    tags = record.get("tags", any("+" in name for name in names)) is True
+    legend = Labels(_classes(record) or _among(names, tags), tags)
+    return Asked(legend.parse(names), names, split=str(split)), legend
+
+
+def _classes(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """All that the network knows; nothing in records of earlier versions."""
     known = record.get("classes")
-    tags = record.get("tags", any("+" in name for name in asked)) is True
-    names = known if isinstance(known, list) and known else sorted({*asked})
-    if tags and not known:
-        names = sorted({tag for name in asked for tag in name.split("+")} - {""})
-    legend = Labels(tuple(map(str, names)), tags)
-    return in_turn(legend.parse(asked), torch.arange(num)), legend
+    return tuple(map(str, known)) if isinstance(known, list) else ()
+
+
+def _among(names: Sequence[str], tags: bool) -> tuple[str, ...]:
+    """The classes or tags that stand in some labels."""
+    if not tags:
+        return tuple(sorted({*names}))
+    return tuple(sorted({tag for name in names for tag in name.split(TAG_SEPARATOR)} - {""}))
 
 
 def open_held_out(

@@ -33,9 +33,9 @@ from vfn.evaluation.needs import (
     width_of_side,
 )
 from vfn.evaluation.opening import (
-    MANY,
     Given,
     Opened,
+    labels_text,
     open_held_out,
     open_network,
     open_side,
@@ -48,7 +48,7 @@ from vfn.numbers import whole
 from vfn.progress import say
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import RUN
-from vfn.sampling import Draws, Trained, as_pictures, ask, class_shares, split_text
+from vfn.sampling import Draws, Trained, as_pictures, class_shares
 from vfn.sampling import usual_labels as usual_labels
 
 _LOGITS = 1008  # of Inception, the widest
@@ -528,7 +528,7 @@ def _told(
     if isinstance(real.content, Draws):
         settings["real_sha256"] = real.content.trained.digest
     if isinstance(fake.content, Draws):
-        settings |= _drawing(fake.content, seed)
+        settings |= _drawing(fake.content)
     settings |= {**fake.told, "real_num": count_of_side(real.content), "bootstrap": bootstrap}
     return settings | resize_settings(size) | _balance(real.content, fake.content)
 
@@ -541,31 +541,20 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _drawing(draws: Draws, seed: int) -> dict[str, Any]:
+def _drawing(draws: Draws) -> dict[str, Any]:
     """What the pictures of a network depend on."""
     trained = draws.trained
-    origin = trained.origin
+    origin, legend = trained.origin, trained.shape.legend
     return {
-        **({} if draws.seed == seed else {"sample_seed": draws.seed}),
+        "sample_seed": draws.seed,
         **({"run": str(origin.resolve())} if origin else {}),
-        **({"labels": _labels_text(draws)} if trained.shape.legend.names else {}),
+        **({"labels": labels_text(draws.asked, legend)} if legend.names else {}),
         "step": trained.step,
         "train_seconds": origin and seconds_until(RunFiles(origin).log, trained.step),
         "ema_sha256" if trained.averaged else "sha256": trained.digest,
         "precision": trained.precision,
         **draws.told(),
     }
-
-
-def _labels_text(draws: Draws) -> str:
-    """What was asked of a network, in few words."""
-    legend, labels = draws.trained.shape.legend, draws.asked.labels
-    if not legend.tags and torch.equal(labels, ask(legend).labels):
-        return "in turn"
-    if draws.asked.split:
-        return split_text(draws.asked)
-    names = draws.asked.names
-    return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
 
 
 def _balance(real: Content, fake: Content) -> dict[str, Any]:

@@ -254,7 +254,6 @@ class Draws:
             "seed": self.seed,
             "num": self.num,
             "labels": self.asked.names,
-            **self._conditions_told(),
             "step": self.trained.step,
             "parameters": "ema" if self.trained.averaged else "raw",
             "sha256": self.trained.digest,
@@ -265,13 +264,8 @@ class Draws:
         record: dict[str, Any] = json.loads(json.dumps(values))
         return record
 
-    def _conditions_told(self) -> dict[str, str]:
-        """A digest of what is asked beside labels, where anything is."""
-        given = self.asked.conditions.keywords()
-        return {"condition_sha256": digest(given)} if given else {}
-
     def told(self) -> dict[str, Any]:
-        """The settings as records name them, and what guided, by its step and its digest.
+        """The settings as records name them; by digests what guided, and is asked beside labels.
 
         The batch, on which no picture depends, is left out, a grid that times take the place of,
         and settings of guidance that are not in use, as in records of earlier versions.
@@ -290,7 +284,8 @@ class Draws:
         told = {name: value for name, value in values.items() if name not in unused}
         if weak is not None:
             told |= {"guide_step": weak.step, "guide_sha256": weak.digest}
-        return told
+        given = self.asked.conditions.keywords()
+        return told | ({"condition_sha256": digest(given)} if given else {})
 
     @cached_property
     def _zero_until(self) -> float | None:

@@ -289,6 +289,8 @@ class _Folder:
         noted: dict[str, Any] = {"run": str(origin.resolve())} if origin else {}
         if legend.names:
             noted |= {"classes": [*legend.names], "tags": legend.tags}
+        if split := self.draws.asked.split:
+            noted["labels_from"] = split
         return {**first, "format": self.kind, **record, **noted}
 
 

@@ -36,7 +36,8 @@ from vfn.pictures import save_images
 from vfn.sampling.output_table import OUTPUTS
 
 RECORD = "settings.json"
-NOTED = ("run", "classes", "tags")  # in a record for those who read it; no picture depends on them
+# In a record for those who read it; no picture depends on them.
+NOTED = ("run", "classes", "tags", "labels_from")
 PARTS = ".parts"
 _SAFE = {"uint8": "U8", "uint16": "U16", "float16": "F16", "float32": "F32"}
 _METHODS = ("present", "write", "read", "finish", "clear")
