@@ -61,6 +61,8 @@ def pictures(held_out, tmp_path):
         "path": tmp_path / "p.npz",
         "statistics in a file": tmp_path / "s.npz",
         "tensor": held_out.images,
+        "array": held_out.images.numpy(),
+        "array, channels last": held_out.images.movedim(1, -1).numpy(),
         "data set": held_out,
         "statistics": statistics,
     }
@@ -88,6 +90,27 @@ def test_every_form_of_a_network_gets_the_same_figures(trained, run):
     changed = judge(REAL, trained.draws(20, seed=3, steps=1), seed=3, device="cpu")
     assert values(changed) != values(found["run"])
     assert changed.settings["sample_timesteps"] == 1
+
+
+def test_what_was_drawn_is_judged_with_its_labels(trained, real):
+    asked = {"metrics": "fd,agreement", "device": "cpu"}
+    draws = trained.draws(20, ["7", "3"])
+    drawn, direct = judge(REAL, draws.all(), **asked), judge(REAL, draws, **asked)
+    assert values(drawn) == values(direct)
+    assert drawn.settings["fake_classes"] == direct.settings["fake_classes"] == [0.0, 0.5]
+    assert drawn.settings["labels"] == ",".join(10 * ["7", "3"])
+    tagged = small_network(Labels(("a", "b"), tags=True)).draws(20, ["a+b", "b", ""])
+    unlabelled = small_network(Labels(), conditional=False, guidance=0).draws(20)
+    for some in (tagged, unlabelled):
+        assert values(judge(REAL, some.all(), "fd", device="cpu")) == values(
+            judge(REAL, some, "fd", device="cpu")
+        )
+    assert values(judge(draws.all(), real, "fd", device="cpu")) == values(
+        judge(draws, real, "fd", device="cpu")
+    )
+    broken = draws.all()._replace(finite=torch.arange(20) > 2)
+    with pytest.raises(ValueError, match="finite pictures to judge, but 3 of 20 pictures are not"):
+        judge(REAL, broken, "fd", device="cpu")
 
 
 def test_a_network_may_be_the_real_side(trained):
@@ -242,7 +265,10 @@ def undrawable(trained, num=20):
         ("wide mean", {}, "the real side has 9 features and the fake 64"),
         ("other features", {"metrics": "fd"}, "has features with extractor vgg16, and this eval"),
         (torch.zeros(2, 8, 8), {}, "expected uint8 pictures"),
-        (5, {}, "a path, dataset:NAME, uint8 tensor .* or data set, got int"),
+        (5, {}, "a path, .* data set, or what .* gives, statistics, or a run or network, got int"),
+        (np.zeros((9, 8, 8), np.uint8), {}, r"whose shape tells which, .* got uint8 \[9, 8, 8\]"),
+        (np.zeros((9, 3, 8, 3), np.uint8), {}, r"which, .* got uint8 \[9, 3, 8, 3\]; give a ten"),
+        (np.zeros((9, 1, 8, 8)), {}, "which, .* got float64"),
     ],
 )
 def test_refusals_come_before_the_work(trained, tmp_path, held_out, real, options, message):

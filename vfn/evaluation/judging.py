@@ -46,8 +46,9 @@ def judge(
 
     Args:
         real: ``dataset:NAME[:split]``, a folder (that of `vfn sample` too), an .npz of pictures or
-            statistics, or a run, with or without ``run:``; a uint8 tensor [N, C, H, W], a data set
-            or statistics; a loaded network, which draws ``num`` pictures as its run says, or
+            statistics, or a run, with or without ``run:``; a uint8 tensor [N, C, H, W], an array of
+            that order or [N, H, W, C], a data set, what `Trained.sample` gives, or statistics; a
+            loaded network, which draws ``num`` pictures as its run says, or
             `vfn.sampling.Draws`: exactly those.
         fake: the pictures to judge, given like the real ones.
         metrics: words of `METRICS`, or ``package.module:Name`` of a function of

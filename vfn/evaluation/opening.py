@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,15 +24,18 @@ from vfn.evaluation.needs import Content, Size
 from vfn.files import few
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import run_of
-from vfn.sampling import Asked, Draws, Trained, ask, load, split_text
+from vfn.sampling import Asked, Drawn, Draws, Trained, ask, load, split_text
 from vfn.sampling.output import RECORD, open_output, read_record
 
-# What stands for a side: a spec of the command line, pictures, statistics, or a network.
-Given = str | Path | Tensor | Dataset | Statistics | Trained | Draws
+# What stands for pictures that are there, by a spec of the command line or in memory.
+Pictures = str | Path | Tensor | np.ndarray | Dataset | Drawn
+# What stands for a side: those, statistics, or a network.
+Given = Pictures | Statistics | Trained | Draws
 # What a record of `vfn sample` says that an evaluation of its pictures says as well; the last are
 # what `Draws.told` adds to the settings.
 _TOLD = ("run", "step", "precision", *vars(SampleConfig()),
          "guide_step", "guide_sha256", "condition_sha256")  # fmt: skip
+_IN_MEMORY = "pictures in memory"
 MANY = 100  # labels that a record of an evaluation lists
 _BLOCK = 1024  # pictures that are read at a time
 
@@ -79,23 +83,61 @@ def open_side(
         path = Path(given)
         if path.suffix == ".npz" and holds_statistics(path, lean):
             return Opened(str(given), read_statistics(path))
-    return open_pictures(given, data, size, labelled)
+    return open_pictures(given, data, size, labelled, ", statistics, or a run or network")
 
 
 def open_pictures(
-    given: Given, data: DataConfig, size: Size | None = None, labelled: bool = True
+    given: Given,
+    data: DataConfig,
+    size: Size | None = None,
+    labelled: bool = True,
+    others: str = "",
 ) -> Opened:
     """Pictures that no network draws, named by a path or spec, or in memory."""
     if isinstance(given, str | Path):
         return _open_path(str(given), data, size, labelled)
+    if isinstance(given, Drawn):
+        return _open_drawn(given)
+    if isinstance(given, np.ndarray):
+        given = _channels_first(given)
     if isinstance(given, Tensor):
         given = as_dataset(given)
     if not isinstance(given, Dataset):
         raise ValueError(
-            "expected pictures as a path, dataset:NAME, uint8 tensor [N, C, H, W] or data set, "
-            f"got {type(given).__name__}"
+            "expected pictures as a path, dataset:NAME, uint8 tensor [N, C, H, W], uint8 array of "
+            f"that order or [N, H, W, C], data set, or what sample() gives{others}, got "
+            f"{type(given).__name__}"
         )
-    return Opened("pictures in memory", given)
+    return Opened(_IN_MEMORY, given)
+
+
+def _open_drawn(drawn: Drawn) -> Opened:
+    """What a network drew; which labels it knows beside those asked, nobody says."""
+    if fault := drawn.fault:
+        raise ValueError(
+            f"expected finite pictures to judge, but {fault}; use another checkpoint, or less "
+            "guidance"
+        )
+    if not drawn.labels:
+        return Opened(_IN_MEMORY, Dataset(drawn.images))
+    tags = drawn.classes.ndim == 2
+    legend = Labels(_among(drawn.labels, tags), tags)
+    asked = Asked(legend.parse(drawn.labels), drawn.labels)
+    told = {"labels": labels_text(asked, Labels())}
+    return Opened(_IN_MEMORY, Dataset(drawn.images, asked.labels, legend), told)
+
+
+def _channels_first(array: np.ndarray) -> Tensor:
+    """An array as a tensor, where its shape leaves no doubt which axis the channels are."""
+    axes = [axis for axis in (1, 3) if array.ndim == 4 and array.shape[axis] in (1, 3)]
+    if array.dtype != np.uint8 or len(axes) != 1:
+        raise ValueError(
+            "expected a uint8 array [N, C, H, W] or [N, H, W, C] whose shape tells which, C being "
+            f"1 or 3, got {array.dtype} {list(array.shape)}; give a tensor [N, C, H, W]"
+        )
+    # A tensor shares no memory that cannot be written.
+    images = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return images.movedim(axes[0], 1)
 
 
 def _open_path(spec: str, data: DataConfig, size: Size | None, labelled: bool) -> Opened:
@@ -234,9 +276,10 @@ def open_held_out(
 
 
 def relabelled(pictures: Dataset, like: Labels) -> Dataset:
-    """Number the classes as another data set does, by their names."""
+    """Number the classes as another data set does, by their names, if it has all of them."""
     legend = pictures.legend
-    if pictures.labels is None or legend.tags or not legend.names or not like.names:
+    known = bool(legend.names) and {*legend.names} <= {*like.names}
+    if pictures.labels is None or legend.tags or not known:
         return pictures
     number = {name: k for k, name in enumerate(like.names, 1)}
     numbers = torch.tensor([0, *(number[name] for name in legend.names)])

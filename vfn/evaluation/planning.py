@@ -39,6 +39,7 @@ from vfn.evaluation.opening import (
     open_held_out,
     open_network,
     open_side,
+    relabelled,
 )
 from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
@@ -559,6 +560,8 @@ def _drawing(draws: Draws) -> dict[str, Any]:
 
 def _balance(real: Content, fake: Content) -> dict[str, Any]:
     """The shares of the rarest and the most frequent class on either side, where both have some."""
+    if isinstance(real, Dataset) and isinstance(fake, Dataset):
+        fake = relabelled(fake, real.legend)  # those of which none is there count, too
     shares = {
         "fake_classes": _shares(fake),
         "real_classes": _shares(real),

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from vfn import __version__
 from vfn.configs import DataConfig
@@ -14,7 +13,7 @@ from vfn.data.resize import resized
 from vfn.distributed import check_alike, processes, together
 from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
-from vfn.evaluation.opening import open_pictures
+from vfn.evaluation.opening import Pictures, open_pictures
 from vfn.evaluation.planning import check_room, checked_size, resize_settings, tried
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.files import check_place, check_space
@@ -44,7 +43,7 @@ class StoredReference(NamedTuple):
 
 @in_memory("computing statistics", "take fewer pictures, or leave out the features (--no-keep)")
 def store_reference(
-    real: str | Path | Tensor | Dataset,
+    real: Pictures,
     out: str | Path,
     features: str | Extractor = "pixels",
     keep: bool = True,
@@ -57,7 +56,8 @@ def store_reference(
     """Write the statistics of real pictures, by all processes; one that was killed goes on.
 
     Args:
-        real: ``dataset:NAME[:split]``, a folder or an array file; a tensor or data set.
+        real: ``dataset:NAME[:split]``, a folder or an array file; or pictures in memory, as of
+            `judge`.
         out: .npz file.
         features: a word of `EXTRACTORS`, ``package.module:Name``, or an `Extractor`.
         keep: keep the features, for more than fid and is.
