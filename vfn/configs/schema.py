@@ -604,12 +604,13 @@ class Config(Section):
         if faults := self._faults_of_the_objective():
             return faults
         span, distill = self.model.guidance_range, self.distill
+        led = OBJECTIVES.find(self.diffusion.objective).led
         if span is not None and distill.teacher_guidance:
             return [
                 "expected teacher_guidance, one w, or guidance_range, many, got "
                 f"{distill.teacher_guidance:g} and {','.join(f'{value:g}' for value in span)}"
             ]
-        if span is not None and not (distill.asked or self.diffusion.objective == "mean_flow"):
+        if span is not None and not (distill.asked or led):
             return [
                 "expected guidance_range with teacher_steps: only a distillation teaches a network "
                 "what to do with it"

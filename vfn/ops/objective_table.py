@@ -25,7 +25,8 @@ class ObjectiveEntry(Parametric):
     text: one line. learn: the ``package.module:Name`` of a function ``learn(live, fixed, path,
     update, **parameters)``; None for the diffusion's own loss, which other settings describe.
     parameters: name -> default. second_time: the network has to take a second time. smooth: the
-    network is differentiated in time. sampler: the word of the solver that goes with it.
+    network is differentiated in time. led: guidance can lead its paths, with a weight of its own
+    or one that the network takes. sampler: the word of the solver that goes with it.
 
     >>> OBJECTIVES["mean_flow"].second_time, OBJECTIVES["consistency"].sampler
     (True, 'consistency')
@@ -35,6 +36,7 @@ class ObjectiveEntry(Parametric):
     learn: str | None
     second_time: bool = False
     smooth: bool = False
+    led: bool = False
     sampler: str | None = None
 
     def lacking(self, word: str, second_time: bool, time_embedding: str) -> list[str]:
@@ -113,6 +115,7 @@ OBJECTIVES: Table[ObjectiveEntry] = Table(
                     "guidance": (0, 1e6)},
             second_time=True,
             smooth=True,
+            led=True,
             sampler="mean_flow",
         ),
     },

@@ -9,6 +9,7 @@ from vfn.evaluation.held_out import ON_THE_WAY
 from vfn.files import check_space, shortened
 from vfn.footprint import FLOAT32, kept_copies
 from vfn.model import DataShape, check_sampling, is_conditional
+from vfn.ops import OBJECTIVES
 from vfn.runs import RunFiles
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.trackers import find_trackers
@@ -61,9 +62,9 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
 
 
 def _check_led_paths(config: Config, shape: DataShape) -> None:
-    """Refuse a mean flow of guided paths that would not learn with and without a condition."""
+    """Refuse paths led by guidance that would not be learned with and without a condition."""
     diffusion, span = config.diffusion, config.model.guidance_range
-    if diffusion.objective != "mean_flow" or config.distill.asked:
+    if not OBJECTIVES.find(diffusion.objective).led or config.distill.asked:
         return
     if span is None and not diffusion.objective_options.get("guidance"):
         return
@@ -74,7 +75,7 @@ def _check_led_paths(config: Config, shape: DataShape) -> None:
         missing = f"p_uncond above 0 and below 1, got {diffusion.p_uncond:g}"
     else:
         return
-    raise ValueError(f"guided paths of mean_flow need {missing}; leave out {setting}")
+    raise ValueError(f"guided paths of {diffusion.objective} need {missing}; leave out {setting}")
 
 
 def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None:
