@@ -132,7 +132,7 @@ def perfect(data: str, num: int = NUM, of_training: str = "") -> dict[str, float
     return {key: value for key, value in found.items() if value is not None}
 
 
-def real(data: str, num: int = NUM) -> dict[str, float]:
+def real_pictures(data: str, num: int = NUM) -> dict[str, float]:
     """What training pictures get against the held-out ones, as many of each class."""
     pictures = load_dataset(data, "train")
     assert pictures.labels is not None

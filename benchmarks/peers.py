@@ -15,8 +15,8 @@ seed the others are trained at each of `RATES`, and draw by all of their sampler
 samplers with the least distance there are theirs at all seeds. Ours have the preset's.
 What is finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a
 checkout or package is left out. The table, a sheet of the first two pictures of each class at the
-first seed and, of several budgets, a chart of distances go to benchmarks/results if nothing of them
-is missing, or with --finished, which trains nothing and shows what is kept.
+first seed and, of several budgets, a chart of distances go to benchmarks/results if all of them are
+asked for, else beside the runs; --finished trains nothing and shows what is kept.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ from benchmarks.budget import (
     kept,
     perfect,
     pictures,
-    real,
+    real_pictures,
     run_all,
     train_whole,
 )
@@ -83,7 +83,7 @@ OURS: dict[str, dict[str, float]] = {
 }
 # The presets were chosen with seeds 0 to 2. At the first the others choose rates and samplers.
 BUDGETS, SEEDS = "60,300,1800", "3,4,5"
-CHOOSING = SEEDS[0]
+CHOOSING = SEEDS.split(",")[0]
 RATES = (3e-3, 1e-3)
 DRAWN = 250  # pictures at a time
 SHOWN = 2 * CLASSES  # the first pictures of a run, by few evaluations
@@ -348,7 +348,10 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
             *empty,
             *(f"{of[key]:{form}}" if key in of else "" for key, form in FIGURES.values()),
         ]
-        for name, of in (("a perfect sampler", best), ("training pictures", real(data, num)))
+        for name, of in (
+            ("a perfect sampler", best),
+            ("training pictures", real_pictures(data, num)),
+        )
     ]
     held_out = len(load_dataset(data, "test").images)
     few, many = ([*rows(results, part), *lines] for part in PARTS)
@@ -376,18 +379,15 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
 
 def made_on(results: Results) -> str:
     """Processors and the CPU seconds of training there, where steps are by costs of one of them."""
-    lines = {}
+    taken: dict[tuple[float, str], list[float]] = {}
     for (budget, _), found in results.items():
         for each in found:
-            lines.setdefault((budget, each["made"]), []).append(each["seconds"])
-    return (
-        "Trained on "
-        + "; ".join(
-            f"{made}: {min(taken):.0f} to {max(taken):.0f} CPU seconds for {budget:g}"
-            for (budget, made), taken in lines.items()
-        )
-        + "."
+            taken.setdefault((budget, each["made"]), []).append(each["seconds"])
+    parts = (
+        f"{made}: {min(seconds):.0f} to {max(seconds):.0f} CPU seconds for {budget:g}"
+        for (budget, made), seconds in taken.items()
     )
+    return f"Trained on {'; '.join(parts)}."
 
 
 def numbers(_context: click.Context, option: click.Parameter, words: str) -> str:
@@ -484,15 +484,17 @@ def main(
     if not finished:
         train_missing(paths, chosen, data, num, jobs, folder)
     results: Results = {}
-    for (seconds, row, _), path in paths.items():
+    shown = {}  # not those of a row as it was before
+    for (seconds, row, seed), path in paths.items():
         if found := finished_run(path, row):
             results.setdefault((seconds, row), []).append(found)
+            shown[seconds, row, seed] = path
     if not results:
         raise click.UsageError(f"expected finished runs of {budget} s in {folder}, found none")
     full = (budget, seeds, num) == (BUDGETS, SEEDS, NUM) and len(chosen) == len(OURS) + len(PEERS)
     part = "" if budget == BUDGETS else f"_{budget.replace(',', '_')}"
     place = (RESULTS if full else folder) / f"peers_{data}{part}"
-    save_png(place.with_name(f"{place.name}.png"), picture(paths, seeds.split(",")[0], data))
+    save_png(place.with_name(f"{place.name}.png"), picture(shown, seeds.split(",")[0], data))
     tables(results, data, num, place)
 
 
