@@ -30,7 +30,7 @@ def cost_of_a_step(config: Config, data: Dataset | None = None) -> float:
     """CPU seconds, as training takes them; of the configuration's data where none are given."""
     marks: dict[int, float] = {}
 
-    def watch(entry: dict[str, Any]) -> None:
+    def watch(entry: Mapping[str, Any]) -> None:
         marks.setdefault(entry["step"], time.process_time())
 
     with tempfile.TemporaryDirectory() as out:
@@ -73,7 +73,8 @@ def costs(asked: Mapping[str, Callable[[], float]], path: Path) -> dict[str, flo
 
 def run_all(module: str, todo: Sequence[Sequence[str]], jobs: int) -> None:
     """Each list of words in a process of its own, so many at a time."""
-    waiting, running, failed = list(todo), [], 0
+    waiting, failed = list(todo), 0
+    running: list[subprocess.Popen[bytes]] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             words = [sys.executable, "-m", module, *waiting.pop(0)]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ BOUNDS = {"progressive": "1.8", "progressive, guided": "2.5", "consistency": "2.
 
 def update(
     config: Config,
-    objective: Callable[..., object],
+    objective: Callable[..., Any],
     discrete: bool = False,
     auxiliary: bool = False,
 ) -> Callable[[], object]:

@@ -7,10 +7,12 @@ minutes. Smaller: `speed 256 500` takes a width and a number of rows, `agreement
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import scipy.linalg
 import torch
+from torch import Tensor
 from torch_fidelity.metric_prc import calculate_precision_recall_part
 
 from benchmarks.common import interleaved, write_table
@@ -29,7 +31,7 @@ WIDTH, ROWS, ROUNDS, PICTURES, EXTRACTED = 2048, 10_000, 3, 1000, 32
 FIGURES = ["fid", "kid", "is", "pr"]
 
 
-def scipy_distance(mean1, cov1, mean2, cov2) -> float:
+def scipy_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     root = scipy.linalg.sqrtm((cov1 @ cov2).numpy()).real
     return float((mean1 - mean2).square().sum() + (cov1 + cov2).trace() - 2 * root.trace())
 
@@ -128,4 +130,5 @@ def speed(width: int = WIDTH, rows: int = ROWS) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", DeprecationWarning)
-    {"speed": speed, "agreement": agreement}[sys.argv[1]](*map(int, sys.argv[2:]))
+    jobs: dict[str, Callable[..., None]] = {"speed": speed, "agreement": agreement}
+    jobs[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -30,6 +30,7 @@ from vfn.configs import Config, override
 from vfn.interop import params_from_reference
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
 from vfn.model import autocast, build_model
+from vfn.nn import UNet
 from vfn.objective import Batch, batch_loss
 from vfn.train.state import init_state, train_step
 
@@ -77,7 +78,7 @@ class Foreign(nn.Module):
         return self.told(self.net, z, t, y).to(z.dtype)
 
 
-def diffusers(ours: nn.Module, bench: Bench) -> nn.Module:
+def diffusers(ours: UNet, bench: Bench) -> nn.Module:
     """UNet2DModel with the weights of a network of ours."""
     from diffusers import UNet2DModel
 
@@ -86,7 +87,7 @@ def diffusers(ours: nn.Module, bench: Bench) -> nn.Module:
     return Foreign(net, lambda net, z, t, y: net(z, 1000 * t.float(), y).sample)
 
 
-def reference(ours: nn.Module, bench: Bench) -> nn.Module:
+def reference(ours: UNet, bench: Bench) -> nn.Module:
     """The reference implementation's network; its weights go into ours."""
     if "v_diffusion" not in sys.modules:
         sys.path.insert(0, CHECKOUT)
@@ -99,15 +100,23 @@ def reference(ours: nn.Module, bench: Bench) -> nn.Module:
         ch_multipliers=list(model.ch_multipliers), num_res_blocks=model.num_res_blocks,
         apply_attn=list(model.apply_attn), drop_rate=model.dropout, num_classes=10,
     )  # fmt: skip
-    ours.load_state_dict(params_from_reference(noisy(net).state_dict(), ours))
+    stir(net)
+    ours.load_state_dict(params_from_reference(net.state_dict(), ours))
     return Foreign(net, lambda net, z, t, y: net(z, t, y.clone()))  # it changes labels in place
 
 
 @torch.no_grad()
-def noisy(net: nn.Module) -> nn.Module:
-    """None of its layers is zero, which would hide a wrong map of names."""
+def stir(net: nn.Module) -> None:
+    """None of its layers is zero then, which would hide a wrong map of names."""
     for weight in net.parameters():
         weight.add_(0.02 * torch.randn_like(weight))
+
+
+def our_unet(config: Config, bench: Bench) -> UNet:
+    with torch.device(bench.device):
+        net = build_model(config, bench.shape)
+    assert isinstance(net, UNet)
+    stir(net)
     return net
 
 
@@ -127,8 +136,7 @@ def networks(bench: Bench) -> dict[str, Network | str]:
     """Ours, and others beside ours of the same function; or why one is not there."""
     torch.manual_seed(0)
     configs = {OURS: bench.config(), OTHER: bench.config(attend_after_resampling=False)}
-    with torch.device(bench.device):
-        ours = {name: noisy(build_model(each, bench.shape)) for name, each in configs.items()}
+    ours = {name: our_unet(each, bench) for name, each in configs.items()}
     found: dict[str, Network | str] = {
         name: Network(net, net, configs[name]) for name, net in ours.items()
     }

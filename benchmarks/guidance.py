@@ -5,6 +5,7 @@ python -m benchmarks.guidance runs/kept
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -76,7 +77,7 @@ def cost(name: str, shape: DataShape, batch: int) -> list[str]:
     both = vmap(
         lambda params, *inputs: functional_call(nets[0], params, inputs), (0, None, None, None)
     )
-    parts = {
+    parts: dict[str, Callable[[], object]] = {
         "one": partial(nets[0], z, t, y),
         "two": lambda: [net(z, t, y) for net in nets],
         "batched": partial(both, stacked, z, t, y),

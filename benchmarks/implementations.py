@@ -240,7 +240,7 @@ class EDM:
 
 
 PEERS: dict[str, type[Peer]] = {
-    "reference": Reference, "diffusers": Diffusers, "lucidrains": Lucidrains, "EDM": EDM,
+    "reference": Reference, "diffusers": Diffusers, "lucidrains": Lucidrains, "EDM": EDM,  # type: ignore[dict-item]  # widths are a range, not any sequence
 }  # fmt: skip
 LACKING = {
     "reference": "" if REFERENCE_CHECKOUT else "VFN_REFERENCE names no checkout",

@@ -29,7 +29,7 @@ class Work(NamedTuple):
     seconds: float = 0.0  # of the device
 
     def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+        return Work._make(a + b for a, b in zip(self, other, strict=True))
 
     def least(self, products: float, copy: float) -> float:
         """Seconds that it takes at least on a card of some operations/s and bytes/s."""
@@ -69,7 +69,9 @@ class Counted(TorchDispatchMode):
         super().__init__()
         self.works: dict[str, Work] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         name, kwargs = func._schema.name.partition("::")[2], kwargs or {}
         with record_function(LABEL + name):
             out = func(*args, **kwargs)

@@ -7,6 +7,7 @@ costs by itself. Pictures at the size of digits and of CIFAR-10, memory-mapped, 
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmarks.common import interleaved, write_table
 from vfn.configs import Config, load, override
 from vfn.data import Dataset, load_dataset
 from vfn.model import build_model, shape_of
+from vfn.objective import Batch
 from vfn.ops import keyed_normal
 from vfn.streams import Stream
 from vfn.train.batches import make_batch, prefetch
@@ -45,7 +47,7 @@ def waits(config: Config, dataset: Dataset, steps: int) -> tuple[float, float]:
     state = init_state(model, config.train)
     size = config.train.batch_size
 
-    def make(number: int):
+    def make(number: int) -> Batch:
         draws = torch.arange(size) + number * size
         return make_batch(dataset, override(config, {"flip": True}), draws, CPU)
 
@@ -73,10 +75,10 @@ def main() -> None:
             whole, waited = waits(config, dataset, steps)
             alone = interleaved(
                 {
-                    "batch": lambda d=dataset, c=config, i=draws: make_batch(
-                        d, override(c, {"flip": True}), i, CPU
+                    "batch": partial(
+                        make_batch, dataset, override(config, {"flip": True}), draws, CPU
                     ),
-                    "noise": lambda i=draws, p=picture: keyed_normal(0, Stream.NOISE, i, p),
+                    "noise": partial(keyed_normal, 0, Stream.NOISE, draws, picture),
                 },
                 steps,
             )

@@ -62,6 +62,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.memory", "--measure", str(number)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         before, most = json.loads(done.stdout)
+        assert need is not None  # torch knows the operations of these
         what = f"{name}{' ' if settings else ''}{', '.join(settings)}"
         cells = [f"{value / 1e6:,.0f}" for value in (need, most - before, before + need, most)]
         ratios = [need / (most - before), (before + need) / most]

@@ -105,18 +105,18 @@ def main(budget: float, data: str, seeds: str, jobs: int, out: Path, only: str) 
         for of, preset in rows_of
     }
     todo = [
-        ["--only", f"{of}|{preset}|{seed}|{int(budget / each[f'{of} {preset}'])}|{path}"]
-        for (of, preset, seed), path in paths.items()
-        if not path.exists()
+        ["--only", f"{of}|{preset}|{seed}|{int(budget / each[f'{of} {preset}'])}|{place}"]
+        for (of, preset, seed), place in paths.items()
+        if not place.exists()
     ]
     (out / f"{budget:g}").mkdir(parents=True, exist_ok=True)
     if jobs:
         run_all("benchmarks.networks", todo, jobs)
     found = {
         (of, preset): [
-            json.loads(path.read_text())
+            json.loads(place.read_text())
             for seed in seeds.split(",")
-            if (path := paths[of, preset, seed]).exists()
+            if (place := paths[of, preset, seed]).exists()
         ]
         for of, preset in rows_of
     }

@@ -15,8 +15,9 @@ import click
 import torch
 
 from benchmarks.common import write_table
-from benchmarks.implementations import SHAPES, size_of
-from benchmarks.peers import OURS, PLAIN, chosen_of, configuration, peer_of, shared_loop
+from benchmarks.implementations import LACKING, SHAPES, size_of
+from benchmarks.peer_training import OURS, PLAIN, configuration, peer_of, shared_loop
+from benchmarks.peers import chosen_of
 from vfn.configs import Config
 from vfn.data import load_dataset
 from vfn.model import build_model, shape_of
@@ -73,7 +74,7 @@ def medians(loops: dict[str, Iterator[float]], rounds: int) -> dict[str, tuple[f
 def main(names: str, rounds: int, threads: str) -> None:
     lines = []
     for data in names.split(","):
-        configs = {row: configuration(row, data, steps=10**6) for row in chosen_of("")}
+        configs = {row: configuration(row, data, steps=10**6) for row in chosen_of("", LACKING)}
         for count in map(int, threads.split(",")):
             torch.set_num_threads(count)
             made = {

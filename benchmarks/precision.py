@@ -6,9 +6,9 @@ because the zero of logsnr is arbitrary. Beside it what others get in float32 fr
 they could hold: alpha^2 of the same logsnr, rounded once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import mpmath as mp
@@ -26,6 +26,9 @@ BARS = {torch.bfloat16: 1.0, torch.float32: 1.0, torch.float64: 4.0}
 SLOPE_BARS = {torch.float32: 1e-6, torch.float64: 2e-15}
 F32, F64 = torch.float32, torch.float64
 Columns = tuple[Tensor, ...]
+Number = Any  # of mpmath, which has no types
+Exact = Callable[..., Number]
+Other = Callable[[Columns], Tensor]  # what others compute
 
 
 NOTE = """\
@@ -42,15 +45,15 @@ class Quantity(NamedTuple):
     """A formula in mpmath, the same by this library and in float32 by others."""
 
     name: str
-    exact: Callable[..., mp.mpf]
+    exact: Exact
     ours: Callable[[Columns, torch.dtype], Tensor]
     grid: Columns
-    others: dict[str, Callable[[Columns], Tensor]]
+    others: Mapping[str, Other]
     typed: bool = False  # arguments come in the dtype of the result, not in float64
     floor: float = 0.0
     derivative: bool = True
     # Where the derivative by the last argument crosses zero: the size of its terms.
-    slope_terms: Callable[[Columns], Tensor] = lambda _: torch.zeros(())
+    slope_terms: Other = lambda _: torch.zeros(())
 
 
 def single_grid() -> Columns:
@@ -70,7 +73,7 @@ def time_grid() -> Columns:
 
 
 @cache
-def _exact(exact: Callable[..., mp.mpf], points: tuple[tuple[float, ...], ...], wrt: int) -> Tensor:
+def _exact(exact: Exact, points: tuple[tuple[float, ...], ...], wrt: int) -> Tensor:
     """The formula, or its derivative by argument ``wrt`` if >= 0, as high and low float64."""
 
     def value(point: tuple[float, ...]) -> tuple[float, float]:
@@ -97,7 +100,7 @@ class Error(NamedTuple):
         return f"{text}, {self.not_finite} not finite" if self.not_finite else text
 
 
-def error(got: Tensor, exact: Callable, args: Columns, floor: float = 0.0) -> Error:
+def error(got: Tensor, exact: Exact, args: Columns, floor: float = 0.0) -> Error:
     """Error in ULP of the result's dtype."""
     high, low = _exact(exact, _points(args), -1).T
     info, value = torch.finfo(got.dtype), got.detach().double()
@@ -141,23 +144,26 @@ def basis(count: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [row.expand(len(like), count) for row in eye]
 
 
-def mix(op: Callable, slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
+def mix(op: Callable[..., Tensor], slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
     """Coefficient number ``slot`` of ``op(z, out, logsnr)``."""
     return op(*basis(2, args[0], dtype), *args)[:, slot]
 
 
 def ddim(slot: int, eta: float, args: Columns, dtype: torch.dtype) -> Tensor:
     z, x0, noise = basis(3, args[0], dtype)
-    return ops.ddim_step(z, x0, *args, eta, noise)[:, slot]
+    t, s = args
+    return ops.ddim_step(z, x0, t, s, eta, noise)[:, slot]
 
 
 def ancestral(slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
     z, x0, noise = basis(3, args[0], dtype)
-    return ops.ancestral_step(z, x0, *args, noise)[:, slot]
+    t, s = args
+    return ops.ancestral_step(z, x0, t, s, noise)[:, slot]
 
 
 def posterior(slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
-    mean, _, std = ops.q_posterior(*basis(2, args[0], dtype), *args)
+    (z, x0), (t, s) = basis(2, args[0], dtype), args
+    mean, _, std = ops.q_posterior(z, x0, t, s)
     return std[:, 0] if slot == 2 else mean[:, slot]
 
 
@@ -167,50 +173,51 @@ def of_std(eta: float, args: Columns) -> Tensor:
 
 
 def inverse(slot: int, args: Columns, dtype: torch.dtype) -> Tensor:
-    return ops.ddim_inverse_step(*basis(2, args[0], dtype), args[1], args[0])[:, slot]
+    (z, x0), (t, s) = basis(2, args[0], dtype), args
+    return ops.ddim_inverse_step(z, x0, s, t)[:, slot]
 
 
 # The formulas, exact.
-def alpha(logsnr):
+def alpha(logsnr: Number) -> Number:
     return 1 / mp.sqrt(1 + mp.exp(-logsnr))
 
 
-def sigma(logsnr):
+def sigma(logsnr: Number) -> Number:
     return 1 / mp.sqrt(1 + mp.exp(logsnr))
 
 
-def exact_ddim(slot, eta, t, s):
+def exact_ddim(slot: int, eta: Number, t: Number, s: Number) -> Number:
     drawn = eta * mp.sqrt(1 - mp.exp(t - s)) * sigma(s)
     of_z = mp.sqrt(sigma(s) ** 2 - drawn**2) / sigma(t)
     return (of_z, alpha(s) - of_z * alpha(t), drawn)[slot]
 
 
-def exact_inverse(slot, t, s):
+def exact_inverse(slot: int, t: Number, s: Number) -> Number:
     of_z = sigma(t) / sigma(s)
     return (of_z, alpha(t) - of_z * alpha(s))[slot]
 
 
-def exact_cosine(low, high, t):
+def exact_cosine(low: Number, high: Number, t: Number) -> Number:
     first, last = mp.atan(mp.exp(mp.mpf(-high) / 2)), mp.atan(mp.exp(mp.mpf(-low) / 2))
     return -2 * mp.log(mp.tan(first + (last - first) * t))
 
 
-def exact_linear(low, high, t):
+def exact_linear(low: Number, high: Number, t: Number) -> Number:
     alpha2 = (1 - t) * alpha(high) ** 2 + t * alpha(low) ** 2
     return mp.log(alpha2 / (1 - alpha2))
 
 
-def exact_sigmoid(low, high, t):
+def exact_sigmoid(low: Number, high: Number, t: Number) -> Number:
     return mp.mpf(high) + t * (mp.mpf(low) - mp.mpf(high))
 
 
-def exact_flow(low, high, t):
+def exact_flow(low: Number, high: Number, t: Number) -> Number:
     first, last = (1 / (1 + mp.exp(mp.mpf(limit) / 2)) for limit in (high, low))
     time = first + (last - first) * t
     return 2 * mp.log((1 - time) / time)
 
 
-def exact_legacy(t):
+def exact_legacy(t: Number) -> Number:
     slope, start = mp.mpf("-0.0199"), mp.mpf("0.9999")
     end = start + slope * t
     log_alpha2 = 1000 / slope * (end * (mp.log(end) - 1) - start * (mp.log(start) - 1))
@@ -274,7 +281,9 @@ FORMS = {
 }
 
 
-def one_time(title: str, term: str, ours: Callable, typed: bool = False) -> Quantity:
+def one_time(
+    title: str, term: str, ours: Callable[[Columns, torch.dtype], Tensor], typed: bool = False
+) -> Quantity:
     exact, combine = FORMS[term.removeprefix("-")]
     sign = -1 if term[0] == "-" else 1
     others = {
@@ -314,7 +323,12 @@ def singles() -> list[Quantity]:
 
 
 def _flow_weight(args: Columns, dtype: torch.dtype) -> Tensor:
-    return ops.loss_weight(*args, "flow").to(dtype)
+    (logsnr,) = args
+    return ops.loss_weight(logsnr, "flow").to(dtype)
+
+
+def _plain(sign: int, args: Columns, _: torch.dtype) -> Tensor:
+    return torch.sigmoid(sign * args[0]).sqrt()
 
 
 def naive() -> list[Quantity]:
@@ -323,7 +337,7 @@ def naive() -> list[Quantity]:
         Quantity(
             f"plain sigmoid({name}logsnr).sqrt()",
             exact,
-            lambda args, _, sign=sign: torch.sigmoid(sign * args[0]).sqrt(),
+            partial(_plain, sign),
             single_grid(),
             {},
             typed=True,
@@ -347,11 +361,11 @@ def pairs() -> list[Quantity]:
     for slot, term in enumerate(terms):
         exact = partial(exact_ddim, slot, 1)
         name = "standard deviation" if slot == 2 else term
-        others = {
+        others: dict[str, Other] = {
             "diffusers": partial(diffusers_step, DDPMScheduler, slot, 1.0),
             "DPM-Solver": partial(dpm_solver_step, "sde-dpmsolver++", slot),
         }
-        spread = {"slope_terms": partial(of_std, 1)} if slot == 2 else {}
+        spread: dict[str, Any] = {"slope_terms": partial(of_std, 1)} if slot == 2 else {}
         ours = partial(posterior, slot)
         rows.append(Quantity(f"q_posterior: {name}", exact, ours, grid, others, **spread))
         if slot == 2:
@@ -375,8 +389,8 @@ def pairs() -> list[Quantity]:
 
 
 def schedules() -> list[Quantity]:
-    rows, grid = [], time_grid()
-    forms = {
+    rows: list[tuple[str, Exact, ops.LogSNRSchedule]] = []
+    forms: dict[str, Exact] = {
         "cosine": exact_cosine,
         "linear": exact_linear,
         "sigmoid": exact_sigmoid,
@@ -388,7 +402,7 @@ def schedules() -> list[Quantity]:
             rows.append((f"{name}, {low} to {high}", partial(exact, low, high), schedule))
     rows.append(("legacy", exact_legacy, ops.logsnr_schedule("legacy")))
     return [
-        Quantity(f"schedule {name}", exact, partial(_at, s), grid, {}, True, 1.0, False)
+        Quantity(f"schedule {name}", exact, partial(_at, s), time_grid(), {}, True, 1.0, False)
         for name, exact, s in rows
     ]
 
@@ -400,22 +414,22 @@ def _at(schedule: ops.LogSNRSchedule, args: Columns, _: torch.dtype) -> Tensor:
 def azula_rows() -> list[list[str]]:
     """azula's schedules take a time; each against its own formula."""
 
-    def vp_alpha(t):
+    def vp_alpha(t: Number) -> Number:
         return mp.exp(t**2 * mp.log(mp.mpf("0.001")))
 
-    def cosine_alpha(t):
+    def cosine_alpha(t: Number) -> Number:
         return mp.cos(t * mp.acos(mp.mpf("0.001")))
 
     rows, times = [], rounded(time_grid(), F32)
     for schedule, exact in ((VPSchedule(), vp_alpha), (CosineSchedule(), cosine_alpha)):
-        by_time = {"alpha": exact, "sigma": partial(_azula_sigma, exact)}
+        by_time: dict[str, Exact] = {"alpha": exact, "sigma": partial(_azula_sigma, exact)}
         for (name, formula), got in zip(by_time.items(), schedule(*times), strict=True):
             title = f"azula {type(schedule).__name__}: {name} of t (its own formula)"
             rows.append([title, "", str(error(got, formula, times)), *[""] * 7])
     return rows
 
 
-def _azula_sigma(exact: Callable, t: mp.mpf) -> mp.mpf:
+def _azula_sigma(exact: Exact, t: Number) -> Number:
     return mp.sqrt(1 - exact(t) ** 2 + mp.mpf("0.001") ** 2)
 
 

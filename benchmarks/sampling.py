@@ -79,7 +79,7 @@ def reference_loop(
     net: nn.Module, checkout: str, z: Tensor, labels: Tensor, steps: int, w: float
 ) -> Callable[[], object]:
     sys.path.insert(0, checkout)
-    from v_diffusion.diffusion import GaussianDiffusion  # type: ignore[import-not-found]
+    from v_diffusion.diffusion import GaussianDiffusion
 
     process = GaussianDiffusion(
         logsnr_schedule("cosine").logsnr, steps, "v", "fixed_small", "constant", "mse", w_guide=w

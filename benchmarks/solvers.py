@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from statistics import geometric_mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks.common import RESULTS, markdown, write_table
 from tests.helpers.exact_flow import Mixture, mixture, start_noise
 from vfn import ops
+from vfn.ops.words import Grid
 
 matplotlib.use("Agg")
 warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
@@ -44,7 +45,11 @@ SHAPES = {
     "8 narrow parts in 16-D": (8, 16, 0.1, 0.5),
     "a normal in 1-D": (1, 1, 0.5, 0.0),
 }
-GRIDS = {"time": "uniform in time", "logsnr": "uniform in logsnr", "karras": "EDM's"}
+GRIDS: dict[Grid, str] = {
+    "time": "uniform in time",
+    "logsnr": "uniform in logsnr",
+    "karras": "EDM's",
+}
 
 # A run takes denoiser, start noise and grid, whose last value is replaced by +inf: x0 at the end.
 Run = Callable[[ops.Denoiser, Tensor, Tensor], Tensor]
@@ -61,7 +66,7 @@ def ours(solver: ops.Solver) -> Run:
     return lambda denoise, z, grid: ops.sample(denoise, z, grid, solver).x0
 
 
-def diffusers(kind: type, options: dict) -> Run:
+def diffusers(kind: type, options: dict[str, Any]) -> Run:
     """A multistep scheduler over our noise levels; its state is z."""
 
     def run(denoise: ops.Denoiser, z: Tensor, grid: Tensor) -> Tensor:
@@ -166,19 +171,19 @@ def exact(shape: str, start: float) -> Tensor:
     return law.flow(z, start)
 
 
-def error(shape: str, run: Run, grid: str, steps: int) -> float:
+def error(shape: str, run: Run, grid: Grid, steps: int) -> float:
     """Root mean square over samples and dimensions."""
     (law, z), levels = problem(shape), ops.sampling_grid(grid, COSINE, steps)
     off = run(law.denoise, z, levels) - exact(shape, levels[0].item())
     return off.square().mean().sqrt().item()
 
 
-def errors(run: Run, grid: str, steps: int) -> list[float]:
+def errors(run: Run, grid: Grid, steps: int) -> list[float]:
     """Of every mixture."""
     return [error(shape, run, grid, steps) for shape in SHAPES]
 
 
-def error_rows(grid: str) -> tuple[list[list[str]], list[str]]:
+def error_rows(grid: Grid) -> tuple[list[list[str]], list[str]]:
     """Mean errors by method and program; and where ours is worse than another's."""
     rows, worse = [], []
     for name, (runs, steps) in methods().items():
@@ -248,7 +253,8 @@ def plot() -> None:
 
 
 def main() -> None:
-    rows, worse = [], []
+    rows: list[list[str]] = []
+    worse: list[str] = []
     for grid in GRIDS:
         more, faults = error_rows(grid)
         rows, worse = rows + more, worse + faults

@@ -9,7 +9,7 @@ from benchmarks.common import interleaved, write_table
 from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.model import build_model, shape_of
-from vfn.objective import batch_loss
+from vfn.objective import Batch, batch_loss
 from vfn.train.batches import make_batch
 from vfn.train.state import init_state, train_step
 
@@ -24,16 +24,16 @@ def main() -> None:
     size = config.train.batch_size
     draws = torch.arange(size)
 
-    def draw():
+    def draw() -> Batch:
         return make_batch(dataset, config, draws, cpu)
 
     fixed = draw()
 
-    def forward():
+    def forward() -> None:
         with torch.no_grad():
             batch_loss(model, fixed, config.diffusion)
 
-    def forward_backward():
+    def forward_backward() -> None:
         batch_loss(model, fixed, config.diffusion).mean().backward()
         state.optimizer.zero_grad()
 

@@ -6,9 +6,9 @@ machine does counts less. ``compiled`` is torch.compile's of either.
 python -m benchmarks.transformer
 """
 
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -16,7 +16,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
-from benchmarks.common import write_table
+from benchmarks.common import interleaved, write_table
 from vfn.nn import Transformer
 
 CLASSES = 10
@@ -42,7 +42,10 @@ class Case(NamedTuple):
 CASES = [Case(16, 32, 2, 256, 6, 4), Case(16, 32, 4, 384, 4, 6), Case(64, 8, 2, 128, 4, 4)]
 
 
-def networks(case: Case, compiled: bool) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+Network = Callable[..., Tensor]  # of z, t and y
+
+
+def networks(case: Case, compiled: bool) -> dict[str, Network]:
     """Ours and theirs as functions of z, t and y."""
     ours = Transformer(3, 3, case.patch, case.width, case.depth, case.heads, num_classes=CLASSES)
     theirs = DiTTransformer2DModel(
@@ -63,19 +66,6 @@ def networks(case: Case, compiled: bool) -> dict[str, Callable[[Tensor, Tensor, 
     }
 
 
-def seconds(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of the process for each part, in turn."""
-    spent: dict[str, list[float]] = {name: [] for name in parts}
-    for part in parts.values():
-        part()
-    for _ in range(rounds):
-        for name, part in parts.items():
-            start = time.process_time()
-            part()
-            spent[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in spent.items()}
-
-
 @click.command()
 @click.option("--rounds", default=11)
 @click.option("--threads", default=1)
@@ -89,16 +79,16 @@ def main(rounds: int, threads: int, compiled: bool) -> None:
         for mode in ("eager", "compiled")[: 1 + compiled]:
             nets = networks(case, mode == "compiled")
 
-            def both(name: str, nets=nets, z=z, t=t, y=y) -> None:
-                nets[name](z, t, y).square().mean().backward()
+            def both(net: Network, *inputs: Tensor) -> None:
+                net(*inputs).square().mean().backward()
 
-            def forward(name: str, nets=nets, z=z, t=t, y=y) -> None:
+            def forward(net: Network, *inputs: Tensor) -> None:
                 with torch.no_grad():
-                    nets[name](z, t, y)
+                    net(*inputs)
 
             for what, run in (("forward", forward), ("forward and backward", both)):
-                parts = {name: lambda name=name, run=run: run(name) for name in nets}
-                found = seconds(parts, rounds)
+                parts = {name: partial(run, net, z, t, y) for name, net in nets.items()}
+                found = interleaved(parts, rounds, time.process_time)
                 for name, value in found.items():
                     ratio = value / found["vfn"]
                     rows.append(

@@ -8,7 +8,7 @@ has the same weights, and the outputs are compared first.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class Case(NamedTuple):
 
 CASES = [Case(64, 3, 16, 15), Case(256, 3, 2, 15)]
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Cast = Callable[[], AbstractContextManager[Any]]  # to the precision of the products
 UNSCALED = torch.amp.GradScaler(enabled=False)  # passes everything on
 
 
@@ -55,9 +56,11 @@ class Record(TorchFunctionMode):
     PRODUCTS = (F.conv2d, F.linear, F.scaled_dot_product_attention)
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Callable, list[Any], dict[str, Any]]] = []
+        self.calls: list[tuple[Callable[..., Any], list[Any], dict[str, Any]]] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in self.PRODUCTS:
             named = {name: fresh(value) for name, value in kwargs.items()}
@@ -65,7 +68,7 @@ class Record(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def as_now(func: Callable) -> Callable:
+def as_now(func: Callable[..., Any]) -> Callable[..., Any]:
     """A function outside of autocast where it is now, as attention is in half precision."""
     return func if torch.is_autocast_enabled("cpu") else torch.autocast("cpu", enabled=False)(func)
 
@@ -98,7 +101,7 @@ def ours(case: Case) -> UNet:
 def reference(case: Case, checkout: str, net: UNet) -> nn.Module:
     """The reference's network; its weights go into ours."""
     sys.path.insert(0, checkout)
-    from v_diffusion.models.unet import UNet as ReferenceUNet  # type: ignore[import-not-found]
+    from v_diffusion.models.unet import UNet as ReferenceUNet
 
     attention = [False, True, True]
     theirs = ReferenceUNet(3, case.hid, 3, [1, 1, 1], case.blocks, attention, num_classes=CLASSES)
@@ -123,7 +126,7 @@ class Diffusers(nn.Module):
         return self.net(z, 1000 * t, y).sample
 
 
-def forward(net: Network, inputs: tuple[Tensor, ...], cast: Callable) -> Callable[[], object]:
+def forward(net: Network, inputs: tuple[Tensor, ...], cast: Cast) -> Callable[[], object]:
     def run() -> Tensor:
         with torch.inference_mode(), cast():
             return net(*inputs)
@@ -131,7 +134,7 @@ def forward(net: Network, inputs: tuple[Tensor, ...], cast: Callable) -> Callabl
     return run
 
 
-def backward(net: nn.Module, inputs: tuple[Tensor, ...], cast: Callable) -> Callable[[], None]:
+def backward(net: nn.Module, inputs: tuple[Tensor, ...], cast: Cast) -> Callable[[], None]:
     def run() -> None:
         with cast():
             loss = net(*inputs).square().mean()
@@ -163,7 +166,7 @@ def training_step(
         def update() -> None:
             ema_update_(average, params, 0.9999)
     elif name == "reference":
-        from v_diffusion.utils import EMA  # type: ignore[import-not-found]
+        from v_diffusion.utils import EMA
 
         update = EMA(net, decay=0.9999).update
     else:
@@ -189,7 +192,7 @@ def training_step(
     return step
 
 
-def products(net: UNet, inputs: tuple[Tensor, ...], cast: Callable) -> dict[str, Callable]:
+def products(net: UNet, inputs: tuple[Tensor, ...], cast: Cast) -> dict[str, Callable[[], None]]:
     """The bound: forward alone, and with the gradients of all inputs of each product."""
     with Record() as record, cast(), torch.no_grad():
         net(*inputs)
@@ -221,7 +224,7 @@ def peak_memory(run: Callable[[], object]) -> float:
     return peak / 2**20
 
 
-def rows_of(case: Case, dtype: str, compiled: bool, checkout: str) -> Iterator[list]:
+def rows_of(case: Case, dtype: str, compiled: bool, checkout: str) -> Iterator[list[str]]:
     torch.manual_seed(0)
     net = ours(case)
     others: dict[str, nn.Module] = {}
@@ -239,12 +242,12 @@ def rows_of(case: Case, dtype: str, compiled: bool, checkout: str) -> Iterator[l
             for other in others.values():
                 torch.testing.assert_close(net(*inputs), other(*inputs), rtol=0, atol=1e-4)
 
-    def cast():
+    def cast() -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else nullcontext()
 
     parts, bound = {}, products(net, inputs, cast)
     for name, each in nets.items():
-        called = torch.compile(each) if compiled else each
+        called: nn.Module = torch.compile(each) if compiled else each  # type: ignore[assignment]
         parts[f"forward, {name}"] = forward(called, inputs, cast)
         gradients = backward(called, inputs, cast)
         parts[f"forward and backward, {name}"] = without_gradients(each, gradients)

@@ -311,8 +311,7 @@ def test_compiled_steps_are_timed_as_far_as_there_is_time(tmp_path, monkeypatch)
 
 def test_networks_of_another_function_are_not_compared(tmp_path):
     bench = Bench(SMALL, 5, tmp_path)
-    with torch.device("cpu"):
-        ours = gpu_step.noisy(build_model(bench.config(), bench.shape))
+    ours = gpu_step.our_unet(bench.config(), bench)
     gpu_step.check_equal(ours, ours, bench)
     other = build_model(bench.config(), bench.shape)
     with pytest.raises(ValueError, match="outputs differ by"):

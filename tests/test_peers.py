@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import budget, peers
-from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, nearest_in_size
+from benchmarks import budget, peer_tables, peer_training, peers
+from benchmarks.implementations import LACKING, PEERS, SHAPES, Sampler, nearest_in_size, size_of
 from vfn.configs import load, override
 from vfn.data import Labels, load_dataset
 from vfn.model import DataShape, build_model
@@ -48,7 +48,7 @@ def test_the_shared_loop_is_that_of_training(tmp_path):
     config, data = override(load("digits"), TINY), load_dataset("digits", "train")
     net = build_model(config, DataShape(1, 8, 8, Labels(tuple("0123456789"))))
     peer = Ours(copy.deepcopy(net), data, config)
-    assert len(list(peers.shared_loop(peer, data, config))) == 4
+    assert len(list(peer_training.shared_loop(peer, data, config))) == 4
     train(config, tmp_path, model=net, device="cpu")
     average = find_checkpoint(tmp_path).ema
     assert average.keys() == dict(peer.net.named_parameters()).keys()
@@ -121,7 +121,7 @@ def test_sizes_are_those_of_the_nearest_number_of_parameters(row, monkeypatch):
     kind, shape = PEERS[row], SHAPES["digits"]
     monkeypatch.setattr(kind, "widths", kind.widths[:2])
     by_size = {
-        peers.size_of(kind(shape, width, blocks).net): (width, blocks)
+        size_of(kind(shape, width, blocks).net): (width, blocks)
         for width in kind.widths
         for blocks in kind.blocks
     }
@@ -143,7 +143,7 @@ def call(tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_is_kept_to_judged_and_not_spent_twice(call, tmp_path, monkeypatch):
-    folder = peers.kept(tmp_path, "digits-20", "digits")
+    folder = budget.kept(tmp_path, "digits-20", "digits")
     folder.mkdir()
     (folder / "costs.json").write_text(json.dumps({"ours": 2.0}))
     done = call("--budget", "6")
@@ -193,7 +193,7 @@ def run_of(distance, row="ours"):
         for name, steps in (("good", 1), ("bad", 2))
     }
     told = {"rate": 1e-3, "seconds": 100 * distance, "of": peers.mark(row), "made": "a mill"}
-    return {"steps": 7, "parameters": 10**6, **told, **dict.fromkeys(peers.PARTS, by_sampler)}
+    return {"steps": 7, "parameters": 10**6, **told, **dict.fromkeys(peer_tables.PARTS, by_sampler)}
 
 
 def keep(folder, budget, row, seed, distance):
@@ -205,7 +205,7 @@ def keep(folder, budget, row, seed, distance):
 def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
     call, tmp_path, monkeypatch
 ):
-    folder = peers.kept(tmp_path, "digits-1000", "digits")
+    folder = budget.kept(tmp_path, "digits-1000", "digits")
     folder.mkdir()
     keep(folder, "60", "EDM", 3, 0.5)
     keep(folder, "60", "EDM", 4, 0.7)
@@ -234,7 +234,7 @@ def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
 def test_the_chart_has_the_mean_of_each_row_over_budgets():
     kept = {(60.0, "ours"): [run_of(1.0), run_of(3.0)], (300.0, "ours"): [run_of(0.5)],
             (300.0, "EDM"): [run_of(0.75)]}  # fmt: skip
-    few, many = peers.chart(kept, 0.1).axes
+    few, many = peer_tables.chart(kept, 0.1).axes
     for axis in (few, many):
         lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in axis.containers}
         assert lines == {"ours": [[60, 2], [300, 0.5]], "EDM": [[300, 0.75]]}
@@ -292,7 +292,9 @@ def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(monkeyp
             images = some.images if well else torch.randint_like(some.images, 256)
             return images, some.labels, sampler.steps
 
-        return peers.Made(1, 0.0, [1.0], dict.fromkeys(peers.PARTS, (bad, good)), draw)
+        return peer_training.Made(
+            1, 0.0, [1.0], dict.fromkeys(peer_tables.PARTS, (bad, good)), draw
+        )
 
     monkeypatch.setattr(peers, "theirs", train)
     first = peers.one("EDM", "digits", 3, 1, 40, {}, shown)
@@ -304,15 +306,17 @@ def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(monkeyp
     with Image.open(shown) as image:
         assert image.tobytes() == grid(some.images[:20], 10).tobytes()
     for found in ([first, other], [other, first], [first, first]):
-        assert peers.rows({(60, "ours"): found}, "few")[0][5:7] == ["0.001", str(good)]
+        assert peer_tables.rows({(60, "ours"): found}, "few")[0][5:7] == ["0.001", str(good)]
 
 
 def test_few_steps_do_not_all_go_to_warming_up():
-    warmups = [peers.configuration("EDM", "mnist5k", 0, steps).train.warmup for steps in (45, 1000)]
+    warmups = [
+        peer_training.configuration("EDM", "mnist5k", 0, steps).train.warmup for steps in (45, 1000)
+    ]
     assert warmups == [11, load("mnist5k").train.warmup]
 
 
 def test_our_second_row_is_augmented():
-    plain, augmented = (peers.configuration(row, "digits") for row in peers.OURS)
+    plain, augmented = (peer_training.configuration(row, "digits") for row in peer_training.OURS)
     assert (plain.data.augment, plain.model.dropout) == (0, 0)
     assert (augmented.data.augment, augmented.model.dropout) == (0.12, 0.1)

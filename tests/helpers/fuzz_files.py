@@ -57,11 +57,11 @@ from vfn.runs import (
 )
 from vfn.sampling import load
 from vfn.sampling.condition import open_condition
-from vfn.sampling.output import (
+from vfn.sampling.output import open_output
+from vfn.sampling.provenance import (
     RECORD,
     check_own,
     check_record,
-    open_output,
     read_record,
 )
 from vfn.train.distillation.stages import stage_table

@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 from vfn.data import read_pictures
 from vfn.data.arrays import npz_labels
 from vfn.sampling import OUTPUTS
-from vfn.sampling.output import (
-    PARTS,
-    PngFolder,
+from vfn.sampling.output import PARTS, PngFolder, open_output
+from vfn.sampling.provenance import (
     begin_folder,
     check_own,
     check_record,
     clear_recorded,
-    open_output,
     read_record,
 )
 

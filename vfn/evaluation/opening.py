@@ -25,7 +25,8 @@ from vfn.files import few
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import run_of
 from vfn.sampling import Asked, Drawn, Draws, Trained, ask, load, split_text
-from vfn.sampling.output import RECORD, open_output, read_record
+from vfn.sampling.output import open_output
+from vfn.sampling.provenance import RECORD, read_record
 
 # What stands for pictures that are there, by a spec of the command line or in memory.
 Pictures = str | Path | Tensor | np.ndarray | Dataset | Drawn

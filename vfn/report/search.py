@@ -15,7 +15,7 @@ from vfn.evaluation import Evaluation, read_evaluation
 from vfn.files import read_json
 from vfn.runs import RunFiles, digest, load_checkpoint, run_path
 from vfn.sampling.job import DENOISING, GRID, SWEEP, compared_folders
-from vfn.sampling.output import RECORD, read_record
+from vfn.sampling.provenance import RECORD, read_record
 
 _BELOW, _BESIDE = 4, 3  # levels of folders, in the run and elsewhere
 _MOST = 5000  # entries that are looked at below one place

@@ -30,16 +30,14 @@ from vfn.pictures import check_animation, save_animation, save_png, sheet, title
 from vfn.progress import say
 from vfn.sampling.asked import Asked
 from vfn.sampling.draws import DrawingBar, Draws, say_fault
-from vfn.sampling.output import (
+from vfn.sampling.output import Output, open_output, room_for
+from vfn.sampling.provenance import (
     RECORD,
-    Output,
     begin_folder,
     check_own,
     check_record,
     clear_recorded,
-    open_output,
     read_record,
-    room_for,
 )
 from vfn.sampling.sheets import (
     COMPARED_ROWS,
