@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms import v2
 
 from tests.helpers.formats import noise
 from vfn.configs import DataConfig
 from vfn.data import read_pictures
+from vfn.data.folder import folder_source
 from vfn.data.source import Source, read_rows, to_row
 
 
@@ -85,6 +86,23 @@ def test_a_palette_with_transparency_gives_its_colours(tmp_path):
     image.save(tmp_path / "p.png", transparency=bytes([0, 128]))
     with Image.open(tmp_path / "p.png") as read:
         assert to_row(read, DataConfig())[:, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_what_rows_do_not_have_of_pictures_is_told(tmp_path, capfd):
+    """Transparency where there is some, and colours that are not those of sRGB."""
+    opaque, clear = (Image.new("RGBA", (4, 4), (9, 9, 9, alpha)) for alpha in (255, 128))
+    opaque.save(tmp_path / "a.png")
+    clear.save(tmp_path / "b.png")
+    palette = Image.new("P", (4, 4))
+    palette.save(tmp_path / "c.png", transparency=0)
+    for name, profile in (("d", "sRGB"), ("e", "LAB")):
+        told = ImageCms.ImageCmsProfile(ImageCms.createProfile(profile)).tobytes()
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png", icc_profile=told)
+    Image.new("RGB", (4, 4)).save(tmp_path / "f.png", icc_profile=b"damaged")
+    read_rows(folder_source(tmp_path, 0.0), DataConfig(), lambda row: None)
+    told = capfd.readouterr().err
+    assert f"2 of 6 pictures in {tmp_path}: transparent in places" in told
+    assert f"2 of 6 pictures in {tmp_path}: in other colours than sRGB" in told
 
 
 def test_a_turned_photograph_is_set_upright(tmp_path):

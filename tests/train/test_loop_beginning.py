@@ -7,6 +7,7 @@ from vfn.configs import override
 from vfn.data import as_dataset, load_dataset
 from vfn.model import DataShape
 from vfn.objective import batch_loss
+from vfn.pictures import save_images
 from vfn.runs import find_checkpoint
 from vfn.sampling import untrained
 from vfn.train import train
@@ -47,6 +48,23 @@ def test_a_new_run_takes_what_fits(config, begun, tmp_path, capfd, settings, lef
     assert ("; as built stay " in told) == bool(found.params.keys() - taken)
     unknown = "not taken, for want of a place: label_embed.bias, label_embed.weight"
     assert (unknown in told) == (not settings.data.conditional)
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, False), (5, True)])
+def test_pictures_held_out_that_may_be_known_are_told(config, tmp_path, capfd, more, told):
+    """Of a folder that has grown: which pictures are held out follows from how many there are."""
+    noise = torch.randint(256, (25, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    own = {"dataset": str(tmp_path / "own"), "data_dir": str(tmp_path), "steps": 1}
+    names = [f"{i:02d}" for i in range(20 + more)]
+    save_images(tmp_path / "own", noise[:20].byte(), names[:20])
+    train(override(config, own), tmp_path / "first", device="cpu")
+    save_images(tmp_path / "own", noise[: 20 + more].byte(), names)
+    capfd.readouterr()
+    train(override(config, own), tmp_path / "run", device="cpu", init_from=tmp_path / "first")
+    line = (
+        "--init-from was trained on 18 pictures, and there are 22 now; some of those that are held"
+    )
+    assert (line in capfd.readouterr().err) == told
 
 
 def test_other_classes_keep_the_rest(config, begun, tmp_path, capfd):

@@ -1,14 +1,17 @@
 """From pictures as they lie about to rows of one array; what cannot be used is named."""
 
+import io
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
@@ -26,6 +29,9 @@ _DEEP = re.compile(r";(1[0-6]|32)[A-Z]")
 _BLOCK = 32  # pictures on their way for each thread
 _NAMED = 3  # bad pictures that a message names
 _LONGEST = 300  # letters of a bad picture and of what is wrong with it
+# What a viewer heeds and a row of a picture does not, and what to do about it.
+_TRANSPARENT = "transparent in places, where what is stored beneath is seen; lay it on a ground"
+_PROFILED = "in other colours than sRGB, whose profile is passed over; convert it to sRGB"
 
 
 class Source(NamedTuple):
@@ -107,13 +113,14 @@ def read_rows(
             bad.
     """
     first: tuple[str, tuple[int, ...]] | None = None  # the picture that all others are to be like
+    unheeded: Counter[str] = Counter()  # what rows do not have of their pictures
     bad: list[Bad] = []
     kept: list[int] = []
     counts: dict[str, int] = {}
     unlike = False
     for split, numbers in source.splits.items():
         before = len(kept)
-        for number, row in _rows(source, numbers, settings, fit):
+        for number, row in _rows(source, numbers, settings, fit, unheeded):
             advance()
             name = source.names[number]
             if isinstance(row, np.ndarray):
@@ -131,6 +138,8 @@ def read_rows(
         # Numbers are neither resized nor recoloured.
         raise ValueError(_refusal(source, bad, len(kept), unlike and not source.numbers))
     assert first is not None  # no source is empty
+    for what, count in sorted(unheeded.items()):
+        say(f"{count} of {len(kept)} pictures in {printable(source.origin)}: {what}")
     labels = None if source.labels is None else source.labels[kept]
     if bad and source.labels is not None and labels is not None:
         trained = next(filter(None, counts.values()), 0)
@@ -329,7 +338,11 @@ def available_cores() -> int:
 
 
 def _rows(
-    source: Source, numbers: Sequence[int], settings: DataConfig, fit: Fit
+    source: Source,
+    numbers: Sequence[int],
+    settings: DataConfig,
+    fit: Fit,
+    unheeded: Counter[str],
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Each number with its row, or with what is wrong; read by all cores, given in order."""
 
@@ -340,7 +353,9 @@ def _rows(
             if isinstance(found, np.ndarray):
                 return _unlike(found, source.numbers) or array_row(found, settings)
             with found as picture:
-                return to_row(picture, settings, fit)
+                made = to_row(picture, settings, fit)
+                unheeded.update(_unheeded(picture))
+                return made
         except (Exception, SystemExit) as error:
             return " ".join(str(error).split()) or type(error).__name__
 
@@ -350,6 +365,27 @@ def _rows(
         for start in range(0, len(numbers), block):
             some = numbers[start : start + block]
             yield from zip(some, pool.map(row, some), strict=True)
+
+
+def _unheeded(picture: Image.Image) -> list[str]:
+    """What a row does not have of a picture."""
+    found = []
+    if picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+        found += [_TRANSPARENT] if alpha.getextrema() != (255, 255) else []
+    if (profile := picture.info.get("icc_profile")) and not _is_srgb(profile):
+        found.append(_PROFILED)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _is_srgb(profile: bytes) -> bool:
+    """Whether a profile is of the colours that pictures without one have, as far as it says."""
+    try:
+        told = ImageCms.getProfileDescription(io.BytesIO(profile))
+    except ImageCms.PyCMSError:
+        return False
+    return "srgb" in told.lower()
 
 
 def _unlike(array: np.ndarray, numbers: str) -> str:

@@ -70,6 +70,35 @@ def other_pictures(dataset: Dataset, shape: DataShape, mark: DataMark | None) ->
     return "; ".join(faults)
 
 
+def seen_before(dataset: Dataset, shape: DataShape, mark: DataMark | None) -> str:
+    """Whether held-out pictures may be known to a network, where others of their place were before.
+
+    Args:
+        dataset: the pictures to train on now; what is held out beside them is chosen by their
+            number.
+        shape: of those that the network was trained on.
+        mark: of these; nothing is known without.
+
+    Returns:
+        words that say so of the network, empty if they are the same.
+
+    >>> from vfn.data import load_dataset
+    >>> digits, fewer = load_dataset("digits"), load_dataset("digits", "test")
+    >>> seen_before(fewer, shape_of(digits), mark_of(digits)).partition(";")[0]
+    'was trained on 1437 pictures, and there are 360 now'
+    """
+    if mark is None:
+        return ""
+    now = len(dataset.images)
+    alike = shape_of(dataset) == shape  # in another size the same pictures look otherwise
+    if now == mark.pictures and not (alike and other_pictures(dataset, shape, mark)):
+        return ""
+    return (
+        f"was trained on {mark.pictures} pictures, and there are {now} now; some of those that are "
+        "held out may have been among them"
+    )
+
+
 def _other_names(now: Labels, then: Labels) -> list[str]:
     """In what names of classes or tags differ; of many the first."""
     if now == then:

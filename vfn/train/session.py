@@ -53,6 +53,7 @@ from vfn.runs import (
 )
 from vfn.runs.checkpoint import read_step
 from vfn.runs.directory import settled_run
+from vfn.runs.mark import seen_before
 from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
@@ -218,6 +219,9 @@ def open_run(
         restore(state, found)
     elif init_from is not None:
         _start(state, init_from, init_partial)
+        same_place = init_from.config.data.dataset == config.data.dataset
+        if same_place and (told := seen_before(dataset, init_from.shape, init_from.data)):
+            say(f"--init-from {told}")
     if largest(state.step, world) != state.step:
         raise ValueError(
             f"process {world.rank} finds step {state.step} in {files.path}, another process a "

@@ -37,6 +37,7 @@ from vfn.runs import (
     read_pictured,
     run_path,
 )
+from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
@@ -173,6 +174,9 @@ def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
         dataset = load_dataset(plan.data)
     if faults := other_pictures(dataset, teacher.shape, None):
         raise ValueError(f"expected the teacher's pictures, got other {faults}")
+    same_place = teacher.config.data.dataset == plan.data.dataset
+    if same_place and (told := seen_before(dataset, teacher.shape, teacher.data)):
+        say(f"the teacher {told}")
     return dataset
 
 
