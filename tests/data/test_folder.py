@@ -1,6 +1,7 @@
 """Folders: classes by subfolder or by labels.csv, tags, or nothing; what is odd is named."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from PIL import Image
 
 from tests.helpers.formats import noise, save_pictures
 from vfn.configs import DataConfig
-from vfn.data import load_dataset, prepare, read_pictures
-from vfn.data.folder import picture_files
+from vfn.data import Labels, load_dataset, prepare, read_pictures
+from vfn.data.folder import folder_source, picture_files
 
 PICTURES = {f"{name}.png": noise(4, 6, 3, seed=i) for i, name in enumerate("abcde")}
 
@@ -277,3 +278,28 @@ def test_pictures_of_other_formats_are_counted(tmp_path, capsys):
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
     assert len(told) == 1
     assert "3 files, a.gif (none of .bmp, .jpeg, .jpg, .png, .webp)" in told[0]
+
+
+def test_names_are_found_in_either_spelling_of_unicode(tmp_path):
+    """As a Mac writes them, in letters and their dots, and as others do."""
+    two, one = (unicodedata.normalize(form, "Bär") for form in ("NFD", "NFC"))
+    assert two != one
+    for name in (f"{two} 1.png", f"{one} 2.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text(f"file,label\n{one} 1.png,{one}\n{two} 2.png,{one}\n")
+    source = folder_source(tmp_path, 0.0)
+    for number in range(2):
+        with source.read(number) as picture:
+            assert picture.size == (8, 8)
+    assert source.class_names == (one,)
+    for asked in (one, two):
+        assert Labels((two, "Hund")).parse(asked).tolist() == [1]
+
+
+def test_a_class_in_two_spellings_is_refused(tmp_path):
+    for form in ("NFD", "NFC"):
+        folder = tmp_path / unicodedata.normalize(form, "Bär")
+        folder.mkdir()
+        Image.new("L", (8, 8)).save(folder / "a.png")
+    with pytest.raises(ValueError, match="has the class 'Bär', 2 times; rename it"):
+        folder_source(tmp_path, 0.0)

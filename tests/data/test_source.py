@@ -105,6 +105,14 @@ def test_what_rows_do_not_have_of_pictures_is_told(tmp_path, capfd):
     assert f"2 of 6 pictures in {tmp_path}: in other colours than sRGB" in told
 
 
+def test_a_picture_too_large_to_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
+    Image.new("1", (3000, 1500)).save(tmp_path / "a.png")
+    message = r"a\.png \(has more than 4 million pixels; scale it down\)"
+    with pytest.raises(ValueError, match=message):
+        read_rows(folder_source(tmp_path, 0.0), DataConfig(), lambda row: None)
+
+
 def test_a_turned_photograph_is_set_upright(tmp_path):
     image, exif = picture(8, 16), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
@@ -221,7 +229,8 @@ def test_numbers_are_not_advised_to_be_resized():
         "here", "abc", lambda i: np.zeros((2, 4, sizes[i]), np.float32), None, (),
         {"train": range(3)}, numbers="float32",
     )  # fmt: skip
-    with pytest.raises(ValueError, match="c .4 x 5 of 2 channels, not .*; mend or remove them, or"):
+    message = "c .4 x 5 of 2 channels, not .*; mend or remove them; vfn train and vfn data also leave"
+    with pytest.raises(ValueError, match=message):
         read_rows(source, DataConfig(), lambda row: None)
 
 

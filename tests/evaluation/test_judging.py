@@ -14,13 +14,15 @@ from PIL import Image
 from tests.evaluation.conftest import small_network
 from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
-from vfn.data import Dataset, Labels
+from vfn.configs import dumps
+from vfn.data import Dataset, Labels, load_dataset
 from vfn.data.resize import resized
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
 from vfn.evaluation.record import read_evaluation
 from vfn.evaluation.sides import Figure
+from vfn.files import write_atomic
 from vfn.ops import Gaussian
 from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
 from vfn.sampling import Draws, untrained, usual_labels
@@ -489,6 +491,29 @@ def test_a_folder_and_its_run_have_the_same_settings(tmp_path, run, name):
     assert found == direct
     assert {"sampler", "eta", "churn", "var_type", "tolerance", "train_seconds"} <= found.keys()
     assert (found["seed"], found["sample_seed"], found["train_seconds"]) == (9, 4, 2.5)
+
+
+def test_own_pictures_are_prepared_as_the_run_has_them_that_drew_the_others(tmp_path):
+    """Of several sizes, grey and in colour, and one that is damaged."""
+    from vfn.sampling import write_samples
+
+    for number in range(6):
+        kind, side = ("RGB", 12) if number % 2 else ("L", 9)
+        place = tmp_path / "own" / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new(kind, (side, side), ("red", 0)[kind == "L"]).save(place)
+    (tmp_path / "own" / "6.png").write_bytes(b"damaged")
+    own = {"dataset": str(tmp_path / "own"), "image_size": (8, 8), "channels": 1,
+           "on_bad": "skip", "data_dir": str(tmp_path)}  # fmt: skip
+    files = RunFiles(tmp_path / "run")
+    network = replace(small_network(Labels(), **own), origin=files.path)
+    write_samples(network.draws(8, guidance=0.0), tmp_path / "drawn", grid=False, animate=False)
+    asked = {"real": f"dataset:{own['dataset']}", "fake": tmp_path / "drawn", "metrics": "fd"}
+    with pytest.raises(ValueError, match="vfn train and vfn data also make them alike"):
+        judge(**asked, device="cpu")
+    write_atomic(files.config, dumps(network.config))
+    found = judge(**asked, device="cpu")
+    assert found.settings["real_num"] == len(load_dataset(network.config.data).images) >= 5
 
 
 def settings_of(evaluation):

@@ -4,6 +4,7 @@ import csv
 import os
 import posixpath
 import stat
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -248,9 +249,10 @@ def _inside(folder: Path, name: str) -> str:
     """The name of a file in a folder as it is found there: of a Windows path, or a whole one."""
     if "\\" in name and not os.path.lexists(folder / name):  # there may be one of that name
         name = name.replace("\\", "/")
-    name = posixpath.normpath(name)
-    whole = PurePosixPath(name)
-    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else name
+    whole = PurePosixPath(posixpath.normpath(name))
+    name = str(whole.relative_to(folder) if whole.is_relative_to(folder) else whole)
+    spellings = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((each for each in spellings if os.path.lexists(folder / each)), name)
 
 
 def _labels(

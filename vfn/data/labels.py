@@ -225,7 +225,7 @@ def check_names(names: Sequence[str], tags: bool, origin: str) -> None:
     kind = "tag" if tags else "class"
     if len(names) > MOST_NAMES:
         raise ValueError(f"{origin} has {len(names)} names, expected {MOST_NAMES} at most")
-    for name, times in Counter(names).items():
+    for name, times in Counter(map(one_spelling, names)).items():
         fault = f"{times} times" if times > 1 else _fault(name, tags)
         if fault:
             text = shortened(name).replace("'", "\\'")
@@ -276,10 +276,25 @@ def _texts(asked: Any) -> str | list[str]:
     return parts
 
 
+def one_spelling(text: str) -> str:
+    r"""A text by composed letters: files of a Mac may have an ä of two, a and its dots.
+
+    Args:
+        text: any.
+
+    Returns:
+        the same for all spellings that Unicode takes for one text, its form NFC.
+
+    >>> len("a\u0308"), len(one_spelling("a\u0308"))
+    (2, 1)
+    """
+    return unicodedata.normalize("NFC", text)
+
+
 def _numbers(names: Sequence[str]) -> dict[str, int]:
     numbers: dict[str, int] = {}
     for k, name in enumerate(names):
-        numbers.setdefault(name, k)
+        numbers.setdefault(one_spelling(name), k)
     return numbers
 
 
@@ -292,12 +307,12 @@ def _tag_row(text: str, numbers: dict[str, int], count: int) -> list[int]:
 
 
 def _number(name: str, numbers: dict[str, int]) -> int:
-    if name not in numbers:
+    if one_spelling(name) not in numbers:
         raise ValueError(
             f"unknown label '{shortened(name)}', expected names among {_listed(numbers)}, "
             "separated by commas, or all"
         )
-    return numbers[name]
+    return numbers[one_spelling(name)]
 
 
 def _listed(names: Iterable[str]) -> str:

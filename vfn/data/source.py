@@ -356,6 +356,9 @@ def _rows(
                 made = to_row(picture, settings, fit)
                 unheeded.update(_unheeded(picture))
                 return made
+        except Image.DecompressionBombError:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            return f"has more than {most // 10**6} million pixels; scale it down"
         except (Exception, SystemExit) as error:
             return " ".join(str(error).split()) or type(error).__name__
 
@@ -454,9 +457,10 @@ def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
 
 def _refusal(source: Source, bad: list[Bad], good: int, unlike: bool) -> str:
     named = few((bad_line(fault) for fault in bad), _NAMED, _LONGEST)
-    skip = ", or leave them out with --on-bad skip" if good >= len(bad) else ""
-    alike = "; vfn train and vfn data also make them alike with --image-size and --channels"
+    ways = ["make them alike with --image-size and --channels"] if unlike else []
+    ways += ["leave them out with --on-bad skip"] if good >= len(bad) else []
+    others = f"; vfn train and vfn data also {', or '.join(ways)}" if ways else ""
     return (
         f"{len(bad)} of {len(bad) + good} pictures in {printable(source.origin)} cannot be "
-        f"used: {named}; mend or remove them{alike if unlike else ''}{skip}"
+        f"used: {named}; mend or remove them{others}"
     )

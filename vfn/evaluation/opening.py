@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn import configs
 from vfn.configs import DataConfig, SampleConfig
 from vfn.data import (
     Dataset,
@@ -163,6 +164,15 @@ def _record_of(folder: Path) -> dict[str, Any] | None:
         if any((folder / name).exists() for name in ("images", "samples.npz")):
             raise
         return None
+
+
+def data_of_samples(given: object) -> DataConfig | None:
+    """How the data were prepared of the run that drew a folder of pictures, where it is at hand."""
+    record = _record_of(Path(given)) if isinstance(given, str | Path) else None
+    run = record.get("run") if record else None
+    if not isinstance(run, str) or not RunFiles(run).config.exists():
+        return None
+    return configs.load(str(RunFiles(run).config)).data
 
 
 def _digest_name(record: Mapping[str, Any]) -> str:

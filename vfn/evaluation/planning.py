@@ -35,6 +35,7 @@ from vfn.evaluation.needs import (
 from vfn.evaluation.opening import (
     Given,
     Opened,
+    data_of_samples,
     labels_text,
     open_held_out,
     open_network,
@@ -136,7 +137,7 @@ def plan_evaluation(
         raise ValueError(f"expected weights with the name of features, got {features.name}")
     drawing, other = open_network(fake, device), open_network(real, device)
     check_model(chosen, drawing is not None)
-    data = _data_of(drawing if drawing is not None else other, data_dir)
+    data = _data_of(drawing if drawing is not None else other, (fake, real), data_dir)
     if isinstance(features, str):
         check_extractor(features, weights, data.data_dir)
     needs = needed([*chosen.values(), *(METRICS.values() if usual else ())])
@@ -244,10 +245,15 @@ def checked_size(image_size: int | Sequence[int] | None) -> Size | None:
     return sides[0], sides[-1]
 
 
-def _data_of(network: Trained | Draws | None, data_dir: str | None) -> DataConfig:
-    """How the data of a network are prepared, and where they are."""
+def _data_of(
+    network: Trained | Draws | None, sides: Sequence[Given], data_dir: str | None
+) -> DataConfig:
+    """How data of a network, or of the one that drew a side, are prepared, and where they are."""
     trained = network.trained if isinstance(network, Draws) else network
-    data = trained.config.data if trained is not None else DataConfig()
+    if trained is not None:
+        data = trained.config.data
+    else:
+        data = next(filter(None, map(data_of_samples, sides)), DataConfig())
     return replace(data, data_dir=data_dir or data.data_dir)
 
 
