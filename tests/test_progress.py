@@ -36,11 +36,13 @@ def test_a_title_and_what_was_done_before(clock, capsys):
     ]
 
 
-def test_lines_can_be_left_to_somebody_else(clock, capsys):
+def test_lines_after_the_first_can_be_left_to_somebody_else(clock, capsys):
+    """The first says how long it will take, which nobody knows before."""
     with Progress(10, "step", lines=False) as progress:
-        clock[0] = 200
-        progress.show(5)
-    assert capsys.readouterr().err == ""
+        for seconds, done in ((120, 1), (200, 5), (300, 9)):
+            clock[0] = seconds
+            progress.show(done)
+    assert capsys.readouterr().err == "1 of 10 steps, 0.05 steps/s, 03:00 left\n"
 
 
 def test_nothing_done_yet(clock, capsys):

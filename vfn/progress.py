@@ -95,7 +95,8 @@ class Progress:
         unit: what an item is.
         title: what is being done, or nothing.
         done: items that were done before.
-        lines: show lines where there is no terminal.
+        lines: go on with lines where there is no terminal; the first, which tells how long all
+            will take, is shown in any case.
         brief: the bar goes when it is closed, as one within another.
 
     >>> with silence(), Progress(10, "picture") as progress:
@@ -112,7 +113,8 @@ class Progress:
         brief: bool = False,
     ) -> None:
         shown, terminal = is_shown(), sys.stderr.isatty()
-        self._lines = lines and shown and not terminal
+        self._lines = shown and not terminal
+        self._go_on = lines
         self._bar = tqdm(
             desc=title or None,
             initial=done,
@@ -144,6 +146,7 @@ class Progress:
         now = time.monotonic()
         if self._lines and now >= self._next_line:
             self._next_line = now + LINE_SECONDS
+            self._lines = self._go_on
             say(self._line(now - self._start))
 
     def note(self, values: Mapping[str, str]) -> None:

@@ -229,7 +229,7 @@ def test_numbers_are_not_advised_to_be_resized():
         "here", "abc", lambda i: np.zeros((2, 4, sizes[i]), np.float32), None, (),
         {"train": range(3)}, numbers="float32",
     )  # fmt: skip
-    message = "c .4 x 5 of 2 channels, not .*; mend or remove them; vfn train and vfn data also leave"
+    message = "c .4 x 5 of 2 channels, not .*; mend or remove them; vfn train and vfn data also l"
     with pytest.raises(ValueError, match=message):
         read_rows(source, DataConfig(), lambda row: None)
 

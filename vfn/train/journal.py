@@ -27,7 +27,7 @@ class Journal(Observer):
         kept = [line for entry, line in log_lines(path) if entry["step"] <= run.step]
         write_atomic(path, "".join(kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
-        # Where there is no terminal, each line of the log is shown instead.
+        # Where there is no terminal, each line of the log is shown instead, after a first one.
         self._progress = Progress(run.config.train.steps, "step", done=run.step, lines=False)
 
     def stepped(self, step: int, /) -> None:
