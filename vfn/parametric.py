@@ -26,7 +26,8 @@ class Parametric:
 
     parameters: name -> default; None for a function from outside, which has its own. positive:
     those that have to be > 0, numbers or sequences of numbers. within: name -> lowest and highest
-    value. rising: numbers of which none is larger than the next. chooses: those that are words of
+    value. rising: numbers of which none is larger than the next. together: what is wrong with all
+    of them where nothing is with each alone, empty for nothing. chooses: those that are words of
     another table, whose own parameters are taken beside them.
     """
 
@@ -34,6 +35,7 @@ class Parametric:
     positive: tuple[str, ...] = ()
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rising: tuple[str, ...] = ()
+    together: Callable[[Mapping[str, Any]], str] | None = None
     chooses: Mapping[str, Table[Any]] = field(default_factory=dict)
 
     def filled(
@@ -81,6 +83,9 @@ class Parametric:
         order = [{**own, **given}[name] for name in self.rising]
         if not found and any(a > b for a, b in pairwise(order)):
             found = [f"expected {' <= '.join(self.rising)}, got {' and '.join(map(str, order))}"]
+        if not found and self.together is not None:
+            fault = self.together({**own, **given})
+            found = [fault] if fault else []
         return found + [fault for chosen in self._chosen(given) for fault in chosen.faults(given)]
 
     def _fault(self, name: str, value: Any, default: Any) -> str:

@@ -65,6 +65,50 @@ def test_stages_close_in():
     assert not torch.allclose(distance[1].loss, distance[2].loss)
 
 
+def test_gradients_of_the_last_stage_are_right_in_float32():
+    """Beside float64, on which no stage is lost; those of all later updates are the same."""
+
+    def gradient(dtype, update):
+        z, dz, logsnr, *_ = paths()
+        weight = torch.full((), 0.5, dtype=dtype, requires_grad=True)
+        where = ops.Paths(z.to(dtype), dz.to(dtype), logsnr)
+
+        def said(scale):
+            return lambda z, logsnr: scale * torch.tanh(z + (0.1 * logsnr[:, None]).to(z.dtype))
+
+        ops.learn_pairs(
+            said(weight), said(weight.detach()), where, update, stage_updates=1
+        ).loss.sum().backward()
+        return weight.grad.double()
+
+    last = gradient(torch.float64, 18)  # that of stage 19
+    for update in (18, 19, 30, 60, 10**6):
+        # Pairs differ by 16 units in the last place at least, of which a few are rounding.
+        torch.testing.assert_close(gradient(torch.float32, update), last, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(("q", "last"), [(1.01, 1323), (2, 19), (4, 9), (16, 4), (1e6, 0)])
+def test_pairs_stop_where_float32_no_longer_tells_them_apart(q, last):
+    """From 16 units in the last place of 1 in float32 on, and less than q times as many."""
+    unit = torch.finfo(torch.float32).eps
+    assert 16 * unit <= float(q) ** -last < 16 * unit * q
+    far = ops.learn_pairs(network(0.5), network(0.5), paths(), 10**9, q=q)
+    assert far.figures["stage"].item() == last
+
+
+def test_a_first_stage_that_no_pair_has_is_refused():
+    entry = ops.OBJECTIVES["ect"]
+    assert entry.faults({"first_stage": 19}) == []
+    assert entry.faults({"first_stage": 4, "q": 16}) == []
+    (fault,) = entry.faults({"first_stage": 5, "q": 16})
+    assert fault == (
+        "expected first_stage in 0..4 with q 16, as float32 does not tell closer pairs apart, got 5"
+    )
+    assert len(entry.faults({"first_stage": 100})) == 1
+    assert len(entry.faults({"first_stage": "late"})) == 1
+    assert len(entry.faults({"first_stage": 5, "q": 0})) == 1
+
+
 def test_a_share_of_the_pictures_learns_the_velocity_itself():
     def learned(same):
         return ops.learn_mean_velocity(network(0.5), network(0.5), paths(), 0, same_time=same).loss

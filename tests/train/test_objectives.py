@@ -77,6 +77,21 @@ def test_figures_are_logged_and_the_weight_is_learned(config, tmp_path, objectiv
     assert all("uncertainty_by_logsnr" in entry for entry in seen)
 
 
+def test_pairs_that_have_closed_in_train_on(config, tmp_path, capsys):
+    """Far beyond the last stage, of which a line tells before the first step."""
+    seen = []
+    settings = few(config, "ect", steps=80, objective_options={"stage_updates": 1}, log_every=20)
+    train(settings, tmp_path, callbacks=[seen.append], device="cpu")
+    told = "pairs close in until update 18 of 80, and stay at stage 19 from then on"
+    assert capsys.readouterr().err.count(told) == 1
+    assert [entry["stage"] for entry in seen if "stage" in entry][-1] == 19
+    assert [entry["skipped"] for entry in seen if "skipped" in entry] == [0] * 4
+    assert all(entry["loss"] > 0 for entry in seen if "loss" in entry)
+    few_steps = few(config, "ect", steps=17, objective_options={"stage_updates": 1})
+    train(few_steps, tmp_path / "few", device="cpu")
+    assert "close in" not in capsys.readouterr().err
+
+
 def test_a_trained_mean_flow_is_sampled_by_its_mean_velocity(config, tmp_path):
     settings = few(config, "mean_flow", steps=2, lr=0.1)
     settings = override(settings, {"sampler": "mean_flow", "sample_timesteps": 1})

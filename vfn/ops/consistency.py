@@ -26,6 +26,7 @@ from vfn.ops._coef import (
 )
 from vfn.ops.losses import balanced_loss
 from vfn.ops.multistep import add_terms, turn
+from vfn.ops.objective_table import last_stage
 from vfn.ops.predictions import x0_from_v
 from vfn.ops.steps import ddim_step
 
@@ -276,7 +277,8 @@ def learn_pairs(
     """The loss of a consistency model from pairs of noise levels, for one batch.
 
     The less noisy state is one DDIM step away with the x0 of ``dz``: on the line of a training
-    pair, or where a teacher's step leads. Nothing is differentiated forward.
+    pair, or where a teacher's step leads. Nothing is differentiated forward. Pairs close in up to
+    `last_stage` and stay there: the difference of closer ones would be rounding.
 
     Args:
         live: v of the network, with gradients.
@@ -293,6 +295,9 @@ def learn_pairs(
     Returns:
         Learned; the figure ``stage`` is that of the update.
 
+    Raises:
+        ValueError: for numbers of `ect_level` or `pseudo_huber` out of range.
+
     Source: Geng et al. 2024 (2406.14548), algorithm 1.
 
     >>> z, logsnr = torch.randn(2, 3), torch.zeros(2, dtype=torch.float64)
@@ -301,7 +306,8 @@ def learn_pairs(
     """
     z, dz = paths.z, paths.dz
     logsnr = each_logsnr(paths.logsnr, z)
-    stage = first_stage + (0 if update is None else update // stage_updates)
+    later = 0 if update is None else update // stage_updates
+    stage = min(first_stage + later, last_stage(q))
     end = ect_level(logsnr, stage, q, k, b)
     z_s = ddim_step(z, x0_from_v(z, dz, logsnr), logsnr, end)
     # The data is its own x0; of a network that predicts x0 it has no velocity.

@@ -7,15 +7,66 @@ Sources: consistency: Lu & Song 2024 (2410.11081), algorithm 1. ect: Geng et al.
 mean_flow: Geng et al. 2025 (2505.13447), algorithm 1; own_velocity: 2512.02012.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vfn.parametric import Parametric
 from vfn.tables import Table, load_object
 
 if TYPE_CHECKING:
     from vfn.ops.consistency import Learned
+
+
+# The noise of a pair's levels differs by n / q^a of itself, n >= 1. Numbers of float32 are 2^-23 of
+# themselves apart: from 16 of these on rounding is a small part of what the pair differs by.
+_CLOSEST_PAIR = 19  # as a power of 1/2
+
+
+def last_stage(q: float) -> int:
+    """The last stage a of easy consistency tuning whose pairs float32 can tell apart.
+
+    The largest one with ``q^-a >= 2^-19``: 16 units in the last place.
+
+    Args:
+        q: > 1, of `vfn.ops.consistency.ect_level`.
+
+    Returns:
+        a >= 0.
+
+    Raises:
+        ValueError: for other q.
+
+    >>> last_stage(2.0), last_stage(16.0)
+    (19, 4)
+    """
+    if not q > 1:
+        raise ValueError(f"expected q > 1, got {q}")
+    return math.floor(_CLOSEST_PAIR / math.log2(q))
+
+
+def _first_stage_fault(given: Mapping[str, Any]) -> str:
+    """What is wrong with a first stage beside q; empty if nothing is."""
+    first, q = given["first_stage"], given["q"]
+    if first <= last_stage(q):
+        return ""
+    return (
+        f"expected first_stage in 0..{last_stage(q)} with q {q:g}, as float32 does not tell closer "
+        f"pairs apart, got {first:g}"
+    )
+
+
+def _tell_last_stage(given: Mapping[str, Any], updates: int) -> str:
+    """That the last stage is reached within a run; empty if it is not."""
+    last = last_stage(given["q"])
+    reached = int((last - given["first_stage"]) * given["stage_updates"])
+    if reached >= updates:
+        return ""
+    return (
+        f"pairs close in until update {reached:,} of {updates:,}, and stay at stage {last} from "
+        f"then on; stage_updates {-(-updates // 10)} would close them in ten times in all"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +77,8 @@ class ObjectiveEntry(Parametric):
     update, **parameters)``; None for the diffusion's own loss, which other settings describe.
     parameters: name -> default. second_time: the network has to take a second time. smooth: the
     network is differentiated in time. led: guidance can lead its paths, with a weight of its own
-    or one that the network takes. sampler: the word of the solver that goes with it.
+    or one that the network takes. sampler: the word of the solver that goes with it. remark: what
+    to tell of a run, of all parameters and the number of its updates, empty for nothing.
 
     >>> OBJECTIVES["mean_flow"].second_time, OBJECTIVES["consistency"].sampler
     (True, 'consistency')
@@ -38,6 +90,7 @@ class ObjectiveEntry(Parametric):
     smooth: bool = False
     led: bool = False
     sampler: str | None = None
+    remark: Callable[[Mapping[str, Any], int], str] | None = None
 
     def lacking(self, word: str, second_time: bool, time_embedding: str) -> list[str]:
         """What a network lacks for it.
@@ -62,6 +115,23 @@ class ObjectiveEntry(Parametric):
                 f"network in time, got {time_embedding}"
             )
         return faults
+
+    def remarked(self, given: Mapping[str, Any], updates: int) -> str:
+        """What to tell before a run.
+
+        Args:
+            given: parameters that are not the defaults.
+            updates: how many there will be.
+
+        Returns:
+            a line, empty for nothing.
+
+        >>> OBJECTIVES["ect"].remarked({}, 1000), OBJECTIVES["ect"].remarked({}, 20_000)[:45]
+        ('', 'pairs close in until update 1,800 of 20,000, ')
+        """
+        if self.remark is None or self.parameters is None:
+            return ""
+        return self.remark({**self.parameters, **given}, updates)
 
     def load(self) -> "Callable[..., Learned]":
         """The function ``learn``, imported now.
@@ -102,8 +172,10 @@ OBJECTIVES: Table[ObjectiveEntry] = Table(
             parameters={"q": 2.0, "k": 8.0, "b": 1.0, "stage_updates": 100, "first_stage": 1,
                         "c": 0.0},
             within={"q": (1.01, 1e6), "k": (0, 1e6), "b": (0, 1e6), "stage_updates": (1, 1e9),
-                    "first_stage": (0, 100), "c": (0, 1e6)},
+                    "first_stage": (0, 1e4), "c": (0, 1e6)},
+            together=_first_stage_fault,
             sampler="consistency",
+            remark=_tell_last_stage,
         ),
         "mean_flow": ObjectiveEntry(
             text="the mean velocity between two times: one step or more",

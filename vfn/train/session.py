@@ -189,6 +189,7 @@ def open_run(
     config = replace(config, data=settled(config.data), sample=_settled_guide(config.sample))
     shape = shape_of(dataset)
     config = _unguided_without_labels(config, shape)
+    _tell_of_objective(config)
     check_ahead(config, dataset, shape)
     _check_guide(config, shape)
     if dataset.labels is not None:
@@ -242,6 +243,15 @@ def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
         return config
     say(f"there are no labels to guide by: guidance 0 in place of {config.sample.guidance:g}")
     return replace(config, sample=replace(config.sample, guidance=0.0))
+
+
+def _tell_of_objective(config: Config) -> None:
+    """Tell what is odd about a run of so many updates, before its first step."""
+    diffusion = config.diffusion
+    learned = config.train.steps - int(config.distill.method_options.get("regress_updates", 0))
+    told = OBJECTIVES.find(diffusion.objective).remarked(diffusion.objective_options, learned)
+    if told:
+        say(f"objective {diffusion.objective}: {told}")
 
 
 def _settled_guide(sample: SampleConfig) -> SampleConfig:
