@@ -14,6 +14,7 @@ from vfn.interop.adm_settings import FLAGS, PUBLISHED, adm_flags
 from vfn.interop.adopted import built
 from vfn.model import DataShape, build_model, schedule_of
 from vfn.nn import with_params
+from vfn.ops import OBJECTIVES
 from vfn.sampling import load
 
 SMALL = {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2",
@@ -115,6 +116,8 @@ def test_networks_of_consistency_models(written, tmp_path, kind):
         z = (x / (1 + sigma**2).sqrt().view(-1, 1, 1, 1)).float()
         found = trained.denoiser(y + 1)(z, -2 * sigma.log())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # A consistency model says where paths end: it neither teaches nor guides.
+    assert OBJECTIVES[trained.config.diffusion.objective].flow is (kind == "edm")
     drawn = trained.sample(2, steps=1, sampler="ddim")
     assert drawn.nfe == 1
     ends = schedule_of(trained.config.diffusion).logsnr(torch.tensor([0.0, 1.0]).double())

@@ -164,8 +164,12 @@ def small(**changed):
             small(teacher_steps=4, student_steps=2),
             "guiding with .*weak needs two denoisers, and .*weak is a distilled one, which says",
         ),
+        (
+            small(objective="ect"),
+            "guiding with .*weak needs two denoisers, and .*weak was trained by objective ect, who",
+        ),
     ],
-    ids=["no step", "text", "nothing", "itself", "sizes", "classes", "order", "distilled"],
+    ids=["no step", "text", "nothing", "itself", "sizes", "classes", "order", "distilled", "ect"],
 )
 def test_what_cannot_guide_is_refused_before_a_picture_is_drawn(
     strong, tmp_path, guide_with, message

@@ -215,6 +215,8 @@ def _config(flags: Flags, options: Mapping[str, Any]) -> Config:
             "logsnr_max": -2 * math.log(SIGMA_MIN),
             "model_out_type": "x0",
         }
+        if flags["preconditioning"] == "consistency":  # trained on pairs of noise levels
+            settings["objective"] = "ect"
         return override(Config(), settings)
     kinds = {
         "cosine": {"kind": "squaredcos_cap_v2"},

@@ -77,8 +77,10 @@ class ObjectiveEntry(Parametric):
     update, **parameters)``; None for the diffusion's own loss, which other settings describe.
     parameters: name -> default. second_time: the network has to take a second time. smooth: the
     network is differentiated in time. led: guidance can lead its paths, with a weight of its own
-    or one that the network takes. sampler: the word of the solver that goes with it. remark: what
-    to tell of a run, of all parameters and the number of its updates, empty for nothing.
+    or one that the network takes. flow: a network trained by it says the flow's velocity at a time,
+    so that it can teach, and guide others; that of an objective from outside is taken to. sampler:
+    the word of the solver that goes with it. remark: what to tell of a run, of all parameters and
+    the number of its updates, empty for nothing.
 
     >>> OBJECTIVES["mean_flow"].second_time, OBJECTIVES["consistency"].sampler
     (True, 'consistency')
@@ -89,6 +91,7 @@ class ObjectiveEntry(Parametric):
     second_time: bool = False
     smooth: bool = False
     led: bool = False
+    flow: bool = True
     sampler: str | None = None
     remark: Callable[[Mapping[str, Any], int], str] | None = None
 
@@ -164,6 +167,7 @@ OBJECTIVES: Table[ObjectiveEntry] = Table(
             positive=("tangent_floor",),
             within={"tangent_warmup": (0, 1e9)},
             smooth=True,
+            flow=False,
             sampler="consistency",
         ),
         "ect": ObjectiveEntry(
@@ -174,6 +178,7 @@ OBJECTIVES: Table[ObjectiveEntry] = Table(
             within={"q": (1.01, 1e6), "k": (0, 1e6), "b": (0, 1e6), "stage_updates": (1, 1e9),
                     "first_stage": (0, 1e4), "c": (0, 1e6)},
             together=_first_stage_fault,
+            flow=False,
             sampler="consistency",
             remark=_tell_last_stage,
         ),

@@ -7,6 +7,7 @@ from vfn.configs.schema import step_of
 from vfn.data.given import derived_kind
 from vfn.files import few, shortened
 from vfn.model import DataShape
+from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint
 
 SWITCH_OFF = "or --guide-weight 0 for none"
@@ -80,8 +81,8 @@ def check_weaker(
         called: what it is called in messages.
 
     Raises:
-        ValueError: for pictures of other sizes, other classes, or a distilled network on either
-            side, whose predictions are not those of a denoiser.
+        ValueError: for pictures of other sizes, other classes, or a network on either side that is
+            distilled or says where paths end: its predictions are not those of a denoiser.
     """
     name = shortened(str(called))
     if shape.size != guided.size:
@@ -112,4 +113,10 @@ def check_weaker(
             raise ValueError(
                 f"guiding with {name} needs two denoisers, and {what} is a distilled one, which "
                 f"says where its teacher's steps lead; name another one, {SWITCH_OFF}"
+            )
+        word = settings.diffusion.objective
+        if not OBJECTIVES.find(word).flow:
+            raise ValueError(
+                f"guiding with {name} needs two denoisers, and {what} was trained by objective "
+                f"{word}, whose velocity is not that of the flow; name another one, {SWITCH_OFF}"
             )

@@ -9,6 +9,7 @@ import torch
 
 from tests.helpers.distilling import Gaussian
 from tests.helpers.processes import differing, last_step, logged, losses, wait_until
+from tests.helpers.small import small_checkpoint, small_config
 from vfn import load as load_model
 from vfn import ops
 from vfn.configs import DiffusionConfig, ModelConfig, load, override
@@ -261,3 +262,27 @@ def test_a_consistency_student_teaches_nobody(teacher, tmp_path):
     for method in ("consistency", "progressive"):
         with pytest.raises(ValueError, match="own velocity, which a student of method consistency"):
             distill(tmp_path / "steps-2", tmp_path / "next", device="cpu", method=method)
+
+
+def taught(**changed):
+    """A teacher in memory, of other settings than the usual ones."""
+    return small_checkpoint(override(small_config(), changed))
+
+
+def asked_of(method, teacher, **more):
+    return plan_of(teacher, METHODS[method].preset, {"method": method, **more})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("objective", ["ect", "consistency"])
+def test_a_network_that_was_trained_to_say_where_paths_end_teaches_nobody(method, objective):
+    """Its velocity is not that of the flow, which every target is made of."""
+    message = f"whose velocity is that of the flow, got one of objective {objective}; name another"
+    with pytest.raises(ValueError, match=message):
+        asked_of(method, taught(objective=objective, time_embedding="smooth"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mean_flow_teaches(method):
+    settings = {"objective": "mean_flow", "second_time": True, "time_embedding": "smooth"}
+    assert asked_of(method, taught(**settings)).distill.method == method

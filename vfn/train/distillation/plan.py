@@ -121,6 +121,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     (64, 4)
     """
     own = teacher.config
+    _check_says_flow(own)
     model = replace(own.model, dropout=0.0, guidance_range=None)
     diffusion = replace(own.diffusion, objective="diffusion", objective_options={})
     base = Config(data=own.data, model=model, diffusion=diffusion)
@@ -147,6 +148,23 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
     check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
     return config
+
+
+def _check_says_flow(theirs: Config) -> None:
+    """Refuse a teacher that was trained from data to say something else than where the flow leads.
+
+    Raises:
+        ValueError: if it was.
+    """
+    word = theirs.diffusion.objective
+    if (
+        theirs.distill.asked or OBJECTIVES.find(word).flow
+    ):  # of students, see `_faults_of_a_student`
+        return
+    raise ValueError(
+        f"expected a teacher whose velocity is that of the flow, got one of objective {word}; name "
+        "another, or train this one on with vfn train --init-from"
+    )
 
 
 def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
