@@ -65,6 +65,7 @@ from vfn.sampling.provenance import (
     read_record,
 )
 from vfn.train.distillation.stages import stage_table
+from vfn.train.distillation.teachers import Teachers, find_teacher, keep_teachers
 
 Change = Callable[[bytes, Random], bytes]
 
@@ -155,6 +156,17 @@ def stages(folder: Path) -> Subject:
         read_run(folder)
 
     return of_file(run.stages, json.dumps(rows).encode(), mutations.json_file, read)
+
+
+def teachers(folder: Path) -> Subject:
+    run, checkpoint = RunFiles(folder), small_checkpoint()
+    keep_teachers(Teachers(checkpoint), run)
+    write_checkpoint(run.stage(4).checkpoint(1), checkpoint)
+
+    def read() -> None:
+        find_teacher(None, folder, resume=True)
+
+    return of_file(run.teachers, run.teachers.read_bytes(), mutations.json_file, read)
 
 
 def lock(folder: Path) -> Subject:
@@ -610,6 +622,7 @@ FORMATS = {
     "settings": settings,
     "commands": commands,
     "stages": stages,
+    "teachers": teachers,
     "lock": lock,
     "statistics": statistics,
     "reference": reference,

@@ -21,6 +21,7 @@ NAMES = {
     "teacher": "teacher.safetensors",
     "teacher_grid": "teacher.png",
     "stages": "stages.json",
+    "teachers": "teachers.json",
 }
 
 

@@ -170,6 +170,11 @@ class RunFiles:
         """The weaker network that a distillation's teacher is led away from."""
         return self.path / "weak.safetensors"
 
+    @property
+    def teachers(self) -> Path:
+        """What tells the teacher and the weaker network from others."""
+        return self.path / "teachers.json"
+
     def stage(self, student_steps: int) -> "RunFiles":
         """The run of one stage of a distillation."""
         return RunFiles(self.path / f"steps-{student_steps}")

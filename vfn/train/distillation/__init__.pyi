@@ -10,10 +10,10 @@ from .plan import stages_of as stages_of
 from .progressive import distill_objective as distill_objective
 from .stages import Distilled as Distilled
 from .stages import distill as distill
-from .stages import find_teacher as find_teacher
 from .stages import plan_distillation as plan_distillation
 from .stages import stage_figures as stage_figures
 from .stages import stage_table as stage_table
+from .teachers import find_teacher as find_teacher
 
 __all__ = [
     "METHODS",

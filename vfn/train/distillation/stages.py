@@ -28,9 +28,7 @@ from vfn.runs import (
     Checkpoint,
     RunFiles,
     check_fits,
-    export_model,
     find_checkpoint,
-    load_checkpoint,
     newest_checkpoint,
     other_pictures,
     read_log,
@@ -39,17 +37,16 @@ from vfn.runs import (
 )
 from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
-from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import differing
 from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, method_of
 from vfn.train.distillation.plan import plan_of, stages_of
+from vfn.train.distillation.teachers import Teachers, find_teacher, find_weak, keep_teachers
 from vfn.train.loop import carry_out, held, undisturbed
 from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
-    as_checkpoint,
     check_directory,
     check_job,
     check_outside,
@@ -68,13 +65,6 @@ class Start(NamedTuple):
 
     resume: bool
     fresh: bool
-
-
-class Teachers(NamedTuple):
-    """What the first student learns from: a network, and a weaker one that it is led away from."""
-
-    strong: Checkpoint
-    weak: Checkpoint | None = None
 
 
 class Distilled(NamedTuple):
@@ -110,9 +100,9 @@ def distill(
     Args:
         teacher: a run, checkpoint or opened model, whose average is what is distilled; where a
             distillation is resumed, None is its own.
-        out: gets ``config.toml``, ``teacher.safetensors``, ``stages.json``, and a run directory
-            ``steps-N`` for each student, a sample grid ``teacher.png``, and ``weak.safetensors`` if
-            the teacher is led away from a weaker network.
+        out: gets ``config.toml``, ``teacher.safetensors``, ``teachers.json``, ``stages.json``, and
+            a run directory ``steps-N`` for each student, a sample grid ``teacher.png``, and
+            ``weak.safetensors`` if the teacher is led away from a weaker network.
         config: a preset's name, or the path of a .toml file. Data, network and diffusion are the
             teacher's where it does not say otherwise. None is the method's preset, digits_distill
             of progressive, or what ``out`` was begun with where it is resumed.
@@ -150,7 +140,7 @@ def distill(
         resume = goes_on(resume, world)
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
-            weak = _find_weak(plan, teacher, found, files, resume)
+            weak = find_weak(plan, teacher, found, files, resume)
         begin = {"teacher": found, "teacher_guide_with": weak}
         check_job(plan, files, world, begin, resume=resume, fresh=fresh)
         with together(world):
@@ -214,70 +204,6 @@ def plan_distillation(
         method = METHODS.find(overrides.get("method", DistillConfig.method))
         config = files.config if resume and files.config.is_file() else method.preset
     return found, plan_of(found, str(config), overrides)
-
-
-def find_teacher(
-    teacher: str | Path | Trained | Checkpoint | None, out: str | Path, resume: bool
-) -> Checkpoint:
-    """The teacher: that of the distillation in ``out`` where it is resumed, else the named one.
-
-    Args:
-        teacher: a run, checkpoint or opened model, or None.
-        out: the directory of the distillation.
-        resume: whether what is in ``out`` counts.
-
-    Returns:
-        Checkpoint.
-
-    Raises:
-        ValueError: if there is none, or ``out`` has another one.
-
-    >>> find_teacher(None, "runs/fast", resume=True)
-    Traceback (most recent call last):
-    ValueError: there is no distillation in runs/fast; name a --teacher to start one
-    """
-    kept = RunFiles(out).teacher
-    if not (resume and kept.is_file()):
-        if teacher is None:
-            raise ValueError(f"there is no distillation in {out}; name a --teacher to start one")
-        return as_checkpoint(teacher)
-    own = load_checkpoint(kept)
-    if teacher is not None:
-        named = as_checkpoint(teacher).ema
-        if named.keys() != own.ema.keys() or not all(
-            torch.equal(value, named[name]) for name, value in own.ema.items()
-        ):
-            called = teacher if isinstance(teacher, str | Path) else "the one that is given"
-            raise ValueError(f"{called} is not the teacher of {out}; leave out --teacher to go on")
-    return own
-
-
-def _find_weak(
-    plan: Config,
-    teacher: str | Path | Trained | Checkpoint | None,
-    found: Checkpoint,
-    files: RunFiles,
-    resume: bool,
-) -> Checkpoint | None:
-    """The weaker network: that of the distillation where it is resumed, else what the plan names.
-
-    Returns:
-        its checkpoint; None where nothing guides the teacher.
-
-    Raises:
-        ValueError: if there is none of that name, or it does not fit the teacher.
-    """
-    asked = plan.distill.teacher_guide_with
-    if asked is None:
-        return None
-    if resume and files.weak.is_file():
-        return load_checkpoint(files.weak)
-    origin = teacher.origin if isinstance(teacher, Trained) else None
-    if isinstance(teacher, str | Path):
-        origin = Path(teacher)
-    _, weak = find_weaker(asked, origin)
-    check_weaker(weak.shape, weak.config, found.shape, found.config, asked)
-    return weak
 
 
 def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> list[int]:
@@ -346,9 +272,7 @@ def _begin(
         if not resume:
             _clear(files)
         write_atomic(files.config, configs.dumps(plan))
-        export_model(teachers.strong, files.teacher)
-        if teachers.weak is not None:
-            export_model(teachers.weak, files.weak)
+        keep_teachers(teachers, files)
         write_json(files.stages, stage_figures(plan, files.path))
 
 
