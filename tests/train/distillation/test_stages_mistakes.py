@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.distilling import MINI, SMALL_STAGES, go
 from vfn.cli import main
+from vfn.train.distillation import distill
 
 
 @pytest.fixture
@@ -115,6 +116,27 @@ def test_a_distillation_is_not_begun_twice(teacher, vfn_distill, begun, tmp_path
 def test_a_distillation_of_other_settings(vfn_distill, begun, tmp_path, options, message):
     arguments = ["--out", begun, "--resume", *options]
     assert_refused(vfn_distill, tmp_path, *arguments, message=message)
+
+
+def test_no_student_is_left_behind(vfn_distill, begun, tmp_path):
+    """One of fewer steps has learned from those that would go on."""
+    shutil.rmtree(begun / "steps-1")
+    fewer = ["--student-steps", "4", "--steps", "16"]
+    message = "was begun with student_steps 2, got 4, and steps-2 has a checkpoint; leave that"
+    for asked in (fewer[:2], fewer):
+        assert_refused(vfn_distill, tmp_path, "--out", begun, "--resume", *asked, message=message)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_student_of_any_steps_is_not_trained_anew(teacher, vfn_distill, tmp_path, steps):
+    """Its own steps are but those that it is drawn in by default."""
+    settings = {"steps": 2, "batch_size": 16, "eval_every": 0, "preview_every": 0}
+    distill(teacher, tmp_path / "begun", device="cpu", method="ect", student_steps=2, **settings)
+    arguments = ["--out", tmp_path / "begun", "--resume", "--student-steps", steps]
+    message = f"student_steps 2, got {steps}, and steps-2 has a checkpoint; leave that setting as"
+    assert_refused(vfn_distill, tmp_path, *arguments, message=message)
+    drawn = f"draw it in other steps with vfn sample --steps {steps}, or choose another --out"
+    assert_refused(vfn_distill, tmp_path, *arguments, message=drawn)
 
 
 def test_a_range_cannot_be_changed_on_the_way(teacher, vfn_distill, tmp_path):

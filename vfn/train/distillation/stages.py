@@ -233,6 +233,8 @@ def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> l
         )
     if resume and files.config.is_file():
         _check_alike(plan, files)
+    if resume:
+        _check_students(plan, files, [files.stage(n) for n in order])
     for n in begun:
         _check_alike(stages[n], files.stage(n))
     for n in begun[:-1]:
@@ -349,6 +351,27 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
             f"{begun.path} was begun with {few(faults, 20, 300, '; ')}; "
             "leave that setting as it was, or choose another --out"
         )
+
+
+def _check_students(plan: Config, files: RunFiles, planned: Sequence[RunFiles]) -> None:
+    """Refuse to go on without a student that is there: it would be forgotten, its teacher changed.
+
+    One of fewer steps has learned from those of more; a method of one run would train it all anew.
+
+    Raises:
+        ValueError: if the plan has no stage of its steps.
+    """
+    others = [run for run in files.stage_runs() if run.checkpoint_files() and run not in planned]
+    if not others:
+        return
+    name, asked = others[-1].path.name, plan.distill.student_steps
+    steps = name.removeprefix("steps-")
+    one_run = METHODS.find(plan.distill.method).objective is not None
+    drawn = f"draw it in other steps with vfn sample --steps {asked}, " if one_run else ""
+    raise ValueError(
+        f"{files.path} was begun with student_steps {steps}, got {asked}, and {name} has a "
+        f"checkpoint; leave that setting as it was, {drawn}or choose another --out"
+    )
 
 
 def _check_updates(stage: Config, begun: RunFiles, later: RunFiles) -> None:
