@@ -14,7 +14,7 @@ import vfn
 ROOT = Path(vfn.__file__).parent
 # Every package and module below vfn/ is a part.
 _WORDS = """
-    files numbers tables parametric launch progress pictures streams memory
+    files numbers tables parametric launch progress lettering pictures streams memory
     ops distributed nn configs data model objective footprint runs sampling evaluation interop
     train report info demo options cli __main__
 """

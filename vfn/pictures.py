@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, uint8
 
 from vfn.files import write_atomic
+from vfn.lettering import Lettering
 
 _BACKGROUND = "#f4f4f4"
 _INK = "#333333"
@@ -76,7 +77,7 @@ def grid(
     factor = max(1, math.ceil(_TILE / max(height, width))) if scale is None else scale
     _check_positive("scale", factor)
     tile = (width * factor, height * factor)
-    font = _fitting_font(column_labels, tile[0])
+    font = _fitting_font(column_labels, tile[0], row_labels)
     layout = _layout(tile, font, row_labels, column_labels)
     canvas = _canvas("L" if arrays.shape[3] == 1 else "RGB", layout.cell_origin(rows, columns))
     for i, array in enumerate(arrays):
@@ -106,8 +107,8 @@ def sheet(blocks: Sequence[tuple[str, Image.Image]], columns: int = 1) -> Image.
     if not blocks:
         raise ValueError("expected at least one block, got none; give (title, picture) pairs")
     _check_positive("columns", columns)
-    font = _font(_TITLE_SIZE)
-    head = _line(font) + _PAD
+    font = Lettering(_TITLE_SIZE, [title for title, _ in blocks])
+    head = font.line + _PAD
     sizes = [(max(p.width, _widest([t], font)), head + p.height) for t, p in blocks]
     widths = [max(w for w, _ in sizes[c::columns]) for c in range(min(columns, len(blocks)))]
     heights = [max(h for _, h in sizes[i : i + columns]) for i in range(0, len(blocks), columns)]
@@ -117,7 +118,7 @@ def sheet(blocks: Sequence[tuple[str, Image.Image]], columns: int = 1) -> Image.
     draw = ImageDraw.Draw(canvas)
     for i, (title, picture) in enumerate(blocks):
         x, y = lefts[i % columns], tops[i // columns]
-        draw.text((x + _GAP, y), title, fill=_INK, font=font)
+        font.draw(draw, (x + _GAP, y), title, "la", _INK)
         canvas.paste(picture, (x, y + head))
     return canvas
 
@@ -273,35 +274,24 @@ def _starts(lengths: list[int]) -> list[int]:
     return np.cumsum([_PAD] + [length + _PAD for length in lengths]).tolist()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # it is one whenever a size is given
-    return font
+def _widest(texts: Sequence[str], font: Lettering) -> int:
+    return max((font.width(text) for text in texts), default=0)
 
 
-def _line(font: ImageFont.FreeTypeFont) -> int:
-    """Height of a line."""
-    return sum(font.getmetrics())
-
-
-def _widest(texts: Sequence[str], font: ImageFont.FreeTypeFont) -> int:
-    return max((math.ceil(font.getlength(text)) for text in texts), default=0)
-
-
-def _fitting_font(labels: Sequence[str], width: int) -> ImageFont.FreeTypeFont:
-    """The largest label font in which all labels fit the width, or the smallest."""
-    fonts = [_font(size) for size in _LABEL_SIZES]
+def _fitting_font(labels: Sequence[str], width: int, others: Sequence[str]) -> Lettering:
+    """The largest label font in which all labels fit the width, or the smallest; of others, too."""
+    fonts = [Lettering(size, [*labels, *others]) for size in _LABEL_SIZES]
     return next((font for font in fonts if _widest(labels, font) <= width), fonts[-1])
 
 
 def _layout(
     tile: tuple[int, int],
-    font: ImageFont.FreeTypeFont,
+    font: Lettering,
     row_labels: Sequence[str],
     column_labels: Sequence[str],
 ) -> _Layout:
     """Cells are as large as the tiles, or larger where a label needs it to be legible."""
-    line = _line(font)
+    line = font.line
     return _Layout(
         left=_widest(row_labels, font) + 2 * _PAD if row_labels else 0,
         top=line + _PAD if column_labels else 0,
@@ -316,14 +306,14 @@ def _layout(
 def _draw_labels(
     canvas: Image.Image,
     layout: _Layout,
-    font: ImageFont.FreeTypeFont,
+    font: Lettering,
     row_labels: Sequence[str],
     column_labels: Sequence[str],
 ) -> None:
     draw = ImageDraw.Draw(canvas)
     for row, text in enumerate(row_labels):
         y = layout.cell_origin(row, 0)[1] + layout.cell[1] / 2
-        draw.text((layout.left - _PAD, y), text, fill=_INK, font=font, anchor="rm")
+        font.draw(draw, (layout.left - _PAD, y), text, "rm", _INK)
     for column, text in enumerate(column_labels):
         x = layout.cell_origin(0, column)[0] + layout.cell[0] / 2
-        draw.text((x, layout.top / 2 + 1), text, fill=_INK, font=font, anchor="mm")
+        font.draw(draw, (x, layout.top / 2 + 1), text, "mm", _INK)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.fonts import add_font, without_other_fonts
 from vfn.evaluation import Evaluation, Figure
 from vfn.report.drawings import (
     _smooth,
@@ -13,6 +14,7 @@ from vfn.report.drawings import (
     draw_all,
     draw_loss_by_logsnr,
     draw_losses,
+    draw_losses_beside,
 )
 from vfn.report.read import read_run
 
@@ -94,3 +96,16 @@ def test_smoothing_keeps_a_constant_and_the_mean_of_a_ramp():
     ramp = np.arange(100.0)
     np.testing.assert_allclose(_smooth(ramp)[10:-10], ramp[10:-10])
     np.testing.assert_allclose(_smooth(ramp)[0], 1.0)  # of 0, 1, 2: a window of five cut at the end
+
+
+def test_names_in_other_letters_are_drawn_or_told_in_a_line(tmp_path, monkeypatch, capsys):
+    """No warning of matplotlib's is left, which would be an error here."""
+    without_other_fonts(monkeypatch)
+    curve = {1: 0.5, 2: 0.25, 3: 0.2}
+    boxes = draw_losses_beside({"日本": (curve, {}), "b": (curve, {})})
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "no font has the letters '日本'" in told
+    without_other_fonts(monkeypatch)
+    add_font(tmp_path / "other.ttf", "Of Squares", "日本")
+    assert draw_losses_beside({"日本": (curve, {}), "b": (curve, {})}) != boxes
+    assert capsys.readouterr().err == ""

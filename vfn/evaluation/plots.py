@@ -1,14 +1,17 @@
 """Plots of figures against what they depend on: guidance, sampling steps, training."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.figure
+import matplotlib.text
 
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.record import Evaluation, is_number
 from vfn.files import printable, shown, write_atomic
+from vfn.lettering import families, one_line
 
 # Settings that evaluations of a line share, unless it is drawn against one of them; its label.
 AXES = {
@@ -83,7 +86,9 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     }
     rows = -(-len(titles) // _COLUMNS)
     columns = -(-len(titles) // rows)
-    page = matplotlib.figure.Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
+    page = matplotlib.figure.Figure(
+        figsize=(3.2 * columns, 2.8 * rows), dpi=130, layout="constrained"
+    )
     panels = list(page.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[len(titles) :]:
         axes.remove()
@@ -102,8 +107,27 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
         page.legend(
             handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False
         )
+    return saved(page, kind)
+
+
+def saved(page: matplotlib.figure.Figure, kind: str = "png") -> bytes:
+    """A finished chart as a file, all letters in fonts that have them.
+
+    Args:
+        page: the chart.
+        kind: png, svg or pdf.
+
+    Returns:
+        the picture file; equal charts give equal bytes.
+    """
+    texts = page.findobj(matplotlib.text.Text)
+    fonts = families(text.get_text() for text in texts)
+    for text in texts:
+        text.set_fontfamily(fonts)
     buffer = io.BytesIO()
-    page.savefig(buffer, format=kind, dpi=130, metadata=_PLAIN[kind])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # which `families` has told
+        page.savefig(buffer, format=kind, metadata=_PLAIN[kind])
     return buffer.getvalue()
 
 
@@ -119,7 +143,7 @@ def plain_text(text: str) -> str:
     >>> print(plain_text("a $ b"))
     a \$ b
     """
-    return printable(text).replace("$", "\\$")
+    return printable(one_line(text)).replace("$", "\\$")
 
 
 def _scale(key: str) -> float:

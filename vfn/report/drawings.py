@@ -1,7 +1,6 @@
 """The plots of the page, as the bytes of picture files."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vfn.evaluation import Evaluation, draw_figures, lines_against
-from vfn.evaluation.plots import plain_text
+from vfn.evaluation.plots import plain_text, saved
 from vfn.report.read import Curve, RunContents
 
 _SMOOTHING = 20  # the smoothed training loss averages over this part (1/20) of the curve
@@ -158,9 +157,7 @@ def _png(figure: Figure, axes: Axes) -> bytes:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", lw=0.6)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return saved(figure)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
