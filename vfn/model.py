@@ -274,18 +274,32 @@ def grid_of(settings: SampleConfig, schedule: LogSNRSchedule) -> Tensor:
 
 def strength_of(settings: SampleConfig) -> Strength:
     """Guidance as the settings ask for it: a number, or a function of logsnr."""
-    return _in_interval(settings.guidance, settings)
+    return strength_within(settings.guidance, settings.guidance_interval)
 
 
 def weak_strength_of(settings: SampleConfig) -> Strength:
     """The strength of what a weaker network says, likewise."""
-    return _in_interval(settings.guide_weight, settings)
+    return strength_within(settings.guide_weight, settings.guidance_interval)
 
 
-def _in_interval(w: float, settings: SampleConfig) -> Strength:
-    if not w or settings.guidance_interval is None:
+def strength_within(w: float | Tensor, interval: Sequence[float] | None) -> Strength:
+    """A strength that acts at some levels only; 0 stays a number, of which nothing is asked.
+
+    Args:
+        w: the strength, one for all or [B].
+        interval: lowest and highest logsnr; None for all.
+
+    Returns:
+        a number or [B] where it is the same everywhere, else a function of logsnr.
+
+    >>> strength_within(2.0, (-1.0, 1.0))(torch.tensor([0.0, 3.0]))
+    tensor([2., 0.])
+    >>> strength_within(2.0, None), strength_within(0.0, (-1.0, 1.0))
+    (2.0, 0.0)
+    """
+    if interval is None or (not isinstance(w, Tensor) and not w):
         return w
-    low, high = settings.guidance_interval
+    low, high = interval
     return interval_strength(w, low, high)
 
 
@@ -299,6 +313,7 @@ def check_guidance(
     config: Config,
     shape: DataShape,
     known: Sequence[float] | None = None,
+    remedy: str = "use --guidance 0",
 ) -> None:
     """Refuse guidance that a network cannot give.
 
@@ -307,6 +322,7 @@ def check_guidance(
         config: what the network was trained with.
         shape: what the network knows of its data.
         known: lowest and highest w of a network that takes it as an input.
+        remedy: what to do where a network has no guidance, in the words of the command.
 
     Raises:
         ValueError: if guidance is asked of a network that is unconditional, never saw a picture
@@ -316,29 +332,29 @@ def check_guidance(
     if settings.guidance and not is_conditional(config, shape):
         raise ValueError(
             f"guidance {settings.guidance} needs a class-conditional model, and this one is "
-            "unconditional; use --guidance 0"
+            f"unconditional; {remedy}"
         )
     if known is not None:
         strength, phi = strength_of(settings), settings.guidance_rescale
         check_guidance_input(strength, known, phi, rule_of(settings))
     elif settings.guidance:
-        _check_two_branches(settings.guidance, config)
+        _check_two_branches(settings.guidance, config, remedy)
 
 
-def _check_two_branches(guidance: float, config: Config) -> None:
+def _check_two_branches(guidance: float, config: Config, remedy: str) -> None:
     """Refuse guidance where one of its two branches was never trained."""
     if config.distill.asked:
         raise ValueError(
             f"guidance {guidance:g} was asked of a distilled model, which has its guidance in it; "
-            "use --guidance 0, or distill with --guidance-range for many weights"
+            f"{remedy}, or distill with --guidance-range for many weights"
         )
     p = config.diffusion.p_uncond
     if p in (0, 1):
         never = "without" if p == 0 else "with"
         raise ValueError(
             f"guidance {guidance:g} needs a model trained with and without labels, and with "
-            f"p_uncond {p:g} this one never saw a picture {never} one; use --guidance 0, or train "
-            "with --p-uncond 0.1"
+            f"p_uncond {p:g} this one never saw a picture {never} one; {remedy}, or train with "
+            "--p-uncond 0.1"
         )
 
 

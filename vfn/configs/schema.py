@@ -430,6 +430,16 @@ def step_of(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
+def _interval_fault(name: str, interval: tuple[float, ...] | None) -> str:
+    """What is wrong with the levels at which guidance acts; empty if nothing is."""
+    if interval is None or (len(interval) == 2 and interval[0] <= interval[1]):
+        return ""
+    return (
+        f"expected {name} to be the lowest and the highest logsnr, such as -3,5, "
+        f"got {few((f'{value:g}' for value in interval), joint=',')}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Section):
     """The section [sample]: solver, steps and guidance."""
@@ -477,12 +487,9 @@ class SampleConfig(Section):
 
     def conflicts(self) -> list[str]:
         """An interval not of two ends in order, a missing share, settings of another solver."""
-        faults, interval = [], self.guidance_interval
-        if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
-            faults.append(
-                "expected guidance_interval to be the lowest and the highest logsnr, such as -3,5, "
-                f"got {few((f'{value:g}' for value in interval), joint=',')}"
-            )
+        faults = []
+        if fault := _interval_fault("guidance_interval", self.guidance_interval):
+            faults.append(fault)
         if self.var_type == "fixed_medium" and self.intp_frac is None:
             faults.append("expected intp_frac with var_type fixed_medium")
         if self.times is not None:
@@ -547,6 +554,19 @@ class DistillConfig(Section):
     teacher_guidance: float | None = option(
         None, "guidance w distilled into the students; the teacher's own if unset", 0, WEIGHT
     )
+    teacher_guidance_interval: tuple[float, ...] | None = option(
+        None,
+        "LOW,HIGH: the teacher is guided at these logsnr only; the teacher's own if unset, "
+        "-700,700 is all of them",
+        -WEIGHT,
+        WEIGHT,
+    )
+    teacher_guidance_rescale: float | None = option(
+        None,
+        "phi: bring its guided contrast back to the plain one; the teacher's own if unset",
+        0,
+        1,
+    )
     teacher_guide_with: str | None = option(
         None,
         "weaker network that the teacher is led away from: a run, a file or a step of its run; "
@@ -574,7 +594,9 @@ class DistillConfig(Section):
         return bool(self.teacher_steps) or self.method != DistillConfig.method
 
     def conflicts(self) -> list[str]:
-        """Steps that no row of halvings leads to."""
+        """Steps that no row of halvings leads to, or an interval not of two ends in order."""
+        if fault := _interval_fault("teacher_guidance_interval", self.teacher_guidance_interval):
+            return [fault]
         ratio, rest = divmod(self.teacher_steps, self.student_steps)
         if self.teacher_steps and (rest or ratio < 2 or ratio & (ratio - 1)):
             return [

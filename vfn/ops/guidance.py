@@ -117,11 +117,11 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
     return torch.minimum(torch.maximum(x0, -limit), limit) / limit
 
 
-def interval_strength(w: float, low: float, high: float) -> Strength:
+def interval_strength(w: float | Tensor, low: float, high: float) -> Strength:
     """Guidance in the middle noise levels only: w where ``low <= logsnr <= high``, else 0.
 
     Args:
-        w: strength within the interval.
+        w: strength within the interval, a number or [B].
         low: lowest logsnr with guidance.
         high: highest logsnr with guidance.
 

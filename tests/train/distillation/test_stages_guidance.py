@@ -14,11 +14,14 @@ from tests.helpers.processes import differing, last_step, losses, wait_until
 from tests.helpers.small import DIGITS_FILE
 from vfn import load, ops
 from vfn.cli import app
-from vfn.configs import DiffusionConfig, override
+from vfn.configs import DiffusionConfig, SampleConfig, override
+from vfn.model import schedule_of, strength_of
 from vfn.nn import UNet, denoiser
+from vfn.objective import Batch
 from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distillation import distill_objective
+from vfn.train.distillation import Limits, distill, distill_objective, plan_of
+from vfn.train.distillation.teaching import taught_by
 
 RANGE = (0.0, 4.0)
 LABELS = torch.tensor([1, 2, 2])
@@ -103,6 +106,98 @@ def test_students_start_as_the_teacher_whatever_the_weight(teacher, tmp_path):
         assert added == {"guidance_embed.weight", "guidance_embed.bias"}
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
         assert not any(ours[name].any() for name in added)
+
+
+def sampled(teacher, **settings):
+    """The teacher as if it were sampled with these settings."""
+    found = find_checkpoint(teacher)
+    return found._replace(config=override(found.config, settings))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_teacher_says_what_it_does_in_a_job_with_these_settings(clip):
+    """Within an interval and rescaled, bit for bit; with one weight a picture, too."""
+    network = UNet(1, 1, 32, (1,), 1, num_classes=3).requires_grad_(False)
+    for param in network.parameters():
+        param.normal_(std=0.1)
+    diffusion, z = DiffusionConfig(), torch.randn(3, 1, 8, 8)
+    schedule, t = schedule_of(diffusion), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    batch, logsnr = Batch(z, LABELS, t, z), schedule.logsnr(t)
+    strength = strength_of(SampleConfig(guidance=2.0, guidance_interval=(-2.0, 2.0)))
+    wanted = denoiser(network, None, schedule, "v", LABELS, strength, clip, rescale=0.7)
+
+    def said(batch, w, limits):
+        return taught_by(network, batch, diffusion, w, clip=clip, limits=limits)(z, logsnr)
+
+    found = said(batch, 2.0, Limits((-2.0, 2.0), 0.7))
+    assert torch.equal(found, wanted(z, logsnr))
+    each = said(batch._replace(guidance=torch.full((3,), 2.0)), 0.0, Limits((-2.0, 2.0), 0.7))
+    torch.testing.assert_close(each, found)
+    for other in (Limits(), Limits((-2.0, 2.0)), Limits(None, 0.7)):
+        assert not torch.allclose(said(batch, 2.0, other), found)
+
+
+@pytest.mark.parametrize("method", ["progressive", "consistency", "ect", "moment_matching"])
+def test_the_teacher_s_interval_and_rescale_are_distilled(teacher, tmp_path, method):
+    """Losses are others, and the picture shows what is taught; later students have it in them."""
+    limits = {"guidance_interval": (-2.0, 2.0), "guidance_rescale": 0.7}
+    few = {"method": method, "steps": 1, "eval_every": 0, "preview_every": 0, "batch_size": 16,
+           "student_steps": 2, "log_every": 1, "lr": 1e-3}  # fmt: skip
+    if method == "progressive":
+        few |= {"teacher_steps": 8, "last_steps": 1}
+    if method == "consistency":
+        few["method_options"] = {"regress_updates": 0}
+    found, shown = {}, {}
+    for name, more in (("plain", {}), ("limited", limits)):
+        out = tmp_path / name
+        distill(sampled(teacher, guidance=2.0, **more), out, device="cpu", **few)
+        first = min(out.glob("steps-*"), key=lambda path: -int(path.name[6:]))
+        found[name], shown[name] = losses(first), (out / "teacher.png").read_bytes()
+    assert found["plain"] != found["limited"]
+    assert shown["plain"] != shown["limited"]
+    plan = find_checkpoint(first).config.distill
+    assert plan.teacher_guidance_interval == (-2.0, 2.0)
+    assert plan.teacher_guidance_rescale == 0.7
+    if method == "progressive":
+        later = find_checkpoint(out / "steps-2").config.distill
+        assert (later.teacher_guidance_interval, later.teacher_guidance_rescale) == (None, None)
+    # They are kept with it, so that it goes on.
+    distill(None, out, resume=True, device="cpu", eval_every=0)
+
+
+def test_limits_of_the_teacher_s_guidance_can_be_asked_for(teacher):
+    limited = sampled(teacher, guidance_interval=(-2.0, 2.0), guidance_rescale=0.7)
+
+    def limits_of(**more):
+        found = plan_of(limited, "digits_distill", more).distill
+        return found.teacher_guidance_interval, found.teacher_guidance_rescale
+
+    assert limits_of() == ((-2.0, 2.0), 0.7)
+    assert limits_of(guidance_range=RANGE) == ((-2.0, 2.0), 0.7)
+    assert limits_of(teacher_guidance=0.0) == (None, None)
+    everywhere = {"teacher_guidance_interval": (-700.0, 700.0), "teacher_guidance_rescale": 0.0}
+    assert limits_of(**everywhere) == ((-700.0, 700.0), 0.0)
+    with pytest.raises(ValueError, match="teacher_guidance_rescale 0.5 goes with guidance of the"):
+        limits_of(teacher_guidance=0.0, teacher_guidance_rescale=0.5)
+    with pytest.raises(ValueError, match="expected teacher_guidance_interval to be the lowest and"):
+        limits_of(teacher_guidance_interval=(3.0, -3.0))
+
+
+def test_a_rule_is_not_distilled_and_a_line_says_so(teacher, tmp_path, capsys):
+    """The picture of the teacher is without, too."""
+    few = {"method": "ect", "steps": 1, "eval_every": 0, "preview_every": 0, "batch_size": 16,
+           "log_every": 1}  # fmt: skip
+    ruled = {"guidance_rule": "apg", "guidance_options": {"norm": 0.01}, "zero_init": 1}
+    pictures = []
+    for name, more in (("plain", {}), ("ruled", ruled)):
+        capsys.readouterr()
+        distill(sampled(teacher, guidance=2.0, **more), tmp_path / name, device="cpu", **few)
+        pictures.append((tmp_path / name / "teacher.png").read_bytes())
+        told = capsys.readouterr().err.count(
+            "students learn the teacher without its guidance_rule apg and zero_init 1"
+        )
+        assert told == (name == "ruled")
+    assert pictures[0] == pictures[1]
 
 
 def test_stages_keep_the_input_and_are_sampled_at_the_teacher_s_weight(students):
@@ -255,8 +350,20 @@ def test_ranges_that_make_no_sense_are_refused(teacher, tmp_path, overrides, mes
 
 def test_an_unconditional_teacher_has_no_range(config, tmp_path):
     train(override(config, {"conditional": False}), tmp_path / "teacher", device="cpu")
-    with pytest.raises(ValueError, match="guidance 4.0 needs a class-conditional model"):
+    message = "guidance 4.0 needs a class-conditional model, .*; leave out --guidance-range$"
+    with pytest.raises(ValueError, match=message):
         go(tmp_path / "teacher", tmp_path / "out", guidance_range=RANGE)
+    message = "guidance 1.0 needs a class-conditional model, .*; use --teacher-guidance 0$"
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path / "teacher", tmp_path / "out", teacher_guidance=1.0)
+
+
+def test_a_teacher_that_never_dropped_a_label_has_no_guidance(teacher):
+    never = sampled(teacher, p_uncond=0.0)
+    with pytest.raises(ValueError, match="saw a picture without one; use --teacher-guidance 0, or"):
+        plan_of(never, "digits_distill", {"teacher_guidance": 1.0})
+    with pytest.raises(ValueError, match="without one; leave out --guidance-range, or train with"):
+        plan_of(never, "digits_distill", {"guidance_range": RANGE})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from .few_steps import path_objective as path_objective
 from .methods import METHODS as METHODS
+from .methods import Limits as Limits
 from .methods import Method as Method
 from .methods import Weak as Weak
 from .moments import moment_objective as moment_objective
@@ -18,6 +19,7 @@ from .teachers import find_teacher as find_teacher
 __all__ = [
     "METHODS",
     "Distilled",
+    "Limits",
     "Method",
     "Weak",
     "distill",

@@ -14,12 +14,16 @@ from vfn.model import schedule_of
 from vfn.nn import Network, live_velocity
 from vfn.objective import Batch, Objective, loss_on_paths, path_loss
 from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
-from vfn.train.distillation.methods import Method, Weak
+from vfn.train.distillation.methods import NO_LIMITS, Limits, Method, Weak, limits_of
 from vfn.train.distillation.teaching import taught_by
 
 
 def path_objective(
-    teacher: nn.Module, guidance: float, regress_updates: int = 0, weak: Weak | None = None
+    teacher: nn.Module,
+    guidance: float,
+    regress_updates: int = 0,
+    weak: Weak | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Objective:
     """What a student learns of the paths of a teacher's flow.
 
@@ -31,6 +35,7 @@ def path_objective(
         guidance: w that is distilled in, where batches have none of their own.
         regress_updates: first updates, in which the student learns the teacher's v itself.
         weak: a weaker network that the teacher is led away from, too.
+        limits: of its guidance.
 
     Returns:
         objective: gives the loss [B] of the student's network on a batch.
@@ -55,7 +60,7 @@ def path_objective(
         logsnr = schedule.logsnr(batch.t)
         z = q_sample(batch.x0, logsnr, batch.noise)
         with torch.no_grad():
-            x0 = taught_by(teacher, batch, diffusion, guidance, weak)(z, logsnr)
+            x0 = taught_by(teacher, batch, diffusion, guidance, weak, limits=limits)(z, logsnr)
             dz = v_from_x0(z, x0, logsnr)
         if batch.update is None or batch.update >= regress_updates:
             later = None if batch.update is None else batch.update - regress_updates
@@ -80,8 +85,9 @@ def _stages(plan: Config) -> list[Config]:
 
 
 def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
-    options, guidance = stage.distill.method_options, stage.distill.teacher_guidance or 0.0
-    return path_objective(teacher, guidance, options["regress_updates"], weak)
+    distill = stage.distill
+    guidance, first = distill.teacher_guidance or 0.0, distill.method_options["regress_updates"]
+    return path_objective(teacher, guidance, first, weak, limits_of(distill))
 
 
 FEW_STEPS = Method(_stages, _objective, _objective)

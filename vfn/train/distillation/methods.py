@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from vfn.configs import Config
+from vfn.configs import Config, DistillConfig
 from vfn.parametric import Parametric
 from vfn.tables import Entry, Table
 
@@ -33,6 +33,35 @@ class Weak(NamedTuple):
 
     denoiser: "Callable[[Tensor | None, Conditions], Denoiser]"
     guidance: float
+
+
+class Limits(NamedTuple):
+    """What limits the guidance of a teacher.
+
+    interval: lowest and highest logsnr at which it is guided, None for all. rescale: phi, how far
+    the contrast of what is guided is brought back, see `vfn.ops.rescale`.
+    """
+
+    interval: tuple[float, ...] | None = None
+    rescale: float = 0.0
+
+
+NO_LIMITS = Limits()
+
+
+def limits_of(settings: DistillConfig) -> Limits:
+    """What limits the teacher's guidance in a stage.
+
+    Args:
+        settings: of the stage, in which the teacher's own are filled in.
+
+    Returns:
+        Limits.
+
+    >>> limits_of(DistillConfig(teacher_guidance_rescale=0.5))
+    Limits(interval=None, rescale=0.5)
+    """
+    return Limits(settings.teacher_guidance_interval, settings.teacher_guidance_rescale or 0.0)
 
 
 class Method(NamedTuple):

@@ -21,12 +21,23 @@ from vfn.ops import (
     moment_loss,
     q_sample,
 )
-from vfn.train.distillation.methods import Method, Weak, WithAuxiliary
+from vfn.train.distillation.methods import (
+    NO_LIMITS,
+    Limits,
+    Method,
+    Weak,
+    WithAuxiliary,
+    limits_of,
+)
 from vfn.train.distillation.teaching import taught_by
 
 
 def moment_objective(
-    teacher: nn.Module, guidance: float, steps: int, weak: Weak | None = None
+    teacher: nn.Module,
+    guidance: float,
+    steps: int,
+    weak: Weak | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> WithAuxiliary:
     """What a student and its auxiliary network learn of a batch, at once.
 
@@ -39,6 +50,7 @@ def moment_objective(
         guidance: w that is distilled in, where batches have none of their own.
         steps: k, of the student's sampling.
         weak: a weaker network that the teacher is led away from, too.
+        limits: of its guidance.
 
     Returns:
         objective: gives the losses of both networks on a batch that has ``u`` and ``step_noise``.
@@ -73,7 +85,8 @@ def moment_objective(
         fixed = x0.detach()
         z_s = ancestral_step(z_t, fixed, logsnr_t, logsnr_s, batch.step_noise)
         with torch.no_grad():
-            wanted = taught_by(teacher, batch, diffusion, guidance, weak)(z_s, logsnr_s)
+            say = taught_by(teacher, batch, diffusion, guidance, weak, limits=limits)
+            wanted = say(z_s, logsnr_s)
         found = said(auxiliary, z_s, s)
         weight = loss_weight(logsnr_s, diffusion.reweight_type, **diffusion.reweight_options)
         weight = weight.to(x0.dtype)
@@ -99,7 +112,8 @@ def _stages(plan: Config) -> list[Config]:
 
 def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> WithAuxiliary:
     distill = stage.distill
-    return moment_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps, weak)
+    guidance = distill.teacher_guidance or 0.0
+    return moment_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
 
 
 MOMENT_MATCHING = Method(_stages, _objective, _objective, auxiliary=True)

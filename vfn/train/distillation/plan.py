@@ -93,6 +93,8 @@ def stage_config(plan: Config, student_steps: int) -> Config:
             student_steps=student_steps,
             # The second teacher has the guidance in it.
             teacher_guidance=distill.teacher_guidance if first else 0.0,
+            teacher_guidance_interval=distill.teacher_guidance_interval if first else None,
+            teacher_guidance_rescale=distill.teacher_guidance_rescale if first else None,
             teacher_guide_with=distill.teacher_guide_with if first else None,
             teacher_guide_weight=distill.teacher_guide_weight if first else None,
         ),
@@ -130,7 +132,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     if method.objective is not None:
         overrides = {"objective": method.objective, **overrides}
     config = _with_method(configs.override(config, dict(overrides)), name, overrides)
-    config = _with_weaker(_with_guidance(config, own), own)
+    config = _with_limits(_with_weaker(_with_guidance(config, own), own), own)
     alike, theirs = replace(config.model, guidance_range=own.model.guidance_range), own.model
     if _differentiates_in_time(config):  # `_with_method` has looked at it
         alike, theirs = alike.seeing_time("smooth"), theirs.seeing_time("smooth")
@@ -145,8 +147,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
             f"method {config.distill.method} has two networks with losses of their own, which a "
             "learned weight cannot balance; give --learned-weight false"
         )
-    wanted = max(config.model.guidance_range or [config.distill.teacher_guidance or 0.0])
-    check_guidance(SampleConfig(guidance=wanted), own, teacher.shape, own.model.guidance_range)
+    _check_its_guidance(config, teacher)
     return config
 
 
@@ -265,6 +266,78 @@ def _with_weaker(config: Config, own: Config) -> Config:
     found = {"teacher_guide_with": guide, "teacher_guide_weight": weight}
     distill = replace(config.distill, **(found if guided else dict.fromkeys(found)))
     return replace(config, distill=distill)
+
+
+def _is_guided(config: Config) -> bool:
+    """Whether a teacher is led away from anything."""
+    distill = config.distill
+    return bool(
+        config.model.guidance_range or distill.teacher_guidance or distill.teacher_guide_with
+    )
+
+
+def _with_limits(config: Config, own: Config) -> Config:
+    """What limits the teacher's guidance, where only the teacher says it.
+
+    Returns:
+        the configuration with it.
+
+    Raises:
+        ValueError: for limits of no guidance.
+    """
+    distill, sample = config.distill, own.sample
+    found = {
+        "teacher_guidance_interval": (distill.teacher_guidance_interval, sample.guidance_interval),
+        "teacher_guidance_rescale": (distill.teacher_guidance_rescale, sample.guidance_rescale),
+    }
+    guided = _is_guided(config)
+    for name, (asked, _) in found.items():
+        if asked and not guided:
+            given = f"{asked:g}" if isinstance(asked, float) else _span(asked)
+            raise ValueError(
+                f"{name} {given} goes with guidance of the teacher, and there is none; give "
+                "--teacher-guidance, or leave it out"
+            )
+    # A rescale of 0 that nobody asked for is none, as in what was begun before there was any.
+    chosen: dict[str, Any] = {
+        name: (theirs or None) if asked is None else asked
+        for name, (asked, theirs) in found.items()
+    }
+    return replace(config, distill=replace(distill, **(chosen if guided else dict.fromkeys(found))))
+
+
+def _check_its_guidance(config: Config, teacher: Checkpoint) -> None:
+    """Refuse guidance that the teacher cannot give."""
+    own, distill, span = teacher.config, config.distill, config.model.guidance_range
+    asked = SampleConfig(
+        guidance=max(span or [distill.teacher_guidance or 0.0]),
+        guidance_interval=distill.teacher_guidance_interval,
+        guidance_rescale=distill.teacher_guidance_rescale or 0.0,
+    )
+    remedy = "leave out --guidance-range" if span else "use --teacher-guidance 0"
+    check_guidance(asked, own, teacher.shape, own.model.guidance_range, remedy)
+
+
+def left_out(plan: Config, own: Config) -> str:
+    """What a teacher is sampled with and students do not learn, as a line; empty for nothing.
+
+    Args:
+        plan: the configuration of the distillation.
+        own: the teacher's.
+
+    Returns:
+        the line.
+
+    >>> own = configs.override(configs.load("digits"), {"guidance_rule": "zero_star"})
+    >>> left_out(configs.override(own, {"teacher_guidance": 0.5}), own)
+    'students learn the teacher without its guidance_rule zero_star'
+    """
+    sample, parts = own.sample, []
+    if _is_guided(plan) and sample.guidance_rule != SampleConfig.guidance_rule:
+        parts.append(f"guidance_rule {sample.guidance_rule}")
+    if sample.zero_init:
+        parts.append(f"zero_init {sample.zero_init}")
+    return f"students learn the teacher without its {' and '.join(parts)}" if parts else ""
 
 
 def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:

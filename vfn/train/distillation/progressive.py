@@ -11,13 +11,17 @@ from vfn.model import schedule_of
 from vfn.nn import Network
 from vfn.objective import Batch, Objective, weighted_error
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
-from vfn.train.distillation.methods import Method, Weak
+from vfn.train.distillation.methods import NO_LIMITS, Limits, Method, Weak, limits_of
 from vfn.train.distillation.plan import halvings, stage_config
 from vfn.train.distillation.teaching import taught_by
 
 
 def distill_objective(
-    teacher: nn.Module, guidance: float, in_steps: int, weak: Weak | None = None
+    teacher: nn.Module,
+    guidance: float,
+    in_steps: int,
+    weak: Weak | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Objective:
     """Error against what the teacher's two DDIM steps amount to.
 
@@ -29,6 +33,7 @@ def distill_objective(
         guidance: w that is distilled in, where batches have none of their own.
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
         weak: a weaker network that the teacher is led away from, too.
+        limits: of its guidance.
 
     Returns:
         objective: gives the loss [B] of the student's network on a batch.
@@ -51,7 +56,7 @@ def distill_objective(
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
             target = distill_target(
-                taught_by(teacher, batch, diffusion, guidance, weak, clip=True),
+                taught_by(teacher, batch, diffusion, guidance, weak, clip=True, limits=limits),
                 z,
                 logsnr,
                 schedule.logsnr((i - 0.5) / in_steps),
@@ -68,14 +73,10 @@ def _stages(plan: Config) -> list[Config]:
     return [stage_config(plan, steps) for steps in halvings(plan.distill)]
 
 
-def _objective(teacher: nn.Module, stage: Config) -> Objective:
+def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
     distill = stage.distill
-    return distill_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps)
+    guidance = distill.teacher_guidance or 0.0
+    return distill_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
 
 
-def _guided(teacher: nn.Module, stage: Config, weak: Weak) -> Objective:
-    distill = stage.distill
-    return distill_objective(teacher, distill.teacher_guidance or 0.0, distill.student_steps, weak)
-
-
-PROGRESSIVE = Method(_stages, _objective, _guided)
+PROGRESSIVE = Method(_stages, _objective, _objective)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vfn import configs
-from vfn.configs import Config, DistillConfig
+from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
 from vfn.files import few, write_atomic, write_json
@@ -39,8 +39,8 @@ from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import differing
-from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, method_of
-from vfn.train.distillation.plan import plan_of, stages_of
+from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, limits_of, method_of
+from vfn.train.distillation.plan import left_out, plan_of, stages_of
 from vfn.train.distillation.teachers import Teachers, find_teacher, find_weak, keep_teachers
 from vfn.train.loop import carry_out, held, undisturbed
 from vfn.train.observers import Callback, Observer, as_observers
@@ -203,7 +203,10 @@ def plan_distillation(
     if config is None:
         method = METHODS.find(overrides.get("method", DistillConfig.method))
         config = files.config if resume and files.config.is_file() else method.preset
-    return found, plan_of(found, str(config), overrides)
+    plan = plan_of(found, str(config), overrides)
+    if told := left_out(plan, found.config):
+        say(told)
+    return found, plan
 
 
 def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> list[int]:
@@ -426,11 +429,20 @@ def _carry_out_stages(
 def _show_teacher(
     run: Run, strong: Trained, weak: Trained | None, files: RunFiles, stop: Stop
 ) -> None:
-    """Write the first teacher's sample grid, for comparison with those of the students."""
+    """Write the first teacher's sample grid, for comparison with those of the students.
+
+    It is guided as they are taught, and otherwise sampled as it is.
+    """
     config, own = run.config, strong.config
     ranged = config.model.guidance_range is not None
+    limits, usual = limits_of(config.distill), SampleConfig()
     sample = replace(
         own.sample,
+        guidance_interval=limits.interval,
+        guidance_rescale=limits.rescale,
+        guidance_rule=usual.guidance_rule,
+        guidance_options=usual.guidance_options,
+        zero_init=usual.zero_init,
         guidance=config.sample.guidance if ranged else config.distill.teacher_guidance or 0.0,
         sample_batch=config.sample.sample_batch,
         guide_with=None if weak is None else str(files.weak),

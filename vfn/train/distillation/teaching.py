@@ -3,11 +3,11 @@
 from torch import nn
 
 from vfn.configs import DiffusionConfig
-from vfn.model import schedule_of
+from vfn.model import schedule_of, strength_within
 from vfn.nn import denoiser
 from vfn.objective import Batch
 from vfn.ops import Denoiser
-from vfn.train.distillation.methods import Weak
+from vfn.train.distillation.methods import NO_LIMITS, Limits, Weak
 
 
 def taught_by(
@@ -17,6 +17,7 @@ def taught_by(
     guidance: float,
     weak: Weak | None = None,
     clip: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> Denoiser:
     """The teacher as a denoiser, guided, under the conditions of a batch.
 
@@ -27,6 +28,7 @@ def taught_by(
         guidance: w, where the batch has none.
         weak: a weaker network that the teacher is led away from, too.
         clip: whether its x0 is held within [-1, 1], as in sampling.
+        limits: of both kinds of guidance.
 
     Returns:
         ``denoise(z, logsnr) -> x0``.
@@ -38,9 +40,10 @@ def taught_by(
         schedule_of(diffusion),
         diffusion.model_out_type,
         batch.labels,
-        w,
+        strength_within(w, limits.interval),
         clip=clip,
+        rescale=limits.rescale,
         weak=None if weak is None else weak.denoiser(batch.labels, batch.more),
-        weak_guidance=0.0 if weak is None else weak.guidance,
+        weak_guidance=0.0 if weak is None else strength_within(weak.guidance, limits.interval),
         conditions=batch.more,
     )
