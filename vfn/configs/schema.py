@@ -288,11 +288,13 @@ class DiffusionConfig(Section):
                     f"{str(value).lower()}: the bound is one of discrete steps"
                 )
         if self.objective != "diffusion":
-            if self.uses_bound or self.train_timesteps:
-                faults.append(
-                    f"expected loss_type mse, no learned_variance and train_timesteps 0 with "
-                    f"objective {self.objective}"
-                )
+            beside = f"with objective {self.objective}"
+            if self.train_timesteps:
+                faults.append(f"expected train_timesteps 0 {beside}, got {self.train_timesteps}")
+            if self.loss_type != "mse":
+                faults.append(f"expected loss_type mse {beside}, got {self.loss_type}")
+            if self.learned_variance:
+                faults.append(f"expected no learned_variance {beside}; leave it out")
             if self.model_out_type == "both":
                 faults.append(f"expected model_out_type v with objective {self.objective}")
         faults += self._faults_of_the_schedule()

@@ -286,3 +286,63 @@ def test_a_network_that_was_trained_to_say_where_paths_end_teaches_nobody(method
 def test_a_mean_flow_teaches(method):
     settings = {"objective": "mean_flow", "second_time": True, "time_embedding": "smooth"}
     assert asked_of(method, taught(**settings)).distill.method == method
+
+
+FEW_STEPS = ["consistency", "ect"]
+
+
+@pytest.mark.parametrize("method", FEW_STEPS)
+def test_a_teacher_of_discrete_times_teaches_at_all_times(method):
+    """By the square error, whatever it was trained by itself."""
+    for settings in ({"train_timesteps": 100}, {"train_timesteps": 100, "loss_type": "kl"}):
+        found = asked_of(method, taught(**settings)).diffusion
+        assert (found.train_timesteps, found.loss_type) == (0, "mse")
+
+
+@pytest.mark.slow
+def test_a_student_of_a_teacher_of_discrete_times(config, tmp_path):
+    train(override(config, {"train_timesteps": 50, "steps": 1}), tmp_path / "t", device="cpu")
+    go(tmp_path / "t", tmp_path / "out", method="ect", method_options={}, steps=2)
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "out" / "steps-2").values())
+
+
+@pytest.mark.parametrize("method", FEW_STEPS)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"learned_variance": True, "train_timesteps": 50},
+            "a teacher without learned_variance for method METHOD; give another, or --method prog",
+        ),
+        (
+            {"model_out_type": "both"},
+            "a teacher whose model_out_type is not both for method METHOD; give another, or --met",
+        ),
+        (
+            {"teacher_steps": 4, "student_steps": 2, "train_timesteps": 2},
+            "own velocity, which a student of method progressive no longer says; distill what",
+        ),
+    ],
+)
+def test_what_a_teacher_cannot_is_told_as_its_own(method, settings, message):
+    with pytest.raises(ValueError, match=message.replace("METHOD", method)):
+        asked_of(method, taught(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_timesteps": 9}, "expected train_timesteps 0 with objective ect, got 9"),
+        (
+            {"train_timesteps": 9, "loss_type": "kl"},
+            "train_timesteps 0 with objective ect, got 9; expected loss_type mse with objective",
+        ),
+        (
+            {"train_timesteps": 9, "learned_variance": True},
+            "got 9; expected no learned_variance with objective ect; leave it out",
+        ),
+    ],
+)
+def test_what_an_objective_does_not_go_with_is_named_alone(settings, message):
+    with pytest.raises(ValueError, match=message):
+        taught(objective="ect", **settings)

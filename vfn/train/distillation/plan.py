@@ -1,6 +1,8 @@
 """What is to be distilled: the configuration of the whole, of each stage, and what does not fit."""
 
+import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +14,8 @@ from vfn.nn import NETWORKS
 from vfn.nn.conditioning import Conditioned
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
-from vfn.train.alike import differing
-from vfn.train.distillation.methods import METHODS, method_of, trains_auxiliary
+from vfn.train.alike import FREE, differing
+from vfn.train.distillation.methods import METHODS, MethodEntry, method_of, trains_auxiliary
 
 
 def stages_of(plan: Config) -> dict[int, Config]:
@@ -122,13 +124,19 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     >>> plan.distill.teacher_steps, plan.distill.student_steps
     (64, 4)
     """
-    own = teacher.config
-    _check_says_flow(own)
+    own, text = teacher.config, configs.read(name)
+    word = _method_asked(text, overrides)
+    method = METHODS.find(word)
+    _check_says_flow(own, word)
     model = replace(own.model, dropout=0.0, guidance_range=None)
     diffusion = replace(own.diffusion, objective="diffusion", objective_options={})
+    free = FREE
+    if _learns_paths(method):
+        _check_predicts_velocity(own, word)
+        diffusion = replace(diffusion, train_timesteps=0, loss_type="mse")
+        free = FREE | {"loss_type"}
     base = Config(data=own.data, model=model, diffusion=diffusion)
-    config = configs.loads(configs.read(name), name, base)
-    method = METHODS.find(overrides.get("method", config.distill.method))
+    config = configs.loads(text, name, base)
     if method.objective is not None:
         overrides = {"objective": method.objective, **overrides}
     config = _with_method(configs.override(config, dict(overrides)), name, overrides)
@@ -137,7 +145,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     if _differentiates_in_time(config):  # `_with_method` has looked at it
         alike, theirs = alike.seeing_time("smooth"), theirs.seeing_time("smooth")
     faults = differing(alike, theirs)
-    faults += differing(config.diffusion, own.diffusion)
+    faults += differing(config.diffusion, own.diffusion, free)
     if own.distill.asked:
         faults += _faults_of_a_student(config, own)
     if faults:
@@ -151,20 +159,62 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     return config
 
 
-def _check_says_flow(theirs: Config) -> None:
-    """Refuse a teacher that was trained from data to say something else than where the flow leads.
+def _method_asked(text: str, overrides: Mapping[str, Any]) -> str:
+    """The word of the method, which decides what the rest of a configuration is checked against.
+
+    Returns:
+        the word that is given; the default where the text does not say it or cannot be read, which
+        whoever reads all of it refuses.
+    """
+    section: Any = None
+    with suppress(ValueError, RecursionError):
+        section = tomllib.loads(text).get("distill")
+    said = section.get("method") if isinstance(section, dict) else None
+    word: str = overrides.get("method", said if isinstance(said, str) else DistillConfig.method)
+    return word
+
+
+def _learns_paths(method: MethodEntry) -> bool:
+    """Whether students learn of the teacher's paths at all times, and not of steps on a grid."""
+    return method.objective is not None and OBJECTIVES.find(method.objective).learn is not None
+
+
+def _check_says_flow(theirs: Config, method: str) -> None:
+    """Refuse a teacher that says something else than where the flow leads, or on its grid alone.
 
     Raises:
-        ValueError: if it was.
+        ValueError: if it does.
     """
-    word = theirs.diffusion.objective
-    if (
-        theirs.distill.asked or OBJECTIVES.find(word).flow
-    ):  # of students, see `_faults_of_a_student`
+    word, distill = theirs.diffusion.objective, theirs.distill
+    if distill.asked:
+        if method != distill.method or not distill.teacher_steps:
+            raise ValueError(
+                f"expected the teacher's own velocity, which a student of method {distill.method} "
+                "no longer says; distill what taught it"
+            )
+    elif not OBJECTIVES.find(word).flow:
+        raise ValueError(
+            f"expected a teacher whose velocity is that of the flow, got one of objective {word}; "
+            "name another, or train this one on with vfn train --init-from"
+        )
+
+
+def _check_predicts_velocity(theirs: Config, method: str) -> None:
+    """Refuse a teacher whose students could not learn of paths, for what else they predict.
+
+    Raises:
+        ValueError: if it predicts two things.
+    """
+    diffusion = theirs.diffusion
+    if diffusion.learned_variance:
+        wanted = "without learned_variance"
+    elif diffusion.model_out_type == "both":
+        wanted = "whose model_out_type is not both"
+    else:
         return
     raise ValueError(
-        f"expected a teacher whose velocity is that of the flow, got one of objective {word}; name "
-        "another, or train this one on with vfn train --init-from"
+        f"expected a teacher {wanted} for method {method}; give another, or --method progressive "
+        "or moment_matching"
     )
 
 
@@ -342,11 +392,6 @@ def left_out(plan: Config, own: Config) -> str:
 
 def _faults_of_a_student(ours: Config, theirs: Config) -> list[str]:
     """Where a student cannot teach what is asked of it: its steps and its guidance are fixed."""
-    if ours.distill.method != theirs.distill.method or not theirs.distill.teacher_steps:
-        return [
-            f"own velocity, which a student of method {theirs.distill.method} no longer says; "
-            "distill what taught it"
-        ]
     faults = []
     if ours.distill.teacher_steps != theirs.distill.student_steps:
         faults.append(
