@@ -61,3 +61,16 @@ def test_a_function_from_outside_takes_its_own():
     assert outside.filled("it", anything, {"x": 2}) == {"x": 2}
     with pytest.raises(ValueError, match="expected only gamma for weighting a:b, got gama"):
         outside.filled("weighting a:b", defaulted, {"gama": 2})
+
+
+def test_counts_are_whole_numbers():
+    """Written as floats, too; tensors are left alone."""
+    entry = Parametric(parameters={"updates": 3, "own": 0}, whole=("updates", "own"),
+                       within={"updates": (1, 9), "own": (0, 1)})  # fmt: skip
+    assert entry.faults({"updates": 4, "own": 1.0}) == []
+    assert entry.faults({"updates": torch.tensor(2.5)}) == []
+    assert entry.faults({"updates": 2.5}) == ["expected updates to be a whole number, got 2.5"]
+    assert entry.faults({"own": 0.5}) == ["expected own to be a whole number, got 0.5"]
+    assert entry.faults({"updates": 12}) == ["expected updates in 1..9, got 12"]
+    assert entry.faults({"updates": float("inf")}) == ["expected updates in 1..9, got inf"]
+    assert len(entry.faults({"updates": float("nan")})) == 1

@@ -26,14 +26,16 @@ class Parametric:
 
     parameters: name -> default; None for a function from outside, which has its own. positive:
     those that have to be > 0, numbers or sequences of numbers. within: name -> lowest and highest
-    value. rising: numbers of which none is larger than the next. together: what is wrong with all
-    of them where nothing is with each alone, empty for nothing. chooses: those that are words of
-    another table, whose own parameters are taken beside them.
+    value. whole: those that count something, such as 3, or 3.0. rising: numbers of which none is
+    larger than the next. together: what is wrong with all of them where nothing is with each alone,
+    empty for nothing. chooses: those that are words of another table, whose own parameters are
+    taken beside them.
     """
 
     parameters: Mapping[str, Any] | None = field(default_factory=dict)
     positive: tuple[str, ...] = ()
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
     rising: tuple[str, ...] = ()
     together: Callable[[Mapping[str, Any]], str] | None = None
     chooses: Mapping[str, Table[Any]] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Parametric:
             except ValueError:
                 return f"expected {name} to be {table.expected()}, got {shortened(repr(value))}"
             return ""
-        wanted = ""
+        wanted, (low, high) = "", self.within.get(name, (-math.inf, math.inf))
         several = isinstance(default, tuple)
         values = value if isinstance(value, list | tuple) else (value,)
         numbers = [v for v in values if isinstance(v, int | float)]
@@ -106,12 +108,12 @@ class Parametric:
             wanted = "to be a number"
         elif name in self.positive and any(not v > 0 for v in numbers):
             wanted = "> 0"
-        elif name in self.within:
-            low, high = self.within[name]
-            if not all(low <= v <= high for v in numbers):
-                wanted = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
-        elif not all(map(math.isfinite, numbers)):
+        elif name in self.within and not all(low <= v <= high for v in numbers):
+            wanted = f"at least {low:g}" if high == math.inf else f"in {low:g}..{high:g}"
+        elif name not in self.within and not all(map(math.isfinite, numbers)):
             wanted = "finite"
+        elif name in self.whole and any(v != int(v) for v in numbers):
+            wanted = "to be a whole number"
         return wanted and f"expected {name} {wanted}, got {shortened(repr(value))}"
 
     def _chosen(self, given: Mapping[str, Any]) -> list["Parametric"]:

@@ -156,3 +156,19 @@ def test_what_is_missing_is_named():
         ops.learn_mean_velocity(network(1), network(1), paths(), guidance=1.0)
     with pytest.raises(ValueError, match="the diffusion's own loss is no function of a path"):
         ops.OBJECTIVES["diffusion"].load()
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ("consistency", "tangent_warmup"),
+        ("ect", "stage_updates"),
+        ("ect", "first_stage"),
+        ("mean_flow", "own_velocity"),
+    ],
+)
+def test_what_is_counted_is_whole(objective, name):
+    entry = ops.OBJECTIVES[objective]
+    assert entry.faults({name: 0.5 + entry.parameters[name]}) != []
+    assert entry.faults({name: float(entry.parameters[name])}) == []
+    assert len(entry.faults({"own_velocity": 0.5})) == (name == "own_velocity")

@@ -35,6 +35,7 @@ def test_entry_takes_what_it_says(name):
         ({"beta_end": 0.5}, "expected beta_end in 0..0.1, got 0.5"),
         ({"beta_start": 0.05}, "expected beta_start <= beta_end, got 0.05 and 0.02"),
         ({"timesteps": 0}, "expected timesteps in 1..6000, got 0"),
+        ({"timesteps": 2.5}, "expected timesteps to be a whole number, got 2.5"),
         ({"beta": 0.1}, "expected only beta_start, beta_end, timesteps for schedule legacy, got b"),
     ],
 )

@@ -53,6 +53,7 @@ SCHEDULES: Table[ScheduleEntry] = Table(
             parameters={"beta_start": 1e-4, "beta_end": 0.02, "timesteps": 1000},
             positive=("beta_start", "beta_end"),
             within={"beta_start": (0, 0.1), "beta_end": (0, 0.1), "timesteps": (1, 6000)},
+            whole=("timesteps",),
             rising=("beta_start", "beta_end"),
         ),
     },

@@ -346,3 +346,27 @@ def test_what_a_teacher_cannot_is_told_as_its_own(method, settings, message):
 def test_what_an_objective_does_not_go_with_is_named_alone(settings, message):
     with pytest.raises(ValueError, match=message):
         taught(objective="ect", **settings)
+
+
+@pytest.mark.parametrize("method", [*FEW_STEPS, "moment_matching"])
+@pytest.mark.parametrize("setting", ["first_steps", "last_steps"])
+def test_settings_of_halvings_are_refused_where_there_are_none(method, setting):
+    message = f"method {method} is one run, without halvings, got {setting} 8; leave it out"
+    with pytest.raises(ValueError, match=message):
+        asked_of(method, taught(), **{setting: 8})
+
+
+def test_halvings_choose_their_times_themselves():
+    message = "each student is trained at its own steps' times, got train_timesteps 7; leave it out"
+    with pytest.raises(ValueError, match=message):
+        asked_of("progressive", taught(), train_timesteps=7)
+    # What a teacher was trained at is no such setting.
+    asked_of("progressive", taught(train_timesteps=50))
+
+
+@pytest.mark.parametrize("updates", [1.5, "1"])
+def test_first_updates_are_a_whole_number(updates):
+    with pytest.raises(ValueError, match="expected regress_updates to be a"):
+        asked_of("ect", taught(), method_options={"regress_updates": updates})
+    found = asked_of("ect", taught(), method_options={"regress_updates": 2.0})
+    assert found.distill.method_options == {"regress_updates": 2}

@@ -89,14 +89,16 @@ class MethodEntry(Entry, Parametric):
 
     preset: the configuration that is taken where none is named. objective: what its students
     learn, a word of `vfn.ops.OBJECTIVES`, of methods that are one run without steps of the teacher;
-    None where the teacher's steps are halved.
+    None where the teacher's steps are halved. own_times: each student is trained at the times of
+    its own steps alone.
     """
 
     preset: str = "digits_distill"
     objective: str | None = None
+    own_times: bool = False
 
 
-_LIMITS = {"regress_updates": (0, 1e9)}
+_COUNTS = {"regress_updates": (0, 1e9)}
 
 METHODS: Table[MethodEntry] = Table(
     "method",
@@ -104,6 +106,7 @@ METHODS: Table[MethodEntry] = Table(
         "progressive": MethodEntry(
             text="one DDIM step does what two of the teacher's do, stage after stage",
             target="vfn.train.distillation.progressive:PROGRESSIVE",
+            own_times=True,
         ),
         "consistency": MethodEntry(
             text="where the teacher's paths end, in continuous time (sCM)",
@@ -111,7 +114,8 @@ METHODS: Table[MethodEntry] = Table(
             preset="digits_consistency",
             objective="consistency",
             parameters={"regress_updates": 100},
-            within=_LIMITS,
+            within=_COUNTS,
+            whole=tuple(_COUNTS),
         ),
         "ect": MethodEntry(
             text="the same from pairs of noise levels that close in (ECT)",
@@ -119,7 +123,8 @@ METHODS: Table[MethodEntry] = Table(
             preset="digits_ect",
             objective="ect",
             parameters={"regress_updates": 0},
-            within=_LIMITS,
+            within=_COUNTS,
+            whole=tuple(_COUNTS),
         ),
         "moment_matching": MethodEntry(
             text="steps that keep the means the teacher knows, beside a second network",

@@ -144,6 +144,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
     alike, theirs = replace(config.model, guidance_range=own.model.guidance_range), own.model
     if _differentiates_in_time(config):  # `_with_method` has looked at it
         alike, theirs = alike.seeing_time("smooth"), theirs.seeing_time("smooth")
+    _check_own_times(config, own)
     faults = differing(alike, theirs)
     faults += differing(config.diffusion, own.diffusion, free)
     if own.distill.asked:
@@ -243,6 +244,12 @@ def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
             f"method {word} takes no steps of the teacher, got teacher_steps "
             f"{config.distill.teacher_steps}; leave it out, or use --config {entry.preset}"
         )
+    for setting in ("first_steps", "last_steps"):
+        if updates := getattr(config.distill, setting):
+            raise ValueError(
+                f"method {word} is one run, without halvings, got {setting} {updates}; leave it "
+                "out, and give --steps"
+            )
     if config.diffusion.objective != entry.objective:
         raise ValueError(
             f"method {word} teaches the objective {entry.objective}, got "
@@ -260,6 +267,16 @@ def _with_method(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
             "leave out --time-embedding: students get a smooth one"
         )
     return replace(config, model=config.model.seeing_time("smooth"))
+
+
+def _check_own_times(config: Config, own: Config) -> None:
+    """Refuse times of training where students choose theirs; those of the teacher are its own."""
+    asked = config.diffusion.train_timesteps
+    if METHODS.find(config.distill.method).own_times and asked != own.diffusion.train_timesteps:
+        raise ValueError(
+            f"with method {config.distill.method} each student is trained at its own steps' times, "
+            f"got train_timesteps {asked}; leave it out"
+        )
 
 
 def _differentiates_in_time(config: Config) -> bool:
