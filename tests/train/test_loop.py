@@ -1,6 +1,7 @@
 """Training runs: layout, resume, signals, processes."""
 
 import json
+import math
 import signal
 
 import pytest
@@ -258,3 +259,21 @@ def test_labels_beyond_the_classes_are_refused_before_the_first_step(config, tmp
     with pytest.raises(ValueError, match="expected labels in 0..10, 0 for unconditional, got 1"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_changed_nothing_says_so(config, tmp_path, capsys):
+    """Too short to be stopped; one with a single step that counts says nothing."""
+
+    def endless(network, batch, diffusion):
+        return batch_loss(network, batch, diffusion) * math.inf
+
+    def late(network, batch, diffusion):
+        loss = batch_loss(network, batch, diffusion)
+        return loss * (math.inf if batch.update == 0 else 1.0)
+
+    settings = override(config, {"steps": 2, "preview_every": 0})
+    told = "none of the 2 steps had a finite gradient, and the network is as it was begun"
+    for objective, count in ((endless, 1), (late, 0)):
+        capsys.readouterr()
+        train(settings, tmp_path / objective.__name__, objective=objective, device="cpu")
+        assert capsys.readouterr().err.count(told) == count

@@ -253,6 +253,8 @@ def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) ->
             _save(run, audience)
         if not signum:
             signum = _show(run, audience, stop, window)
+    if state.step == settings.steps:
+        _tell_if_unchanged(run)
     wait_for_all(run.world)  # the last checkpoint is there for all
     whole = state.step == settings.steps and not (signum and not _is_shown(run))
     return Outcome(state.step, 0 if whole else signum)
@@ -481,6 +483,16 @@ def _check_finite(run: Run, audience: Observer, bad: int, last: int) -> None:
         f"batches' pictures are in {path}; go on with --resume and a smaller --lr, or delete newer "
         "checkpoints to go back"
     )
+
+
+def _tell_if_unchanged(run: Run) -> None:
+    """Tell of a run that has changed nothing, and was too short to be stopped for it."""
+    steps = run.state.step
+    if int(run.state.counters["skipped"]) == steps:
+        say(
+            f"none of the {steps} steps had a finite gradient, and the network is as it was begun; "
+            "train anew with a smaller --lr, or other settings of the objective"
+        )
 
 
 def _batches(run: Run) -> Generator[Batch]:
