@@ -6,18 +6,22 @@ import json
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import click
 import pytest
 import torch
 from PIL import Image
 
 from tests.helpers.small import small_checkpoint
 from tests.test_docs import FACES
+from vfn.cli import app
 from vfn.evaluation import read_statistics, save_statistics
 from vfn.evaluation.features import Statistics
 from vfn.interop import export_diffusers, export_hub, export_pt2, import_diffusers
 from vfn.pictures import save_animation, save_png
+from vfn.report import report
 from vfn.runs import (
     RunFiles,
+    export_model,
     find_checkpoint,
     log_lines,
     read_log,
@@ -25,6 +29,9 @@ from vfn.runs import (
     seconds_until,
     write_checkpoint,
 )
+from vfn.sampling import load, untrained, write_samples
+from vfn.train import distill, train
+from vfn.train.session import as_checkpoint
 
 
 def kinds(function):
@@ -50,6 +57,51 @@ def test_where_a_path_goes_text_does(face):
         if (Path in kind or "Path" in kind) and not (str in kind or "str" in kind)
     ]
     assert wrong == []
+
+
+def parameters(command):
+    """All of a command and of those below it."""
+    found = list(command.params)
+    for below in getattr(command, "commands", {}).values():
+        found += parameters(below)
+    return found
+
+
+def test_no_option_takes_an_empty_name_for_the_current_directory():
+    """A shell gives one for a variable that is not set."""
+    paths = [each for each in parameters(app) if each.type.name == "path"]
+    assert len(paths) > 20
+    for each in paths:
+        with pytest.raises(click.BadParameter, match=r"expected a path, got ''; the current dir"):
+            each.type.convert("", each, None)
+
+
+@pytest.mark.parametrize("given", ["", None, 3])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda given: train("digits", given, device="cpu"),
+        lambda given: distill(untrained("digits"), given, device="cpu"),
+        lambda given: distill("" if given is None else given, "out", device="cpu"),
+        lambda given: write_samples(untrained("digits").draws(1, steps=1), given),
+        lambda given: import_diffusers("nowhere", None, given),
+        lambda given: export_model(untrained_checkpoint(), given),
+        lambda given: find_checkpoint("run:" if given == "" else given),
+        find_checkpoint,
+        load,
+        report,
+    ],
+)
+def test_what_is_no_path_is_refused(function, given, tmp_path, monkeypatch):
+    """And nothing is written, in the current directory least of all."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="^expected a path, got "):
+        function(given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def untrained_checkpoint():
+    return as_checkpoint(untrained("digits"))
 
 
 def decoded(path):

@@ -22,7 +22,7 @@ from vfn.configs.settings import override
 from vfn.data.labels import asks_as_data, split_of
 from vfn.evaluation.extractors import EXTRACTORS
 from vfn.evaluation.metrics import METRICS, USUAL, usual_metrics
-from vfn.files import printable, shown
+from vfn.files import given_path, printable, shown
 from vfn.interop.exports import EXPORTS, exporter
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.launch import launch
@@ -30,9 +30,9 @@ from vfn.memory import is_shortage, shortage
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import (
     Command,
+    GivenPath,
     JointGroup,
     Listed,
-    RunPath,
     Word,
     check_job,
     given,
@@ -41,6 +41,7 @@ from vfn.options import (
     settings,
 )
 from vfn.progress import as_typed, is_shown, say
+from vfn.runs.directory import run_path
 from vfn.sampling.output_table import OUTPUTS
 from vfn.tables import Described
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from vfn.sampling import Asked, Draws, Trained
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-PATH, RUN = click.Path(path_type=Path), RunPath()
+PATH, RUN = GivenPath(given_path), GivenPath(run_path)  # a run may have ``run:`` before it
 # In `vfn sample` and `vfn eval` the settings of sampling have shorter names.
 SAMPLE_NAMES = {"sample_timesteps": "steps", "sample_batch": "batch"}
 # `vfn sample` takes several values of these, to compare them.

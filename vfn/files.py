@@ -31,7 +31,7 @@ def open_atomic(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         ValueError: if something else stands in the place of its directory.
         OSError: if it cannot be written; what was at ``path`` is then still there.
     """
-    path = Path(path)
+    path = given_path(path)
     make_directory(path.parent)
     if durable:
         remove_leftovers(path.parent, path.name)
@@ -63,6 +63,29 @@ def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -
     """
     with open_atomic(path, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def given_path(given: object) -> Path:
+    """The path that somebody has given.
+
+    Args:
+        given: text or a path.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: for anything else, and an empty name, which Python takes for the current
+            directory, and a shell gives for a variable that is not set.
+
+    >>> given_path("")
+    Traceback (most recent call last):
+    ValueError: expected a path, got ''; the current directory is .
+    """
+    if isinstance(given, Path) or (given and isinstance(given, str)):
+        return Path(given)
+    where = "the current directory is ." if given == "" else "give a text or a pathlib.Path"
+    raise ValueError(f"expected a path, got {shown(given)}; {where}")
 
 
 def temporary_of(path: Path, end: str = "tmp") -> Path:

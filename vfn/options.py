@@ -15,7 +15,6 @@ from vfn.configs.settings import flat_fields
 from vfn.data.standard import DATASETS
 from vfn.files import shown
 from vfn.launch import launch
-from vfn.runs.directory import run_path
 from vfn.tables import FORM, Table
 from vfn.train.distillation.methods import METHODS
 from vfn.train.trackers import TRACKERS
@@ -79,15 +78,24 @@ class Word(click.ParamType[str]):
         ]
 
 
-class RunPath(click.ParamType[Path]):
-    """The path of a run, with or without ``run:`` before it."""
+class GivenPath(click.ParamType[Path]):
+    """A path.
+
+    Args:
+        read: makes it of what is given; what is there is looked at when it is used.
+    """
 
     name = "path"
 
+    def __init__(self, read: Callable[[Any], Path]) -> None:
+        self.read = read
+
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        """The path; what is there is looked at when it is used."""
-        del param, ctx
-        return run_path(value)
+        """The path, which has to have a name."""
+        try:
+            return self.read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vfn.distributed import ALONE, World, gather, share
 from vfn.evaluation.extractors import Extractor, Outputs
-from vfn.files import short, write_atomic
+from vfn.files import given_path, short, write_atomic
 from vfn.ops import Gaussian, Moments, gaussian, merge_moments, moments
 from vfn.progress import Progress
 
@@ -166,7 +166,7 @@ def read_statistics(path: str | Path, extractor: Extractor | None = None) -> Sta
     >>> read_statistics("nine.npz").num
     9
     """
-    path = Path(path)
+    path = given_path(path)
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in _STORED}

@@ -10,7 +10,7 @@ import matplotlib.text
 
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.record import Evaluation, is_number
-from vfn.files import printable, shown, write_atomic
+from vfn.files import given_path, printable, shown, write_atomic
 from vfn.lettering import families, one_line
 
 # Settings that evaluations of a line share, unless it is drawn against one of them; its label.
@@ -172,7 +172,7 @@ def write_plot(
     Traceback (most recent call last):
     ValueError: expected evaluations with figures and a number 'colour', got none
     """
-    path = Path(path)
+    path = given_path(path)
     kind = path.suffix.removeprefix(".")
     if kind not in _PLAIN:
         raise ValueError(f"expected --plot to end in .png, .svg or .pdf, got {path}")

@@ -9,7 +9,7 @@ from typing import Any
 from vfn.data.labels import AS_DATA
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure
-from vfn.files import read_json, short, shortened, shown, write_json
+from vfn.files import given_path, read_json, short, shortened, shown, write_json
 from vfn.ops import Interval
 from vfn.progress import text_table
 from vfn.sampling import balance_text
@@ -137,7 +137,7 @@ class Evaluation:
         """
         if fault := not_finite([*self.figures, *self.loss_by_logsnr, *self.bits_per_dim]):
             raise ValueError(f"expected finite figures to write to {path}, got {fault}")
-        write_json(Path(path), self.record())
+        write_json(given_path(path), self.record())
 
 
 def not_finite(parts: Sequence[Figure | Mapping[str, float]]) -> str:
@@ -183,7 +183,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
     >>> read_evaluation("found.json").figure("fid").value
     4.0
     """
-    path = Path(path)
+    path = given_path(path)
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("settings", {}), dict):
         fault = f'an object with an object "settings", got {short(value)}'

@@ -16,7 +16,7 @@ from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import Pictures, open_pictures
 from vfn.evaluation.planning import check_room, checked_size, resize_settings, tried
 from vfn.evaluation.shards import SHARDS, resumable
-from vfn.files import check_place, check_space
+from vfn.files import check_place, check_space, given_path
 from vfn.memory import in_memory
 
 
@@ -77,7 +77,7 @@ def store_reference(
     >>> store_reference(load_dataset("digits", "test"), "digits.npz", device="cpu").line
     'digits.npz: mean, covariance and features of 360 pictures'
     """
-    out = Path(out)
+    out = given_path(out)
     weights = None if weights is None else Path(weights)
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")

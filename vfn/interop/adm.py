@@ -14,7 +14,7 @@ from vfn.configs import Config, override
 from vfn.data import Labels
 from vfn.data.labels import MOST_NAMES
 from vfn.data.standard import DATASETS
-from vfn.files import printable, shown
+from vfn.files import given_path, printable, shown
 from vfn.interop.adm_settings import WIDTHS, Flags, Source, adm_flags
 from vfn.interop.adopted import (
     UNKNOWN,
@@ -58,7 +58,7 @@ def import_adm(file: str | Path, source: Source, out: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: no published network is called 'mine'; give --config a .json file of ...
     """
-    file, out = Path(file), Path(out)
+    file, out = given_path(file), given_path(out)
     check_free(out)
     return write_run(out, read_adm(file, source))
 

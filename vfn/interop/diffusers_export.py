@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.configs import DiffusionConfig
-from vfn.files import make_directory, printable, write_atomic
+from vfn.files import given_path, make_directory, printable, write_atomic
 from vfn.interop.card import card, check_licence
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
 from vfn.model import schedule_of
@@ -66,7 +66,7 @@ def export_diffusers(run: str | Path, out: str | Path, licence: str | None = Non
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
-    out = Path(out)
+    out = given_path(out)
     if find_spec("diffusers") is None:
         raise ValueError(
             "format diffusers needs diffusers, which is not installed; install it with: "

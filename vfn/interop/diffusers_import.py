@@ -12,7 +12,7 @@ from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.data.labels import MOST_NAMES
 from vfn.data.standard import DATASETS
-from vfn.files import printable, read_json, shortened, shown
+from vfn.files import given_path, printable, read_json, shortened, shown
 from vfn.interop.adopted import (
     UNKNOWN,
     check_free,
@@ -85,7 +85,7 @@ def import_diffusers(folder: str | Path, source: Any, out: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: expected a folder of diffusers with unet/config.json at nowhere
     """
-    folder, out = Path(folder), Path(out)
+    folder, out = given_path(folder), given_path(out)
     check_free(out)
     return write_run(out, read_diffusers(folder, source))
 

@@ -14,7 +14,7 @@ from vfn.configs import Config, load, override
 from vfn.data import Labels
 from vfn.data.labels import MOST_NAMES
 from vfn.data.standard import DATASETS
-from vfn.files import printable, shortened, shown
+from vfn.files import given_path, printable, shortened, shown
 from vfn.interop.adopted import check_free, network, untrained_on, write_run
 from vfn.interop.flax import flat_params, params_from_flax
 from vfn.model import DataShape, output_channels
@@ -52,7 +52,7 @@ def import_flax(file: str | Path, source: Source, out: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: checkpoint no.msgpack does not exist; expected flax's .msgpack, or an .npz of arrays
     """
-    file, out = Path(file), Path(out)
+    file, out = given_path(file), given_path(out)
     check_free(out)
     return write_run(out, read_flax(file, source))
 

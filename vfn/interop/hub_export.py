@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from vfn import __version__
 from vfn.configs.settings import to_tables
-from vfn.files import make_directory, shortened, shown, write_atomic, write_json
+from vfn.files import given_path, make_directory, shortened, shown, write_atomic, write_json
 from vfn.interop.card import card, check_licence
 from vfn.interop.diffusers_export import check_empty
 from vfn.runs import export_model, find_checkpoint
@@ -36,7 +36,7 @@ def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> 
     Traceback (most recent call last):
     ValueError: checkpoint no/run does not exist; expected a run directory or a file
     """
-    out = Path(out)
+    out = given_path(out)
     check_empty(out)
     check_licence(licence)
     checkpoint, trained = find_checkpoint(run), load(run, "cpu")

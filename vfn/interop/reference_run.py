@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vfn.configs import override
 from vfn.data import Labels
-from vfn.files import shortened
+from vfn.files import given_path, shortened
 from vfn.interop.adopted import check_free, write_run
 from vfn.interop.matching import plain_tensors
 from vfn.interop.reference_checkpoint import import_reference, read_reference
@@ -50,7 +50,7 @@ def import_checkpoint(file: str | Path, source: Json, out: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: checkpoint ckpt.pt does not exist; expected a file of torch.save
     """
-    file, out = Path(file), Path(out)
+    file, out = given_path(file), given_path(out)
     check_free(out)
     checkpoint, lines = _checkpoint(file, source)
     for line in lines:

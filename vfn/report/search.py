@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vfn.evaluation import Evaluation, read_evaluation
-from vfn.files import read_json
+from vfn.files import given_path, read_json
 from vfn.runs import RunFiles, digest, load_checkpoint, run_path
 from vfn.sampling.job import DENOISING, GRID, SWEEP, compared_folders
 from vfn.sampling.provenance import RECORD, read_record
@@ -60,7 +60,7 @@ def find_results(files: RunFiles, add: Sequence[str | Path] = ()) -> Results:
         ValueError: if an evaluation in the run's directory is malformed, or what is to be added is
             neither samples nor an evaluation.
     """
-    search = _Search(files, [_added(Path(path)) for path in add])
+    search = _Search(files, [_added(given_path(path)) for path in add])
     folders, texts = search.places()
     sweeps = [sweep for folder in folders if (sweep := search.sweep(folder))]
     compared = {part.path for sweep in sweeps for part in sweep.parts}

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from vfn.configs.settings import flat_values
-from vfn.files import check_place, write_atomic
+from vfn.files import check_place, given_path, write_atomic
 from vfn.report.drawings import draw_loss_by_logsnr, draw_losses_beside
 from vfn.report.evaluated import column_titles, evaluated, in_order
 from vfn.report.frame import document
@@ -49,7 +49,7 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"expected different runs to compare, got {' '.join(map(str, paths))}")
     others = "-".join(path.resolve().name for path in paths[1:])
-    page = Path(out) if out is not None else paths[0] / f"compare-{others}.html"
+    page = given_path(out) if out is not None else paths[0] / f"compare-{others}.html"
     check_place(page)
     contents = dict(zip(run_names(paths), map(read_run, paths), strict=True))
     write_atomic(page, _page(contents))

@@ -22,7 +22,7 @@ from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.data.cache_info import parse_values
 from vfn.data.given import Vector
-from vfn.files import few, open_atomic, short, shortened, shown
+from vfn.files import few, given_path, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
@@ -292,7 +292,7 @@ def export_model(checkpoint: Checkpoint, path: str | Path, **more: str) -> None:
     >>> load_checkpoint("model.safetensors").params.keys() == new.ema.keys()
     True
     """
-    path = Path(path)
+    path = given_path(path)
     if _is_of_a_run(path):
         raise ValueError(
             f"{path} is a checkpoint that a run goes on from, and an exported model has less in "
@@ -353,7 +353,7 @@ def read_whole(
         ValueError: if the file is missing, truncated, altered, of another format, or not what it
             should be.
     """
-    path = Path(path)
+    path = given_path(path)
     if not path.is_file():
         raise ValueError(f"{what} {path} does not exist; expected a run directory or a file")
     try:

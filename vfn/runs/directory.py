@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfn.files import given_path
+
 CONFIG = "config.toml"
 HUB = "hf:/"  # begins the name of a network on the hub
 RUN = "run:"  # may stand before the path of a run wherever one is named
@@ -19,7 +21,7 @@ class RunFiles:
     path: Path
 
     def __init__(self, path: str | Path) -> None:
-        object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "path", given_path(path))
 
     @property
     def config(self) -> Path:
@@ -199,10 +201,13 @@ def run_path(given: str | Path) -> Path:
     Returns:
         its path.
 
+    Raises:
+        ValueError: for an empty name, and what is neither text nor a path.
+
     >>> run_path("run:runs/a") == run_path("runs/a") == Path("runs/a")
     True
     """
-    return Path(str(given).removeprefix(RUN))
+    return given_path(str(given_path(given)).removeprefix(RUN))
 
 
 def settled_run(given: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vfn.files import printable, short, shortened
+from vfn.files import given_path, printable, short, shortened
 
 RISEN = 0.01  # of a loss; what differs by less has not changed
 _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
@@ -53,7 +53,7 @@ def log_lines(path: str | Path) -> list[tuple[dict[str, Any], str]]:
     >>> log_lines("log.jsonl")
     [({'step': 20}, '{"step": 20, "loss": null}\n')]
     """
-    path = Path(path)
+    path = given_path(path)
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -81,7 +81,7 @@ def read_stages(path: str | Path) -> list[dict[str, Any]]:
     >>> read_stages("stages.json")
     [{'student_steps': 2, 'updates': 800}]
     """
-    path = Path(path)
+    path = given_path(path)
     rows = _parsed(path.read_bytes(), str(path))
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a list of objects, got {_short(rows)}")

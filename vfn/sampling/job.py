@@ -23,7 +23,7 @@ from vfn.distributed import (
     together,
     wait_for_all,
 )
-from vfn.files import check_place, check_space, few, read_json, shortened, write_json
+from vfn.files import check_place, check_space, few, given_path, read_json, shortened, write_json
 from vfn.nn import branches_of, guidance_range
 from vfn.ops.solver_table import SOLVERS
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
@@ -169,7 +169,7 @@ def write_samples(
     several = [draws] if isinstance(draws, Draws) else list(draws)
     with processes(str(several[0].trained.device) if several else "cpu") as world:
         with together(world):
-            plan = SamplingPlan(several, Path(out), kind, grid, animate, fresh)
+            plan = SamplingPlan(several, given_path(out), kind, grid, animate, fresh)
             plan.check()
         check_alike(plan.job(), world)
         return _carried_out(plan.agreed(world), world)

@@ -5,7 +5,7 @@ from pathlib import Path
 from vfn.configs import Config
 from vfn.configs.schema import step_of
 from vfn.data.given import derived_kind
-from vfn.files import few, shortened
+from vfn.files import few, given_path, shortened
 from vfn.model import DataShape
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint
@@ -33,7 +33,7 @@ def find_weaker(guide_with: str | int | Path, origin: Path | None) -> tuple[Path
     """
     step = guide_with if isinstance(guide_with, int) else step_of(str(guide_with))
     if step is None:
-        path = Path(str(guide_with))
+        path = given_path(guide_with)
         return path, find_checkpoint(path)
     run = None if origin is None else run_holding(origin)
     if run is None:

@@ -12,7 +12,7 @@ from vfn.distributed import World, processes, wait_for_all
 from vfn.evaluation import Evaluation, compare, judge, own_data, own_draws, write_plot
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given
-from vfn.files import make_directory
+from vfn.files import given_path, make_directory
 from vfn.progress import say, text_table
 from vfn.runs import StoredAverages, export_model, stored_averages
 from vfn.sampling import load
@@ -102,7 +102,7 @@ def posthoc_ema(
     stored = stored_averages(run, step)
     for length in lengths:
         stored.check(length)
-    folder = stored.run.posthoc if out is None else Path(out)
+    folder = stored.run.posthoc if out is None else given_path(out)
     files = {
         length: folder / f"ema-{length!r}-step-{stored.step}.safetensors" for length in lengths
     }
