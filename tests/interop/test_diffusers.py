@@ -492,6 +492,31 @@ def test_a_licence_is_an_identifier(run, tmp_path):
         export_diffusers(run, tmp_path / "out", licence="mit\nmodel: other")
 
 
+def test_a_network_without_labels_is_trained_on_and_distilled(tmp_path):
+    """On pictures that have some."""
+    theirs = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    moved(theirs).save_pretrained(tmp_path / "made" / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "made" / "scheduler")
+    import_diffusers(tmp_path / "made", {"dataset": "digits"}, tmp_path / "run")
+    config = find_checkpoint(tmp_path / "run").config
+    quick = {"steps": 1, "batch_size": 8, "preview_every": 0}
+    labelled = override(config, {**quick, "conditional": True})  # as earlier versions imported it
+    missing = "before no labels; leave them out with --conditional false"
+    with pytest.raises(ValueError, match=missing):
+        train(labelled, tmp_path / "run", resume=True, device="cpu")
+    with pytest.raises(ValueError, match=missing):
+        distill(tmp_path / "run", tmp_path / "fast", teacher_steps=2, conditional=True)
+    assert train(override(config, quick), tmp_path / "run", resume=True, device="cpu").step == 1
+    fast = distill(
+        tmp_path / "run", tmp_path / "fast", teacher_steps=2, student_steps=1, last_steps=1,
+        batch_size=8, eval_every=0, device="cpu",
+    )  # fmt: skip
+    assert fast.student_steps == 1
+
+
 def test_a_network_of_theirs_is_trained_on_and_distilled(tmp_path):
     """One with what ours does otherwise; its labels have no row for none."""
     theirs = diffusers.UNet2DModel(

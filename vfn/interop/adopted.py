@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vfn.configs import Config, dumps
+from vfn.configs import Config, dumps, override
 from vfn.files import make_directory, printable, shortened, write_atomic
 from vfn.interop.matching import plain_tensors
 from vfn.interop.varied_unet import (
@@ -54,6 +54,8 @@ def untrained_on(
 ) -> Checkpoint:
     """A checkpoint of parameters alone: they stand in for their average, and moments are none.
 
+    A network without labels leaves those of its pictures out, where it is trained on.
+
     Args:
         config: of the run.
         shape: of its data.
@@ -63,6 +65,8 @@ def untrained_on(
     Returns:
         Checkpoint.
     """
+    if not shape.legend.names:
+        config = override(config, {"conditional": False})
     moments = {kind: {n: torch.zeros_like(p) for n, p in params.items()} for kind in MOMENTS}
     average = {name: value.clone() for name, value in params.items()}
     counters = {"updates": torch.tensor(float(step))}

@@ -400,10 +400,24 @@ def _check_pictures(
     """Refuse other pictures than those that a run was begun with."""
     if faults := other_pictures(dataset, shape, mark):
         raise ValueError(
-            f"{config.data.dataset} is not what {files.path} was begun with: other {faults}; bring "
-            "back the data set, or choose another --out (with --init-from to start from these "
-            "parameters)"
+            f"{config.data.dataset} is not what {files.path} was begun with: other {faults}"
+            f"{without_labels(dataset, shape)}; bring back the data set, or choose another --out "
+            "(with --init-from to start from these parameters)"
         )
+
+
+def without_labels(dataset: Dataset, shape: DataShape) -> str:
+    """What to do about labels that a network knows none of, for the end of a message.
+
+    Args:
+        dataset: the pictures.
+        shape: of those that the network knows.
+
+    Returns:
+        text, empty where labels are not what is wrong.
+    """
+    spare = dataset.legend.names and not shape.legend.names
+    return "; leave them out with --conditional false" if spare else ""
 
 
 def _check_guide(config: Config, shape: DataShape) -> None:

@@ -53,6 +53,7 @@ from vfn.train.session import (
     goes_on,
     micro_batch_size,
     open_run,
+    without_labels,
 )
 from vfn.train.signals import Stop, Stopped, stop_signals
 from vfn.train.state import start_from
@@ -163,7 +164,8 @@ def _pictures(plan: Config, teacher: Checkpoint, owner: str | Path) -> Dataset:
     with pictures_of(str(owner)):
         dataset = load_dataset(plan.data)
     if faults := other_pictures(dataset, teacher.shape, None):
-        raise ValueError(f"expected the teacher's pictures, got other {faults}")
+        spare = without_labels(dataset, teacher.shape)
+        raise ValueError(f"expected the teacher's pictures, got other {faults}{spare}")
     same_place = teacher.config.data.dataset == plan.data.dataset
     if same_place and (told := seen_before(dataset, teacher.shape, teacher.data)):
         say(f"the teacher {told}")
