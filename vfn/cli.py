@@ -27,6 +27,7 @@ from vfn.interop.exports import EXPORTS, exporter
 from vfn.interop.formats import FORMATS, What, importer, offering
 from vfn.launch import launch
 from vfn.memory import is_shortage, shortage
+from vfn.numbers import number_of
 from vfn.ops.solver_table import SOLVERS
 from vfn.options import (
     Command,
@@ -142,7 +143,7 @@ def train_command(
             f"with: {as_typed('train', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
-    say(f"{out}: finished {outcome.step} steps")
+    say(f"{out}: finished {number_of(outcome.step, 'step')}")
     _tell_of_copying(out, config)
 
 
@@ -199,8 +200,9 @@ def distill_command(
     )
     if outcome.signum:
         say(
-            f"stopped at step {outcome.step} of the student of {outcome.student_steps} steps, "
-            f"checkpoint written; go on with: {as_typed('distill', '--out', out, '--resume')}"
+            f"stopped at step {outcome.step} of the student of "
+            f"{number_of(outcome.student_steps, 'step')}, checkpoint written; go on with: "
+            f"{as_typed('distill', '--out', out, '--resume')}"
         )
         sys.exit(128 + outcome.signum)
     _show(outcome.table())

@@ -1,4 +1,4 @@
-"""Whole numbers as callers give them."""
+"""Whole numbers as callers give them, and as people read them."""
 
 import operator
 from typing import Any
@@ -36,3 +36,19 @@ def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
         span = f"of at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"expected {name} to be a whole number {span}, got {shown(value)}")
     return number
+
+
+def number_of(count: int, noun: str) -> str:
+    """So many of something, in words.
+
+    Args:
+        count: how many.
+        noun: what one of them is called.
+
+    Returns:
+        text.
+
+    >>> number_of(1, "step"), number_of(1200, "step")
+    ('1 step', '1,200 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

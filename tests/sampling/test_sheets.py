@@ -6,10 +6,12 @@ import torch
 from tests.helpers.small import SHAPE, small_config
 from vfn.configs import SampleConfig
 from vfn.data import Labels
+from vfn.model import DataShape
 from vfn.sampling import ask, of_each, untrained, variants
 from vfn.sampling.sheets import (
     ANIMATED,
     FRAMES,
+    animated_panel,
     comparison,
     denoising_frames,
     folder_name,
@@ -117,6 +119,33 @@ def test_steps_alone_are_titled_with_solver_and_strength(trained):
     several = variants(trained, {"steps": [2, 4]}, num=4, guidance=0.5)
     blocks = comparison(several, [reader(0)[0], reader(0)[0]])
     assert [text for text, _ in blocks] == ["abm2, w = 0.5"]
+
+
+def test_one_step_is_one(trained, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "vfn.sampling.sheets.grid", lambda images, columns, **labels: drawn.append(labels)
+    )
+    comparison(variants(trained, {"steps": [1, 2]}, num=4), [reader(0)[0], reader(0)[0]])
+    assert [labels["row_labels"] for labels in drawn] == [["1 step", "2 steps"]]
+
+
+@pytest.mark.parametrize(
+    ("side", "names", "steps", "tiles", "columns"),
+    [
+        (64, "0123456789", 32, 10, 10),  # a row of the ten classes
+        (64, "ab", 32, 12, 6),  # both of two classes, which have a row each
+        (64, "0123456789", 4, 50, 10),  # few frames
+        (128, "0123456789", 32, 3, 3),
+        (32, "0123456789", 32, 40, 10),
+    ],
+)
+def test_an_animation_of_larger_pictures_has_fewer(side, names, steps, tiles, columns):
+    """Noise cannot be compressed: 50 pictures of 64x64 in 33 frames are 20 MB."""
+    shape = DataShape(3, side, side, Labels(tuple(names)))
+    shown = animated_panel(untrained(small_config(), shape).draws(200, steps=steps))
+    assert (len(shown.indices), shown.columns) == (tiles, columns)
+    assert (len(shown.indices) * 3 * side**2) * (steps + 1) <= 5_000_000
 
 
 def test_pictures_come_out_of_the_noise(trained):

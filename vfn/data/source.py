@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 from vfn.configs import DataConfig
 from vfn.data.labels import MOST_NAMES
 from vfn.files import few, printable, shortened
+from vfn.numbers import number_of
 from vfn.progress import say
 
 if TYPE_CHECKING:
@@ -451,7 +452,7 @@ def say_left_out(origin: str, left_out: Sequence[Bad]) -> None:
     """
     if left_out:
         named = few(map(bad_line, left_out), _NAMED, _LONGEST)
-        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+        files = number_of(len(left_out), "file")
         say(f"left out of {printable(origin)}: {files}, {named}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from vfn import __version__
 from vfn.evaluation import read_evaluation
 from vfn.files import printable, shown
+from vfn.numbers import number_of
 from vfn.runs import RunFiles, run_path
 from vfn.sampling import Trained
 
@@ -62,7 +63,7 @@ def card(
     parts = [f"## {title}\n\n{text}" for title, text in [*sections, ("Data", _data(trained))]]
     parts += [f"## Evaluation\n\n{text}" for text in [_evaluations(run)] if text]
     parts.append(f"## Licence\n\n{licence or UNNAMED}")
-    title = f"# {printable(trained.config.data.dataset)}, {trained.step} steps"
+    title = f"# {printable(trained.config.data.dataset)}, {number_of(trained.step, 'step')}"
     made = f"Exported by vfn {__version__}: {'averaged' if trained.averaged else 'raw'} parameters."
     return "\n\n".join(["\n".join(head), title, made, *parts]) + "\n"
 

@@ -25,6 +25,7 @@ from vfn.interop.graphs import (
 )
 from vfn.model import grid_of, sampler_of, schedule_of
 from vfn.nn import guidance_range
+from vfn.numbers import number_of
 from vfn.sampling import Trained, load
 from vfn.tables import how_to_install
 
@@ -254,7 +255,8 @@ def _sampler_of(trained: Trained, settings: SampleConfig) -> Exported:
     times, factors = schedule.time(plan.logsnrs), factors_of(diffusion.model_out_type, plan.logsnrs)
     inputs = ("noise", *(["labels"] if conditional else []), *(["guidance"] if guided else []))
     about = (
-        f"{settings.sampler} in {settings.sample_timesteps} steps, {len(plan.logsnrs)} evaluations "
+        f"{settings.sampler} in {number_of(settings.sample_timesteps, 'step')}, "
+        f"{number_of(len(plan.logsnrs), 'evaluation')} "
         f"of the network of step {trained.step}"
     )
     module = SamplerGraph(step, plan, times, factors).eval()

@@ -1,5 +1,6 @@
 """What shows the pictures of a job: grids, sheets that compare, frames of an animation."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from vfn.configs import SampleConfig
 from vfn.files import shortened
+from vfn.numbers import number_of
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
 
@@ -20,6 +22,8 @@ LONGEST_HEAD = 60  # letters over a column, as sets of tags can have hundreds
 COMPARED_ROWS = 4
 FRAMES = 32
 ANIMATED = 50  # pictures in an animation, or a few more
+# Values of pictures in an animation: noise cannot be compressed, and a report is to be mailed.
+ANIMATED_VALUES = 5_000_000
 
 Block = tuple[str, Image.Image]  # of a sheet: title and picture
 Read = Callable[[Tensor], Tensor]  # pictures [B, C, H, W] by their numbers [B]
@@ -121,7 +125,7 @@ def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
     groups: dict[str, dict[str, Tensor]] = {}
     for draws, pictures in zip(several, read, strict=True):
         rows = groups.setdefault(title(draws.settings, names), {})
-        rows[f"{draws.settings.sample_timesteps} steps"] = pictures(first)
+        rows[number_of(draws.settings.sample_timesteps, "step")] = pictures(first)
     return [
         (
             text,
@@ -233,7 +237,44 @@ def animated_panel(draws: Draws) -> Panel:
     Returns:
         Panel.
     """
-    return panel(draws, max(1, ANIMATED // panel(draws, 1).columns))
+    shown = panel(draws, max(1, ANIMATED // panel(draws, 1).columns))
+    frames = min(draws.settings.sample_timesteps, FRAMES) + 1
+    return _at_most(shown, max(1, ANIMATED_VALUES // (frames * math.prod(draws.trained.shape[:3]))))
+
+
+def _at_most(shown: Panel, most: int) -> Panel:
+    """The panel, or as many of its first rows and columns as have so many pictures.
+
+    Labels beside rows or over columns are kept as far as they can be.
+
+    Args:
+        shown: what is there.
+        most: pictures.
+
+    Returns:
+        Panel.
+
+    >>> small = _at_most(Panel(torch.arange(20), 10, ("a", "b")), 8)
+    >>> small.indices.tolist(), small.row_labels
+    ([0, 1, 2, 3, 10, 11, 12, 13], ('a', 'b'))
+    """
+    if len(shown.indices) <= most:
+        return shown
+    rows = -(-len(shown.indices) // shown.columns)
+    if shown.row_labels and not shown.column_labels:
+        rows = min(rows, most)
+        columns = most // rows
+    else:
+        columns = min(shown.columns, most)
+        rows = most // columns
+    places = torch.arange(len(shown.indices))
+    kept = (places % shown.columns < columns) & (places // shown.columns < rows)
+    return shown._replace(
+        indices=shown.indices[kept],
+        columns=columns,
+        row_labels=shown.row_labels[:rows],
+        column_labels=shown.column_labels[:columns],
+    )
 
 
 def varied(settings: Sequence[SampleConfig]) -> list[str]:
