@@ -81,3 +81,29 @@ def test_titles_are_no_formulas_and_endless_numbers_are_left_out():
 
     some = [evaluation(0.0, 1.0), evaluation(1.0, 1e305), evaluation(2.0, 3.0)]
     assert draw_figures(some, "guidance", "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "least", "most"),
+    [
+        ("precision", (0.0, 0.0, 0.0), 0, None),
+        ("label_agreement", (0.075, 0.075, 0.075), 0, 100),
+        ("label_agreement", (0.9, 1.0, 1.0), None, 100),
+        ("recall", (0.0, 0.1, 1.0), 0, None),
+        ("kernel_distance", (-0.01, 0.01, 0.3), None, None),
+    ],
+)
+def test_axes_show_no_values_that_a_figure_cannot_have(key, values, least, most, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, *_, **__: drawn.append(self)
+    )
+    line = [Evaluation([Figure(key, key, v)], {"guidance": w}) for w, v in enumerate(values)]
+    draw_figures(line, "guidance", "png")
+    bottom, top = drawn[0].axes[0].get_ylim()
+    scale = 100 if key == "label_agreement" else 1
+    assert bottom <= min(values) * scale < top
+    assert max(values) * scale <= top
+    assert bottom >= (0 if min(values) >= 0 else -1)
+    assert least is None or bottom == least
+    assert most is None or top <= most

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from tests.helpers.fonts import add_font, without_other_fonts
@@ -12,6 +13,7 @@ from vfn.report.drawings import (
     _smooth,
     draw_against,
     draw_all,
+    draw_levels,
     draw_loss_by_logsnr,
     draw_losses,
     draw_losses_beside,
@@ -96,6 +98,58 @@ def test_smoothing_keeps_a_constant_and_the_mean_of_a_ramp():
     ramp = np.arange(100.0)
     np.testing.assert_allclose(_smooth(ramp)[10:-10], ramp[10:-10])
     np.testing.assert_allclose(_smooth(ramp)[0], 1.0)  # of 0, 1, 2: a window of five cut at the end
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """The charts that are drawn, in place of files."""
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, *_, **__: drawn.append(self)
+    )
+    return drawn
+
+
+def test_a_legend_hides_nothing_and_names_each_run_once(charts):
+    curve = {step: 1 / step for step in range(1, 100)}
+    draw_losses(curve, curve)
+    draw_losses_beside({"a": (curve, curve), "b": ({}, curve)})
+    draw_levels({"a": BINS})
+    names = []
+    for figure in charts:
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 <= figure.axes[0].get_tightbbox().y0
+        names.append([text.get_text() for text in legend.get_texts()])
+    assert names == [["training", "training, smoothed", "held out"], ["a", "b"], ["a"]]
+
+
+def luminance(colour):
+    """Of a colour, as WCAG 2 reckons it."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+
+def test_lines_can_be_seen_on_white(charts):
+    draw_losses({step: 1 / step for step in range(1, 100)}, {50: 0.5})
+    for line in charts[0].axes[0].lines:
+        assert 1.05 / (luminance(line.get_color()) + 0.05) >= 3  # WCAG 1.4.11
+
+
+def test_a_short_curve_is_no_smoothed_one(charts):
+    draw_losses({1: 0.5, 2: 0.25, 3: 0.2}, {})
+    assert [line.get_label() for line in charts[0].axes[0].lines] == ["training"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.5), (0.31, 0.42), (1e-3, 1.0)])
+def test_an_axis_of_losses_has_numbers(charts, low, high):
+    draw_losses({1: high, 2: (low + high) / 2, 3: low}, {})
+    charts[0].draw_without_rendering()
+    axis = charts[0].axes[0].yaxis
+    least, most = axis.get_view_interval()
+    shown = [label for label in axis.get_ticklabels(which="both")
+             if label.get_text() and least <= label.get_position()[1] <= most]  # fmt: skip
+    assert len({label.get_text() for label in shown}) >= 3
 
 
 def test_names_in_other_letters_are_drawn_or_told_in_a_line(tmp_path, monkeypatch, capsys):

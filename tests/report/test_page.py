@@ -123,6 +123,40 @@ def rows_of(page, style):
     ]  # fmt: skip
 
 
+def values_of(page, label):
+    """The cells of the table below a chart."""
+    (found,) = re.findall(
+        rf"<details><summary>{label}</summary>.*?</details>", page, flags=re.DOTALL
+    )
+    return rows_of(found, "values")
+
+
+def test_a_chart_of_losses_can_be_heard(run):
+    """Alt text, and a table of some steps with the ends."""
+    page = _page(run)
+    alt = (
+        "Curves of training loss and held-out loss over steps: training loss from 0.05 at step 20 "
+        "to 0.00125 at step 800, least 0.00125 at step 800; held-out loss from 0.25 at step 400 "
+        "to 0.125 at step 800, least 0.125 at step 800"
+    )
+    assert f'alt="{alt}"' in page
+    heads, first, *_, last = values_of(page, "Losses by step")
+    assert [heads[1:], first, last] == [
+        [["training", "loss"], ["held-out", "loss"]],
+        [["20"], ["0.05"], ["–"]],
+        [["800"], ["0.00125"], ["0.125"]],
+    ]
+    levels = values_of(page, "Held-out loss by log-SNR")
+    assert levels[1] == [["-20", "..", "0"], ["1"]]
+
+
+def test_a_long_curve_has_a_short_table(bare):
+    write_log(bare, [{"step": step, "loss": 1.0} for step in range(1, 2001)])
+    rows = values_of(_page(bare), "Losses by step")
+    assert (rows[1][0], rows[-1][0]) == (["1"], ["2,000"])
+    assert len(rows) < 40
+
+
 def told(guidance, run=None, **more):
     """An evaluation as `vfn eval` writes it."""
     figures = [
@@ -172,7 +206,8 @@ def test_evaluations_stand_in_one_table(bare):
     assert "train_seconds" not in shown
     assert ["train_seconds"] in [row[0] for row in rows_of(folded, "settings")]
     assert ["12", "s"] in rows_of(folded, "settings")[4]
-    commands = unescape(page).partition("How to reproduce")[2]
+    assert "How to reproduce" not in page  # the training is not among them
+    commands = unescape(page).partition("<h2>Commands of the evaluations")[2]
     assert "vfn eval --guidance 0.0\nvfn eval --guidance 0.5" in commands
 
 
@@ -194,16 +229,70 @@ def test_metrics_are_drawn_against_training_and_sampling(bare):
         (bare / f"metrics-{guidance}.json").write_text(json.dumps(record))
     page = _page(bare)
     for what in ("training step", "training time", "guidance"):
-        assert f'alt="Metrics against {what}"' in page
+        assert f'alt="Metrics against {what}:' in page
     assert "against sampling steps" not in page  # all have the same
+    said = "Metrics against training step: Fréchet distance 1 at 1, 0.3333 at 3; Precision"
+    assert said in page
+    assert rows_of(page, "values")[0][0] == ["Step"]
+    assert [" ".join(cell) for cell in values_of(page, "Figures during the training")[2]] == [
+        "2",
+        "14",
+        "0.5",
+        "0.5",
+        "0.5",
+    ]
     files = sorted(path.name for path in (bare / "plots").iterdir())
     assert files == ["guidance.png", "loss_by_logsnr.png", "losses.png", "step.png",
                      "train_seconds.png"]  # fmt: skip
 
 
+def compared(run, *records):
+    """A sheet of some folders, with what is recorded of each."""
+    for number, record in enumerate(records):
+        folder = run / "compared" / str(number)
+        folder.mkdir(parents=True)
+        whole = {"seed": 0, "num": 4, "labels": [], "format": "png", "sha256": "", **record}
+        (folder / "settings.json").write_text(json.dumps(whole))
+    shutil.copy(run / "sweep" / "sweep.png", run / "compared")
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        (
+            [{"guide_with": "20", "guide_weight": 0.5}, {"guide_with": "20", "guide_weight": 1.0}],
+            "weight of the weaker network",
+        ),
+        ([{}, {"guide_with": "20", "guide_weight": 1.0}], "weight of the weaker network"),
+        ([{"guide_with": name, "guide_weight": 1.0} for name in "ab"], "weaker network"),
+        ([{"eta": 1.0}, {"eta": 0.5, "guidance": 1.0}], "guidance and eta"),
+    ],
+)
+def test_a_comparison_says_what_differs(run, records, said):
+    """Settings that are not in use stand in no record."""
+    compared(run, *({"guidance": 0.5, **record} for record in records))
+    page = _page(run)
+    assert f"The same noise: {said}." in page
+    assert f'alt="Grids of generated pictures for several values of {said}"' in page
+    assert page.count("under growing guidance weight") == 1  # that of the run's own sweep
+
+
+def test_a_comparison_of_nobody_knows_what_is_not_said_to_be_of_guidance(run):
+    compared(run, {}, {})
+    page = _page(run)
+    assert "<figcaption>The same noise. In compared.</figcaption>" in page
+    assert page.count("under growing guidance weight") == 1
+
+
+def test_a_sheet_of_one_setting_alone_is_of_guidance(run):
+    compared(run, {"guidance": 0.0}, {"guidance": 1.0})
+    assert _page(run).count("under growing guidance weight") == 2
+
+
 def test_listed_commands_replace_those_of_the_evaluations(run):
     (run / "commands.json").write_text('["vfn train --config digits", "vfn report"]')
     page = _page(run)
+    assert "How to reproduce" in page
     assert "<code>vfn train --config digits\nvfn report</code>" in page
     assert "vfn eval" not in page
 
@@ -232,7 +321,7 @@ def test_one_missing_part_removes_one_heading(run, removed, heading):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     expected = [h for h in before if h != heading]
     if heading == "Evaluation":
-        expected.remove("How to reproduce")  # its command went too
+        expected.remove("Commands of the evaluations")  # they went too
     assert headings(_page(run)) == expected
 
 
@@ -251,8 +340,8 @@ def test_text_is_escaped(run):
     page = _page(renamed)
     assert page.count("<script") == 1  # the page's own
     # 2 in the table, 2 below it with the note, 2 in the settings, 1 in the command, 3 in title,
-    # heading and sentence, 1 in the configuration.
-    assert page.count("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;") == 11
+    # heading and sentence, 1 in the configuration, 1 beside the losses by log-SNR and 1 over them.
+    assert page.count("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;") == 13
     assert page.count("&lt;script&gt;run") == 2
 
 
@@ -295,15 +384,23 @@ def test_stages_are_a_table_beside_the_teacher_s_picture(distilled):
         for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)
     ]
     assert cells == [
-        ["Steps", "Updates", "Loss", "Recall ↑", "Minutes"],
-        ["32", "100", "0.5", "0.25", "1.5"],
-        ["16", "10", "0.125", "–", "0.1"],
+        ["Steps", "Updates", "Loss", "Recall ↑", "Time"],
+        ["32", "100", "0.5", "0.25", "1.5 min"],
+        ["16", "10", "0.125", "–", "9 s"],
     ]
     shown = [distilled / "teacher.png", distilled / "steps-32/samples/step-00000100.png"]
     assert _embedded(page) == [("png", path.read_bytes()) for path in shown]
     assert "A teacher of 64 steps of DDIM" in page
     assert "in 32, 16, 8, 4, 2, 1 steps: 2 of 6 stages are begun" in page
     assert "trained for" not in page
+
+
+def test_stages_with_all_their_updates_are_finished(distilled):
+    assert "2 of 6 stages are begun." in _page(distilled)
+    steps = (32, 16, 8, 4, 2, 1)
+    rows = [{"student_steps": n, "updates": 10**6, "loss": 0.5} for n in steps]
+    (distilled / "stages.json").write_text(json.dumps(rows))
+    assert "6 of 6 stages are finished." in _page(distilled)
 
 
 def test_a_distillation_before_its_first_stage(distilled):

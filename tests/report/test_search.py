@@ -68,8 +68,8 @@ def test_results_are_found_in_the_run_and_in_the_current_directory(project):
     found = find_results(RunFiles(Path("runs/ours")))
     assert names(found, project) == ALL
     page = report("runs/ours").read_text()
-    assert page.count('alt="Grid of generated pictures"') == 2
-    assert "Guidance 0.5, abm2, 1 steps, after 3 training steps. In more." in page
+    assert page.count('alt="Grid of generated pictures of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"') == 2
+    assert "Guidance 0.5, abm2, 1 step, after 3 training steps. In more." in page
     assert "In project/ours-samples." in page
     assert "<h2>Guidance <a" in page
     assert page.count('<table class="figures"') == 1
@@ -138,7 +138,7 @@ def test_the_command_takes_them():
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.output == "open runs/ours/report.html\n"
     page = Path("runs/ours/report.html").read_text(encoding="utf-8")
-    assert page.count('alt="Grid of generated pictures"') == 3
+    assert page.count('alt="Grid of generated pictures of') == 3
 
 
 def test_files_of_somebody_else_are_passed_over(project):

@@ -55,7 +55,59 @@ def test_pictures_of_the_same_step_stand_beside_each_other(pair):
     assert "after step 800" not in page  # only one of them has it
     assert "Nothing here yet." in page  # samples of the other
     assert "Curves" not in words(page)
-    assert 'alt="Smoothed training loss, and held-out loss as points, of each run"' in page
+    assert "held-out loss as points, of each run: my-run, training from" in page
+
+
+def judged(run, name="metrics", **settings):
+    """An evaluation of a run at some settings."""
+    figures = [{"key": "recall", "name": "Recall", "value": 0.25, "better": "higher"}]
+    record = EVALUATION | {"metrics": figures, "settings": settings}
+    (run / f"{name}.json").write_text(json.dumps(record))
+
+
+def heads(page):
+    table = re.search(r'<table class="figures".*?</thead>', page, flags=re.S)[0]
+    return [words(head) for head in re.findall(r"<th.*?</th>", table, flags=re.S)[1:-1]]
+
+
+def test_heads_say_in_which_settings_evaluations_of_several_runs_differ(pair):
+    run, other = pair
+    (run / "metrics-w0.json").unlink()
+    judged(run, guidance=0.5, sample_timesteps=8, num=40, seed=0)
+    judged(other, guidance=2.0, sample_timesteps=4, num=100, seed=0)
+    page = compare(pair).read_text()
+    assert heads(page) == [
+        "my-run: guidance 0.5, steps 8, pictures: 40",
+        "other: guidance 2, steps 4, pictures: 100",
+    ]
+    assert "Figures compare only at equal numbers of pictures (40, 100)." in page
+
+
+def test_heads_are_names_where_settings_are_the_same(pair):
+    run, other = pair
+    (run / "metrics-w0.json").unlink()
+    for each in pair:
+        judged(each, guidance=0.5, num=40)
+    page = compare(pair).read_text()
+    assert heads(page) == ["my-run", "other"]
+    assert "Figures compare only" not in page
+    judged(other, "metrics-again", guidance=0.0, num=40)
+    assert heads(compare(pair).read_text()) == [
+        "other: guidance 0", "my-run: guidance 0.5", "other: guidance 0.5"
+    ]  # fmt: skip
+
+
+def test_losses_by_level_are_of_the_first_evaluation_that_has_them(pair):
+    other = pair[1]
+    judged(other, "metrics", guidance=0.0)
+    first = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps(first | {"loss_by_logsnr": []}))
+    assert "Nothing is known of other." in compare(pair).read_text()
+    judged(other, "metrics-w1", guidance=1.0)
+    page = compare(pair).read_text()
+    assert "by log signal-to-noise ratio: my-run from 1 at -20 .. 0" in page
+    assert "; other from 1 at -20 .. 0" in page
+    assert "Nothing is known of" not in page
 
 
 def test_the_same_settings_are_told(run):

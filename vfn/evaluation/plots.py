@@ -1,10 +1,12 @@
 """Plots of figures against what they depend on: guidance, sampling steps, training."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.axes
 import matplotlib.figure
 import matplotlib.text
 
@@ -93,11 +95,15 @@ def draw_figures(evaluations: Sequence[Evaluation], against: str, kind: str) -> 
     for axes in panels[len(titles) :]:
         axes.remove()
     for axes, title in zip(panels, titles, strict=False):
+        values = []
         for label, line in lines.items():
             drawn = [(e.settings[against], f.value * _scale(f.key)) for e in line for f in e.figures
                      if f.title == title and is_number(f.value)]  # fmt: skip
             if drawn:
-                axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label)
+                axes.plot(*zip(*drawn, strict=True), marker="o", ms=4, label=label, clip_on=False)
+                values += [value for _, value in drawn]
+        if values:
+            _fit(axes, values, most=100.0 if units[title] == " / %" else math.inf)
         named = plain_text(f"{title}{units[title]}")
         axes.set(xlabel=AXES.get(against, plain_text(against)), title=named)
         axes.spines[["top", "right"]].set_visible(False)
@@ -129,6 +135,17 @@ def saved(page: matplotlib.figure.Figure, kind: str = "png") -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # which `families` has told
         page.savefig(buffer, format=kind, metadata=_PLAIN[kind])
     return buffer.getvalue()
+
+
+def _fit(axes: matplotlib.axes.Axes, values: Sequence[float], most: float) -> None:
+    """No numbers on the axis that the figure cannot have, where it has none below 0."""
+    low, high = min(values), max(values)
+    if low < 0:
+        return
+    if low == high:
+        axes.set_ylim(0, min(2 * high or 1, most))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, 0), min(top, max(high, most)))
 
 
 def plain_text(text: str) -> str:

@@ -14,6 +14,7 @@ from vfn.runs.directory import RUN
 # Settings that tell columns apart, with what they are called; the first ones first.
 _HEADS = {
     "guidance": "guidance",
+    "guide_weight": "weaker network's weight",
     "sampler": "",
     "sample_timesteps": "steps",
     "step": "training step",
@@ -22,6 +23,8 @@ _HEADS = {
     "real": "against",
     "seed": "seed",
 }
+# What figures hang on beside the pictures that are judged.
+_EQUAL = {"num": "numbers of pictures", "real": "real pictures", "extractor": "features"}
 _UNITS = {"train_seconds": "s"}
 # Where things are on the machine is nobody's business, in a page that may be mailed.
 _PRIVATE, _PLACES = {"run"}, {"real", "fake", "guide_with"}
@@ -48,6 +51,7 @@ def evaluated(evaluations: Sequence[Evaluation], titles: Sequence[str] | None = 
             None,
             (
                 _figures(evaluations, titles),
+                paragraph(_unequal(evaluations)),
                 *(paragraph(f"Labels: {balance}.") for balance in balances),
                 details("How the figures were computed", _notes(evaluations)),
                 details("Settings of the evaluations", _settings(evaluations, titles)),
@@ -93,18 +97,62 @@ def column_titles(evaluations: Sequence[Evaluation]) -> list[str]:
     >>> column_titles([Evaluation(settings={"guidance": 0.5})])
     ['Evaluation at guidance 0.5']
     """
-    own = [evaluation.title for evaluation in evaluations]
-    parts: list[list[str]] = [[] for _ in evaluations]
-    for name, text in _HEADS.items():
-        values = [evaluation.settings.get(name) for evaluation in evaluations]
-        if len({json.dumps(value, sort_keys=True) for value in values}) < 2:
-            continue
-        for words, value in zip(parts, values, strict=True):
-            words.append(f"{text} {_setting(name, value)}".strip())
-        titles = [", ".join(words) for words in parts]
+    apart = _apart(evaluations)
+    for some in range(1, len(apart) + 1):
+        titles = [", ".join(words) for words in zip(*apart[:some], strict=True)]
         if len({*titles}) == len(titles):
             return titles
-    return own if len({*own}) == len(own) else [f"{t} ({n})" for n, t in enumerate(own, 1)]
+    own = [evaluation.title for evaluation in evaluations]
+    return own if len({*own}) == len(own) else _numbered(own)
+
+
+def titles_of_runs(evaluations: Sequence[Evaluation], runs: Sequence[str]) -> list[str]:
+    """Columns of several runs: whose each is, and all settings in which any of them differ.
+
+    Args:
+        evaluations: of all runs.
+        runs: the name of each one's run.
+
+    Returns:
+        a title for each.
+
+    >>> titles_of_runs([Evaluation(settings={"guidance": w}) for w in (0.0, 0.5)], ["a", "b"])
+    ['a: guidance 0', 'b: guidance 0.5']
+    """
+    words = [", ".join(texts) for texts in zip(*_apart(evaluations), strict=True)]
+    told = [
+        ": ".join(filter(None, each)) for each in zip(runs, words or [""] * len(runs), strict=True)
+    ]
+    return told if len({*told}) == len(told) else _numbered(told)
+
+
+def _apart(evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """For each setting in which evaluations differ its text in each of them."""
+    values = {name: [each.settings.get(name) for each in evaluations] for name in _HEADS}
+    return [
+        [f"{text} {_setting(name, value)}".strip() for value in values[name]]
+        for name, text in _HEADS.items()
+        if len({json.dumps(value, sort_keys=True) for value in values[name]}) > 1
+    ]
+
+
+def _numbered(titles: Sequence[str]) -> list[str]:
+    """Titles of which some are the same, told apart."""
+    return [f"{title} ({number})" for number, title in enumerate(titles, 1)]
+
+
+def _unequal(evaluations: Sequence[Evaluation]) -> str:
+    """A sentence where figures of some evaluations are not to be held to those of others."""
+    found = {
+        what: dict.fromkeys(
+            _setting(name, each.settings[name])
+            for each in evaluations
+            if each.settings.get(name) is not None
+        )
+        for name, what in _EQUAL.items()
+    }
+    told = [f"{what} ({', '.join(values)})" for what, values in found.items() if len(values) > 1]
+    return f"Figures compare only at equal {' and '.join(told)}." if told else ""
 
 
 def _rows(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], list[Figure | None]]:
@@ -142,11 +190,11 @@ def _cell(figure: Figure | None, alike: bool) -> str:
     """A figure with its error, its interval, and its reference where others have another."""
     if figure is None:
         return MISSING
-    text = escape(_value(figure.key, figure.value))
+    text = escape(figure_text(figure.key, figure.value))
     if figure.error is not None:
-        text += f"<small>± {escape(_value(figure.key, figure.error))}</small>"
+        text += f"<small>± {escape(figure_text(figure.key, figure.error))}</small>"
     if figure.interval is not None:
-        ends = " .. ".join(_value(figure.key, end) for end in figure.interval)
+        ends = " .. ".join(figure_text(figure.key, end) for end in figure.interval)
         text += f"<small>{escape(ends)}</small>"
     if not alike and figure.reference is not None:
         text += f"<small>reference {_reference(figure)}</small>"
@@ -156,21 +204,25 @@ def _cell(figure: Figure | None, alike: bool) -> str:
 def _reference(figure: Figure) -> str:
     if figure.reference is None:
         return MISSING
-    text = escape(_value(figure.key, figure.reference))
+    text = escape(figure_text(figure.key, figure.reference))
     if figure.reference_interval is not None:
-        ends = " .. ".join(_value(figure.key, end) for end in figure.reference_interval)
+        ends = " .. ".join(figure_text(figure.key, end) for end in figure.reference_interval)
         text += f"<small>{escape(ends)}</small>"
     return text
 
 
-def _value(key: str, value: float) -> str:
+def figure_text(key: str, value: float) -> str:
     """A value in its unit: shares in per cent.
+
+    Args:
+        key: of the figure.
+        value: as it is computed.
 
     Returns:
         text.
 
-    >>> _value("label_agreement", 0.9951), _value("recall", 0.7371), _value("bits_flow", 2.0)
-    ('99.51 %', '0.7371', '2 bits/dim')
+    >>> figure_text("label_agreement", 0.9951), figure_text("bits_flow", 2.0)
+    ('99.51 %', '2 bits/dim')
     """
     unit = KINDS[key].unit if key in KINDS else ""
     if unit == "%":

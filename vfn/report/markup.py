@@ -46,14 +46,27 @@ def picture(path: Path, alt: str, caption: str) -> str:
     return embedded(path.read_bytes(), path.suffix[1:], alt, caption, style)
 
 
-def embedded(content: bytes, kind: str, alt: str, caption: str, style: str) -> str:
+def chart(content: bytes, alt: str, caption: str) -> str:
+    """A chart of ours, which is a PNG; on small screens it is scrolled, so that it can be read."""
+    wide = int.from_bytes(content[16:20], "big")  # where every PNG has it
+    return embedded(content, "png", alt, caption, "plot", wide)
+
+
+def embedded(
+    content: bytes, kind: str, alt: str, caption: str, style: str, wide: int | None = None
+) -> str:
     """A figure with the bytes of the picture in it, which can be enlarged."""
     return (
-        f'<figure class="{style}"><div class="frame"><button type="button" class="zoom" '
-        f'title="Enlarge"><img alt="{escape(alt)}" '
+        f'<figure class="{style}"{_variable("wide", wide)}><div class="frame">'
+        f'<button type="button" class="zoom" title="Enlarge"><img alt="{escape(alt)}" '
         f'src="data:image/{kind};base64,{b64encode(content).decode()}"></button></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _variable(name: str, value: int | None) -> str:
+    """A number that the style sheet can ask for."""
+    return "" if value is None else f' style="--{name}: {value}"'
 
 
 def details(title: str, content: str) -> str:
@@ -127,7 +140,7 @@ def table(
     kind = f' class="{style}"' if style else ""
     name = escape(label)
     return f"""<div class="wide" role="region" aria-label="{name}" tabindex="0">\
-<table{kind} aria-label="{name}" style="--columns: {len(heads) - 1}">
+<table{kind} aria-label="{name}"{_variable("columns", len(heads) - 1)}>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}

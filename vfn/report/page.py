@@ -1,5 +1,7 @@
 """The page about a run: pictures, numbers and how to get them again, in one HTML file."""
 
+import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,18 +15,27 @@ import numpy as np
 from vfn import __version__
 from vfn.configs import Config, SampleConfig
 from vfn.evaluation import AXES, KINDS
-from vfn.files import write_atomic
+from vfn.files import few, write_atomic
 from vfn.nn import NETWORKS
-from vfn.report.drawings import draw_all
+from vfn.numbers import number_of
+from vfn.report.drawings import OF_TRAINING, draw_all, loss_by_logsnr
 from vfn.report.evaluated import evaluated
 from vfn.report.frame import document
+from vfn.report.heard import (
+    curves_table,
+    figures_in_words,
+    in_words,
+    levels_in_words,
+    levels_table,
+    on_the_way_table,
+)
 from vfn.report.markup import (
     ARROWS,
     Cell,
     Section,
+    chart,
     code,
     details,
-    embedded,
     paragraph,
     picture,
     plain,
@@ -34,6 +45,7 @@ from vfn.report.markup import (
 from vfn.report.read import Curve, RunContents, Stage, figure_kinds, read_run
 from vfn.runs import RunFiles, overfits_since
 from vfn.sampling.job import DENOISING, GRID, SWEEP
+from vfn.sampling.sheets import GRID_COLUMNS
 from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
@@ -107,9 +119,15 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[Section
             plot("loss_by_logsnr"),
         ),
         section("Samples during training", _previews(files)),
-        section("How to reproduce", code("\n".join(contents.commands))),
+        section(commands_title([contents]), code("\n".join(contents.commands))),
         section("Configuration", details(files.config.name, code(contents.config_text))),
     ]
+
+
+def commands_title(several: Sequence[RunContents]) -> str:
+    """Over the commands of runs: without a list they are those of evaluations alone."""
+    listed = all(contents.files.commands.is_file() for contents in several)
+    return "How to reproduce" if listed else "Commands of the evaluations"
 
 
 def _place(path: Path, contents: RunContents) -> str:
@@ -127,8 +145,21 @@ def sample_grids(contents: RunContents) -> list[str]:
         told = f" {text}." if (text := _settings_text(record)) else ""
         place = "" if alone else f" In {_place(path, contents)}."
         caption = f"{_GRID_TEXTS[1]}{told}{place}"
-        figures.append(picture(path / GRID, _GRID_TEXTS[0], caption))
+        figures.append(picture(path / GRID, f"{_GRID_TEXTS[0]}{_of_labels(record)}", caption))
     return [*figures, _more(len(contents.samples) - _FOLDERS, "folders of samples")]
+
+
+def _of_labels(record: Mapping[str, Any]) -> str:
+    """What was asked for, after the words for a picture of it.
+
+    Returns:
+        text, empty where nothing is known.
+
+    >>> _of_labels({"labels": ["cats", "dogs"]}), _of_labels({"labels": []})
+    (' of cats, dogs', '')
+    """
+    names = [name for name in record.get("labels", []) if name]
+    return f" of {few(names, GRID_COLUMNS)}" if names else ""
 
 
 def _settings_text(record: Mapping[str, Any]) -> str:
@@ -140,8 +171,14 @@ def _settings_text(record: Mapping[str, Any]) -> str:
     >>> _settings_text({"guidance": 0.5, "sampler": "ddim", "sample_timesteps": 64, "step": 800})
     'Guidance 0.5, ddim, 64 steps, after 800 training steps'
     """
+
+    def told(name: str, value: str | int | float) -> str:
+        if name in _COUNTED and isinstance(value, int):
+            return number_of(value, _COUNTED[name])
+        return plain(value)
+
     parts = [
-        text.format(plain(record[name]))
+        text.format(told(name, record[name]))
         for name, text in _TOLD.items()
         if isinstance(record.get(name), str | int | float)
     ]
@@ -154,8 +191,12 @@ def _more(count: int, what: str) -> str:
 
 def _movie(contents: RunContents) -> str:
     """The first animation that is found."""
-    paths = (samples.path / DENOISING for samples in contents.samples)
-    return next(filter(None, (picture(path, *_MOVIE_TEXTS) for path in paths)), "")
+    text, caption = _MOVIE_TEXTS
+    films = (
+        picture(path / DENOISING, f"{text}{_of_labels(record)}", caption)
+        for path, record in contents.samples
+    )
+    return next(filter(None, films), "")
 
 
 def _sweeps(contents: RunContents) -> list[Section]:
@@ -163,20 +204,36 @@ def _sweeps(contents: RunContents) -> list[Section]:
     sheets: dict[str, list[str]] = {"Guidance": [], "Comparison": []}
     for path, parts in contents.sweeps[:_FOLDERS]:
         differing = _differing([part.record for part in parts])
+        # Of a demonstration, though its folders are gone.
+        of_guidance = not parts and path == contents.files.sweep.resolve()
         title, texts = ("Guidance", _SWEEP_TEXTS)
-        if differing and differing != ["guidance"]:
+        if differing != ["guidance"] and not of_guidance:
             named = " and ".join(_NAMES.get(name, name) for name in differing)
-            title, texts = "Comparison", (_COMPARED_TEXT.format(named), f"The same noise: {named}.")
+            title, texts = "Comparison", _compared_texts(named)
         place = "" if len(contents.sweeps) == 1 else f" In {_place(path, contents)}."
-        sheets[title].append(picture(path / SWEEP, texts[0], texts[1] + place))
+        told = texts[0] + (_of_labels(parts[0].record) if parts else "")
+        sheets[title].append(picture(path / SWEEP, told, texts[1] + place))
     sheets["Comparison"].append(_more(len(contents.sweeps) - _FOLDERS, "comparisons"))
     return [section(title, *figures) for title, figures in sheets.items()]
 
 
 def _differing(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings of sampling in which folders differ."""
-    names = [name for name in vars(SampleConfig()) if name in (records[0] if records else {})]
-    return [n for n in names if any(record.get(n) != records[0][n] for record in records)]
+    """Settings of sampling in which folders differ; records leave out those not in use.
+
+    Returns:
+        names.
+
+    >>> guided = {"guide_with": "20", "guide_weight": 1.0}
+    >>> _differing([{"guidance": 0.5}, {"guidance": 0.5, **guided}])
+    ['guide_weight']
+    """
+    defaults = {**vars(SampleConfig()), "guide_weight": 0.0}  # a weaker network that is left out
+    known = {"guide_with": [record for record in records if record.get("guide_with")]}
+
+    def values(name: str) -> list[str]:
+        return [json.dumps(r.get(name, defaults[name])) for r in known.get(name, records)]
+
+    return [name for name in defaults if len({*values(name)}) > 1]
 
 
 def _losses(contents: RunContents) -> str:
@@ -201,15 +258,21 @@ _MOVIE_TEXTS = (
     "Animation of noise turning into pictures",
     "The sampler at work: each frame is a step from noise towards a picture.",
 )
-_COMPARED_TEXT = "Grids of generated pictures for several values of {}"
-_NAMES = {"sample_timesteps": "steps", "sampler": "solver", "guidance": "guidance"}
-# What is said of a folder of samples.
+_NAMES = {
+    **AXES,
+    "sample_timesteps": "steps",
+    "sampler": "solver",
+    "guide_with": "weaker network",
+}
+# What is said of a folder of samples, and what is counted.
 _TOLD = {
     "guidance": "Guidance {}",
+    "guide_weight": "weaker network's weight {}",
     "sampler": "{}",
-    "sample_timesteps": "{} steps",
-    "step": "after {} training steps",
+    "sample_timesteps": "{}",
+    "step": "after {}",
 }
+_COUNTED = {"sample_timesteps": "step", "step": "training step"}
 _NEAREST_TEXTS = (
     "Generated pictures, and beside each the real ones nearest to it",
     "The generated pictures that are nearest to one of the real ones, and these in order: a model "
@@ -223,6 +286,14 @@ _LOGSNR_TEXTS = (
     "Curve of the held-out loss over log signal-to-noise ratio",
     "Where the loss comes from: held-out loss by noise level.",
 )
+
+
+def _compared_texts(differing: str) -> tuple[str, str]:
+    """What stands instead of a comparison, and below it."""
+    if not differing:
+        return "Grids of generated pictures, one for each folder", "The same noise."
+    told = f"Grids of generated pictures for several values of {differing}"
+    return told, f"The same noise: {differing}."
 
 
 def _plot_texts(name: str, training: Curve, held_out: Curve) -> tuple[str, str]:
@@ -249,11 +320,12 @@ def _lead(contents: RunContents) -> str:
     """One sentence about the run."""
     config = contents.config
     if contents.stages is not None:
-        return _lead_of_stages(config, len(contents.stages))
+        return _lead_of_stages(config, contents.stages)
     steps = max([*contents.train_loss, *contents.held_out_loss], default=config.train.steps)
     target = "x0 and eps" if (out := config.diffusion.model_out_type) == "both" else out
     planned = config.train.steps
-    done = f"{planned:,} steps" if steps >= planned else f"{steps:,} of {planned:,} steps"
+    done = f"{steps:,} of {number_of(planned, 'step')}"
+    done = number_of(planned, "step") if steps >= planned else done
     return (
         f"A {_network(config.model.network)} that turns noise into pictures like those of the data "
         f"set {config.data.dataset}: it predicts {target} under the "
@@ -276,20 +348,26 @@ def _network(word: str) -> str:
     return f"network ({word})"
 
 
-def _lead_of_stages(config: Config, begun: int) -> str:
-    steps = [str(number) for number in stages_of(config)]
+def _lead_of_stages(config: Config, begun: Sequence[Stage]) -> str:
+    planned = {steps: stage.train.steps for steps, stage in stages_of(config).items()}
+    steps = f"{', '.join(map(str, planned))} step{'' if [*planned] == [1] else 's'}"
+    done = [
+        stage
+        for stage in begun
+        if stage.figures.get("updates", 0) >= planned.get(stage.student_steps, math.inf)
+    ]
     if not config.distill.teacher_steps:
         return (
             f"A teacher whose student learned by the method {config.distill.method} to turn noise "
-            f"into pictures like those of the data set {config.data.dataset} in {', '.join(steps)} "
-            f"{'step' if steps == ['1'] else 'steps'}, or in others: "
-            f"{'begun' if begun else 'not begun'}."
+            f"into pictures like those of the data set {config.data.dataset} in {steps}, or in "
+            f"others: {'finished' if done else 'begun' if begun else 'not begun'}."
         )
+    state = "finished" if len(done) == len(planned) else "begun"
+    be = "is" if len(planned) == 1 else "are"
     return (
         f"A teacher of {config.distill.teacher_steps} steps of DDIM, distilled into students that "
-        f"turn noise into pictures like those of the data set {config.data.dataset} in "
-        f"{', '.join(steps)} {'step' if steps == ['1'] else 'steps'}: {begun} of {len(steps)} "
-        "stages are begun."
+        f"turn noise into pictures like those of the data set {config.data.dataset} in {steps}: "
+        f"{len(begun)} of {number_of(len(planned), 'stage')} {be} {state}."
     )
 
 
@@ -303,8 +381,25 @@ def _plot(plots: Mapping[str, bytes], contents: RunContents, name: str) -> str:
     """A plot, if it is drawn."""
     if name not in plots:
         return ""
-    texts = _plot_texts(name, contents.train_loss, contents.held_out_loss)
-    return embedded(plots[name], "png", *texts, "plot")
+    text, caption = _plot_texts(name, contents.train_loss, contents.held_out_loss)
+    told, below = _heard(name, contents)
+    alt = f"{text}: {told}" if told else text
+    return f"{chart(plots[name], alt, caption)}\n{below}".rstrip()
+
+
+def _heard(name: str, contents: RunContents) -> tuple[str, str]:
+    """What a plot shows, in words and as a table, where the page has none of it elsewhere."""
+    if name == "losses":
+        curves = {"training loss": contents.train_loss, "held-out loss": contents.held_out_loss}
+        curves = {what: curve for what, curve in curves.items() if curve}
+        return in_words(curves), curves_table(curves, "Losses by step")
+    if name == "loss_by_logsnr":
+        lines = loss_by_logsnr(contents.evaluations)
+        return levels_in_words(lines), levels_table(lines)
+    if name not in OF_TRAINING:
+        return figures_in_words(contents.evaluations, name), ""
+    below = on_the_way_table(contents.on_the_way) if name == OF_TRAINING[0] else ""
+    return figures_in_words(contents.on_the_way, name), below
 
 
 def _previews(files: RunFiles) -> str:
@@ -338,7 +433,7 @@ def _stage_heads() -> dict[str, str]:
         for key, kind in figure_kinds().items()
     }
     losses = {"updates": "Updates", "loss": "Loss", "held_out_loss": "Held out"}
-    return {**losses, **arrows, "seconds": "Minutes"}
+    return {**losses, **arrows, "seconds": "Time"}
 
 
 def _stage_table(stages: Sequence[Stage]) -> str:
@@ -367,16 +462,16 @@ def _stage_table(stages: Sequence[Stage]) -> str:
 
 
 def _figure(key: str, value: float | None) -> str:
-    """Seconds as minutes, shares in per cent, others as they are; as markup.
+    """A time in its unit, shares in per cent, others as they are; as markup.
 
     Returns:
         text of a cell.
 
-    >>> _figure("seconds", 90.0), _figure("loss", 0.00123456), _figure("loss", None)
-    ('1.5', '0.001235', '–')
+    >>> _figure("seconds", 90.0), _figure("seconds", 9.0), _figure("loss", 0.00123456)
+    ('1.5 min', '9 s', '0.001235')
     """
     if key == "seconds" and value is not None:
-        return f"{value / 60:.1f}"
+        return f"{value / 60:.1f} min" if value >= 60 else f"{value:.2g} s"
     shares = key in KINDS and KINDS[key].unit == "%" and value is not None
     return escape(KINDS[key].text(value) if shares and value is not None else plain(value))
 
@@ -385,7 +480,7 @@ def _stage_pictures(files: RunFiles, stages: Sequence[Stage]) -> str:
     """The teacher's grid, and the last one of each student."""
     figures = [picture(files.teacher_grid, "Pictures that the teacher drew", "The teacher")]
     for steps in (stage.student_steps for stage in stages):
-        title = "1 step" if steps == 1 else f"{steps} steps"
+        title = number_of(steps, "step")
         for path in files.stage(steps).previews()[-1:]:
             figures.append(picture(path, f"Pictures of the student of {title}", title))
     if not any(figures):

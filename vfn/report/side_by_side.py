@@ -1,6 +1,5 @@
 """Runs side by side on one page: settings that differ, figures, curves and pictures."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
@@ -8,16 +7,19 @@ from pathlib import Path
 
 from vfn.configs.settings import flat_values
 from vfn.files import check_place, given_path, write_atomic
-from vfn.report.drawings import draw_loss_by_logsnr, draw_losses_beside
-from vfn.report.evaluated import column_titles, evaluated, in_order
+from vfn.report.drawings import draw_levels, draw_losses_beside, loss_by_logsnr
+from vfn.report.evaluated import evaluated, in_order, titles_of_runs
 from vfn.report.frame import document
-from vfn.report.markup import Section, code, details, embedded, paragraph, plain, section, table
-from vfn.report.page import preview, sample_grids, versions
+from vfn.report.heard import curves_table, in_words, levels_in_words, levels_table
+from vfn.report.markup import Section, chart, code, details, paragraph, plain, section, table
+from vfn.report.page import commands_title, preview, sample_grids, versions
 from vfn.report.read import RunContents, read_run
 from vfn.runs import run_path
 
 MOST = 4  # runs that a screen has room for
 _PREVIEWS = 6
+_LOSSES = "Smoothed training loss, and held-out loss as points, of each run"
+_LEVELS = "Held-out loss of each run by log signal-to-noise ratio"
 # Where data are differs between machines and says nothing of a run.
 _PLACES = {"data_dir", "dataset"}
 
@@ -96,7 +98,10 @@ def _sections(contents: Mapping[str, RunContents]) -> list[Section]:
             "Samples during training",
             *(_beside(contents, partial(preview, step=step)) for step in steps),
         ),
-        section("How to reproduce", _beside(contents, lambda each: code("\n".join(each.commands)))),
+        section(
+            commands_title(list(contents.values())),
+            _beside(contents, lambda each: code("\n".join(each.commands))),
+        ),
         section(
             "Configuration",
             *(details(name, code(each.config_text)) for name, each in contents.items()),
@@ -134,33 +139,35 @@ def _differing(contents: Mapping[str, RunContents]) -> str:
 
 def _evaluations(contents: Mapping[str, RunContents]) -> str:
     """One table of all evaluations, those at the same settings beside each other."""
-    titled = []
-    for name, each in contents.items():
-        own = in_order(each.evaluations)
-        titles = column_titles(own) if len(own) > 1 else [""] * len(own)
-        titled += [
-            (found, f"{name}: {title}" if title else name)
-            for found, title in zip(own, titles, strict=True)
-        ]
-    places = {id(found): place for place, (found, _) in enumerate(titled)}
-    found = in_order([found for found, _ in titled], ("guidance", "sample_timesteps"))
-    return evaluated(found, [titled[places[id(each)]][1] for each in found])
+    runs = {id(e): name for name, each in contents.items() for e in each.evaluations}
+    own = [found for each in contents.values() for found in in_order(each.evaluations)]
+    found = in_order(own, ("guidance", "sample_timesteps"))
+    return evaluated(found, titles_of_runs(found, [runs[id(each)] for each in found]))
 
 
 def _curves(contents: Mapping[str, RunContents]) -> list[str]:
-    losses = draw_losses_beside({n: (c.train_loss, c.held_out_loss) for n, c in contents.items()})
-    by_level = draw_loss_by_logsnr(
-        [
-            dataclasses.replace(in_order(each.evaluations)[0], title=name)
-            for name, each in contents.items()
-            if each.evaluations
-        ]
-    )
-    told = {
-        "Smoothed training loss, and held-out loss as points, of each run": losses,
-        "Held-out loss of each run by log signal-to-noise ratio": by_level,
+    """Both charts, with the same in words and tables."""
+    curves = {n: (c.train_loss, c.held_out_loss) for n, c in contents.items()}
+    each = {
+        f"{name}, {what}": curve
+        for name, pair in curves.items()
+        for what, curve in zip(("training", "held out"), pair, strict=True)
+        if curve
     }
-    return [embedded(plot, "png", text, f"{text}.", "plot") for text, plot in told.items() if plot]
+    found = {name: loss_by_logsnr(in_order(c.evaluations)) for name, c in contents.items()}
+    levels = {name: next(iter(lines.values())) for name, lines in found.items() if lines}
+    parts = []
+    if (plot := draw_losses_beside(curves)) is not None:
+        parts += [_plot(plot, _LOSSES, in_words(each)), curves_table(each, "Losses by step")]
+    if (plot := draw_levels(levels)) is not None:
+        without = [name for name in contents if name not in levels]
+        parts += [_plot(plot, _LEVELS, levels_in_words(levels)), levels_table(levels)]
+        parts += [paragraph(f"Nothing is known of {', '.join(without)}.")] if without else []
+    return parts
+
+
+def _plot(content: bytes, text: str, told: str) -> str:
+    return chart(content, f"{text}: {told}", f"{text}.")
 
 
 def _common_steps(contents: Sequence[RunContents]) -> list[int]:
