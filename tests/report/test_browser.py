@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vfn.pictures import grid
+from vfn.pictures import grid, save_png
+from vfn.report import compare
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP, PHONE = ({"width": 1300, "height": 900}, 1), ({"width": 390, "height": 800}, 3)
@@ -140,6 +141,62 @@ def test_an_animation_can_be_stopped(page):
     assert page.locator("canvas.still").first.is_visible()
     page.get_by_role("button", name="Play the animation").first.click()
     assert page.locator("figure.moving img").first.is_visible()
+
+
+def test_links_beside_the_titles_can_be_reached(page):
+    link = page.locator(".here").first
+    link.focus()
+    assert link.evaluate("link => link === document.activeElement")
+    assert link.evaluate("link => getComputedStyle(link).opacity") == "1"
+
+
+def test_every_cell_has_its_head(page):
+    """Those who hear a table count cells: a head that is not there moves all others."""
+    heard = """[...document.querySelectorAll('.figures tr')].map(row =>
+        [...row.cells].filter(cell => getComputedStyle(cell).display !== 'none').length)"""
+    assert len(set(page.evaluate(heard))) == 1
+
+
+def test_charts_can_be_read(page):
+    """Their letters are a sixtieth of a chart's width: 9 pixels and more, enlarged 16."""
+    widths = "[...document.querySelectorAll('.plot img')].map(image => image.width)"
+    assert min(page.evaluate(widths)) >= 540
+    page.locator(".plot button.zoom").first.click()
+    page.wait_for_function("() => document.querySelector('dialog img').style.width !== ''")
+    shown = "(image => image.width >= image.naturalWidth)(document.querySelector('dialog img'))"
+    assert page.evaluate(shown)
+
+
+@pytest.fixture
+def beside(browser, written, tmp_path):
+    """Three runs side by side on a desktop, each with its grids of ten classes."""
+    runs = [shutil.copytree(written.parent, tmp_path / name) for name in "abc"]
+    for run in runs:
+        save_png(run / "sample/grid.png", grid(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), 10))
+    context = browser.new_context(viewport=DESKTOP[0])
+    page = context.new_page()
+    page.goto(compare(runs).as_uri())
+    page.wait_for_function("() => document.querySelector('.tiles img').style.width !== ''")
+    yield page
+    context.close()
+
+
+def test_pictures_side_by_side_are_seen_whole(beside):
+    cut = (
+        "[...document.querySelectorAll('.side .frame')].filter(f => f.scrollWidth > f.clientWidth)"
+    )
+    assert beside.evaluate(f"{cut}.length") == 0
+    assert beside.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_rows_keep_their_names_where_a_table_is_scrolled(beside):
+    table = beside.locator(".wide:has(.figures)").first
+    table.evaluate("room => { room.style.width = '30rem'; room.scrollLeft = 300; }")
+    head = "room => room.querySelector('tbody th').getBoundingClientRect()"
+    left = table.evaluate("room => room.getBoundingClientRect().left")
+    assert table.evaluate("room => room.scrollLeft") > 0
+    assert table.evaluate(f"room => ({head})(room).left") == left
+    assert table.evaluate(f"room => ({head})(room).width") >= 12 * 16
 
 
 def test_links_of_the_sections_lead_to_them(page):

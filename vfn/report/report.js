@@ -16,6 +16,12 @@
     image.style.width = `${(image.naturalWidth * used) / ratio}px`;
     return used;
   };
+  // A chart is read at its own size at least, on screens with many pixels as well.
+  const larger = (wanted) => {
+    const used = Math.max(1, wanted || Math.floor(view.clientWidth / shown.naturalWidth));
+    shown.style.width = `${shown.naturalWidth * used}px`;
+    return used;
+  };
   const tiles = [...document.querySelectorAll(".tiles img")];
   const widths = () => {
     for (const image of tiles) {
@@ -49,7 +55,7 @@
   const enlarge = (wanted) => {
     const sharp = openers[at].closest("figure").classList.contains("tiles");
     view.classList.toggle("sharp", sharp);
-    factor = whole(shown, view.clientWidth, wanted);
+    factor = sharp ? whole(shown, view.clientWidth, wanted) : larger(wanted);
   };
   const show = (place) => {
     at = (place + openers.length) % openers.length;
