@@ -62,5 +62,5 @@ html_copy_source = False
 html_show_copyright = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-pygments_style = "friendly"
-pygments_dark_style = "native"
+pygments_style = "a11y-light"  # comments and outputs can be read, of accessible-pygments
+pygments_dark_style = "a11y-dark"

@@ -8,11 +8,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from pygments.styles import get_style_by_name
+from pygments.token import Whitespace
 from sphinx.cmd.build import build_main
 
+from docs import conf
 from docs.site.formulas import NotAFormula, mathml
 from docs.site.offline import requests
 from docs.site.public import FACES, faces, public_names, written_signature
+from tests.helpers.contrast import contrast
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,6 +112,15 @@ def test_a_request_is_noticed(text, address):
 
 def test_links_and_own_files_are_no_requests():
     assert requests('<a href="https://a.org">a</a><img src="data:,"><script src="x.js">') == []
+
+
+@pytest.mark.parametrize("name", [conf.pygments_style, conf.pygments_dark_style])
+def test_code_can_be_read(name):
+    """Comments and outputs of sessions, too."""
+    style = get_style_by_name(name)
+    for token, found in style:
+        if found["color"] and token is not Whitespace:
+            assert contrast(f"#{found['color']}", style.background_color) >= 4.5, token
 
 
 @pytest.fixture(scope="module")

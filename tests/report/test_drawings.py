@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 from PIL import Image
 
+from tests.helpers.contrast import contrast
 from tests.helpers.fonts import add_font, without_other_fonts
 from vfn.evaluation import Evaluation, Figure
 from vfn.report.drawings import (
@@ -124,16 +124,10 @@ def test_a_legend_hides_nothing_and_names_each_run_once(charts):
     assert names == [["training", "training, smoothed", "held out"], ["a", "b"], ["a"]]
 
 
-def luminance(colour):
-    """Of a colour, as WCAG 2 reckons it."""
-    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
-
-
 def test_lines_can_be_seen_on_white(charts):
     draw_losses({step: 1 / step for step in range(1, 100)}, {50: 0.5})
     for line in charts[0].axes[0].lines:
-        assert 1.05 / (luminance(line.get_color()) + 0.05) >= 3  # WCAG 1.4.11
+        assert contrast(line.get_color(), "white") >= 3
 
 
 def test_a_short_curve_is_no_smoothed_one(charts):
