@@ -20,14 +20,21 @@ MEAN_FLOW = ["--objective", "mean_flow", "--second-time", "true", "--time-embedd
 CONSISTENCY = ["--objective", "consistency", "--time-embedding", "smooth"]
 
 
-@pytest.mark.parametrize("words", [[*MEAN_FLOW, "--objective-option", "power=0"], CONSISTENCY],
-                         ids=["mean_flow", "consistency"])  # fmt: skip
-def test_processes_and_micro_batches_are_only_a_layout(forks, tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "figure"),
+    [
+        ([*MEAN_FLOW, "--objective-option", "power=0"], "derivative_rms"),
+        (CONSISTENCY, "tangent_rms"),
+    ],
+    ids=["mean_flow", "consistency"],
+)
+def test_processes_and_micro_batches_are_only_a_layout(forks, tmp_path, words, figure):
     """Gradients come together across processes: the forward pass goes through what wraps the net.
 
-    The losses of later steps show it: without that each process would train on its own part.
+    The losses of later steps show it: without that each process would train on its own part. Of
+    figures that are roots their squares come together.
     """
-    runs = {}
+    runs, figures = {}, {}
     for processes, accumulate in ((1, 1), (2, 1), (2, 2)):
         out = tmp_path / f"{processes}-{accumulate}"
         options = ["--steps", 6, "--accumulate", accumulate, "--preview-every", 0, "--lr", 0.01,
@@ -35,10 +42,13 @@ def test_processes_and_micro_batches_are_only_a_layout(forks, tmp_path, words):
         forks.train(out, *options, processes=processes)
         forks.end()
         runs[processes, accumulate] = losses(out)
+        figures[processes, accumulate] = [e[figure] for e in logged(out) if figure in e]
     whole = runs.pop((1, 1))
     for found in runs.values():
         # Sums in another order: float32 rounding, amplified by a few Adam steps.
         assert found == pytest.approx(whole, rel=1e-4)
+    for found in figures.values():
+        assert found == pytest.approx(figures[1, 1], rel=1e-4)
     assert whole[6] != pytest.approx(whole[1], rel=1e-3)
 
 

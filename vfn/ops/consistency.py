@@ -64,11 +64,13 @@ class Learned(NamedTuple):
     """Loss of each picture [B], and figures for the log, each a number on the device.
 
     auxiliary: loss [B] of a second network that is trained beside it, which reaches that alone.
+    roots: names of figures that are root mean squares: of parts of a batch their squares count.
     """
 
     loss: Tensor
     figures: dict[str, Tensor]
     auxiliary: Tensor | None = None
+    roots: tuple[str, ...] = ()
 
 
 class LevelPair(NamedTuple):
@@ -259,7 +261,8 @@ def learn_consistency(
     share = 1.0 if update is None else min(1.0, (update + 1) / max(tangent_warmup, 1))
     tangent = consistency_tangent(z, v, dz, dv, logsnr, share)
     loss = consistency_loss(live(z, logsnr), v, normalised_tangent(tangent, tangent_floor))
-    return Learned(loss, {"tangent_rms": tangent.detach().square().mean().sqrt()})
+    figures = {"tangent_rms": tangent.detach().square().mean().sqrt()}
+    return Learned(loss, figures, roots=("tangent_rms",))
 
 
 def learn_pairs(
@@ -380,7 +383,7 @@ def learn_mean_velocity(
         "derivative_rms": du.detach().square().mean().sqrt(),
     }
     weighted = error * adaptive_weight(error.detach(), power, offset)
-    return Learned(mean if update is None else weighted, figures)
+    return Learned(mean if update is None else weighted, figures, roots=("derivative_rms",))
 
 
 def consistency_step(

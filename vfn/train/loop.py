@@ -408,13 +408,17 @@ class Window:
         place = int((counts == most).nonzero()[-1])
         return int(most), self.step + 1 + place
 
-    def _figures(self) -> dict[str, list[Tensor]]:
-        """The objective's figures of each step that had them, by their names."""
+    def _figures(self) -> dict[str, float]:
+        """The objective's figures by their names, means over the steps that had them."""
         found: dict[str, list[Tensor]] = {}
+        roots: set[str] = set()
         for result in self.results:
+            roots |= {*result.roots}
             for name, value in (result.figures or {}).items():
                 found.setdefault(name, []).append(value)
-        return found
+        world = self.run.world
+        steps = {n: total(torch.stack(values), world) / world.size for n, values in found.items()}
+        return {n: (v.sqrt() if n in roots else v).mean().item() for n, v in steps.items()}
 
     def leave_out(self, seconds: float) -> None:
         """Time that was not spent on training."""
@@ -428,10 +432,7 @@ class Window:
         sums, counts = total(torch.stack([r.bins for r in self.results]).sum(0), run.world).tolist()
         elapsed = time.perf_counter() - self.started
         self.seconds += elapsed
-        figures = {
-            name: total(torch.stack(values).mean(), run.world).item() / run.world.size
-            for name, values in self._figures().items()
-        }
+        figures = self._figures()
         entry = {
             "step": run.state.step,
             "loss": loss,

@@ -35,13 +35,15 @@ class StepResult(NamedTuple):
 
     loss: mean over this process's pictures, without a learned weight. bins: their losses by logsnr,
     see `binned`. grad_norm: of all processes' gradient, before clipping. figures: what the
-    objective has to say, means over this process's micro-batches.
+    objective has to say, means over this process's micro-batches; of those named in roots the means
+    of their squares, whose roots are taken when all processes' are there.
     """
 
     loss: Tensor
     bins: Tensor
     grad_norm: Tensor
     figures: Mapping[str, Tensor] | None = None
+    roots: tuple[str, ...] = ()
 
 
 @dataclass
@@ -184,7 +186,8 @@ def train_step(
         held = _held(network, more), _held(weigh, more), _held(auxiliary, more)
         with held[0], held[1], held[2], keyed_dropout(batch.dropout):
             with autocast(settings.precision, batch.x0.device):
-                each, told, theirs = loss_of(objective, network, batch, config.diffusion)
+                learned = loss_of(objective, network, batch, config.diffusion)
+            each, told, theirs, roots = learned
             if not each.requires_grad:
                 raise ValueError(
                     "expected the objective to give a loss with gradients by the network's "
@@ -205,7 +208,7 @@ def train_step(
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
-        figures.append(told)
+        figures.append({n: v.square() if n in roots else v for n, v in told.items()})
     lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -225,7 +228,7 @@ def train_step(
         decay = power_ema_decay(state.step, sigma_rel_to_gamma(length))
         ema_update_(average, state.params, decay)
     means = {name: torch.stack([told[name] for told in figures]).mean() for name in figures[0]}
-    return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means)
+    return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means, roots)
 
 
 def _held(module: object, more: bool) -> AbstractContextManager[None]:
