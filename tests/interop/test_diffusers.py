@@ -256,9 +256,26 @@ def test_the_card(exported):
         assert part in text
 
 
+@pytest.mark.parametrize("legend", [Labels(), Labels(("a", "b"))])
+def test_the_card_of_a_student_draws_it_in_its_own_steps(tmp_path, legend):
+    """And without guidance, which it has in it."""
+    student = {"teacher_steps": 8, "student_steps": 4, "sample_timesteps": 4}
+    config = override(small_config(), student | {"guidance": 0.0, "sampler": "ddim"})
+    path = RunFiles(tmp_path / "run").checkpoint(3)
+    write_checkpoint(path, small_checkpoint(config, DataShape(1, 8, 8, legend)))
+    export_diffusers(tmp_path / "run", tmp_path / "made")
+    text = (tmp_path / "made" / "README.md").read_text()
+    assert "Distilled by progressive, to be drawn by ddim in 4 steps." in text
+    assert ("guidance=0, steps=4" if legend.names else "num_inference_steps=4,") in text
+
+
 @pytest.mark.parametrize(
     ("changes", "shape", "message"),
     [
+        ({"sampler": "consistency", "sample_timesteps": 2}, SHAPE,
+         "draws by DDIM, and this network was made to be drawn by consistency in 2 steps; export"),
+        ({"sampler": "ancestral", "teacher_steps": 2, "student_steps": 1}, SHAPE,
+         "made to be drawn by ancestral"),
         ({"ch_multipliers": (2,)}, SHAPE, "a first of ch_multipliers other than 1$"),
         (
             {"ch_multipliers": (1, 2), "apply_attn": (True, True), "num_heads": 2,

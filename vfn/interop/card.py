@@ -65,7 +65,16 @@ def card(
     parts.append(f"## Licence\n\n{licence or UNNAMED}")
     title = f"# {printable(trained.config.data.dataset)}, {number_of(trained.step, 'step')}"
     made = f"Exported by vfn {__version__}: {'averaged' if trained.averaged else 'raw'} parameters."
-    return "\n\n".join(["\n".join(head), title, made, *parts]) + "\n"
+    return "\n\n".join(["\n".join(head), title, made + _distilled(trained), *parts]) + "\n"
+
+
+def _distilled(trained: Trained) -> str:
+    """How a student came about, and how it is drawn; nothing of other networks."""
+    distill, sample = trained.config.distill, trained.config.sample
+    if not distill.asked:
+        return ""
+    steps = f"{sample.sample_timesteps} step{'s' if sample.sample_timesteps > 1 else ''}"
+    return f" Distilled by {printable(distill.method)}, to be drawn by {sample.sampler} in {steps}."
 
 
 def _data(trained: Trained) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vfn.configs import DiffusionConfig
+from vfn.configs import DiffusionConfig, SampleConfig
 from vfn.files import given_path, make_directory, printable, write_atomic
 from vfn.interop.card import card, check_licence
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
@@ -77,6 +77,7 @@ def export_diffusers(run: str | Path, out: str | Path, licence: str | None = Non
     trained, checkpoint = load(run, "cpu"), find_checkpoint(run)
     trained.check_labels_alone("format diffusers")
     net = _expressible(trained)
+    _check_sampler(trained.config.sample, trained.config.distill.asked)
     make_directory(out.parent)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:
         folder = Path(temporary) / "made"
@@ -91,6 +92,20 @@ def export_diffusers(run: str | Path, out: str | Path, licence: str | None = Non
         f"{out}: for diffusers; reloaded, outputs differ by {gap.outputs:.1e} at most and pictures "
         f"of {STEPS} steps by {gap.pictures:.1e} (rms)"
     )
+
+
+def _check_sampler(own: SampleConfig, student: bool) -> None:
+    """Refuse networks that DDIM, which is what the pipelines of diffusers know, cannot draw from.
+
+    Raises:
+        ValueError: for those that say where paths end, and students of steps of another kind.
+    """
+    if own.sampler == "consistency" or (student and own.sampler != "ddim"):
+        raise ValueError(
+            "format diffusers draws by DDIM, and this network was made to be drawn by "
+            f"{own.sampler} in {own.sample_timesteps} steps; export it with --format hub or "
+            "safetensors"
+        )
 
 
 def check_empty(out: Path) -> None:
@@ -197,20 +212,24 @@ def scheduler_settings(diffusion: DiffusionConfig) -> dict[str, Any]:
 
 def _card(trained: Trained, run: Path, gap: Gap, licence: str | None) -> str:
     """What it is, how to draw with it, and how far it is from the run."""
-    names = trained.shape.legend.names
+    names, own = trained.shape.legend.names, trained.config.sample
+    student = trained.config.distill.asked
+    steps, guidance = (own.sample_timesteps, own.guidance) if student else (50, 0.5)
     if names:
         use = (
             "from diffusers import DiffusionPipeline\n\n"
             "pipeline = DiffusionPipeline.from_pretrained(\n"
             "    FOLDER, custom_pipeline=FOLDER, trust_remote_code=True\n"
             ")  # reads pipeline.py\n"
-            f"pipeline({json.dumps(list(names[:2]))}, guidance=0.5, steps=50).images\n"
+            f"pipeline({json.dumps(list(names[:2]))}, guidance={guidance:g}, steps={steps})"
+            ".images\n"
         )
     else:
         use = (
             "from diffusers import DiffusionPipeline\n\n"
             "pipeline = DiffusionPipeline.from_pretrained(FOLDER)\n"
-            "pipeline(batch_size=4, num_inference_steps=50, use_clipped_model_output=True).images\n"
+            f"pipeline(batch_size=4, num_inference_steps={steps}, use_clipped_model_output=True)"
+            ".images\n"
         )
     checked = (
         f"Reloaded by diffusers {_version()} and compared with the run it is of: outputs at noise "
