@@ -72,14 +72,29 @@ def test_solvers_as_sums(run, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ancestral", "a solver that draws it"),
-        ("dpmpp_2m_sde", "a solver that draws it"),
+        ("ancestral", "ancestral draws noise in each of its 3 steps.*; give --steps 1 or a determ"),
+        ("dpmpp_2m_sde", "dpmpp_2m_sde draws noise in each of its 3 steps"),
+        ("consistency", "consistency draws noise in each of its 3 steps"),
         ("adaptive", "steps are sums of states and predictions"),
     ],
 )
 def test_solvers_that_are_no_sums(run, name, message):
     with pytest.raises(ValueError, match=message):
         exported(load(run, "cpu"), name, 3)
+
+
+@pytest.mark.parametrize("name", ["consistency", "ancestral"])
+def test_one_step_draws_no_noise(run, name):
+    """So that it can be exported whatever the solver."""
+    trained = load(run, "cpu")
+    made = exported(trained, name, 1)
+    z, labels, w = torch.randn(1, 1, 8, 8), torch.tensor([3]), torch.tensor([0.0])
+    with torch.no_grad():
+        found = made.module(z, labels, w)
+        start = schedule_of(trained.config.diffusion).logsnr(torch.ones(1, dtype=torch.float64))
+        expected = trained.denoiser(labels, 0.0)(z, start)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(made.drawn(z, labels, w), expected, rtol=0, atol=1e-5)
 
 
 def test_a_solver_that_is_no_sum_is_noticed():

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,8 @@ from vfn.interop.graphs import (
 from vfn.model import grid_of, sampler_of, schedule_of
 from vfn.nn import guidance_range
 from vfn.numbers import number_of
+from vfn.ops.integration import NoNoise
+from vfn.ops.solvers import DrawSamples
 from vfn.sampling import Trained, load
 from vfn.tables import how_to_install
 
@@ -250,7 +253,7 @@ def _sampler_of(trained: Trained, settings: SampleConfig) -> Exported:
     two_branches = conditional and 0 < diffusion.p_uncond < 1
     distilled = trained.config.distill.asked  # and has its guidance in it
     guided = guidance_range(net) is not None or (two_branches and not distilled)
-    plan = plan_of(sampler_of(settings), grid_of(settings, schedule))
+    plan = _plan_of(settings, grid_of(settings, schedule))
     step = StepGraph(net, diffusion.model_out_type, conditional, guided).eval()
     times, factors = schedule.time(plan.logsnrs), factors_of(diffusion.model_out_type, plan.logsnrs)
     inputs = ("noise", *(["labels"] if conditional else []), *(["guidance"] if guided else []))
@@ -265,9 +268,36 @@ def _sampler_of(trained: Trained, settings: SampleConfig) -> Exported:
                     factors, drawn)  # fmt: skip
 
 
+def _plan_of(settings: SampleConfig, grid: Tensor) -> Plan:
+    """What a solver does on a grid; of a single step no noise is drawn, whatever the solver.
+
+    Returns:
+        Plan.
+
+    Raises:
+        ValueError: for a solver that draws noise in its steps, or is no sum of what it is given.
+    """
+    if len(grid) == 2:
+        return plan_of(_one_step(settings), grid)
+    try:
+        return plan_of(sampler_of(settings), grid)
+    except NoNoise:
+        raise ValueError(
+            f"sampler {settings.sampler} draws noise in each of its {len(grid) - 1} steps, which "
+            "an exported sampler has not; give --steps 1 or a deterministic --sampler, or leave "
+            "out both to export the network alone"
+        ) from None
+
+
+def _one_step(settings: SampleConfig) -> DrawSamples:
+    """A solver that is asked for its last step alone, before which noise would be drawn."""
+    return partial(sampler_of(settings), noise=torch.zeros)
+
+
 def _draws_of(trained: Trained, settings: SampleConfig, inputs: Sequence[str]) -> Runner:
     """Draws as the run itself does, with its own solver, denoiser and grid."""
-    draw, grid = sampler_of(settings), grid_of(settings, schedule_of(trained.config.diffusion))
+    grid = grid_of(settings, schedule_of(trained.config.diffusion))
+    draw = _one_step(settings) if len(grid) == 2 else sampler_of(settings)
 
     def drawn(*given: Tensor) -> Tensor:
         named = dict(zip(inputs, given, strict=True))

@@ -19,6 +19,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Tensor, Tensor], None]
 
 
+class NoNoise(ValueError):
+    """A solver that draws noise was given none."""
+
+
 class Step(Protocol):
     """A step from logsnr_t to logsnr_s that needs one prediction."""
 
@@ -290,12 +294,12 @@ def integrate(
         Sample(x0, nfe).
 
     Raises:
-        ValueError: if a solver that draws is given no noise.
+        NoNoise: if a solver that draws is given none.
     """
     check_choice(final, Ending, "final")
     solver = step if isinstance(step, Solver) else single_step(step, draws=noise is not None)
     if solver.draws and noise is None:
-        raise ValueError(
+        raise NoNoise(
             "expected noise, a function of the step's number, for a solver that draws it, got "
             "None; give noise or choose a deterministic solver"
         )
