@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn.files import write_atomic
 from vfn.ops import power_ema_decay, sigma_rel_to_gamma
 from vfn.runs import (
     RunFiles,
@@ -145,6 +146,12 @@ def test_no_snapshots(tmp_path):
     with pytest.raises(
         ValueError, match="has no snapshots of averages in ema/; train with --ema-p"
     ):
+        reconstruct(tmp_path, 0.05)
+
+
+def test_a_distillation_has_runs_below_it(tmp_path):
+    write_atomic(RunFiles(tmp_path).stage(2).config, "")
+    with pytest.raises(ValueError, match="is a distillation, .*; name one of them: steps-2"):
         reconstruct(tmp_path, 0.05)
 
 

@@ -600,18 +600,32 @@ def find_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_dir():
         return load_checkpoint(path)
     newest = newest_checkpoint(RunFiles(path))
-    students = RunFiles(path).students()
-    if newest is None and students:
-        raise ValueError(
-            f"{path} is a distillation, and each of its students a run; name one of them: "
-            f"{few(student.path.name for student in students)}"
-        )
+    if newest is None:
+        check_one_run(RunFiles(path))
     if newest is None:
         raise ValueError(
             f"{path} holds no intact checkpoint; expected a run directory made by vfn train, "
             "or a checkpoint file"
         )
     return newest
+
+
+def check_one_run(files: RunFiles) -> None:
+    """Refuse a distillation where one run is wanted.
+
+    Args:
+        files: of a directory without checkpoints or snapshots of its own.
+
+    Raises:
+        ValueError: it names the students.
+
+    >>> check_one_run(RunFiles("nowhere"))
+    """
+    if students := files.students():
+        raise ValueError(
+            f"{files.path} is a distillation, and each of its students a run; name one of them: "
+            f"{few(student.path.name for student in students)}"
+        )
 
 
 def check_usable(

@@ -22,6 +22,7 @@ from vfn.progress import Progress
 from vfn.runs.checkpoint import (
     Checkpoint,
     check_fits,
+    check_one_run,
     parse_profiles,
     parse_shape,
     profile_groups,
@@ -223,6 +224,7 @@ def stored_averages(
     files = RunFiles(run)
     known = sorted(files.snapshot_steps())
     if not known:
+        check_one_run(files)
         raise ValueError(
             f"{files.path} has no snapshots of averages in {files.snapshots.name}/; train with "
             "--ema-profiles 0.05,0.10 to have them"
