@@ -30,6 +30,7 @@ from vfn.runs.foreign import foreign_config
 from vfn.runs.hub import WEIGHTS, hub_file, hub_name
 from vfn.runs.mark import DataMark
 
+ANOTHER = "use another one of the same run"  # what to do about a damaged file
 FORMAT, MODEL_FORMAT = "vfn-checkpoint-1", "vfn-model-1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # What a safetensors file calls types of numbers, and what its data are aligned to.
@@ -313,11 +314,12 @@ def _is_of_a_run(path: Path) -> bool:
         return path.parent.name == "checkpoints"
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, remedy: str = ANOTHER) -> Checkpoint:
     """Read and verify one file.
 
     Args:
         path: a file that `save_checkpoint` wrote.
+        remedy: what to do if it is damaged.
 
     Returns:
         Checkpoint, tensors on the CPU.
@@ -329,7 +331,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Traceback (most recent call last):
     ValueError: checkpoint nowhere.safetensors does not exist; expected a run directory or a file
     """
-    return read_whole(path, (FORMAT, MODEL_FORMAT), _parse)
+    return read_whole(path, (FORMAT, MODEL_FORMAT), _parse, remedy=remedy)
 
 
 def read_whole(
@@ -337,6 +339,7 @@ def read_whole(
     formats: Sequence[str],
     parse: Callable[[dict[str, Tensor], dict[str, str]], T],
     what: str = "checkpoint",
+    remedy: str = ANOTHER,
 ) -> T:
     """What a file of tensors holds, verified.
 
@@ -345,6 +348,7 @@ def read_whole(
         formats: what it may be.
         parse: makes something of its tensors and its metadata, and raises what it likes.
         what: it is called in messages.
+        remedy: what to do if it is damaged.
 
     Returns:
         what ``parse`` gives.
@@ -362,8 +366,7 @@ def read_whole(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{what} {path} is damaged or not a {what} ({shortened(str(error), 200)}); "
-            "use another one of the same run"
+            f"{what} {path} is damaged or not a {what} ({shortened(str(error), 200)}); {remedy}"
         ) from None
     if metadata.get("format") not in formats:
         raise ValueError(
@@ -371,16 +374,13 @@ def read_whole(
             f"got {shown(metadata.get('format'))}"
         )
     if metadata.get("sha256") != digest(tensors, metadata):
-        raise ValueError(
-            f"{what} {path} is damaged: its checksum does not match; "
-            "use another one of the same run"
-        )
+        raise ValueError(f"{what} {path} is damaged: its checksum does not match; {remedy}")
     try:
         return parse(tensors, metadata)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         fault = f"{type(error).__name__}: {shortened(str(error), 300)}"
         raise ValueError(
-            f"{what} {path} does not hold what it should ({fault}); use another one of the same run"
+            f"{what} {path} does not hold what it should ({fault}); {remedy}"
         ) from None
 
 

@@ -63,6 +63,14 @@ def test_no_other_network_takes_its_place(teacher, other, begun, name):
     refused(begun, f"{name}.safetensors is another network than students have learned from")
 
 
+@pytest.mark.parametrize("name", ["teacher", "weak"])
+def test_a_damaged_network_has_to_be_restored(begun, name):
+    """There is no other one of the same run."""
+    path = getattr(begun, name)
+    path.write_bytes(path.read_bytes()[:1000])
+    refused(begun, f"{name}.safetensors is damaged or not a checkpoint .*; restore it, or write it")
+
+
 def test_what_an_earlier_version_began_goes_on(begun):
     noted = begun.teachers.read_bytes()
     begun.teachers.unlink()

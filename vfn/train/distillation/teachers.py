@@ -57,7 +57,7 @@ def _kept(path: Path, files: RunFiles) -> Checkpoint | None:
         if begun:
             raise ValueError(f"{path} is missing, from which students have learned; {remedy}")
         return None
-    found = load_checkpoint(path)
+    found = load_checkpoint(path, remedy)
     if begun and _digests(files).get(path.name) not in (None, _digest(found)):
         raise ValueError(f"{path} is another network than students have learned from; {remedy}")
     return found
