@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -68,6 +69,17 @@ def test_every_section_is_linked(run):
 def test_nothing_about_the_machine_is_in_it(run):
     page = _page(run)
     assert str(run.parent) not in page
+
+
+def test_pictures_of_one_s_own_are_called_by_their_folder(bare):
+    """Pages are sent to others, who have no such place."""
+    config = Config()
+    data = replace(config.data, dataset="/home/me/my pictures", data_dir="/home/me/data")
+    (bare / "config.toml").write_text(dumps(replace(config, data=data)))
+    page = _page(bare)
+    assert "/home/me" not in page
+    assert "A diffusion model of my pictures</h1>" in page
+    assert "dataset = &quot;.../my pictures&quot;" in page
 
 
 def test_the_markup_is_balanced_and_every_picture_is_described(run):

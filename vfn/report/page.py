@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -50,6 +51,7 @@ from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _FOLDERS = 6  # of samples, and of comparisons
+_PLACE = re.compile(r'"/(?:[^"\n]*)(/[^"\n/]+)/?"')  # an absolute path in TOML, and its last part
 
 
 def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
@@ -89,7 +91,7 @@ def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
 
 def _page(contents: RunContents, plots: Mapping[str, bytes]) -> str:
     name = contents.files.path.resolve().name
-    title = f"A diffusion model of {contents.config.data.dataset}"
+    title = f"A diffusion model of {_data(contents.config)}"
     header = f"""<p class="run">Run {escape(name)}</p>
 <h1>{escape(title)}</h1>
 <p class="lead">{escape(_lead(contents))}</p>"""
@@ -120,7 +122,9 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[Section
         ),
         section("Samples during training", _previews(files)),
         section(commands_title([contents]), code("\n".join(contents.commands))),
-        section("Configuration", details(files.config.name, code(contents.config_text))),
+        section(
+            "Configuration", details(files.config.name, code(_without_places(contents.config_text)))
+        ),
     ]
 
 
@@ -328,10 +332,28 @@ def _lead(contents: RunContents) -> str:
     done = number_of(planned, "step") if steps >= planned else done
     return (
         f"A {_network(config.model.network)} that turns noise into pictures like those of the data "
-        f"set {config.data.dataset}: it predicts {target} under the "
+        f"set {_data(config)}: it predicts {target} under the "
         f"{config.diffusion.logsnr_schedule} log-SNR schedule and "
         f"was trained for {done} of {config.train.batch_size:,} pictures each."
     )
+
+
+def _data(config: Config) -> str:
+    """What the data set is called, wherever it lies: pages are sent to others."""
+    name = config.data.dataset
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _without_places(toml: str) -> str:
+    """A configuration in which paths of this machine have their last part alone.
+
+    Returns:
+        the text.
+
+    >>> _without_places('dataset = "/home/me/pictures"')
+    'dataset = ".../pictures"'
+    """
+    return _PLACE.sub(r'"...\1"', toml)
 
 
 def _network(word: str) -> str:
@@ -359,14 +381,14 @@ def _lead_of_stages(config: Config, begun: Sequence[Stage]) -> str:
     if not config.distill.teacher_steps:
         return (
             f"A teacher whose student learned by the method {config.distill.method} to turn noise "
-            f"into pictures like those of the data set {config.data.dataset} in {steps}, or in "
+            f"into pictures like those of the data set {_data(config)} in {steps}, or in "
             f"others: {'finished' if done else 'begun' if begun else 'not begun'}."
         )
     state = "finished" if len(done) == len(planned) else "begun"
     be = "is" if len(planned) == 1 else "are"
     return (
         f"A teacher of {config.distill.teacher_steps} steps of DDIM, distilled into students that "
-        f"turn noise into pictures like those of the data set {config.data.dataset} in {steps}: "
+        f"turn noise into pictures like those of the data set {_data(config)} in {steps}: "
         f"{len(begun)} of {number_of(len(planned), 'stage')} {be} {state}."
     )
 
