@@ -16,7 +16,14 @@ from vfn.nn import denoiser
 from vfn.ops import ddim_step, distill_target, guide, q_sample
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, write_checkpoint
 from vfn.train import train
-from vfn.train.distillation import Method, Weak, distill, distill_objective, stage_config
+from vfn.train.distillation import (
+    Method,
+    Weak,
+    distill,
+    distill_objective,
+    plan_distillation,
+    stage_config,
+)
 
 ALONE = Method(
     stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
@@ -115,6 +122,8 @@ def test_the_first_teacher_alone_is_led_away(kept, tmp_path):
     go(kept, tmp_path / "none", student_steps=4, teacher_guide_weight=0)
     none = RunFiles(tmp_path / "none")
     assert not none.weak.exists()
+    _, again = plan_distillation(None, none.path, resume=True)
+    assert again.distill.teacher_guide_with is None
     first, other = (weights_of(run.stage(4).checkpoint(4)) for run in (own, none))
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
     assert own.teacher_grid.read_bytes() != none.teacher_grid.read_bytes()

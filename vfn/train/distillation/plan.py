@@ -330,8 +330,9 @@ def _with_weaker(config: Config, own: Config) -> Config:
             f"method {config.distill.method} knows no teacher that is led away from a weaker "
             "network; leave out --guide-with, or give --guide-weight 0"
         )
-    found = {"teacher_guide_with": guide, "teacher_guide_weight": weight}
-    distill = replace(config.distill, **(found if guided else dict.fromkeys(found)))
+    if not guided:  # a weight of 0 stays: whoever goes on takes none from the teacher either
+        guide, weight = None, None if guide is None else 0.0
+    distill = replace(config.distill, teacher_guide_with=guide, teacher_guide_weight=weight)
     return replace(config, distill=distill)
 
 
