@@ -158,3 +158,13 @@ def test_a_step_that_is_left_out_leaves_it_as_it_was(learned):
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert not torch.equal(later["weight"], before["weight"])
     assert later["updates"] == 2
+
+
+def test_it_does_not_decay(learned):
+    """Whatever the network's parameters do: towards 0 is towards the plain loss."""
+    weight = init_learned_weight(override(learned, {"weight_decay": 0.5}).train, CPU)
+    with torch.no_grad():
+        weight.module.bias.fill_(1.0)
+    (0 * weight.module(torch.tensor([1.0]))).sum().backward()
+    weight.step(0.1)
+    assert weight.module.bias == 1

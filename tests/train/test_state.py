@@ -5,7 +5,16 @@ import copy
 import torch
 from torch import nn
 
-from vfn.train.companions import clip_and_step
+from vfn.configs import TrainConfig, override
+from vfn.data import load_dataset
+from vfn.model import build_model, shape_of
+from vfn.objective import batch_loss
+from vfn.ops import Learned
+from vfn.train.batches import make_batch
+from vfn.train.companions import clip_and_step, init_auxiliary
+from vfn.train.state import SCALE_GROWTH_STEPS, count_step, init_state, train_step
+
+CPU = torch.device("cpu")
 
 
 def trained(max_norm, grads):
@@ -51,3 +60,36 @@ def test_gradients_that_are_not_finite_change_nothing():
     assert [norm.isfinite().item() for norm in norms] == [True, False, False, True]
     assert torch.equal(with_bad.weight, without.weight)
     torch.testing.assert_close(state, expected, rtol=0, atol=0)
+
+
+def test_the_loss_scale_doubles_after_2000_good_steps_in_a_row():
+    start = {"updates": 0.0, "skipped": 0.0, "in_row": 0.0, "loss_scale": 8.0}
+    nearly = {name: torch.tensor(value) for name, value in start.items()}
+    nearly["since_change"] = torch.tensor(SCALE_GROWTH_STEPS - 2.0)
+    good, bad = torch.tensor(True), torch.tensor(False)
+    one = count_step(nearly, good, scaling=True)
+    two = count_step(one, good, scaling=True)
+    assert [each["loss_scale"].item() for each in (one, two)] == [8.0, 16.0]
+    left_out = count_step(one, bad, scaling=True)
+    assert left_out["loss_scale"] == 4.0
+    assert two["since_change"] == left_out["since_change"] == 0  # they are counted anew
+
+
+def test_updates_of_a_second_network_with_a_part_that_never_has_a_gradient():
+    auxiliary = init_auxiliary(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), TrainConfig())
+    for done in (1, 2):
+        auxiliary.module[0](torch.ones(1, 2)).sum().backward()
+        auxiliary.step(0.1)
+        assert auxiliary.saved()["updates"] == done
+
+
+def test_figures_are_means_over_the_micro_batches(config):
+    config, dataset = override(config, {"accumulate": 2}), load_dataset(config.data)
+    model = build_model(config, shape_of(dataset))
+    parts = [make_batch(dataset, config, torch.arange(8) + 8 * part, CPU) for part in range(2)]
+
+    def objective(network, batch, diffusion):
+        return Learned(batch_loss(network, batch, diffusion), {"latest": batch.t.max()})
+
+    result = train_step(init_state(model, config.train), model, parts, config, objective)
+    assert result.figures["latest"] == (parts[0].t.max() + parts[1].t.max()) / 2

@@ -366,3 +366,33 @@ def test_a_student_teaches_nobody(teacher, tmp_path):
     go(teacher, tmp_path, steps=1)
     with pytest.raises(ValueError, match="own velocity, which a student of method moment_matching"):
         distill(tmp_path / "steps-2", tmp_path / "next", device="cpu", method="moment_matching")
+
+
+def test_the_second_network_weighs_times_and_clips_as_the_network_does(config):
+    """A time that is drawn twice as often counts half; gradients have at most ``grad_norm``."""
+    config, dataset = override(config, {"grad_norm": 1e-3}), load_dataset("digits")
+    plain = make_batch(dataset, config, torch.arange(8), torch.device("cpu"), takes_step=True)
+    found = []
+    for size, weight, most in ((1.0, None, 1e-3), (0.5, None, 1e6), (1.0, 0.5, 1e6)):
+        own = override(config, {"grad_norm": most})
+        torch.manual_seed(0)
+        model = build_model(own, shape_of(dataset))
+        state = init_state(model, own.train)
+        state.auxiliary = init_auxiliary(model, own.train)
+        beside = state.auxiliary.module
+        batch = plain if weight is None else plain._replace(weight=torch.full((8,), weight))
+
+        def loss(network, batch, _diffusion, size=size, beside=beside):
+            both = (net(batch.x0, batch.t, batch.labels).mean((1, 2, 3)) for net in
+                    (network, beside))  # fmt: skip
+            own, other = both
+            return ops.Learned(own, {}, size * other)
+
+        train_step(state, model, [batch], own, loss, auxiliary=beside)
+        saved = state.auxiliary.saved()
+        moments = [v.flatten() for name, v in saved.items() if name.startswith("exp_avg.")]
+        found.append(torch.cat(moments) / (1 - own.train.beta1))  # after one step: the gradient
+    clipped, halved, weighed = found
+    assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-2)
+    assert halved.norm() > 1e-2
+    torch.testing.assert_close(weighed, halved)
