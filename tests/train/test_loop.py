@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,10 +21,12 @@ from tests.helpers.processes import (
 from tests.helpers.small import TRAINED_ON
 from vfn.configs import override
 from vfn.data import load_dataset
+from vfn.distributed import ALONE, World
 from vfn.objective import batch_loss
-from vfn.runs import export_model, find_checkpoint, load_checkpoint
-from vfn.train import session, train
+from vfn.runs import RunFiles, export_model, find_checkpoint, load_checkpoint
+from vfn.train import Observer, loop, session, train
 from vfn.train.batches import image_indices
+from vfn.train.state import StepResult
 
 
 @pytest.mark.usefixtures("deterministic")
@@ -277,3 +280,64 @@ def test_a_run_that_changed_nothing_says_so(config, tmp_path, capsys):
         capsys.readouterr()
         train(settings, tmp_path / objective.__name__, objective=objective, device="cpu")
         assert capsys.readouterr().err.count(told) == count
+
+
+def test_a_line_of_the_log_is_of_all_processes_and_of_finite_losses(config, tmp_path, monkeypatch):
+    """And has the learning rate of the step, not of the next one."""
+    monkeypatch.setattr(loop, "total", lambda value, world: world.size * value)
+    numbers = {"in_row": torch.tensor(0.0), "skipped": torch.tensor(1.0)}
+    config, state = override(config, {"warmup": 4}), SimpleNamespace(step=0, counters=numbers)
+    state.weight = None
+    world = World(0, 2, torch.device("cpu"))
+    window = loop.Window(SimpleNamespace(config=config, files=RunFiles(tmp_path), world=world,
+                                         state=state))  # fmt: skip
+    for loss, stage in ((0.5, 3.0), (float("nan"), 4.0)):
+        state.step += 1
+        figures = {"stage": torch.tensor(stage)}
+        window.add(StepResult(torch.tensor(loss), torch.ones(2, 8), torch.tensor(1.0), figures))
+    entry = window.close()
+    assert (entry["loss"], entry["stage"], entry["lr"]) == (0.5, 3.5, config.train.lr / 2)
+
+
+def test_what_is_shown_on_the_way_is_no_time_of_training(config, tmp_path, monkeypatch):
+    """And a run that goes on counts from where it was."""
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(Observer):
+        def stepped(self, _step, /):
+            clock[0] += 2.0
+
+    def shown(run, _check):
+        clock[0] += 100.0
+        return run.files.preview(run.state.step)
+
+    monkeypatch.setattr(loop, "preview", shown)
+    for steps in (2, 3):
+        settings = override(config, {"steps": steps, "preview_every": 1})
+        train(settings, tmp_path, callbacks=[Slow()], resume=steps > 2, device="cpu")
+    told = entries(tmp_path, "seconds")
+    assert [entry["seconds"] for entry in told] == [2.0, 4.0, 6.0]
+    assert {entry["images_per_s"] for entry in told} == {8.0}  # 16 pictures in 2 s
+
+
+def test_each_process_and_micro_batch_draws_numbers_of_its_own(config):
+    """Of torch's generator, from which a network may draw."""
+    config, seeds = override(config, {"accumulate": 2}), []
+    for step in (0, 1):
+        for rank in (0, 1):
+            world = World(rank, 2, torch.device("cpu"))
+            run = SimpleNamespace(config=config, world=world, state=SimpleNamespace(step=step))
+            seeds += [torch.initial_seed() for _ in loop._micro_batches(run, iter([None] * 2))]
+    assert len({*seeds}) == 8
+
+
+def test_the_seed_alone_says_how_a_network_begins(config, tmp_path):
+    found = []
+    for name, seed, before in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        torch.manual_seed(before)
+        own = override(config, {"seed": seed})
+        state = session.open_run(own, RunFiles(tmp_path / name), ALONE).state
+        found.append(state.params["in_conv.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
