@@ -5,12 +5,13 @@ import torch
 
 from vfn.configs import override
 from vfn.data import as_dataset, load_dataset
-from vfn.model import DataShape
+from vfn.model import DataShape, build_model, shape_of
 from vfn.objective import batch_loss
 from vfn.pictures import save_images
 from vfn.runs import find_checkpoint
 from vfn.sampling import untrained
 from vfn.train import train
+from vfn.train.state import init_state, start_partly_from
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,10 @@ def test_too_little_memory_for_sampling_is_told(config):
         ValueError, match="^out of memory while drawing 5 pictures at once .* --bat"
     ):
         drawing.sample(5, steps=1)
+
+
+def test_the_average_begins_with_what_is_taken(config, begun):
+    model = build_model(config, shape_of(load_dataset(config.data)))
+    state, source = init_state(model, config.train), find_checkpoint(begun)
+    start_partly_from(state, source)
+    assert all(torch.equal(state.ema[name], value) for name, value in source.ema.items())

@@ -283,3 +283,28 @@ def test_all_processes_wait_for_the_last_checkpoint(short, tmp_path, monkeypatch
     monkeypatch.setattr("vfn.train.loop._save", lambda *_: done.append("saved"))
     go(override(short, {"preview_every": 0}), tmp_path)
     assert done == ["saved", "saved", "waited"]
+
+
+def test_a_held_out_loss_that_a_kill_cut_off_is_made(short, run):
+    """Between the sample grid and its line of the log."""
+    whole = entries(run.path, "held_out_loss")
+    assert len(whole) == 1
+    kept = [entry for entry in logged(run.path) if "held_out_loss" not in entry]
+    run.log.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    go(short, run.path, resume=True)
+    assert entries(run.path, "held_out_loss") == whole
+
+
+def test_the_best_of_the_step_that_a_run_goes_on_from_stays(short, run):
+    write_checkpoint(run.best, find_checkpoint(run.path))
+    go(short, run.path, resume=True)
+    assert find_checkpoint(run.best).step == 2
+
+
+def test_where_the_best_is_gone_the_next_one_is_kept(short, run):
+    """Though a line of the log tells of a better one."""
+    with run.log.open("a") as log:
+        log.write('{"step": 2, "frechet_distance": 0.0}\n')
+    further = {"steps": 3, "preview_every": 0, "eval_every": 3, "eval_num": 10}
+    go(override(short, further), run.path, resume=True)
+    assert find_checkpoint(run.best).step == 3
