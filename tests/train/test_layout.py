@@ -146,3 +146,10 @@ def test_a_run_that_does_not_fit_leaves_nothing(config, free, tmp_path):
     with pytest.raises(ValueError, match="for its parameters alone"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_before_that_do_not_divide_a_share_are_forgotten(wide, free):
+    """As of a run that goes on with another batch, or on other processes."""
+    free(None)
+    found = [fitted(wide, SHAPE, ALONE, least=least).train.accumulate for least in (3, 5)]
+    assert found == [3, 1]

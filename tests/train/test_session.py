@@ -18,11 +18,12 @@ from tests.helpers.processes import checkpoints, differing, entries, losses
 from vfn.configs import dumps, load, override
 from vfn.configs.settings import to_tables
 from vfn.data import Dataset, Labels, load_dataset
+from vfn.distributed import ALONE, World
 from vfn.nn import Transformer, UNet
 from vfn.objective import batch_loss
 from vfn.ops import Learned
-from vfn.runs import digest, find_checkpoint
-from vfn.train import TrainingData, train
+from vfn.runs import RunFiles, digest, find_checkpoint
+from vfn.train import TrainingData, session, train
 from vfn.train.loop import undisturbed
 from vfn.train.session import micro_batch_size
 
@@ -377,3 +378,21 @@ def test_a_run_of_an_earlier_version_goes_on(config, tmp_path):
     in_earlier_words(checkpoints(tmp_path / "parts")[-1], config)
     train(config, tmp_path / "parts", resume=True, device="cpu")
     assert differing(tmp_path / "whole", tmp_path / "parts") == []
+
+
+def test_all_processes_begin_with_the_parameters_of_the_first(monkeypatch):
+    """The others add zeros to them, whatever they have built."""
+    sent = []
+    monkeypatch.setattr(session, "total", lambda value, _world: sent.append(value.clone()))
+    for rank in (0, 1):
+        model = small()
+        session._share_parameters(model, World(rank, 2, torch.device("cpu")))
+        expected = [value * (rank == 0) for value in small().parameters()]
+        assert all(map(torch.equal, sent[-len(expected) :], expected))
+
+
+def test_processes_are_asked_whether_they_have_the_same_pictures(config, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(session, "check_alike", lambda job, _world: asked.append(job))
+    run = session.open_run(config, RunFiles(tmp_path), ALONE)
+    assert {"pictures": run.data} in asked
