@@ -14,8 +14,10 @@ from vfn.configs import DataConfig, load, override
 from vfn.data import as_dataset, load_dataset, prepare, to_unit
 from vfn.data.derived import downscaled, grey, masked, with_mask
 from vfn.data.given import derived_kind, vector_of
+from vfn.data.values import ranged
 from vfn.evaluation import judge
 from vfn.interop.exports import exporter
+from vfn.model import DataShape
 from vfn.nn import Conditions, Transformer, denoiser
 from vfn.ops import logsnr_schedule
 from vfn.runs import find_checkpoint
@@ -474,3 +476,31 @@ def test_an_outside_network_with_conditions_is_distilled_and_exported(
     assert math.isfinite(found.figures[0].value)
     assert all(math.isfinite(row["loss"]) for row in found.loss_by_logsnr)
     assert all(math.isfinite(figure.value) for figure in found.bits_per_dim)
+
+
+def test_pictures_beside_are_augmented_as_their_pictures_are(shapes):
+    """Which they are the negatives of; a change is linear in the pixels."""
+    config = told_config(augment=0.5, p_uncond=0.0)
+    batch = make_batch(shapes, config, torch.arange(64), torch.device("cpu"))
+    assert (batch.augment != 0).any(1).sum() > 30
+    torch.testing.assert_close(batch.image[:, :1], -batch.x0, rtol=0, atol=1e-5)
+
+
+def test_labels_of_other_classes_are_not_taken_for_those_of_a_network():
+    fourfold = untrained(override(load("digits"), {"condition": "downscale:4"}))
+    test = load_dataset("digits", "test").rows(torch.arange(20))
+    assert fourfold.draws(condition=test).asked.names[:2] == ["2", "0"]
+    names = [f"class {k}" for k in range(10)]
+    others = as_dataset(test.images, test.labels, names)
+    assert fourfold.draws(condition=others).asked.names == [*"0123456789"]
+
+
+def test_numbers_beside_a_mask_are_within_the_range_of_the_network(tmp_path):
+    config = override(load("digits"), {"condition": "mask"})
+    network = untrained(config, DataShape(1, 8, 8, values=ranged("float32", 0, 1)))
+    images, mask = np.full((2, 8, 8, 1), 0.5, np.float32), np.ones((2, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=images, mask=mask)
+    assert network.condition(tmp_path / "a.npz").image.shape == (2, 2, 8, 8)
+    np.savez(tmp_path / "b.npz", arr_0=4 * images, mask=mask)
+    with pytest.raises(ValueError, match="b.npz' within 0..1, got 2 in picture 0"):
+        network.condition(tmp_path / "b.npz")

@@ -357,3 +357,11 @@ def test_what_does_not_go_together_is_refused(settings, message):
     base = override(base, {"time_embedding": "sinusoidal"})
     with pytest.raises(ValueError, match=message):
         override(base, settings)
+
+
+def test_which_steps_have_no_length_does_not_depend_on_the_times(digits_batch):
+    """Five standard errors of a correlation of 1,024 draws."""
+    batches = [digits_batch(True, step) for step in range(16)]
+    u, t, r = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("u", "t", "r"))
+    for times in (t, r, t + r):
+        assert torch.corrcoef(torch.stack([u.double(), times.double()]))[0, 1].abs() < 5 / 32
