@@ -138,3 +138,9 @@ def test_no_snapshots(teacher, tmp_path):
     done = command(teacher, "--sigma-rel", "0.07", "--num", "20")
     assert done.exit_code == 2
     assert "--num goes with --metrics; leave it out" in done.output
+
+
+def test_pictures_are_drawn_with_the_seed_that_is_asked_for(run, tmp_path):
+    made = posthoc_ema(run, 0.07, tmp_path, "fd", num=10, seed=3, steps=1, device="cpu")
+    told = made.evaluations[0.07].settings
+    assert (told["seed"], told["sample_seed"]) == (3, 3)

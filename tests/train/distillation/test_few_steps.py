@@ -16,7 +16,7 @@ from vfn.configs import DiffusionConfig, ModelConfig, load, override
 from vfn.objective import Batch, path_loss
 from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distillation import METHODS, distill, path_objective, plan_of
+from vfn.train.distillation import METHODS, distill, path_objective, plan_of, stages_of
 
 FEW = {"method": "consistency", "steps": 4, "batch_size": 16, "log_every": 1, "eval_every": 0,
        "preview_every": 0, "checkpoint_every": 2, "warmup": 0,
@@ -370,3 +370,13 @@ def test_first_updates_are_a_whole_number(updates):
         asked_of("ect", taught(), method_options={"regress_updates": updates})
     found = asked_of("ect", taught(), method_options={"regress_updates": 2.0})
     assert found.distill.method_options == {"regress_updates": 2}
+
+
+def test_times_of_as_many_steps_are_those_of_the_student(teacher):
+    given = {**FEW, "sample_timesteps": 2, "times": (1.0, 0.6)}
+    found = []
+    for steps in (2, 4):
+        plan = plan_of(find_checkpoint(teacher), "digits_consistency",
+                       {**given, "student_steps": steps})  # fmt: skip
+        found.append(stages_of(plan)[steps].sample.times)
+    assert found == [(1.0, 0.6), None]

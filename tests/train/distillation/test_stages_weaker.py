@@ -24,6 +24,7 @@ from vfn.train.distillation import (
     plan_distillation,
     stage_config,
 )
+from vfn.train.distillation.teaching import taught_by
 
 ALONE = Method(
     stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
@@ -198,3 +199,18 @@ def test_the_command_names_it_shortly(kept):
     assert done.exit_code == 0, done.output
     assert 'teacher_guide_with = "some/run"' in done.output
     assert "teacher_guide_weight = 0.75" in done.output
+
+
+def test_the_weight_of_another_weaker_network_is_not_that_of_the_teacher_s(kept):
+    """Which has 3 for its own."""
+    other = str(RunFiles(kept).checkpoint(2))
+    assert plan(kept).distill.teacher_guide_weight == 3
+    assert plan(kept, teacher_guide_with=other).distill.teacher_guide_weight == 1
+
+
+def test_a_weaker_network_is_asked_about_the_labels_of_the_batch():
+    asked = []
+    weak = Weak(lambda labels, _more: asked.append(labels) or (lambda z, _logsnr: 0 * z), 1.0)
+    batch = batch_at(torch.tensor([0.5, 1.0]))._replace(labels=torch.tensor([1, 2]))
+    taught_by(Constant(0.0), batch, DiffusionConfig(model_out_type="x0"), 0.0, weak)
+    assert [labels.tolist() for labels in asked] == [[1, 2]]
