@@ -10,7 +10,7 @@ from tests.helpers.small import small_checkpoint
 from vfn.data import Labels, prepare
 from vfn.evaluation import judge, own_split
 from vfn.runs import write_checkpoint
-from vfn.sampling import as_data, usual_labels
+from vfn.sampling import as_data, untrained, usual_labels
 
 # Letter 0 or 1 in face 0, 1 or 2: the last pair of either is held out alone.
 NAMES = ("A", "B", "serif", "sans", "mono")
@@ -114,3 +114,13 @@ def test_of_many_sets_of_tags_some_are_drawn(tmp_path):
 def test_without_the_pictures_each_tag_is_drawn_alone(pairs, capsys):
     assert pairs.draws().asked.names == [*NAMES]  # they are not prepared yet
     assert "each tag is drawn alone" in capsys.readouterr().err
+
+
+def test_labels_of_the_data_are_in_an_order_of_the_seed_and_begin_again():
+    digits = untrained("digits")
+    count = len(digits.own_pictures().images)
+    asked = [usual_labels(digits, count + 5, seed, as_data=True).labels for seed in (0, 1)]
+    assert not torch.equal(*asked)
+    for labels in asked:
+        assert torch.equal(labels[count:], labels[:5])
+        assert torch.equal(labels[:count].bincount(), digits.own_pictures().labels.bincount())

@@ -8,13 +8,19 @@ import torch
 
 from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
-from vfn.configs import TrainConfig
-from vfn.data import Labels
+from vfn.configs import TrainConfig, override
+from vfn.data import Labels, to_uint8
+from vfn.data.values import Values
 from vfn.distributed import ALONE
+from vfn.model import schedule_of
+from vfn.ops import ddim_step, keyed_normal, sample, sampling_grid
 from vfn.ops.solver_table import SOLVERS
 from vfn.progress import Progress
-from vfn.sampling import of_each, untrained
-from vfn.sampling.draws import DrawingBar, evaluations
+from vfn.sampling import Trained, of_each, untrained
+from vfn.sampling.draws import DrawingBar, Drawn, evaluations, joined
+from vfn.streams import Stream
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_sde", "ancestral"])
@@ -202,3 +208,42 @@ def test_products_on_a_gpu_are_as_the_run_has_them(wanted):
     trained.denoiser()(torch.zeros(2, *SHAPE.size), torch.zeros(2))
     assert seen == [(wanted, wanted)] * 2
     assert tf32_flags() == before
+
+
+class Says(torch.nn.Module):
+    """A network that says the same x0 of everything."""
+
+    def __init__(self, x0):
+        super().__init__()
+        self.x0 = torch.nn.Parameter(torch.tensor(x0))
+
+    def forward(self, z, _t, _labels=None):
+        return self.x0 * torch.ones_like(z)
+
+
+@pytest.mark.parametrize(("bounded", "drawn"), [(True, 1.0), (False, 3.0)])
+def test_numbers_of_a_range_stay_in_it_and_standardised_ones_are_not_cut(bounded, drawn):
+    config = override(small_config(), {"model_out_type": "x0"})
+    shape = SHAPE._replace(values=Values("float32", (0.0,), (1.0,), bounded), legend=Labels())
+    network = Says(3.0)
+    trained = Trained(network, dict(network.named_parameters()), config, shape, CPU)
+    assert trained.sample(2, steps=2, sampler="ddim", guidance=0).images.unique().tolist() == [
+        drawn
+    ]
+
+
+def test_rescaled_guidance_reaches_the_network(trained):
+    """As of the denoiser with that rescaling."""
+    grid = sampling_grid("time", schedule_of(trained.config.diffusion), 3)
+    start = keyed_normal(0, Stream.SAMPLE, torch.arange(2), (1, 8, 8))
+    denoise = trained.denoiser(torch.tensor([4, 8]), 3.0, rescale=0.7)
+    expected = to_uint8(sample(denoise, start, grid, ddim_step).x0)
+    settings = {"labels": ["3", "7"], "sampler": "ddim", "steps": 3, "guidance": 3.0}
+    assert torch.equal(trained.sample(2, **settings, guidance_rescale=0.7).images, expected)
+    assert not torch.equal(trained.sample(2, **settings).images, expected)
+
+
+def test_evaluations_of_several_batches_are_the_most_of_any():
+    part = Drawn(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["7"], torch.tensor([8]), nfe=4)
+    parts = [part, part._replace(nfe=9, weak_nfe=9), part]
+    assert (joined(parts).nfe, joined(parts).weak_nfe) == (9, 9)

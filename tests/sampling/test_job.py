@@ -543,3 +543,34 @@ def test_labels_that_get_no_picture_are_named(capsys):
     variants(trained, {}, 3, "3,7,5")
     variants(trained, {}, 1)
     assert "get a picture" not in capsys.readouterr().err
+
+
+def test_a_job_tells_the_most_evaluations_of_its_batches(trained, tmp_path, monkeypatch):
+    """As where a solver chooses its steps."""
+    whole = Draws.batch
+
+    def uneven(self, indices, watch=None):
+        return whole(self, indices, watch)._replace(nfe=9 - int(indices[0]))
+
+    monkeypatch.setattr(Draws, "batch", uneven)
+    [written] = write_samples(trained.draws(4, batch=2), tmp_path, animate=False)
+    assert written.nfe == 9
+
+
+def test_room_is_needed_for_what_is_missing_alone(trained, tmp_path, monkeypatch):
+    write_samples(trained.draws(4), tmp_path, animate=False)
+    (tmp_path / "images" / "000003.png").unlink()
+    free = SimpleNamespace(total=10**9, used=0, free=4096 + 10)  # for one picture
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: free)
+    [written] = write_samples(trained.draws(4, batch=1), tmp_path, animate=False)
+    assert (written.num, written.present) == (4, 3)
+
+
+def test_an_animation_that_is_there_is_not_drawn_again(trained, tmp_path, drawn):
+    draws = trained.draws(4)
+    write_samples(draws, tmp_path, grid=False)
+    before, made = contents(tmp_path), len(drawn)
+    assert "denoising.webp" in before
+    write_samples(draws, tmp_path, grid=False)
+    assert len(drawn) == made
+    assert contents(tmp_path) == before
