@@ -1,7 +1,10 @@
 """Bits per dimension: three figures that do not depend on batches."""
 
 import pytest
+import torch
 
+from tests.evaluation.conftest import small_network
+from vfn.data import Dataset, Labels
 from vfn.evaluation import bits
 from vfn.evaluation.bits import bits_per_dim
 
@@ -36,3 +39,33 @@ def test_some_pictures_are_evenly_spread(trained, held_out):
     rows = [0, 1, 1, 3]
     other = four._replace(images=four.images[rows], labels=four.labels[rows])
     assert bits_per_dim(trained, four, 2) != bits_per_dim(trained, other, 2)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_network_is_asked_with_the_guidance_that_it_takes(trained, held_out, monkeypatch):
+    asked = []
+
+    def recorded(denoise, _diffusion, x0, *_):
+        asked.append(denoise.args[1])
+        return torch.zeros(3, len(x0))
+
+    monkeypatch.setattr(bits, "_of_batch", recorded)
+    bits_per_dim(trained, held_out, 2, guidance=1.5)
+    bits_per_dim(trained, held_out, 2)
+    assert asked == [1.5, 0.0]
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize(("highest", "decoded"), [(8.0, 8.0), (20.0, bits.DECODED)])
+def test_the_decoder_takes_over_at_half_a_level(held_out, monkeypatch, highest, decoded):
+    """Or where the schedule ends, if that is before."""
+    network = small_network(Labels(), logsnr_max=highest)
+    seen, whole = [], bits.continuous_vlb_bpd
+
+    def recorded(denoise, x0, low, high, *rest, **options):
+        seen.append(high)
+        return whole(denoise, x0, low, high, *rest, **options)
+
+    monkeypatch.setattr(bits, "continuous_vlb_bpd", recorded)
+    bits_per_dim(network, Dataset(held_out.images[:2]))
+    assert seen == [pytest.approx(decoded, abs=0.05)]

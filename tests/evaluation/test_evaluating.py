@@ -89,6 +89,7 @@ MEAN_ALONE = Statistics(9, None, None, None, {})
         ({"real": MEAN_ALONE}, "pr", "these statistics hold only mean and covariance"),
         ({"fake": Dataset(torch.zeros(9, 3, 8, 8))}, "fd", "of one shape, got"),
         ({"fake": 3}, "pr", "pr needs at least 4 fake pictures, got 3"),
+        ({"fake": 5}, "dc", "dc needs at least 6 fake pictures, got 5"),
         ({"fake": 1}, "fid", "fid needs at least 2 fake pictures, got 1"),
         ({}, "is", "logits of a classifier, and pixels gives none; use --features inception"),
         ({}, "loss", "loss goes with --fake run:DIR, or a loaded network; leave it out"),
@@ -102,6 +103,7 @@ def test_what_cannot_be_judged(real, held_out, change, metric, message):
         "tagged": real._replace(
             labels=torch.ones(len(real.images), 3, dtype=torch.uint8), legend=Labels(("a",), True)
         ),
+        5: Dataset(real.images[:5]),
         3: Dataset(real.images[:3]),
         1: Dataset(real.images[:1]),
     }

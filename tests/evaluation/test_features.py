@@ -6,7 +6,12 @@ import torch
 
 from vfn.data import load_dataset
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
-from vfn.evaluation.features import compute_statistics, read_statistics, save_statistics
+from vfn.evaluation.features import (
+    check_identity,
+    compute_statistics,
+    read_statistics,
+    save_statistics,
+)
 
 
 def images():
@@ -107,3 +112,11 @@ def test_damaged_statistics_are_named_in_one_line(tmp_path, arrays):
         read_statistics(path, PIXELS)
     assert len(str(refused.value).splitlines()) == 1
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["extractor", "weights_sha256", "layers", "resize"])
+def test_features_of_another_kind_are_refused(name):
+    ours = {"extractor": "a", "weights_sha256": "b", "layers": "c", "resize": "d"}
+    check_identity({name: ours[name], "num": 3}, ours, "s.npz")
+    with pytest.raises(ValueError, match=f"s.npz has features with {name} other, and this eval"):
+        check_identity({name: "other"}, ours, "s.npz")

@@ -179,3 +179,16 @@ def test_tags_are_asked_as_the_pictures_have_them(real):
     hook.remove()
     # Then come 20 without.
     assert torch.equal(asked[0][:20].long(), some_of(tags, 20).long())
+
+
+def test_loss_by_logsnr_of_a_bound_is_at_its_steps(held_out):
+    """Which there are no levels between."""
+    network = small_network(Labels(), train_timesteps=4, loss_type="kl")
+    seen = []
+
+    def hook(_module, given):
+        seen.append(given[1])
+
+    network.model.register_forward_pre_hook(hook)
+    loss_by_logsnr(network, Dataset(held_out.images[:5]))
+    assert torch.cat(seen).unique().tolist() == [0.25, 0.5, 0.75, 1.0]

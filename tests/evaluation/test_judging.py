@@ -14,12 +14,13 @@ from PIL import Image
 from tests.evaluation.conftest import small_network
 from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
-from vfn.configs import dumps
+from vfn.configs import DataConfig, dumps
 from vfn.data import Dataset, Labels, load_dataset
 from vfn.data.resize import resized
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
+from vfn.evaluation.opening import open_held_out
 from vfn.evaluation.record import read_evaluation
 from vfn.evaluation.sides import Figure
 from vfn.files import write_atomic
@@ -792,3 +793,10 @@ def test_numbers_of_numpy_are_written(tmp_path):
 def test_what_is_no_whole_number_is_refused(given):
     with pytest.raises(ValueError, match="to be a whole number"):
         judge("dataset:digits:train", "dataset:digits:test", ["fd"], device="cpu", **given)
+
+
+def test_of_a_run_of_all_pictures_none_are_held_out():
+    """Also where the real ones are named by their data set, which has a split for it."""
+    whole, part = DataConfig(dataset="digits", split="all"), DataConfig(dataset="digits")
+    assert open_held_out(REAL, None, whole) is None
+    assert len(open_held_out(REAL, None, part).images) == 360

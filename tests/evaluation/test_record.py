@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vfn.evaluation.record import Evaluation, compare, is_number, read_evaluation
+from vfn.evaluation.record import Evaluation, compare, is_number, not_finite, read_evaluation
 from vfn.evaluation.sides import HALVES, Figure
 from vfn.ops import Interval
 
@@ -208,3 +208,13 @@ def test_figures_that_are_not_finite_are_not_written(tmp_path, change, message):
 def test_an_unknown_error_is_written_as_none(tmp_path):
     Evaluation([Figure("a", "A", 1.0, error=float("nan"))]).write(tmp_path / "m.json")
     assert read_evaluation(tmp_path / "m.json").figures[0].error is None
+
+
+@pytest.mark.parametrize("name", ["interval", "reference_interval"])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_ends_of_both_intervals_have_to_be_finite(name, end):
+    """JSON has no number for others, and no file would be read with them."""
+    interval = Interval(0.0, 1.0)._replace(**{end: float("nan")})
+    figure = Figure("recall", "Recall", 0.5, 0.5, **{name: interval})
+    assert not_finite([FIGURES[0]]) == ""
+    assert not_finite([figure]) == f"{end} end of {name} nan of Recall"

@@ -24,6 +24,16 @@ def test_an_interval_is_that_of_resampled_rows():
     assert judged._replace(bootstrap=0).interval(24.5, 50, len) is None
 
 
+def test_which_rows_are_resampled_is_of_the_seed():
+    found = []
+    for seed in (0, 1, 1):
+        seen = []
+        judged = Judged(None, None, None, None, "pixels", seed=seed, bootstrap=2)
+        judged.interval(0.0, 50, lambda rows, seen=seen: seen.append(rows.tolist()) or 0.0)
+        found.append(seen)
+    assert found[0] != found[1] == found[2]
+
+
 def test_what_stands_beside_a_figure():
     figure = Figure("a", "A", 1.0, note="how", baseline="halves")
     assert figure.about == "how"

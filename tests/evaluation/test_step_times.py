@@ -11,7 +11,17 @@ from tests.evaluation.conftest import SMALL
 from tests.helpers.small import DIGITS_FILE
 from vfn.cli import app
 from vfn.configs import load, override
-from vfn.evaluation import METRICS, BestTimes, best_times, judge, search_times, usual_labels
+from vfn.configs.schema import SEED
+from vfn.evaluation import (
+    METRICS,
+    BestTimes,
+    Evaluation,
+    Figure,
+    best_times,
+    judge,
+    search_times,
+    usual_labels,
+)
 from vfn.sampling import untrained
 
 
@@ -122,3 +132,18 @@ def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
 def test_what_cannot_be_searched_is_refused(trained, options, message):
     with pytest.raises(ValueError, match=message):
         best_times(trained, device="cpu", **{"real": DIGITS_FILE, **options})
+
+
+def test_trials_of_a_figure_that_is_better_when_higher_are_that_figure(trained, monkeypatch):
+    """And the seed after the last one is the first."""
+
+    def judged(_real, draws, *_metrics, **_options):
+        return Evaluation(
+            [Figure("precision", "Precision", 1 - abs(draws.settings.times[1] - 0.7))]
+        )
+
+    monkeypatch.setattr("vfn.evaluation.step_times.judge", judged)
+    found = best_times(trained, 2, "pr", num=10, seed=SEED, device="cpu")
+    assert (found.kind.key, found.seed, found.other_seed) == ("precision", SEED, 0)
+    assert found.times == pytest.approx((1.0, 0.7), abs=0.02)
+    assert found.trials[found.times] == max(found.trials.values()) == pytest.approx(1, abs=0.02)
