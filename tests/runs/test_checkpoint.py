@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.processes import killed_while_writing
 from tests.helpers.small import SHAPE, small_checkpoint, small_config
+from vfn import files
 from vfn.configs import override
 from vfn.data import Labels
 from vfn.model import build_model
@@ -356,3 +357,20 @@ def test_writing_a_checkpoint_holds_no_second_copy(tmp_path):
     command = [sys.executable, "-c", dedent(code), str(tmp_path / "a")]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert grown < 0.25 * 4e8
+
+
+def test_other_numbers_than_float32_are_refused(tmp_path):
+    whole = small_checkpoint()
+    halves = {name: value.half() for name, value in whole.ema.items()}
+    export_model(whole._replace(ema=halves), tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match="half.safetensors does not hold .* expected float32 ten"):
+        load_checkpoint(tmp_path / "half.safetensors")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_name_of_a_file_is_forced_to_the_disk_too(tmp_path, monkeypatch, durable):
+    """Without that of its directory a power cut may leave the file as it was, or none."""
+    synced = []
+    monkeypatch.setattr(files, "sync_directory", lambda path: synced.append([*path.iterdir()]))
+    files.write_atomic(tmp_path / "a.json", "{}", durable)
+    assert synced == [[tmp_path / "a.json"]] * durable

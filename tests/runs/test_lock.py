@@ -6,10 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
-from vfn.runs import RunFiles, locked
+from vfn.runs import RunFiles, lock, locked
 
 HELD = """
 import sys
@@ -101,3 +102,40 @@ def test_which_locks_count(tmp_path, content, age, message):
     assert "\n" not in str(caught.value)
     with locked(run, taken_over=True):
         pass
+
+
+def test_a_lock_is_touched_while_it_is_held(tmp_path, monkeypatch):
+    """Or another machine would take it for one of nobody's."""
+    monkeypatch.setattr(lock, "TOUCH", 0.01)
+    run = RunFiles(tmp_path)
+    with locked(run):
+        os.utime(run.lock, (0, 0))
+        end = time.monotonic() + 10
+        while run.lock.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert run.lock.stat().st_mtime > 0
+
+
+def test_a_lock_that_somebody_has_taken_over_is_theirs(tmp_path):
+    run = RunFiles(tmp_path)
+    with locked(run):
+        write_lock(run, holder(host="elsewhere"))
+    assert json.loads(run.lock.read_text())["host"] == "elsewhere"
+
+
+def test_a_stale_lock_that_somebody_else_replaces_first_is_theirs(tmp_path, monkeypatch):
+    """Between the look at it and its removal."""
+    run = RunFiles(tmp_path)
+    write_lock(run, holder(pid=2**22 + 1))
+    stale = lock._is_stale
+
+    def meanwhile(known, age):
+        if known["host"] == "elsewhere":
+            return stale(known, age)
+        write_lock(run, holder(host="elsewhere"))
+        return True
+
+    monkeypatch.setattr(lock, "_is_stale", meanwhile)
+    with pytest.raises(ValueError, match="in use by process .* of elsewhere"), locked(run):
+        pass
+    assert json.loads(run.lock.read_text())["host"] == "elsewhere"

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from vfn.runs import read_log, read_stages, seconds_until
+from vfn.runs.log import overfits_since
 
 
 def test_entries_in_order(tmp_path):
@@ -89,3 +90,17 @@ def test_ten_thousand_damaged_logs_end_in_a_line_or_are_read(tmp_path):
                 read(path)
             except ValueError as error:
                 assert str(error).isprintable()  # noqa: PT017
+
+
+def test_a_line_of_the_step_itself_counts(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 2, "seconds": 3.5}\n{"step": 4, "seconds": 6.0}\n')
+    assert [seconds_until(path, step) for step in (1, 2, 4)] == [None, 3.5, 6.0]
+
+
+def test_a_run_that_diverges_late_does_not_overfit():
+    """Its loss is still below that of the first steps, and above that of as many steps before."""
+    held_out = {500: 0.5, 1000: 0.4, 1500: 0.6}
+    training = {100: 9.0, 200: 5.0, 300: 1.0, 900: 0.4, 1200: 0.7}
+    assert overfits_since(training, held_out) is None
+    assert overfits_since({**training, 1200: 0.3}, held_out) == 1000

@@ -204,3 +204,9 @@ def test_what_comes_later_is_dropped(tmp_path):
     drop_snapshots_after(copy, 40)
     assert list(copy.snapshot_steps()) == [40, 20]
     drop_snapshots_after(RunFiles(tmp_path / "none"), 0)
+
+
+def test_snapshots_after_the_step_are_not_used(averaged):
+    run, _ = averaged
+    assert stored_averages(run.path, 90).steps == [20, 40, 60, 80]
+    assert stored_averages(run.path, 80).steps == [20, 40, 60, 80]
