@@ -23,6 +23,7 @@ from tests.helpers.formats import noise, save_pictures
 from vfn.configs import DataConfig
 from vfn.data import (
     Dataset,
+    cache,
     data_digest,
     find_prepared,
     load_dataset,
@@ -481,3 +482,11 @@ def test_a_disk_without_room_is_told_at_the_first_picture(pictures, monkeypatch)
     with pytest.raises(ValueError, match="60 prepared pictures take about .* GB, and where"):
         prepare(data(pictures))
     assert not list(pictures.parent.rglob("images.bin"))
+
+
+def test_all_files_are_forced_to_the_disk_before_they_have_their_place(pictures, monkeypatch):
+    synced = []
+    monkeypatch.setattr(cache, "_sync", lambda path: synced.append((path.name, path.parent.name)))
+    found = prepare(data(pictures))
+    assert sorted(name for name, _ in synced) == ["images.bin", "info.json"]
+    assert {folder for _, folder in synced} == {f".{found.path.name}.new.tmp"}

@@ -14,6 +14,7 @@ from tests.helpers.small import small_config
 from vfn.configs import DataConfig, override
 from vfn.data import from_items, load_dataset, prepare
 from vfn.data.augment import DRAWS, Change, changed, draw_change
+from vfn.data.tar import tar_source
 from vfn.sampling import load
 from vfn.train import train
 from vfn.train.batches import make_batch
@@ -305,3 +306,12 @@ def test_changes_of_training_belong_to_draws_and_sampling_has_none(tmp_path):
     model = load(tmp_path / "run", "cpu")
     assert model.model.augment_dim == 9
     assert model.sample(2, condition="dataset:digits:test", steps=2).images.shape == (2, 1, 8, 8)
+
+
+def test_a_tar_file_that_is_cut_meanwhile_is_told(tmp_path):
+    path = tmp_path / "a.tar"
+    packed(path, [("0.png", png(1)), ("1.png", png(2))])
+    source = tar_source([path], 0.0)
+    path.write_bytes(path.read_bytes()[: 512 + 10])
+    with pytest.raises(ValueError, match="a.tar is cut short"):
+        source.read(0)

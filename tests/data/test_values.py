@@ -322,3 +322,11 @@ def test_what_pictures_mean_is_not_to_be_said(given, tmp_path):
             load_dataset(DataConfig(dataset=name, data_dir=str(tmp_path), **given))
     with pytest.raises(ValueError, match=message):
         from_items([Image.new("L", (8, 8))], DataConfig(**given))
+
+
+def test_a_channel_that_is_the_same_everywhere_is_moved_and_not_scaled():
+    images = torch.tensor([2.0, 5.0]).view(1, 2, 1, 1) * torch.ones(3, 2, 2, 2)
+    images[:, 1, 0] = 7.0
+    values = measured(images, "float32", standardise=True)
+    assert (values.offset, values.scale) == ((2.0, 6.0), (1.0, 1.0))
+    assert not values.to_unit(images)[:, 0].any()
