@@ -516,6 +516,10 @@ teacher_guide_weight = 0
             "[sample]\nguidance_options = {norm = 1}",
             "guidance rule plain takes no options, got norm",
         ),
+        (
+            "[sample]\nsample_timesteps = 3\ntimes = [1.0, 0.5, 0.5]",
+            "expected times that fall, above 0, such as 1,0.7, got 1,0.5,0.5",
+        ),
         ("[sample]\nzero_init = 16", "expected zero_init below the 16 steps of sampling, got 16"),
         (
             "[train]\nema_profiles = [0.05, 0.05]",

@@ -85,3 +85,12 @@ def test_smooth_time_turns_a_hundredth_as_far(build):
     smooth, usual = build(time_embedding="smooth"), build()
     t = torch.tensor([0.3, 0.7], dtype=torch.float64)
     torch.testing.assert_close(smooth.embed(t, None), usual.embed(t / 100, None))
+
+
+def test_guidance_is_seen_by_its_place_in_the_range(build):
+    """From the lowest to the highest weight, wherever these are."""
+    inputs = (*given()[0], None)
+    low, high = (build(guidance_range=span) for span in ((0.0, 2.0), (1.0, 5.0)))
+    for share in (0.0, 0.5, 1.0):
+        one, other = torch.full((2,), 2 * share), torch.full((2,), 1 + 4 * share)
+        torch.testing.assert_close(low(*inputs, one), high(*inputs, other))

@@ -425,3 +425,14 @@ def test_another_network_is_named(bare):
     config = Config(model=ModelConfig(network="mine.nets:Small"))
     (bare / "config.toml").write_text(dumps(config))
     assert "A network (mine.nets:Small) that turns noise into pictures" in _page(bare)
+
+
+def test_places_of_the_machine_are_no_part_of_the_page(run):
+    """It may be mailed: of a path the last two parts are enough."""
+    at = {"real": "/home/me/data/cats", "fake": "run:/home/me/runs/a", "run": "/home/me/runs/a",
+          "guide_with": "/home/me/runs/weak"}  # fmt: skip
+    (run / "metrics-w0.json").write_text(json.dumps(EVALUATION | {"settings": at}))
+    page = _page(run)
+    assert "/home/me" not in page
+    for part in ("data/cats", "run:runs/a", "runs/weak"):
+        assert part in page

@@ -144,3 +144,12 @@ def test_what_cannot_be_compared_is_refused(runs, message, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         compare(runs)
+
+
+def test_of_many_steps_some_are_shown_and_the_last_one(pair):
+    for run in pair:
+        for step in (100, 200, 300, 500, 600, 700, 750):
+            preview = run / f"samples/step-{step:08d}.png"
+            shutil.copy(run / "samples/step-00000400.png", preview)
+    shown = re.findall(r'alt="Generated pictures after step (\d+)"', compare(pair).read_text())
+    assert sorted(set(map(int, shown))) == [200, 400, 600, 750]
