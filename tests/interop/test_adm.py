@@ -291,3 +291,8 @@ def test_flags_of_others_run_no_code(written):
     file, flags, _ = written()
     found = read_adm(file, with_dataset(flags, "mine:Cats"))
     assert found.config.data.dataset == "mine:Cats"
+
+
+def test_published_networks_of_one_kind_differ_in_what_their_flags_say():
+    for name, dropout in (("lsun_horse", 0.1), ("lsun_horse_nodropout", 0.0)):
+        assert adm_flags(name)["dropout"] == dropout

@@ -13,7 +13,7 @@ from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from tests.helpers.strangers import CODE, left_by_code
 from vfn.configs import override
 from vfn.data import Labels
-from vfn.interop import export_diffusers, import_diffusers
+from vfn.interop import betas, export_diffusers, import_diffusers
 from vfn.interop.diffusers_export import sampled_by_diffusers, write_side_file
 from vfn.interop.diffusers_import import (
     diffusion_from_scheduler,
@@ -556,3 +556,13 @@ def test_a_network_of_theirs_is_trained_on_and_distilled(tmp_path):
     )  # fmt: skip
     assert fast.student_steps == 1
     assert load(tmp_path / "fast" / "steps-1", "cpu").sample(1).nfe == 1
+
+
+def test_levels_of_other_betas_are_not_those_on_a_device(monkeypatch):
+    """Which are kept there, schedule by schedule."""
+    monkeypatch.setattr(betas, "_COPIES", {})
+    meta = torch.device("meta")
+    for count in (10, 20):
+        levels = torch.zeros(count)
+        assert len(betas._on(("linear", count), levels, meta)) == count
+    assert len(betas._on(("linear", 10), torch.zeros(3), meta)) == 10  # that of before
