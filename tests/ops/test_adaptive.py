@@ -108,3 +108,16 @@ def test_what_cannot_work_is_refused():
         draw(0.1, grid=torch.tensor([0.0, math.inf]))
     with pytest.raises(ValueError, match="arrive within 5 steps, but with tolerance 1e-09 it did"):
         draw(1e-9, max_steps=5)
+
+
+def test_a_step_that_is_not_finite_is_tried_shorter():
+    """It was too long, and no reason to end there."""
+    calls = []
+
+    def overflowing(z, logsnr):
+        calls.append(None)
+        x0 = MIXTURE.denoise(z, logsnr)
+        return x0 * math.inf if 2 <= len(calls) <= 4 else x0
+
+    got = ops.sample_adaptive(overflowing, start_noise(COUNT, 2), GRID, 1e-4)
+    torch.testing.assert_close(got.x0, draw(1e-4).x0, rtol=0, atol=1e-2)

@@ -340,3 +340,21 @@ def test_coefficients_have_all_digits(noisy_level, gap, exact_scales, max_ulp):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(noisy())
+
+
+@pytest.mark.parametrize(("update", "warmup", "share"), [(0, 1, 1.0), (0, 4, 0.25), (1, 4, 0.5),
+                                                         (3, 4, 1.0), (9, 4, 1.0)])  # fmt: skip
+def test_the_warm_up_counts_the_update_that_is_made(update, warmup, share):
+    """The first of n has 1/n of the tangent, the last all of it."""
+    z, dz = torch.randn(2, 4, 3, dtype=torch.float64)
+    logsnr = torch.linspace(-2, 2, 4, dtype=torch.float64)
+
+    def velocity(z, logsnr):
+        return torch.sin(z) * torch.tanh(logsnr).view(-1, 1)
+
+    found = ops.learn_consistency(
+        velocity, velocity, ops.Paths(z, dz, logsnr), update, tangent_warmup=warmup
+    )
+    v, dv = ops.along_path(velocity, z, logsnr, dz)
+    tangent = ops.consistency_tangent(z, v, dz, dv, logsnr, share)
+    torch.testing.assert_close(found.figures["tangent_rms"], tangent.square().mean().sqrt())

@@ -221,3 +221,9 @@ def test_edit_keeps_the_more_the_weaker_it_is():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 2, dtype=torch.float64))
+
+
+def test_a_share_that_floats_hardly_miss_is_no_step_more():
+    """0.28 of 25 steps is 7, and 7.000000000000001 in floats."""
+    rest = ops.edit_start(torch.zeros(1, 2), grid(25), 0.28, torch.zeros(1, 2)).logsnrs
+    assert torch.equal(rest, grid(25)[18:])

@@ -270,3 +270,11 @@ def test_a_line_needs_three_sizes():
     with pytest.raises(ValueError, match=r"N >= 10, got \(9, 2\)"):
         frechet_infinity(torch.zeros(2), torch.eye(2), torch.randn(9, 2), least=8)
     assert frechet_infinity(torch.zeros(2), torch.eye(2), torch.randn(10, 2), 8).error > 1e-6
+
+
+def test_the_error_of_a_line_through_few_sizes_counts_what_the_line_took():
+    """Of three sizes two numbers are fitted, so that one is left to tell of chance."""
+    samples = [points(200, 2, seed, 1.5) for seed in range(100)]
+    found = [frechet_infinity(torch.zeros(2), torch.eye(2), f, 40, points=3) for f in samples]
+    spread = np.std([f.value for f in found])
+    assert 0.8 * spread < np.mean([f.error**2 for f in found]) ** 0.5 < 1.6 * spread

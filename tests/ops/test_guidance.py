@@ -352,3 +352,8 @@ def outside():
         return ops.Sample(denoise(z, logsnrs[:1]), 1)
 
     return integrate
+
+
+def test_an_interval_may_be_a_single_level():
+    got = ops.interval_strength(2.0, 1.0, 1.0)(torch.tensor([0.5, 1.0, 1.5]))
+    assert got.tolist() == [0.0, 2.0, 0.0]

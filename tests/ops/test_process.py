@@ -215,3 +215,10 @@ def test_learned_variance_of_no_step_is_zero():
 def test_learned_variance_refuses_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="logsnr_t of a shape that"):
         ops.learned_logvar(torch.zeros(3), torch.ones(2), torch.zeros(2, 3))
+
+
+def test_learned_variance_of_a_step_to_the_data_is_large_or_none():
+    """The small one is that of a point: but where the network says the large one, there is none."""
+    frac = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
+    found = ops.learned_logvar(torch.zeros(1), torch.full((1,), math.inf), frac)
+    assert found.tolist() == [[-math.inf, -math.inf, pytest.approx(math.log(0.5))]]

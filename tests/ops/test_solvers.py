@@ -460,3 +460,15 @@ def test_unipc_to_the_last_logsnr_is_closer_for_its_correction():
         for solver in (whole, uncorrected)
     )
     assert corrected.sqrt() < 0.99 * plain.sqrt()
+
+
+@pytest.mark.parametrize("levels", [(-200.0, -100.0), (100.0, 200.0)])
+def test_levels_on_either_side_of_the_range_are_not_churned(levels):
+    z = start_noise(COUNT, 2)
+    churned, plain = (
+        ops.sample(
+            MIXTURE.denoise, z, ops.logsnr_grid(COSINE, 6), solver, noise=lambda _k: z.flip(0)
+        ).x0
+        for solver in (ops.heun_solver(churn=0.3, churn_range=levels), ops.heun_solver())
+    )
+    torch.testing.assert_close(churned, plain)
