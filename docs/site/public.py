@@ -175,7 +175,7 @@ def written_signature(value: Any) -> tuple[str, str] | None:
 
     >>> from vfn.ops import Sample, interval_strength
     >>> written_signature(interval_strength)
-    ('(w: float, low: float, high: float)', 'Strength')
+    ('(w: float | Tensor, low: float, high: float)', 'Strength')
     >>> written_signature(Sample)
     ('(x0: Tensor, nfe: int)', '')
     """

@@ -257,7 +257,7 @@ def test_settings_that_do_not_fit(trained, settings, message):
 
 
 def test_a_weaker_network_that_is_no_path(trained):
-    with pytest.raises(ValueError, match=r"checkpoint 3\.5 does not exist; expected a run"):
+    with pytest.raises(ValueError, match=r"expected a path, got 3\.5; give a text"):
         trained.draws(2, guide_with=3.5)
 
 

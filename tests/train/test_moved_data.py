@@ -14,6 +14,7 @@ from vfn.cli import app, line_of
 from vfn.configs import load
 from vfn.data import load_dataset
 from vfn.evaluation import read_evaluation
+from vfn.numbers import number_of
 from vfn.runs import find_checkpoint, mark_of
 
 DISTILL = ["--teacher-steps", "4", "--student-steps", "2", "--steps", "2", "--last-steps", "2",
@@ -46,7 +47,7 @@ def places(tmp_path, monkeypatch):
 def trained(steps=2, out="run", *more):
     told = vfn_command("train", "--dataset", "pics", "--out", out, "--steps", steps, *SMALL,
                        "--preview-every", "0", *more)  # fmt: skip
-    assert f"finished {steps} steps" in told, told
+    assert f"finished {number_of(steps, 'step')}" in told, told
 
 
 def test_every_command_works_from_any_directory(places, monkeypatch):

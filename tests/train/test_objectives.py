@@ -341,7 +341,7 @@ def test_an_objective_that_gives_something_else_is_refused(config):
         ),
         (
             {"objective": "ect", "train_timesteps": 8},
-            "no learned_variance and train_timesteps 0 with objective ect",
+            "expected train_timesteps 0 with objective ect, got 8",
         ),
         ({"objective": "ect", "model_out_type": "both"}, "model_out_type v with objective ect"),
         (

@@ -76,10 +76,10 @@ def lessons(monkeypatch):
     """Every stage's `Lesson` of the distillations that follow, in order."""
     seen = []
 
-    def recording(network, guidance, steps):
+    def recording(network, guidance, steps, *led):
         params = {name: value.clone() for name, value in network.named_parameters()}
         seen.append(Lesson(network, params, guidance, steps, []))
-        loss, batches = distill_objective(network, guidance, steps), seen[-1].batches
+        loss, batches = distill_objective(network, guidance, steps, *led), seen[-1].batches
 
         def recorded(student, batch, diffusion):
             batches.append(batch)
