@@ -105,6 +105,18 @@ def test_what_rows_do_not_have_of_pictures_is_told(tmp_path, capfd):
     assert f"2 of 6 pictures in {tmp_path}: in other colours than sRGB" in told
 
 
+def test_a_profile_counts_where_pillow_cannot_read_it(tmp_path, capfd, monkeypatch):
+    """As one that is built without the library of colours."""
+
+    def missing(_profile):
+        raise ImportError("no module _imagingcms")
+
+    monkeypatch.setattr(ImageCms, "getProfileDescription", missing)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", icc_profile=b"not read before")
+    read_rows(folder_source(tmp_path, 0.0), DataConfig(), lambda row: None)
+    assert "1 of 1 pictures" in capfd.readouterr().err
+
+
 def test_a_picture_too_large_to_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
     Image.new("1", (3000, 1500)).save(tmp_path / "a.png")

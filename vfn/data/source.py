@@ -387,7 +387,7 @@ def _is_srgb(profile: bytes) -> bool:
     """Whether a profile is of the colours that pictures without one have, as far as it says."""
     try:
         told = ImageCms.getProfileDescription(io.BytesIO(profile))
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, ImportError):  # Pillow may be built without the library for it
         return False
     return "srgb" in told.lower()
 
