@@ -115,6 +115,16 @@ class Reference:
         return drawn
 
 
+class ReferenceDropout(Reference):
+    """With the dropout of its CIFAR-10, for trainings that are long for so few pictures."""
+
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
+        super().__init__(shape, width, blocks)
+        for part in self.net.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.2
+
+
 class Diffusers:
     """Its script for unconditional training, with labels: noise, DDPM's linear betas, 1000 times.
 
@@ -239,12 +249,33 @@ class EDM:
         return drawn.float()
 
 
+class AugmentedEDM(EDM):
+    """With the augmentation and the dropout of its CIFAR-10, but for the mirrored half.
+
+    Digits are mirrored as rarely as they are otherwise changed.
+    """
+
+    def __init__(self, shape: Shape, width: int, blocks: int) -> None:
+        super().__init__(shape, width, blocks)
+        from training.augment import AugmentPipe
+        from training.networks import EDMPrecond
+
+        plain: Any = self.net  # remembers how it was made
+        more = {"augment_dim": 9, "dropout": 0.13}
+        self.net = EDMPrecond(*plain.init_args, **{**plain.init_kwargs, **more})
+        kinds = ("xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac")
+        self.augment = AugmentPipe(p=0.12, **dict.fromkeys(kinds, 1))
+        self.of_noise = partial(self.of_noise, augment_pipe=self.augment)
+
+
 PEERS: dict[str, type[Peer]] = {
     "reference": Reference, "diffusers": Diffusers, "lucidrains": Lucidrains, "EDM": EDM,  # type: ignore[dict-item]  # widths are a range, not any sequence
+    "reference-dropout": ReferenceDropout, "EDM-augmented": AugmentedEDM,  # type: ignore[dict-item]  # likewise
 }  # fmt: skip
+_REFERENCE = "" if REFERENCE_CHECKOUT else "VFN_REFERENCE names no checkout"
+_EDM = "" if EDM_CHECKOUT else "VFN_EDM names no checkout"
 LACKING = {
-    "reference": "" if REFERENCE_CHECKOUT else "VFN_REFERENCE names no checkout",
-    "EDM": "" if EDM_CHECKOUT else "VFN_EDM names no checkout",
+    "reference": _REFERENCE, "reference-dropout": _REFERENCE, "EDM": _EDM, "EDM-augmented": _EDM,
     **{
         name: "" if importlib.util.find_spec(package) else f"pip install {package}"
         for name, package in (

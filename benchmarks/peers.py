@@ -3,20 +3,21 @@
 VFN_REFERENCE=path/to/v-diffusion-torch VFN_EDM=path/to/edm python -m benchmarks.peers
 
 Each row is one implementation with its own network, loss and sampler, see
-`benchmarks.implementations`, at about the same number of parameters; ours also with augmentation
-and dropout, which a long training on few pictures wants. All are trained by one loop:
-the optimizer, learning-rate curve, batch, average and order of pictures of the preset that is named
-as the data are. They do as many steps as the budget allows at what a step of theirs costs on one
-thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
-machine does. One judge looks at pictures drawn without guidance by at most 10, and by at most 64
-evaluations: Fréchet distance of pixels, precision and recall against held-out pictures, copies of
-training pictures, and how many a classifier trained on these takes for what was asked. At the first
-seed the others are trained at each of `RATES`, and draw by all of their samplers: the rate and the
-samplers with the least distance there are theirs at all seeds. Ours have the preset's.
-What is finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a
-checkout or package is left out. The table, a sheet of the first two pictures of each class at the
-first seed and, of several budgets, a chart of distances go to benchmarks/results if all of them are
-asked for, else beside the runs; --finished trains nothing and shows what is kept.
+`benchmarks.implementations`, at about the same number of parameters. A long training on few
+pictures wants augmentation and dropout: ours and EDM's have a row with both, the reference's one
+with dropout. All are trained by one loop: the optimizer, learning-rate curve, batch, average and
+order of pictures of the preset that is named as the data are. They do as many steps as the budget
+allows at what a step of theirs costs on one thread; costs are measured first, in turn, and kept, so
+that no figure depends on what else the machine does. One judge looks at pictures drawn without
+guidance by at most 10, and by at most 64 evaluations: Fréchet distance of pixels, precision and
+recall against held-out pictures, copies of training pictures, and how many a classifier trained on
+these takes for what was asked. At the first seed the others are trained at each of `RATES`, and
+draw by all of their samplers: the rate and the samplers with the least distance there are theirs at
+all seeds. Ours have the preset's. What is finished is kept under --out, so that an interrupted
+benchmark goes on. Whoever lacks a checkout or package is left out. The table, a sheet of the first
+two pictures of each class at the first seed and, of several budgets, a chart of distances go to
+benchmarks/results if all of them are asked for, else beside the runs; --finished trains nothing and
+shows what is kept.
 """
 
 import hashlib
@@ -105,7 +106,8 @@ def at_rate(
 
 def mark(row: str) -> str:
     """Of how the row is made here: runs of another one are not its own."""
-    made = str(OURS[row]) if row in OURS else inspect.getsource(PEERS[row])
+    kinds = () if row in OURS else PEERS[row].__mro__[:-1]  # what it inherits, too
+    made = str(OURS[row]) if row in OURS else "".join(map(inspect.getsource, kinds))
     return hashlib.sha256(made.encode()).hexdigest()[:8]
 
 

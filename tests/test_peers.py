@@ -1,9 +1,11 @@
 """Quality by CPU seconds: everybody is trained and sampled as meant, and what is done is kept."""
 
 import copy
+import inspect
 import json
 import math
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -83,7 +85,7 @@ def exact(row):
         ),
         "lucidrains": noise(cosine_betas()),
         "EDM": lambda _x, _sigma, y, **_: PICTURES[y.argmax(1)],
-    }[row]
+    }[row.split("-")[0]]
 
 
 def cosine_betas():
@@ -108,12 +110,53 @@ def test_a_network_that_knows_the_pictures_loses_nothing_and_draws_them(row):
     y = torch.arange(20) % 10
     assert (peer.loss(PICTURES[y], y).shape, peer.net.training) == ((20,), True)
     peer.net.forward = exact(row)
+    if row == "EDM-augmented":
+        peer.augment.p = 0.0
     with torch.no_grad():
         assert peer.loss(PICTURES[y], y).max() < 1e-6
         for sampler in (*peer.few, *peer.many[:1]):
             drawn = peer.sample(sampler, y)
             assert drawn.shape == (20, 1, 8, 8)
             assert (drawn - PICTURES[y]).abs().max() < 2e-3, sampler
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(bool(LACKING["EDM"]), reason=LACKING["EDM"])
+def test_edm_is_told_what_was_changed_in_training_alone():
+    """Of 4,000 pictures about the share of each number that its probabilities make."""
+    peer, told = PEERS["EDM-augmented"](SHAPES["digits"], 16, 1), []
+    forward = exact("EDM")
+
+    def heard(*inputs, augment_labels=None, **_):
+        told.append(augment_labels)
+        return forward(*inputs)
+
+    peer.net.forward = heard
+    y = torch.arange(4000) % 10
+    peer.loss(PICTURES[y], y)
+    shares = (told[0] != 0).double().mean(0)
+    # Mirrored, which every second draw is; scaled; turned; stretched, along the axes in half.
+    expected = torch.tensor([0.06, 0.06, 0.12, 0.12, 0.12, 0.12, 0.06, 0.12, 0.12]).double()
+    assert (shares - expected).abs().max() < 0.02
+    peer.sample(peer.few[0], y[:10])
+    assert told[1:] == [None] * (len(told) - 1) != []
+
+
+@pytest.mark.parametrize(("row", "share"), [("EDM-augmented", 0.13), ("reference-dropout", 0.2)])
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_rows_for_long_trainings_have_dropout(row, share):
+    if LACKING[row]:
+        pytest.skip(LACKING[row])
+    plain = row.split("-")[0]
+    dropout = torch.nn.functional.dropout
+    for name, expected in ((plain, 0.0), (row, share)):
+        peer = PEERS[name](SHAPES["digits"], 16, 1)
+        with patch("torch.nn.functional.dropout", side_effect=dropout) as called:
+            peer.loss(PICTURES, torch.arange(10))
+        calls = [
+            inspect.signature(dropout).bind(*c.args, **c.kwargs) for c in called.call_args_list
+        ]
+        assert {call.arguments["p"] for call in calls} == {expected}
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
@@ -168,8 +211,8 @@ def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
     done = call("--rows", "mine")
     assert done.exit_code == 2
     assert (
-        "expected rows of ours, ours-augmented, reference, diffusers, lucidrains, EDM, got mine"
-        in done.output
+        "expected rows of ours, ours-augmented, reference, diffusers, lucidrains, EDM, "
+        "reference-dropout, EDM-augmented, got mine" in done.output
     )
     assert peers.chosen_of("ours,EDM", {"EDM": "VFN_EDM names no checkout"}) == ["ours"]
 
