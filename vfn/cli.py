@@ -95,7 +95,7 @@ def app() -> None:
 @click.option("--init-partial", is_flag=True,
               help="take of --init-from what fits: for other classes or channels")  # fmt: skip
 @click.option("--fresh", is_flag=True,
-              help="begin anew where config.toml or log.jsonl are, but no checkpoint")  # fmt: skip
+              help="begin anew what is there and has no checkpoint that can be read")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "sample", names={"guidance_range": None})
@@ -170,7 +170,7 @@ def _tell_of_copying(out: Path, config: configs.Config) -> None:
 @click.option("--out", type=RUN, required=True, help="directory")
 @click.option("--resume", is_flag=True, help="go on from the newest checkpoint in --out")
 @click.option("--fresh", is_flag=True,
-              help="begin anew where a distillation is, but no checkpoint")  # fmt: skip
+              help="begin anew what is there and has no checkpoint that can be read")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="print the resolved configuration and stop")
 @device_option
 @settings("data", "model", "diffusion", "train", "distill", names=DISTILL_NAMES)

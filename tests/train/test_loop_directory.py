@@ -62,6 +62,27 @@ def test_it_begins_anew_where_it_is_told(short, run):
     assert [e["step"] for e in entries(run.path, "loss")] == [1, 2]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_damaged_checkpoints_are_replaced_where_it_is_told(short, run, resume, capsys):
+    for path in (*run.checkpoint_files(), run.checkpoints / "step-00000009.safetensors"):
+        path.write_bytes(b"damaged")
+    before = contents(run.path)
+    with pytest.raises(ValueError, match="damaged.*; restore one, or add --fresh to train anew"):
+        go(short, run.path, resume=resume)
+    assert contents(run.path) == before
+    assert go(short, run.path, resume=resume, fresh=True).step == 2
+    assert [e["step"] for e in entries(run.path, "loss")] == [1, 2]
+    assert [int(path.stem[5:]) for path in run.checkpoint_files()] == [2, 1]
+    assert ("begun anew: " in capsys.readouterr().err) == resume
+
+
+def test_a_checkpoint_of_another_network_is_not_replaced(short, run):
+    other, before = override(short, {"hid_channels": 64}), contents(run.checkpoints)
+    with pytest.raises(ValueError, match="expected"):
+        go(other, run.path, resume=True, fresh=True)
+    assert contents(run.checkpoints) == before
+
+
 def test_foreign_files_are_left_as_they_are(short, tmp_path):
     for name in ("config.toml", "log.jsonl"):
         folder = tmp_path / name

@@ -51,7 +51,7 @@ from vfn.runs import (
     other_pictures,
     read_pictured,
 )
-from vfn.runs.checkpoint import read_step
+from vfn.runs.checkpoint import ANOTHER, read_step
 from vfn.runs.directory import settled_run
 from vfn.runs.mark import seen_before
 from vfn.runs.snapshots import drop_snapshots_after
@@ -211,7 +211,7 @@ def open_run(
     data = mark_of(dataset)
     check_alike({"pictures": data}, world)
     with together(world):
-        found = _found_checkpoint(config, files, state, dataset) if resume else None
+        found = _found_checkpoint(config, files, state, dataset, fresh) if resume else None
         check_room([(files, config)], sum(param.numel() for param in model.parameters()))
         if found is not None and world.rank == 0:
             _check_resumed(found, config, dataset, files)
@@ -231,6 +231,8 @@ def open_run(
     if world.rank == 0:
         if found is None:
             write_atomic(files.begun, "")
+            for damaged in files.checkpoint_files():  # of a run to be replaced
+                damaged.unlink()
         write_atomic(files.config, dumps(config))
         drop_snapshots_after(files, state.step)
         _drop_shown_after(files, state.step)
@@ -282,16 +284,59 @@ def _micro_batches_before(files: RunFiles) -> int:
 
 
 def _found_checkpoint(
-    config: Config, files: RunFiles, state: TrainState, dataset: Dataset
+    config: Config, files: RunFiles, state: TrainState, dataset: Dataset, fresh: bool
 ) -> Checkpoint | None:
     """What a run goes on from, None where it begins."""
     try:
         return newest_checkpoint(files, state.params, resumed=True)
-    except ValueError:
+    except ValueError as error:
         # Parameters for other labels fit none: then the data set is what is wrong.
         for known in filter(None, map(read_pictured, files.checkpoint_files()[:1])):
             _check_pictures(dataset, *known, config, files)
-        raise
+        if can_be_read(files):
+            raise
+        if fresh:
+            say(f"begun anew: {_fault(error)}")
+            return None
+        raise ValueError(_beyond_use(error)) from None
+
+
+def can_be_read(files: RunFiles) -> bool:
+    """Whether a run has a checkpoint, for whatever network, that is not damaged."""
+    try:
+        return newest_checkpoint(files) is not None
+    except ValueError:
+        return False
+
+
+def _fault(error: ValueError) -> str:
+    return str(error).removesuffix(f"; {ANOTHER}")
+
+
+def _beyond_use(error: ValueError) -> str:
+    """What to do where none of the checkpoints of a run can be read."""
+    return f"{_fault(error)}; restore one, or add --fresh to train anew"
+
+
+def found_unless(fresh: bool, files: RunFiles) -> Checkpoint | None:
+    """The newest checkpoint where a run is to begin, for which damaged ones may be replaced.
+
+    Args:
+        fresh: whether they may.
+        files: of the run.
+
+    Returns:
+        Checkpoint, or None if there is none to be kept.
+
+    Raises:
+        ValueError: if there are some, none can be read, and they may not be replaced.
+    """
+    try:
+        return newest_checkpoint(files)
+    except ValueError as error:
+        if fresh:
+            return None
+        raise ValueError(_beyond_use(error)) from None
 
 
 def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
@@ -305,14 +350,7 @@ def check_directory(files: RunFiles, resume: bool, fresh: bool = False) -> None:
     Raises:
         ValueError: if there is a run and it is not to go on, or one that has lost its checkpoints.
     """
-    found = None
-    if not resume:
-        try:
-            found = newest_checkpoint(files)
-        except ValueError:
-            if not fresh:
-                raise
-    if found:
+    if not resume and (found := found_unless(fresh, files)):
         raise ValueError(
             f"{files.path} already holds a run at step {found.step}; "
             "add --resume to go on with it, or choose another --out"

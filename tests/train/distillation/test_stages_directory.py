@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from tests.helpers.distilling import go
 from vfn.configs import load, override
@@ -66,9 +67,8 @@ def test_it_begins_anew_where_it_is_told(teacher, begun, damaged):
     """With other settings and stages too; what was there before counts for nothing."""
     if damaged:
         for run in begun.stage_runs():
-            for path in run.checkpoint_files():
-                path.write_bytes(b"damaged")
-        refused(teacher, begun, "is damaged")
+            damage(run)
+        refused(teacher, begun, "is damaged .*; restore one, or add --fresh to train anew")
     else:
         lose_checkpoints(begun)
     begun.teacher_grid.write_bytes(b"of another teacher")
@@ -86,6 +86,29 @@ def test_fresh_does_no_harm_to_what_is_resumed(begun):
     before = content(begun.stage(4).checkpoints)
     assert go(None, begun.path, resume=True, fresh=True, student_steps=1) == (1, 5, 0)
     assert content(begun.stage(4).checkpoints) == before
+
+
+def damage(run):
+    for path in run.checkpoint_files():
+        path.write_bytes(b"damaged")
+
+
+def test_a_stage_whose_checkpoints_are_damaged_is_trained_anew_where_it_is_told(begun):
+    """The last one: from those before it others have learned."""
+    first, last = begun.stage(4), begun.stage(2)
+    assert go(None, begun.path, resume=True) == (2, 5, 0)
+    ema = find_checkpoint(last.path).ema
+    expected, before = {name: value.clone() for name, value in ema.items()}, content(first.path)
+    damage(last)
+    refused(None, begun, "steps-2.*damaged.*; restore one, or add --fresh to train", resume=True)
+    assert go(None, begun.path, resume=True, fresh=True) == (2, 5, 0)
+    again = find_checkpoint(last.path).ema
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    assert content(first.path) == before
+    damage(first)
+    for fresh in (False, True):
+        fault = "no checkpoint of .*steps-4 can be read, and .*steps-2 has learned from it"
+        refused(None, begun, fault, resume=True, fresh=fresh)
 
 
 @pytest.mark.parametrize("later", ["nothing else", "its teacher", "a stage"])

@@ -29,7 +29,6 @@ from vfn.runs import (
     RunFiles,
     check_fits,
     find_checkpoint,
-    newest_checkpoint,
     other_pictures,
     read_log,
     read_pictured,
@@ -47,9 +46,11 @@ from vfn.train.observers import Callback, Observer, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
+    can_be_read,
     check_directory,
     check_job,
     check_outside,
+    found_unless,
     goes_on,
     micro_batch_size,
     open_run,
@@ -244,6 +245,7 @@ def _check_begun(plan: Config, files: RunFiles, world: World, start: Start) -> l
         _check_alike(stages[n], files.stage(n))
     for n in begun[:-1]:
         _check_updates(stages[n], files.stage(n), files.stage(begun[-1]))
+        _check_readable(files.stage(n), files.stage(begun[-1]))
     for n in order:
         check_directory(files.stage(n), resume or not fresh, fresh)
     return begun
@@ -299,13 +301,7 @@ def _check_unused(files: RunFiles, fresh: bool) -> None:
         ValueError: if there is a checkpoint, or without ``fresh`` anything else of a distillation.
     """
     for run in (files, *files.stage_runs()):
-        try:
-            found = newest_checkpoint(run)
-        except ValueError:
-            if not fresh:
-                raise
-            continue
-        if found:
+        if found_unless(fresh, run):
             raise ValueError(
                 f"{files.path} already holds a run; add --resume to go on with it, "
                 "or choose another --out"
@@ -387,6 +383,15 @@ def _check_updates(stage: Config, begun: RunFiles, later: RunFiles) -> None:
             f"{begun.path} was begun for {before} updates, got {stage.train.steps}, and "
             f"{later.path} has learned from it; leave that setting as it was, or choose another "
             "--out"
+        )
+
+
+def _check_readable(begun: RunFiles, later: RunFiles) -> None:
+    """Refuse to train a stage anew, since it is damaged, from which a later one has learned."""
+    if not can_be_read(begun):
+        raise ValueError(
+            f"no checkpoint of {begun.path} can be read, and {later.path} has learned from it; "
+            "restore one, or choose another --out"
         )
 
 
