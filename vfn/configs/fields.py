@@ -2,8 +2,9 @@
 
 import dataclasses
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vfn.files import few, shortened, shown
@@ -26,12 +27,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+# Of a section's fields; to look them up takes longer than to check the values.
+hints_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A table of the configuration; construction raises one ValueError naming all faults."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = hints_of(type(self))
         faults = []
         for f in dataclasses.fields(self):
             value = _coerce(getattr(self, f.name), hints[f.name])

@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from vfn.configs.fields import Section, plain_value, told
+from vfn.configs.fields import Section, hints_of, plain_value, told
 from vfn.configs.schema import SECTIONS, SHARED, Config, ModelConfig
 from vfn.files import shortened, shown
 
@@ -25,7 +25,7 @@ def flat_fields(*sections: str) -> dict[str, tuple[dataclasses.Field[Any], Any]]
     (True, False)
     """
     return {
-        f.name: (f, get_type_hints(SECTIONS[section])[f.name])
+        f.name: (f, hints_of(SECTIONS[section])[f.name])
         for section in sections
         for f in dataclasses.fields(SECTIONS[section])
     }
