@@ -155,6 +155,7 @@ def test_eval_of_a_run(vfn, trained, tmp_path):
     assert record["command"].startswith("vfn eval --real dataset:digits")
 
 
+@pytest.mark.slow
 def test_eval_of_bits_per_dimension(vfn, trained, tmp_path, monkeypatch):
     """A picture's figures do not depend on the batch."""
     monkeypatch.setattr("vfn.evaluation.bits.STEPS", 3)

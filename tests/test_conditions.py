@@ -443,6 +443,7 @@ def test_formats_without_a_place_for_conditions_say_so(word, run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [{"teacher_guidance": 0.5}, {"guidance_range": (0.0, 1.0)}])
 def test_an_outside_network_with_conditions_is_distilled_and_exported(
     span, shapes, tmp_path, monkeypatch

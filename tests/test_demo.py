@@ -95,6 +95,7 @@ def test_a_stopped_training_ends_the_demo(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_lines_give_the_same_files(demo, tmp_path):
     """They are run as a shell would, in a directory of the same name elsewhere."""
     from vfn.cli import app

@@ -122,6 +122,7 @@ def test_it_grows_evenly_with_the_pictures(tiny):
     assert footprint.at_most(64) > most
 
 
+@pytest.mark.slow
 def test_a_bound_is_above_the_estimate():
     for name, shape in (("mnist", DataShape(1, 32, 32)), ("small", DataShape(3, 16, 24))):
         footprint = Footprint(load(name), shape)

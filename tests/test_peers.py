@@ -245,6 +245,7 @@ def keep(folder, budget, row, seed, distance):
     path.write_text(json.dumps(run_of(distance, row)))
 
 
+@pytest.mark.slow
 def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
     call, tmp_path, monkeypatch
 ):
@@ -322,6 +323,7 @@ def test_a_perfect_sampler_is_judged_by_as_many_pictures():
     assert few["label_agreement"] == many["label_agreement"] > 0.98
 
 
+@pytest.mark.slow
 def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(monkeypatch, tmp_path):
     """A bad one draws noise, a good one pictures; at another seed the bad ones are not asked."""
     shown = tmp_path / "EDM-3.png"

@@ -158,6 +158,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({}, optional={
     "title": VALUES, "settings": st.dictionaries(st.sampled_from(["guidance", "step"]), VALUES) |

@@ -91,6 +91,7 @@ def test_a_choice_that_is_no_better_for_other_pictures_is_noise(again, noise):
     assert "noise" not in same.table()
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
     run = undisturbed(1, 1)
     words = ["times", str(run), "--num", "20", "--within", "0.3", "--device", "cpu"]

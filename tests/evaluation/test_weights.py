@@ -31,6 +31,7 @@ def assert_same(got, expected):
     assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_inception_gives_the_features_of_torch_fidelity(inception):
     path, network = inception
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
@@ -45,6 +46,7 @@ def test_inception_gives_the_features_of_torch_fidelity(inception):
     assert_same(grey, network(images[:, :1].repeat(1, 3, 1, 1))[0])
 
 
+@pytest.mark.slow
 def test_vgg16_gives_the_features_of_torch_fidelity(tmp_path):
     module = pytest.importorskip("torch_fidelity.feature_extractor_vgg16")
     path = tmp_path / "vgg16.pth"

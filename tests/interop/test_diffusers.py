@@ -509,6 +509,7 @@ def test_a_licence_is_an_identifier(run, tmp_path):
         export_diffusers(run, tmp_path / "out", licence="mit\nmodel: other")
 
 
+@pytest.mark.slow
 def test_a_network_without_labels_is_trained_on_and_distilled(tmp_path):
     """On pictures that have some."""
     theirs = diffusers.UNet2DModel(
@@ -534,6 +535,7 @@ def test_a_network_without_labels_is_trained_on_and_distilled(tmp_path):
     assert fast.student_steps == 1
 
 
+@pytest.mark.slow
 def test_a_network_of_theirs_is_trained_on_and_distilled(tmp_path):
     """One with what ours does otherwise; its labels have no row for none."""
     theirs = diffusers.UNet2DModel(

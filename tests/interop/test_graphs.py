@@ -155,6 +155,7 @@ def test_guidance_of_another_form_is_refused(settings):
         exported(trained, "ddim", 2)
 
 
+@pytest.mark.slow
 def test_torch_export_takes_any_batch(run, tmp_path):
     assert "reloaded, it differs by" in export_pt2(run, tmp_path / "net.pt2")
     net = torch.export.load(tmp_path / "net.pt2").module()

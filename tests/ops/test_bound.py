@@ -369,6 +369,7 @@ def test_uniform_levels_take_eight_bits(high):
     assert abs(mean - 8) < 3 * error
 
 
+@pytest.mark.slow
 def test_the_discretized_gaussian_is_looser():
     """By 0.040 bits at 13.3: the same noise for both, so that the difference is sharp."""
     gap = uniform_bits(13.3, decoder="gaussian").mean - uniform_bits(13.3).mean

@@ -34,6 +34,7 @@ def test_bootstrap_indices_are_uniform_and_keyed():
     assert not any(torch.equal(drawn[7], other) for other in others)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_mean_of_a_sample():
     """About 90 of 100 intervals at 90 % hold the true mean, 0."""
     hits = 0

@@ -28,6 +28,7 @@ def encoding_error(steps, **options):
     return (got.z - z).square().mean().sqrt().item()
 
 
+@pytest.mark.slow
 def test_encoding_is_the_flow_backwards():
     """Of first order by DDIM, of second by Adams."""
     first, second = (encoding_error(256) / encoding_error(512) for _ in range(2))

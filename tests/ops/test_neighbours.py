@@ -188,6 +188,7 @@ def test_whole_numbers_far_from_the_origin_are_counted_exactly(offset):
     assert torch.equal(found.recalled, torch.from_numpy(expected["recalled"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [7, 4096])
 def test_ties_are_those_of_prdc_and_of_torch_fidelity(tile):
     """Density and coverage of the one, precision and recall of the other."""

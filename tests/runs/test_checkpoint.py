@@ -341,6 +341,7 @@ def test_a_file_of_tensors_is_one_that_safetensors_reads(tmp_path):
         assert file.metadata() == {"text": 'a "b" \n ü'}
 
 
+@pytest.mark.slow
 def test_writing_a_checkpoint_holds_no_second_copy(tmp_path):
     """Of 400 MB: the most memory that a process of its own has had, before and after."""
     code = """

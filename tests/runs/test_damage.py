@@ -79,6 +79,7 @@ def one_line(err, *parts):
     assert all(part in lines[0] for part in parts), err
 
 
+@pytest.mark.slow
 def test_each_damaged_file_is_refused_by_name(forks, run, tmp_path):
     good, mark = checkpoints(run)[0], tmp_path / "mark"
     bad = {damage.__name__: damage(good.read_bytes(), mark) for damage in DAMAGES}

@@ -52,6 +52,7 @@ def train(out, *options):
     return find_checkpoint(out), [entry for entry in entries if "held_out_loss" in entry]
 
 
+@pytest.mark.slow
 def test_mnist_preset(root, tmp_path, monkeypatch):
     fake_mnist(root, monkeypatch)
     checkpoint, held_out = train(tmp_path / "run", "--config", "mnist")

@@ -20,6 +20,7 @@ MEAN_FLOW = ["--objective", "mean_flow", "--second-time", "true", "--time-embedd
 CONSISTENCY = ["--objective", "consistency", "--time-embedding", "smooth"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "figure"),
     [
@@ -87,6 +88,7 @@ def test_figures_are_logged_and_the_weight_is_learned(config, tmp_path, objectiv
     assert all("uncertainty_by_logsnr" in entry for entry in seen)
 
 
+@pytest.mark.slow
 def test_pairs_that_have_closed_in_train_on(config, tmp_path, capsys):
     """Far beyond the last stage, of which a line tells before the first step."""
     seen = []
@@ -102,6 +104,7 @@ def test_pairs_that_have_closed_in_train_on(config, tmp_path, capsys):
     assert "close in" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trained_mean_flow_is_sampled_by_its_mean_velocity(config, tmp_path):
     settings = few(config, "mean_flow", steps=2, lr=0.1)
     settings = override(settings, {"sampler": "mean_flow", "sample_timesteps": 1})

@@ -33,6 +33,7 @@ def flat(params):
     return torch.cat([value.flatten() for _, value in sorted(params.items())]).double()
 
 
+@pytest.mark.slow
 def test_a_reconstruction_is_near_the_average_that_was_tracked(run):
     """Of two profiles, beside the third one that the same run has tracked."""
     checkpoint = find_checkpoint(run)

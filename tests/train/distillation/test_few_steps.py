@@ -216,6 +216,7 @@ def test_a_killed_distillation_goes_on_to_the_same_result(
     assert losses(whole) == losses(killed)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(forks, teacher, tmp_path):
     consistency = ["--method", "consistency", "--method-option", "regress_updates=8"]
     words = ["distill", "--teacher", teacher, *WORDS, *consistency, "--steps", 12, "--lr", 0.003]

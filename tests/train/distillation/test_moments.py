@@ -199,6 +199,7 @@ def test_a_weaker_network_guides_the_teacher(config, teacher, tmp_path):
     assert found[0] != found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_resumed_distillation_is_bit_identical(teacher, tmp_path, precision):
     """A signal between steps, and micro-batches; with a loss scale, too."""
@@ -232,6 +233,7 @@ def test_a_killed_distillation_goes_on_to_the_same_result(forks, teacher, tmp_pa
     assert losses(whole) == losses(killed)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(forks, teacher, tmp_path):
     """The gradients of both networks are averaged over processes, once a step."""
     words = ["distill", "--teacher", teacher, *WORDS, "--steps", 8, "--lr", 0.003]
@@ -257,6 +259,7 @@ def test_a_checkpoint_without_its_auxiliary_network_is_refused(teacher, tmp_path
     assert before == {path: path.read_bytes() for path in files.checkpoint_files()}
 
 
+@pytest.mark.slow
 def test_held_out_losses_are_the_same_after_resuming_and_in_processes(forks, teacher, tmp_path):
     """With dropout, which the loss of held-out pictures does without."""
     more = ["--preview-every", 2, "--dropout", 0.3, "--checkpoint-every", 2,

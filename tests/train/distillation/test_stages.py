@@ -138,6 +138,7 @@ def test_the_learning_rate_falls_linearly_in_every_stage(teacher, tmp_path):
         assert rates == pytest.approx([1e-3 * (1 - k / updates) for k in range(updates)])
 
 
+@pytest.mark.slow
 def test_distilling_lowers_the_loss(teacher, tmp_path):
     go(teacher, tmp_path, steps=60, last_steps=60, teacher_steps=2, lr=1e-3)
     seen = losses(tmp_path / "steps-1")

@@ -301,6 +301,7 @@ def test_killed_in_the_middle_of_stage_2_it_resumes_to_the_same_bits(teacher, fo
         assert losses(tmp_path / "whole" / stage) == losses(out / stage)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_weights_of_one(teacher, forks, tmp_path):
     arguments = ["--teacher", teacher, *SMALL_STAGES, "--guidance-range", "0,4",
                  "--student-steps", 4, "--lr", 0, "--device", "cpu"]  # fmt: skip
