@@ -1,15 +1,21 @@
 """What every benchmark shares: interleaved timing and a table that names its circumstances."""
 
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+# Measured beside ours, as they are imported.
+OTHERS = ("diffusers", "azula", "k_diffusion", "torch_fidelity", "pytorch_fid", "scipy",
+          "denoising_diffusion_pytorch")  # fmt: skip
 
 
 def interleaved(
@@ -36,6 +42,13 @@ def processor() -> str:
     return platform.processor()
 
 
+def vectors() -> str:
+    """Whether the processor has what doubles the speed of many of torch's kernels."""
+    info = Path("/proc/cpuinfo")
+    known = info.read_text(encoding="utf-8") if info.exists() else ""
+    return "with AVX-512" if "avx512f" in known else "without AVX-512"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -49,6 +62,23 @@ def card() -> str:
         f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} "
         f"multiprocessors, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     )
+
+
+def beside() -> str:
+    """Versions of this library and of others that were imported, as the end of a line."""
+    found = []
+    for name in ("vfn", *OTHERS):
+        try:
+            found += [f" · {name} {version(name)}"] if name in sys.modules else []
+        except PackageNotFoundError:  # a checkout, such as this one
+            continue
+    return "".join(found)
+
+
+def command() -> str:
+    """What made a table, without where the machine has its files."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *words])
 
 
 def write_table(
@@ -66,8 +96,10 @@ def write_table(
     lines = [
         f"# {title}",
         "",
-        f"{date.today()} · {where}{processor()}, {torch.get_num_threads()} threads · torch "
-        f"{torch.__version__} · Python {platform.python_version()}",
+        f"{date.today()} · {where}{processor()} {vectors()}, {torch.get_num_threads()} threads · "
+        f"torch {torch.__version__} · Python {platform.python_version()}{beside()}",
+        "",
+        f"`{command()}`",
         "",
         markdown(head, rows),
         *(["", note] if note else []),

@@ -41,7 +41,7 @@ def variants(teacher: Path, students: Path) -> dict[str, tuple[Path, SampleConfi
 
     found = {f"teacher, ddim, {LONG}": (teacher, plain("ddim", LONG))}
     for steps in STEPS:
-        student = SampleConfig(sample_timesteps=steps)
+        student = SampleConfig(sampler="ddim", sample_timesteps=steps)  # whose steps it knows
         found[f"student, {steps}"] = (RunFiles(students).stage(steps).path, student)
         for sampler in ("ddim", "dpmpp_2m"):
             found[f"teacher, {sampler}, {steps}"] = (teacher, plain(sampler, steps))
@@ -101,7 +101,7 @@ def compare_steps(teacher: Path, students: Path) -> None:
 def compare_weights(teacher: Path, students: Path) -> None:
     """Students that take guidance as an input against the guided teacher, at each weight."""
     rows, blocks = [], []
-    long = SampleConfig(sample_timesteps=LONG)
+    long = SampleConfig(sampler="ddim", sample_timesteps=LONG)
     for w in WEIGHTS:
         guided = replace(long, guidance=w)
         best = judge_with(teacher, guided)

@@ -77,9 +77,10 @@ def agreement(pictures: int = PICTURES) -> None:
         ["tool", *names],
         table,
         "The same random weights for all, from the pictures to the figures; below each tool how "
-        "far vfn is from it, relative. pytorch-fid scales and resizes pictures otherwise than "
-        "TensorFlow did, and random weights tell such pictures apart; fed the same, its network "
-        "and its distance are compared alone.",
+        "far vfn is from it, relative. Network and resizing are torch-fidelity's own here too: "
+        "what is compared with it are the figures. pytorch-fid scales and resizes pictures "
+        "otherwise than TensorFlow did, and random weights tell such pictures apart; fed the "
+        "same, its network and its distance are compared alone.",
     )
 
 
@@ -123,7 +124,10 @@ def speed(width: int = WIDTH, rows: int = ROWS) -> None:
         )
         for name, seconds in times.items()
     ]
-    note = f"Fréchet distances differ by {abs(ours / theirs - 1):.1e} of their value."
+    note = (
+        f"Fréchet distances differ by {abs(ours / theirs - 1):.1e} of their value. Inception is "
+        "torch-fidelity's own network here too, in channels_last."
+    )
     title = f"Evaluation, {rows} rows a side, D = {width}, median of {ROUNDS}"
     write_table("eval", title, ["part", "s", "times vfn"], table, note)
 

@@ -10,6 +10,7 @@ out. What is finished is kept under --out, so that an interrupted benchmark goes
 """
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -70,6 +71,15 @@ def settings(method: str, updates: int) -> dict[str, Any]:
         for part, options in parts.items()
     }
     return {"steps": updates, **asked}
+
+
+def taught(method: str, updates: int, steps: str) -> int:
+    """Updates of a student of some steps, and of those before it that it comes from."""
+    if method != "progressive":
+        return updates
+    asked, halvings = settings(method, updates), int(math.log2(LONG // int(steps)))
+    long = max(0, halvings - 4)  # those to 2 steps and to 1
+    return (halvings - long) * int(asked["steps"]) + long * int(asked["last_steps"])
 
 
 def cost(teacher: Path, method: str, w: float) -> float:
@@ -189,7 +199,8 @@ def rows(kept: Kept) -> list[list[str]]:
                 cell([run["figures"][steps][key] for run in runs], form)
                 for key, form in FIGURES.values()
             )
-            updates, each = (mean(run[key] for run in runs) for key in ("updates", "cost"))
+            updates = mean(taught(method, run["updates"], steps) for run in runs)
+            each = mean(run["cost"] for run in runs)
             lines.append(
                 [f"{w:g}", method, steps, str(len(runs)), *cells, f"{updates:.0f}",
                  f"{1000 * each:.0f}"]
@@ -258,6 +269,8 @@ def main(
         for key, files in paths.items()
     }
     kept = {key: runs for key, runs in found.items() if runs}
+    absent = [f"{method} at w = {w:g}" for (w, method), runs in found.items() if not runs]
+    left_out = f" Not run: {', '.join(absent)}." if absent else ""
     first, real = kept[asked[0]][0]["figures"], ("train", "test")
     perfect = {side: next(iter(first.values()))[f"{side} perfect"] for side in real}
     picture(teacher, [m for w, m in kept if w == ws[0]], ws[0], int(each[0]), out)
@@ -270,7 +283,8 @@ def main(
         f"pictures; copies are nearer to one than 95 % of the held-out ones are. The teacher takes "
         f"abm2, and at {LONG} steps ddim. Mean flows are trained from scratch, for {scratch:g} CPU "
         f"seconds. A perfect sampler would get distances of {perfect['train']:.4f}, and of "
-        f"{perfect['test']:.4f} to held-out pictures.\n\n"
+        f"{perfect['test']:.4f} to held-out pictures. A student of progressive distillation has "
+        f"the updates of its own and of the stages before it.{left_out}\n\n"
         f"![The same start noise in every block, w = {ws[0]:g}](fewsteps.png)",
     )  # fmt: skip
 

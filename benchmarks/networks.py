@@ -42,6 +42,7 @@ LARGER: dict[str, dict[str, Any]] = {
     "mnist5k": {},
     "digits_transformer": {
         "dataset": "mnist5k", "batch_size": 64, "warmup": 200,
+        "time_options": load("mnist5k").diffusion.time_options,  # of such pictures, for both
         "options": {"patch_size": 4, "width": 128, "depth": 6, "num_heads": 4},
     },
 }  # fmt: skip

@@ -36,8 +36,11 @@ Values in ULP of the result: at most 1 in bfloat16 and float32, 4 in float64, no
 Slopes are derivatives by logsnr through autograd, relative error: at most 1e-6 in float32 and
 2e-15 in float64. That of the standard deviation of a step by the later logsnr is a difference of
 two terms and crosses zero: its error is relative to the larger of them.
+Ours are compared at the logsnr that they get: float64, but for alpha and sigma in a column of fewer
+digits, whose logsnr is rounded to them first and counts as exact.
 diffusers and DPM-Solver (as in diffusers) compute in float32 from a table of alpha^2 that is
-rounded once, better than their cumulative product; ±10: only where \\|logsnr\\| <= 10.
+rounded once, better than their cumulative product, and this rounding counts; ±10: only where
+\\|logsnr\\| <= 10. Errors of schedules are in ULP of 1 where the value is less.
 azula against its own formula, float32. Legacy schedule at t = 0: both sides are +inf."""
 
 

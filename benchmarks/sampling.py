@@ -38,7 +38,9 @@ def free(net: nn.Module) -> nn.Module:
 def ours(net: nn.Module, labels: Tensor, size: int, steps: int, w: float) -> Callable[[], object]:
     """A batch as `vfn sample` draws it, noise and rounding included."""
     shape = DataShape(CHANNELS, size, size, Labels(tuple("0123456789")))
-    settings = SampleConfig(sample_timesteps=steps, sample_batch=len(labels), guidance=w)
+    settings = SampleConfig(
+        sampler="ddim", sample_timesteps=steps, sample_batch=len(labels), guidance=w
+    )
     params = dict(net.named_parameters())
     trained = Trained(net, params, Config(), shape, torch.device("cpu"))
     draws = Draws(trained, settings, of_each(labels, shape.legend), len(labels))

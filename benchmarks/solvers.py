@@ -265,7 +265,7 @@ def main() -> None:
 Geometric mean of the RMS error over {len(SHAPES)} mixtures, {COUNT} samples each. Cosine schedule
 ±20; EDM's grid starts at sigma/alpha 80 and ends at 0.002. Beside {programs}; the
 multistep solvers of diffusers compute in float32. Heun takes two evaluations a step and one in the
-last, ours one in the first as well; with an odd number one is left over.
+last, ours one in the first as well: of an odd number ours leaves one over, of an even one others.
 
 Never worse than another program for the same method, by more than 1 %, on any of the mixtures:
 {verdict}

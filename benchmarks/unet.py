@@ -296,7 +296,9 @@ bound: convolutions, matrix products and attention of our network alone, eager, 
 time / vfn above 1: slower than ours. reference, diffusers: the same weights, outputs equal to 1e-4.
 published: no attention after resampling, which UNet2DModel of diffusers cannot have, nor the
 reference be without.
-training step: forward and backward, gradient clipping, AdamW, average of the parameters."""
+training step: forward and backward, gradient clipping, AdamW, average of the parameters; ours has
+AdamW fused, with the clipping in it, others torch's default, as their scripts have. Inside ours is
+channels_last, others are as they are made."""
 
 
 if __name__ == "__main__":

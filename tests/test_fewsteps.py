@@ -20,6 +20,13 @@ def test_all_stages_together_take_about_as_many_updates_as_are_asked_for(method,
     assert 0.98 * updates <= taken <= updates
 
 
+def test_a_student_of_progressive_distillation_has_the_updates_of_its_teachers():
+    """Of 1,200: 100 to each of 32, 16, 8 and 4 steps, 400 to 2 and to 1."""
+    found = {n: fewsteps.taught("progressive", 1200, n) for n in ("32", "8", "4", "2", "1")}
+    assert found == {"32": 100, "8": 300, "4": 400, "2": 800, "1": 1200}
+    assert fewsteps.taught("ect", 1200, "2, from t = 0.7") == 1200
+
+
 def test_parts_of_a_run_keep_their_share_of_it():
     preset = load("digits_consistency")
     share = preset.diffusion.objective_options["tangent_warmup"] / preset.train.steps
@@ -53,6 +60,7 @@ def test_the_table_has_what_is_there(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert lines[2][4] == "0.5000 ± 0.0000"
     assert "0.1000, and of 0.2000 to held-out" in note
+    assert "Not run: consistency at w = 0, moment_matching at w = 0, progressive at" in note
     assert pictures[0][1:] == (["teacher", "ect"], 0.0, 0, tmp_path)
 
 
