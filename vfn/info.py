@@ -164,8 +164,8 @@ def cost(config: Config, shape: DataShape) -> Cost:
     """
     try:
         return _cost(config, shape, "meta")
-    except (NotImplementedError, RuntimeError):  # it looks at values, so that it has to have some
-        pass
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        pass  # it looks at values, so that it has to have some; other faults come again
     try:
         return _cost(config, shape, "cpu")
     except RuntimeError as error:

@@ -2,9 +2,9 @@
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from vfn.memory import moved
 from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS
 from vfn.ops import (
+    GUIDANCE_RULES,
     DrawSamples,
     GuidanceRule,
     LogSNRSchedule,
@@ -220,20 +221,36 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
         **{name: size for name, size in conditioned.items() if size},
         **config.model.network_options(),
     }
-    build = NETWORKS.find(name).load()
-    if not callable(build):
-        raise ValueError(f"expected network {name} to be a class, got {type(build).__name__}")
+    build = _class_of(name)
     try:
         inspect.signature(build).bind(**options)
     except TypeError as error:
         taken = ", ".join(inspect.signature(build).parameters)
         raise ValueError(f"network {name}: {error}; it takes {taken}") from None
-    network = build(**options)
+    with outside(f"network {name} cannot be built"):
+        network = build(**options)
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"expected network {name} to be an nn.Module, got {type(network).__name__}"
         )
     return network
+
+
+def _class_of(name: str) -> Callable[..., Any]:
+    """What builds a network.
+
+    Returns:
+        the class.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    # On "meta", where a network may be built, constants of its module would stay without values.
+    with torch.device("cpu"):
+        build = NETWORKS.find(name).load()
+    if not callable(build):
+        raise ValueError(f"expected network {name} to be a class, got {type(build).__name__}")
+    return cast(Callable[..., Any], build)
 
 
 def schedule_of(diffusion: DiffusionConfig) -> LogSNRSchedule:
@@ -385,12 +402,26 @@ def check_sampling(
         )
     check_guidance(settings, config, shape, known)
     sampling_grid(settings.grid, schedule_of(config.diffusion), 2)
+    _try_rule(settings)
     _try_solver(settings)
     if settings.uses_variance and not config.diffusion.learned_variance:
         raise ValueError(
             "var_type learned needs a model trained with learned_variance, and this one was not; "
             "use fixed_small or fixed_large"
         )
+
+
+def _try_rule(settings: SampleConfig) -> None:
+    """Try a rule of the user's on two branches that are all zero."""
+    name = settings.guidance_rule
+    if name in GUIDANCE_RULES or not settings.guidance:
+        return
+    z, logsnr = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.float64)
+    with outside(f"guidance rule {name} fails"):
+        found = rule_of(settings).combine(z, z, z, logsnr, settings.guidance, None).x0
+    if not isinstance(found, Tensor) or found.shape != z.shape:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"expected guidance rule {name} to give {list(z.shape)}, got {got}")
 
 
 def _try_solver(settings: SampleConfig) -> None:

@@ -54,7 +54,7 @@ def presets() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
-def load(name: str) -> Config:
+def load(name: str | Path) -> Config:
     """A preset by name, or a TOML file by path.
 
     Args:
@@ -70,7 +70,7 @@ def load(name: str) -> Config:
     >>> load("digits").diffusion.model_out_type
     'v'
     """
-    return loads(read(name), name)
+    return loads(read(str(name)), str(name))
 
 
 def read(name: str) -> str:

@@ -90,6 +90,8 @@ def as_dataset(
     >>> as_dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([2, 1])).legend.names
     ('1', '2')
     """
+    images = torch.as_tensor(images)
+    labels = None if labels is None else torch.as_tensor(labels)
     other = values != PLAIN and images.dtype == getattr(torch, values.dtype) and images.ndim == 4
     if not other and (
         images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3)

@@ -1,6 +1,7 @@
 """Figures of two sides: check what the metrics need, extract it, compute."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from vfn.evaluation.metrics import Metric, Need
 from vfn.evaluation.needs import Planned, check_needs, find_metrics, needed
 from vfn.evaluation.sides import Figure, Judged, Sides
 from vfn.files import short
-from vfn.tables import load_object
+from vfn.tables import is_object_name, load_object, outside
 
 _LARGE = 1e12  # of features, whose powers are summed
 _REAL: frozenset[Need] = frozenset({"gaussian", "real features", "logits"})
@@ -124,7 +125,8 @@ def computed(word: str, metric: Metric, judged: Judged) -> list[Any]:
             computed with.
     """
     try:
-        found = load_object(metric.target)(judged)
+        with outside(f"metric {word} fails") if is_object_name(word) else nullcontext():
+            found = load_object(metric.target)(judged)
     except torch.linalg.LinAlgError as error:
         raise ValueError(
             f"{word} cannot be computed ({short(str(error))}): {reason_of(judged)}"

@@ -144,6 +144,11 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
                 faults.append(fault)
             else:
                 parts[metric.part].append(found)
+    keys = [figure.key for figure in parts["figures"]]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(
+            f"expected metrics to have figures of different names, got {few(twice)} twice"
+        )
     if faults:
         _tell_of(faults, judged, any(parts.values()))
     return Evaluation(

@@ -29,6 +29,7 @@ from vfn.ops import (
     zero_init,
 )
 from vfn.ops.guidance import PLAIN, denoiser_of
+from vfn.ops.schedules import level_at
 
 
 def with_params(model: nn.Module, params: Mapping[str, Tensor] | None) -> Network:
@@ -166,7 +167,7 @@ def denoiser(
     >>> denoise(torch.randn(2, 1, 8, 8), torch.zeros(2)).shape
     torch.Size([2, 1, 8, 8])
     """
-    check_zero_snr(schedule.logsnr(1.0).item(), out_type)
+    check_zero_snr(level_at(schedule, 1.0).item(), out_type)
     number = _number(guidance, "guidance")
     if _number(weak_guidance, "weak_guidance") == 0:
         weak = None

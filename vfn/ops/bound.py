@@ -12,7 +12,7 @@ from vfn.ops import _coef
 from vfn.ops._coef import Scalar, as_logsnr, from_left, same_shape
 from vfn.ops.integration import Denoiser
 from vfn.ops.process import q_posterior, q_sample
-from vfn.ops.schedules import LogSNRSchedule
+from vfn.ops.schedules import LogSNRSchedule, level_at
 from vfn.ops.words import NormalCdf, PixelDecoder, VarType, check_choice
 
 # Pictures of 8 bits scaled to [-1, 1]: half the distance of two levels; the outermost levels own
@@ -259,7 +259,7 @@ def step_logsnrs(schedule: LogSNRSchedule, t: Tensor, timesteps: int) -> StepLev
     """
     step = torch.round(t * timesteps)
     logsnr_s = schedule.logsnr((step - 1) / timesteps)
-    logsnr_s = torch.where(logsnr_s.isposinf(), schedule.logsnr(0.5 / timesteps), logsnr_s)
+    logsnr_s = torch.where(logsnr_s.isposinf(), level_at(schedule, 0.5 / timesteps), logsnr_s)
     return StepLevels(schedule.logsnr(t), logsnr_s, step <= 1)
 
 
@@ -316,7 +316,7 @@ def vlb_bpd(
             terms.append(kl_loss(z, x0, pred, lt, ls, last, var_type, frac))
         else:
             terms.append(kl_loss(z, x0, pred, lt, ls, last, var_type, intp_frac))
-    prior = prior_bpd(x0, schedule.logsnr(1.0).to(x0.device))
+    prior = prior_bpd(x0, level_at(schedule, 1.0).to(x0.device))
     decoder, diffusion = terms[0], torch.stack([torch.zeros_like(terms[0]), *terms[1:]]).sum(0)
     return BitsPerDim(prior + diffusion + decoder, prior, diffusion, decoder)
 

@@ -6,7 +6,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from vfn.ops.schedules import LogSNRSchedule, check_finite, check_range
+from vfn.ops.schedules import LogSNRSchedule, check_finite, check_range, level_at
 from vfn.ops.words import Grid, check_choice
 
 
@@ -126,7 +126,7 @@ def sampling_grid(
     check_choice(name, Grid, "grid")
     if name == "time":
         return logsnr_grid(schedule, steps, device)
-    low, high = schedule.logsnr(1.0).item(), schedule.logsnr(0.0).item()
+    low, high = (level_at(schedule, t).item() for t in (1.0, 0.0))
     if name == "logsnr":
         return uniform_logsnr_grid(low, high, steps, device)
     sigma_min, sigma_max = math.exp(-high / 2), math.exp(-low / 2)

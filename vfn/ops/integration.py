@@ -27,9 +27,12 @@ class Step(Protocol):
     """A step from logsnr_t to logsnr_s that needs one prediction."""
 
     def __call__(
-        self, z: Tensor, x0: Tensor, logsnr_t: Tensor, logsnr_s: Tensor, *, noise: Tensor | None
+        self, z: Tensor, x0: Tensor, logsnr_t: Tensor, logsnr_s: Tensor, *, noise: Any
     ) -> Tensor:
-        """The state at s, of the state z at t and the prediction x0 made of it."""
+        """The state at s, of the state z at t and the prediction x0 made of it.
+
+        noise: a tensor for steps that draw, else None.
+        """
 
 
 class Span(NamedTuple):
@@ -295,6 +298,7 @@ def integrate(
 
     Raises:
         NoNoise: if a solver that draws is given none.
+        TypeError: if the noise is no function.
     """
     check_choice(final, Ending, "final")
     solver = step if isinstance(step, Solver) else single_step(step, draws=noise is not None)
@@ -302,6 +306,11 @@ def integrate(
         raise NoNoise(
             "expected noise, a function of the step's number, for a solver that draws it, got "
             "None; give noise or choose a deterministic solver"
+        )
+    if noise is not None and not callable(noise):
+        raise TypeError(
+            "expected noise to be a function of the step's number, such as "
+            f"lambda i: torch.randn(z.shape, generator=generator), got {type(noise).__name__}"
         )
     calls, memory, last = counted(denoise), None, len(logsnrs) - 2
     for i in range(last + 1):

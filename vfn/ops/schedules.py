@@ -21,10 +21,22 @@ LOGSNR_MIN, LOGSNR_MAX = -20.0, 20.0
 
 
 class LogSNRSchedule(NamedTuple):
-    """A schedule as two functions: ``logsnr(t)`` and its inverse ``time(logsnr)``."""
+    """A schedule as two functions: ``logsnr(t)`` and its inverse ``time(logsnr)``.
 
-    logsnr: Callable[[Scalar], Tensor]
-    time: Callable[[Scalar], Tensor]
+    They take tensors; those that `logsnr_schedule` makes take numbers as well.
+    """
+
+    logsnr: Callable[[Any], Tensor]
+    time: Callable[[Any], Tensor]
+
+
+def level_at(schedule: LogSNRSchedule, t: float) -> Tensor:
+    """The logsnr at one time, asked for by a tensor, as functions of anybody take it.
+
+    Returns:
+        scalar, float64.
+    """
+    return schedule.logsnr(torch.tensor(t, dtype=torch.float64))
 
 
 def check_range(logsnr_min: float, logsnr_max: float) -> None:

@@ -80,7 +80,7 @@ def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
     ...     report(run).name
     'report.html'
     """
-    contents = read_run(run, add)
+    contents = read_run(run, [add] if isinstance(add, str | Path) else add)
     files, plots = contents.files, draw_all(contents)
     page = _page(contents, plots)
     for name, content in plots.items():

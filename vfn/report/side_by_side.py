@@ -45,6 +45,7 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     Traceback (most recent call last):
     ValueError: expected 2 to 4 runs to compare, got 1
     """
+    runs = [runs] if isinstance(runs, str | Path) else runs
     if not 2 <= len(runs) <= MOST:
         raise ValueError(f"expected 2 to {MOST} runs to compare, got {len(runs)}")
     paths = [run_path(run) for run in runs]

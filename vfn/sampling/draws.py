@@ -109,6 +109,11 @@ class Draws:
     seed: int = 0
     weak: "Trained | None" = None
 
+    def __repr__(self) -> str:
+        """How many, of what, and how."""
+        how = f"{self.settings.sampler}, {self.settings.sample_timesteps} steps"
+        return f"Draws({self.num} of {self.trained!r}, {how}, guidance {self.settings.guidance:g})"
+
     def batch(self, indices: Tensor, watch: Watch | None = None) -> Drawn:
         """Some of the pictures, in one batch.
 

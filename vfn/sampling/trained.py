@@ -97,6 +97,12 @@ class Trained:
     origin: Path | None = None
     data: DataMark | None = None
 
+    def __repr__(self) -> str:
+        """What it is, in a line: its numbers are in `params`."""
+        count = sum(value.numel() for value in self.params.values())
+        what = f"{self.config.model.network}, {count:,} parameters, {self.step:,} steps"
+        return f"Trained({what}, pictures {list(self.shape.size)}, {self.device}, {self.origin})"
+
     def __post_init__(self) -> None:
         """Give parameters the strides of the network's own.
 
@@ -658,11 +664,13 @@ def _trained(
     )  # fmt: skip
 
 
-def untrained(config: Config | str, shape: DataShape | None = None, device: str = "cpu") -> Trained:
+def untrained(
+    config: Config | str | Path, shape: DataShape | None = None, device: str = "cpu"
+) -> Trained:
     """A network with random parameters, as if it had been loaded: for tests and examples.
 
     Args:
-        config: what it is like, or the name of a preset.
+        config: what it is like, or the name of a preset, or the path of a .toml file.
         shape: of its data; that of the configuration's data set if None.
         device: auto, cpu or cuda.
 
@@ -676,7 +684,7 @@ def untrained(config: Config | str, shape: DataShape | None = None, device: str 
     >>> untrained("digits").sample(2, steps=2).images.dtype
     torch.uint8
     """
-    settings = load_config(config) if isinstance(config, str) else config
+    settings = config if isinstance(config, Config) else load_config(config)
     where = choose_device(device)
     shape = shape or known_shape(settings.data)
     if shape is None:

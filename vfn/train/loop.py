@@ -20,7 +20,7 @@ from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset
 from vfn.distributed import World, largest, processes, talking, together, total, wait_for_all
-from vfn.files import write_json
+from vfn.files import shown, write_json
 from vfn.memory import in_memory
 from vfn.model import float32_products
 from vfn.nn import guidance_range, takes_second_time
@@ -135,6 +135,12 @@ def train(
     if init_partial and init_from is None:
         raise ValueError("expected --init-from with --init-partial, which says what it takes of it")
     observers = as_observers(callbacks)
+    if objective is not None and not callable(objective):
+        raise ValueError(
+            "expected objective to be a function of network, batch and diffusion, got "
+            f"{shown(objective)}; one of a table or of your own goes into the configuration: "
+            "configs.override(config, {'objective': ...})"
+        )
     files, given = RunFiles(run_path(out)), Given(model, dataset, objective)
     with (
         processes(device) as world,
@@ -156,11 +162,14 @@ def train(
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Leave torch's generators to the caller as they were; a run seeds those of all devices.
 
+    Gradients are there inside, even if the caller has switched them off.
+
     Args:
         device: of the run; on a CPU no GPU is woken for it.
     """
     wakes = device.type == "cuda" or torch.cuda.is_initialized()
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if wakes else []):
+    devices = range(torch.cuda.device_count()) if wakes else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         yield
 
 

@@ -96,6 +96,8 @@ def as_observers(callbacks: Sequence[Callback]) -> list[Observer]:
     >>> printing.logged(20, {"loss": 0.5})
     {'loss': 0.5}
     """
+    if isinstance(callbacks, Observer) or callable(callbacks):
+        raise ValueError(f"expected callbacks in a list, got one: [{object_name(callbacks)}]")
     for callback in callbacks:
         if isinstance(callback, type) or not (isinstance(callback, Observer) or callable(callback)):
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from vfn.runs import RunFiles
-from vfn.tables import Entry, Table, how_to_install
+from vfn.tables import Entry, Table, how_to_install, outside
 from vfn.train.observers import Observer
 
 TrackerFactory = Callable[[RunFiles, int], Observer]
@@ -89,7 +89,10 @@ def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observ
         ValueError: for an unknown tracker, one whose package is not installed, or a factory that
             gives anything else.
     """
-    made = {word: factory(run, step) for word, factory in find_trackers(words).items()}
+    made = {}
+    for word, factory in find_trackers(words).items():
+        with outside(f"tracker {word} cannot be made"):
+            made[word] = factory(run, step)
     for word, tracker in made.items():
         if not isinstance(tracker, Observer):
             raise ValueError(
