@@ -10,7 +10,7 @@ import torch
 import vfn
 from vfn import ops
 from vfn.configs import load, override
-from vfn.data import as_dataset
+from vfn.data import as_dataset, load_dataset
 from vfn.evaluation import judge
 from vfn.info import cost
 from vfn.model import shape_of
@@ -47,6 +47,10 @@ PARTS = """
         def __init__(self, in_channels, out_channels, num_classes, multitags, width="wide"):
             super().__init__(in_channels, out_channels, num_classes, multitags)
             self.more = nn.Linear(width, 1)
+
+    class Hungry(Net):
+        def __init__(self, in_channels, out_channels, num_classes, multitags):
+            raise MemoryError
 
     def two(a, b):
         return a
@@ -91,7 +95,7 @@ def test_constants_of_a_network_s_module_have_their_values(parts, few, tmp_path)
 
 def test_a_network_that_looks_at_its_values_is_counted(parts, few):
     config = override(few, {"network": f"{parts}:Numpy"})
-    assert cost(config, shape_of(vfn.data.load_dataset("digits", "train"))).total > 10
+    assert cost(config, shape_of(load_dataset("digits", "train"))).total > 10
 
 
 def test_what_cannot_be_built_is_one_line(parts, few, tmp_path):
@@ -99,6 +103,12 @@ def test_what_cannot_be_built_is_one_line(parts, few, tmp_path):
     with pytest.raises(ValueError, match=rf"network {parts}:Narrow cannot be built: TypeError"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_not_enough_is_said_as_ever(parts, few, tmp_path):
+    config = override(few, {"network": f"{parts}:Hungry"})
+    with pytest.raises(ValueError, match="out of memory while building the network"):
+        train(config, tmp_path / "run", device="cpu")
 
 
 @pytest.mark.parametrize(

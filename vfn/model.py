@@ -16,6 +16,7 @@ from vfn.data.derived import known
 from vfn.data.given import Vector, check_derived, derived_kind
 from vfn.data.standard import DATASETS
 from vfn.data.values import PLAIN, Values
+from vfn.files import reason_of
 from vfn.memory import moved
 from vfn.nn import Conditions, check_guidance_input
 from vfn.nn.network import NETWORKS
@@ -227,13 +228,18 @@ def build_model(config: Config, shape: DataShape) -> nn.Module:
     except TypeError as error:
         taken = ", ".join(inspect.signature(build).parameters)
         raise ValueError(f"network {name}: {error}; it takes {taken}") from None
-    with outside(f"network {name} cannot be built"):
+    try:
         network = build(**options)
+    except _OF_ITS_CODE as error:  # others may be of memory, or of a device without values
+        raise ValueError(f"network {name} cannot be built: {reason_of(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"expected network {name} to be an nn.Module, got {type(network).__name__}"
         )
     return network
+
+
+_OF_ITS_CODE = (TypeError, AttributeError, LookupError, ZeroDivisionError, AssertionError)
 
 
 def _class_of(name: str) -> Callable[..., Any]:
