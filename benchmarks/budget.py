@@ -39,6 +39,11 @@ def cost_of_a_step(config: Config, data: Dataset | None = None) -> float:
     return (marks[PROBED[1]] - marks[PROBED[0]]) / (PROBED[1] - PROBED[0])
 
 
+def shortened(config: Config, steps: int) -> Config:
+    """For so many steps, of which a quarter at most goes to warming up."""
+    return override(config, {"steps": steps, "warmup": min(config.train.warmup, steps // 4)})
+
+
 def train_whole(config: Config, out: str | Path, **options: Any) -> float:
     """Train to the last step; the CPU seconds that it took."""
     begun = time.process_time()

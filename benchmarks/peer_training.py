@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import vfn
-from benchmarks.budget import PROBED, cost_of_a_step, train_whole
+from benchmarks.budget import PROBED, cost_of_a_step, shortened, train_whole
 from benchmarks.implementations import (
     CLASSES,
     PEERS,
@@ -57,10 +57,8 @@ def configuration(
     """The preset of so many steps; few of them do not all go to warming up."""
     preset = override(load(data), OURS.get(row, {}))
     rate = preset.train.lr if rate is None else rate
-    warmup = min(preset.train.warmup, steps // 4)
-    shorter = {"seed": seed, "steps": steps, "warmup": warmup, "lr": rate}
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
-    return override(preset, {**quiet, **shorter})
+    return override(shortened(preset, steps), {**quiet, "seed": seed, "lr": rate})
 
 
 def shared_loop(peer: Peer, data: Dataset, config: Config) -> Iterator[float]:

@@ -35,6 +35,7 @@ from benchmarks.budget import (
     kept,
     perfect,
     run_all,
+    shortened,
     train_whole,
 )
 from benchmarks.common import markdown, write_table
@@ -171,8 +172,7 @@ def one(recipe: str, seed: int, steps: int, samplers: Sequence[str], out: Path) 
     torch.set_num_threads(1)
     config = configuration(recipe, seed)
     with tempfile.TemporaryDirectory() as folder:
-        warmup = min(config.train.warmup, steps // 4)  # few steps do not all go to warming up
-        seconds = train_whole(override(config, {"steps": steps, "warmup": warmup}), folder)
+        seconds = train_whole(shortened(config, steps), folder)
         result: dict[str, Any] = {"steps": steps, "seconds": seconds}
         for name in samplers:
             result[name] = figures(Path(folder), seed, **SAMPLERS[name])
