@@ -118,6 +118,8 @@ def test_memory_that_is_not_enough_is_said_as_ever(parts, few, tmp_path):
 def test_a_guidance_rule_is_tried_before_any_work(parts, rule, fault, few, tmp_path):
     with pytest.raises(ValueError, match=fault):
         untrained("digits").draws(2, guidance=1.0, guidance_rule=f"{parts}:{rule}", steps=2)
+    with pytest.raises(ValueError, match=fault):  # which may lead away from a weaker network
+        untrained("digits").draws(2, guidance=0.0, guidance_rule=f"{parts}:{rule}", steps=2)
     config = override(
         few, {"guidance_rule": f"{parts}:{rule}", "guidance": 1.0, "preview_every": 2}
     )

@@ -420,11 +420,12 @@ def check_sampling(
 def _try_rule(settings: SampleConfig) -> None:
     """Try a rule of the user's on two branches that are all zero."""
     name = settings.guidance_rule
-    if name in GUIDANCE_RULES or not settings.guidance:
+    if name in GUIDANCE_RULES:
         return
+    w = settings.guidance or settings.guide_weight  # a weaker network is led away from by it, too
     z, logsnr = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.float64)
     with outside(f"guidance rule {name} fails"):
-        found = rule_of(settings).combine(z, z, z, logsnr, settings.guidance, None).x0
+        found = rule_of(settings).combine(z, z, z, logsnr, w, None).x0
     if not isinstance(found, Tensor) or found.shape != z.shape:
         got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"expected guidance rule {name} to give {list(z.shape)}, got {got}")
