@@ -51,13 +51,13 @@ def dataset():
     return as_dataset(images, torch.arange(64) % 10 + 1, SHAPE.legend.names)
 
 
-def network(config, device):
+def network(config, device, stir=0.05):
     """None of its layers is zero."""
     torch.manual_seed(0)
     model = build_model(config, SHAPE)
     with torch.no_grad():
         for param in model.parameters():
-            param.add_(0.05 * torch.randn_like(param))
+            param.add_(stir * torch.randn_like(param))
     return model.to(device)
 
 
@@ -101,11 +101,14 @@ def test_batches_are_those_of_the_cpu(gpu):
 
 @pytest.mark.usefixtures("deterministic")
 def test_times_by_weights_are_those_of_the_cpu(gpu):
-    """To the bit: weights are added up on the host."""
+    """Weights are added up on the host, so densities are equal to the bit.
+
+    Of times the last place is left open: a GPU divides by a number by multiplying with 1 / number.
+    """
     options = {"time_density": "importance", "time_options": {"weights": (1.0, 3.0, 0.1)}}
     config = override(UNET, options)
     there, here = (training_times(config, torch.arange(64, device=at)) for at in (gpu, "cpu"))
-    assert torch.equal(there.t.cpu(), here.t)
+    torch.testing.assert_close(there.t.cpu(), here.t, rtol=2**-52, atol=0)
     assert torch.equal(there.density.cpu(), here.density)
 
 
@@ -198,12 +201,14 @@ def test_a_run_goes_on_on_another_device(order, gpu, tmp_path):
 def test_pictures_are_those_of_the_cpu(sampler, gpu):
     """Up to a level of grey, where a value lies between two.
 
-    Of steps that follow the values one may be refused here and taken there: each is allowed an
-    error of 0.4 levels.
+    The network is a smooth one: of steps that follow the values a rough one has some refused here
+    and taken there, after which its pictures are 30 levels apart. So they are on a CPU, too, where
+    parameters differ by 3e-7 of themselves; of this network they then are the same.
     """
     here, there = (
         replace(
-            untrained(UNET, SHAPE, device), params=dict(network(UNET, device).named_parameters())
+            untrained(UNET, SHAPE, device),
+            params=dict(network(UNET, device, stir=0.01).named_parameters()),
         )
         for device in ("cpu", gpu)
     )
@@ -212,8 +217,7 @@ def test_pictures_are_those_of_the_cpu(sampler, gpu):
     drawn, expected = (each.sample(8, **asked) for each in (there, here))
     assert drawn.images.device.type == "cpu"
     assert drawn.labels == expected.labels
-    apart = (drawn.images.int() - expected.images.int()).abs()
-    assert apart.max() <= (8 if sampler == "adaptive" else 1)
+    assert (drawn.images.int() - expected.images.int()).abs().max() <= 1
 
 
 def test_figures_are_those_of_the_cpu(gpu):
