@@ -16,7 +16,9 @@ from vfn.footprint import (
     FLOAT32,
     HOLES,
     SLACK,
+    WORKSPACE,
     Footprint,
+    Living,
     evaluated_at_once,
     example_batch,
     most_pictures,
@@ -97,6 +99,21 @@ def test_attention_is_not_kept_as_a_matrix(tiny):
         for attn in (False, True)
     )
     assert attending - plain < PICTURES * 1024**2 * FLOAT32
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"), [({}, WORKSPACE), ({"tf32": True}, 0), ({"precision": "bf16"}, 0)]
+)
+def test_products_of_float32_take_a_workspace_on_a_gpu(settings, share, tiny):
+    """Of the largest map that is convolved in both passes."""
+    maps = [torch.ones(2, 3, side, side) for side in (4, 8, 16)]
+    weight = torch.ones(1, 3, 3, 3, requires_grad=True)
+    with Living() as living:
+        sum(nn.functional.conv2d(each, weight).sum() for each in maps[:2]).backward()
+        nn.functional.conv2d(maps[2], weight.detach())
+    footprint = Footprint(override(tiny, settings), GREY, torch.device("cuda"))
+    assert footprint.workspace(living) == share * 2 * 3 * 8 * 8 * FLOAT32
+    assert Footprint(override(tiny, settings), GREY).workspace(living) == 0
 
 
 def test_several_processes_hold_gradients_twice(tiny):

@@ -23,7 +23,7 @@ from vfn.evaluation import judge
 from vfn.memory import free_memory, in_memory
 from vfn.model import DataShape, autocast, build_model, schedule_of
 from vfn.nn import keyed_dropout
-from vfn.nn.layers import attend
+from vfn.nn.layers import attend, group_norm
 from vfn.objective import batch_loss
 from vfn.ops import ddim_step, sample, sampling_grid
 from vfn.ops.solver_table import SOLVERS
@@ -181,6 +181,24 @@ def test_a_run_has_the_losses_of_the_cpu_and_repeats(precision, gpu, tmp_path):
     assert first == again
     expected = run(UNET, tmp_path / "cpu", "cpu")
     assert first == pytest.approx(expected, rel=1e-4 if precision == "fp32" else 0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_normalisation_in_half_precision(dtype, training, gpu):
+    """Rounded once where nothing is learnt, else with mean and deviation; for convolutions."""
+    x, norm = 1 + torch.randn(2, 64, 8, 8), group_norm(64)
+    torch.nn.init.normal_(norm.weight)
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    exact = norm.double()(x.double()).detach()
+    there = norm.float().to(gpu)
+    with torch.set_grad_enabled(training), autocast("bf16", torch.device(gpu)):
+        got = there(x.to(gpu))
+    assert got.dtype == dtype
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    units = 3 if training else 1
+    error = (got.cpu().double() - exact).abs().max()
+    assert error < units * torch.finfo(dtype).eps * exact.abs().max()
 
 
 @pytest.mark.parametrize("order", ["gpu to cpu", "cpu to gpu"])

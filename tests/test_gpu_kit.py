@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -208,6 +209,28 @@ def test_layers_give_kernels_of_a_gpu_the_layouts_that_they_take(monkeypatch):
         attention(x)
         torch.func.jvp(attention.norm, (x,), (x,))
     assert seen == [{1}, True]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_normalisation_keeps_type_and_layout_on_a_gpu(training, dtype, monkeypatch):
+    """Half precision is normalised as it is for training alone."""
+    seen, kernel = [], torch.group_norm
+
+    def told(x, *more):
+        seen.append(x.dtype)
+        return kernel(x, *more)
+
+    monkeypatch.setattr(torch, "group_norm", told)
+    monkeypatch.setattr(layers, "full_precision", lambda _: nullcontext())  # for want of one
+    with FakeTensorMode(), torch.device("cuda"), torch.set_grad_enabled(training):
+        x = torch.empty(2, 64, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        norm = layers.GroupNorm(32, 64)
+        y, rows = norm(x), norm(torch.empty(2, 64, 5, dtype=dtype))
+    assert (y.dtype, rows.dtype) == (dtype, dtype)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert rows.is_contiguous()
+    assert {*seen} == {dtype if training else torch.float32}
 
 
 def test_crossings_are_seen(crossings):

@@ -26,6 +26,9 @@ FLOAT32 = 4
 SLACK = {"cpu": 1.15, "cuda": 1.1}
 # Of blocks that are computed again, which come and go: the allocator keeps holes. Measured, too.
 HOLES = 1.5
+# Of the largest map that is convolved: what kernels of a GPU take for products of float32 with all
+# digits, in both passes. One network was measured, see benchmarks/results/gpu_memory.md.
+WORKSPACE = 12
 BATCHES = 3  # of pictures and noise: one in use, one ready, one that is being made
 STATES = 8  # of the size of the pictures: what solvers hold between evaluations
 MAPS = 4  # activations that a layer keeps at most, where it is as large as the picture
@@ -180,12 +183,26 @@ class Footprint:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 network = self._without_values()
                 batch = example_batch(self.network, self.shape, pictures, self.device)
-                with _Living() as living:
+                with Living() as living:
                     work(network, batch)
         except Exception as error:  # a network of the user's can need values in any way
             too_large = isinstance(error, RuntimeError) and "overflow" in str(error)
             return ENDLESS if too_large else None
-        return round(SLACK.get(self.device.type, 1.0) * (held + holes * living.most))
+        most = living.most + self.workspace(living)
+        return round(SLACK.get(self.device.type, 1.0) * (held + holes * most))
+
+    def workspace(self, living: "Living") -> int:
+        """Bytes that kernels of both passes take inside, where that is more than slack.
+
+        Args:
+            living: has watched the passes.
+
+        Returns:
+            bytes; 0 on a CPU, and for products of fewer digits than float32 has.
+        """
+        settings = self.config.train
+        full = self.device.type == "cuda" and settings.precision == "fp32" and not settings.tf32
+        return WORKSPACE * living.convolved if full else 0
 
     def _without_values(self) -> Network:
         """The network as a function, with parameters and buffers that have shapes alone."""
@@ -310,12 +327,13 @@ def most_pictures(cost: Callable[[int], int | None], pictures: int, room: float)
     return 1 + int((room - one) * (pictures - 1) / (whole - one))
 
 
-class _Living(TorchDispatchMode):
+class Living(TorchDispatchMode):
     """Counts the bytes of tensors that are made while it is open and not gone yet."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.most = 0
+        self.convolved = 0  # bytes of the largest map whose convolution was differentiated
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -326,6 +344,8 @@ class _Living(TorchDispatchMode):
         if func is torch.ops.aten.native_group_norm.default:
             # Tensors without values lose its layout, and attention takes another way then.
             out = (torch.empty_like(args[0]), *out[1:])
+        if func is torch.ops.aten.convolution_backward.default:
+            self.convolved = max(self.convolved, args[1].nbytes)
         for value in tree_leaves(out):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())
