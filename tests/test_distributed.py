@@ -18,6 +18,7 @@ from vfn.distributed import (
     total,
     wait_for_all,
 )
+from vfn.evaluation import judge, nearest_pictures
 
 TWO = """
 import json, sys, torch
@@ -27,7 +28,7 @@ from pathlib import Path
 from vfn.cli import app
 from vfn.configs import load, override
 from vfn.distributed import by_first, gather, largest, processes, share, total, wait_for_all
-from vfn.evaluation import judge, store_reference
+from vfn.evaluation import Figure, judge, nearest_pictures, store_reference
 from vfn.ops import Sample
 from vfn.progress import say
 from vfn.sampling import untrained
@@ -101,6 +102,18 @@ asked, draws = [], teacher.draws(4, sampler="adaptive", batch=1)
 draws.__dict__["_sampler"] = restless
 drawn = draws.by_all(world, lambda: asked.append(largest(len(asked), world)))
 found.append([asked, len(drawn.images)])
+
+
+def lost(judged):
+    return [Figure("lost", "Lost", float("nan"))]  # on the first process, which alone computes
+
+
+sys.modules["lost"] = sys.modules["__main__"]
+found += [
+    [figure.value for figure in judge(real, test, ["fd", "pr"], device="cpu").figures],
+    nearest_pictures(real, test, 2, 3, device="cpu").distances.flatten().tolist(),
+    refused(lambda: judge(real, test, ["lost:lost"], device="cpu")),
+]
 open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
 """
 DIFFERS = "started with different arguments: {} differs"
@@ -125,10 +138,16 @@ def test_two_processes(forks, tmp_path):
         first += ["invalid literal for int()"]
         for told, own in zip(found[17:21], first, strict=True):
             assert told.startswith("another process of this job refused" if rank else own)
-        assert found[21] == (None if rank else 5)
+        assert found[21] == 5
         assert found[22].startswith("unknown config 'nowhere'")  # not: other arguments
         # Asked once a batch: were it once a step, the processes would wait for one another forever.
         assert found[23] == [[0, 1], 4]
+        figures = judge("dataset:digits", "dataset:digits:test", ["fd", "pr"], device="cpu").figures
+        assert found[24] == pytest.approx([figure.value for figure in figures], rel=1e-6)
+        near = nearest_pictures("dataset:digits", "dataset:digits:test", 2, 3, device="cpu")
+        assert found[25] == pytest.approx(near.distances.flatten().tolist(), rel=1e-6)
+        refusal = "another process of this job refused" if rank else "expected finite figures"
+        assert found[26].startswith(refusal)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "script.py"]
 
 

@@ -396,7 +396,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
         device=options["device"],
         data_dir=options["data_dir"],
     )
-    if result is None:
+    if launch().rank:
         return
     if json_path:  # first: standard output may be closed
         replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
@@ -501,7 +501,7 @@ def nearest_command(out: Path, size: tuple[int, ...] | None, **options: Any) -> 
         raise ValueError(f"expected --out to end in .png, got {out}")
     check_place(out)
     found = nearest_pictures(image_size=size, **options)
-    if found is None:
+    if launch().rank:
         return
     save_png(out, found.sheet())
     least = found.distances[:, 0].tolist()

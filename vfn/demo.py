@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from vfn.configs import load, override
 from vfn.files import write_json
+from vfn.launch import launch
 from vfn.progress import as_typed, say
 from vfn.runs import RunFiles
 
@@ -169,7 +170,7 @@ def _judge(run: RunFiles, real: str, num: int, path: Path, guidance: float | Non
         trained = load_run(run.path)
         draws = own_draws(trained, num, **settings)
         found = judge(real, draws, USUAL, num=num)
-        if found is not None:  # the first process alone has the figures
+        if launch().rank == 0:
             say(found.table())
             replace(found, command=shlex.join(["vfn", *arguments])).write(path)
 
@@ -184,7 +185,7 @@ def _nearest(run: RunFiles, real: str) -> Step:
         from vfn.pictures import save_png
 
         found = nearest_pictures(real, run.sample)
-        if found is not None:
+        if launch().rank == 0:
             save_png(run.nearest, found.sheet())
 
     arguments = ["--real", real, "--fake", str(run.sample), "--out", str(run.nearest)]

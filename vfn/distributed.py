@@ -217,14 +217,14 @@ def together(world: World) -> Iterator[None]:
         raise ValueError("another process of this job refused what was asked; its message says why")
 
 
-def by_first(work: Callable[[], T]) -> T | None:
+def by_first(work: Callable[[], T]) -> T:
     """What the first process does alone, while the others wait.
 
     Args:
         work: what is to be done; all processes have to come here.
 
     Returns:
-        what came of it; None on the others.
+        what came of it, on all of them.
 
     Raises:
         ValueError: its own, or on the others that the first process refused.
@@ -233,8 +233,35 @@ def by_first(work: Callable[[], T]) -> T | None:
     >>> by_first(lambda: 3)
     3
     """
-    with processes("cpu") as world, together(world):
-        return work() if world.rank == 0 else None
+    with processes("cpu") as world:
+        return from_first(work, world)
+
+
+def from_first(work: Callable[[], T], world: World) -> T:
+    """As `by_first`, among processes that are together already.
+
+    Args:
+        work: what the first one is to do.
+        world: the processes, all of which come here.
+
+    Returns:
+        what came of it, on all of them.
+
+    Raises:
+        ValueError: its own, or on the others that the first process refused.
+        OSError: its own.
+
+    >>> from_first(lambda: 3, ALONE)
+    3
+    """
+    made: list[Any] = [None]
+    with together(world):
+        if world.rank == 0:
+            made = [work()]
+    if world.size > 1:
+        with talking():
+            dist.broadcast_object_list(made, src=0, group=world.control)
+    return cast(T, made[0])
 
 
 def wait_for_all(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
-from vfn.distributed import World, check_alike, processes, together
+from vfn.distributed import World, check_alike, from_first, processes, together
 from vfn.evaluation.evaluating import computed, extracted, reason_of
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Statistics
@@ -37,7 +37,7 @@ def judge(
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
     data_dir: str | None = None,
-) -> Evaluation | None:
+) -> Evaluation:
     """Judge pictures against real ones.
 
     Everything that the metrics need is checked before weights are read and before a picture is
@@ -66,7 +66,7 @@ def judge(
         data_dir: where the data are; as the run says, ``$VFN_DATA`` or a cache if None.
 
     Returns:
-        Evaluation; None on all processes but the first.
+        Evaluation, on all processes.
 
     Raises:
         ValueError: for pictures, metrics, weights or checkpoints that do not fit.
@@ -117,7 +117,7 @@ def seen_by(plan: Plan, world: World) -> Judged | None:
     return judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
 
 
-def carried_out(plan: Plan, world: World) -> Evaluation | None:
+def carried_out(plan: Plan, world: World) -> Evaluation:
     """Draw, extract and compute what a plan says.
 
     Args:
@@ -125,14 +125,18 @@ def carried_out(plan: Plan, world: World) -> Evaluation | None:
         world: the processes; all of them have to call this.
 
     Returns:
-        Evaluation; None on all processes but the first.
+        Evaluation, on all processes.
 
     Raises:
         ValueError: for pictures or features that are not finite, or if no figure is.
     """
     judged = seen_by(plan, world)
-    if judged is None:
-        return None
+    return from_first(lambda: _evaluation(plan, judged), world)
+
+
+def _evaluation(plan: Plan, judged: Judged | None) -> Evaluation:
+    """The figures of what was seen, on the first process."""
+    assert judged is not None
     faults: list[str] = []
     parts: dict[str, list[Any]] = {"figures": [], "loss_by_logsnr": [], "bits_per_dim": []}
     tf32 = plan.subject is not None and plan.subject.trained.config.train.tf32

@@ -8,13 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.data import Dataset, to_uint8
-from vfn.distributed import check_alike, processes, together
+from vfn.distributed import check_alike, from_first, processes, together
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.judging import seen_by
 from vfn.evaluation.opening import Given
 from vfn.evaluation.planning import plan_evaluation
-from vfn.evaluation.sides import features_of
+from vfn.evaluation.sides import Judged, features_of
 from vfn.memory import in_memory
 from vfn.ops import nearest_distances
 from vfn.pictures import grid
@@ -59,7 +59,7 @@ def nearest_pictures(
     image_size: int | tuple[int, ...] | None = None,
     device: str = "auto",
     data_dir: str | None = None,
-) -> NearestPictures | None:
+) -> NearestPictures:
     """The pictures that are nearest to real ones, and these.
 
     Args:
@@ -76,7 +76,7 @@ def nearest_pictures(
         data_dir: where the data are.
 
     Returns:
-        NearestPictures; None on all processes but the first.
+        NearestPictures, on all processes.
 
     Raises:
         ValueError: for numbers below 1, statistics in place of pictures, or what does not fit.
@@ -99,8 +99,12 @@ def nearest_pictures(
                     raise ValueError(f"expected {role} pictures, got statistics: {side.text}")
         check_alike({"count": count, "neighbours": neighbours, **plan.settings}, world)
         judged = seen_by(plan, world)
-    if judged is None:
-        return None
+        return from_first(lambda: _nearest(judged, count, neighbours), world)
+
+
+def _nearest(judged: Judged | None, count: int, neighbours: int) -> NearestPictures:
+    """Of what was seen, on the first process."""
+    assert judged is not None
     made, known = judged.sides.fake, judged.sides.real
     assert isinstance(made, Dataset)
     assert isinstance(known, Dataset)

@@ -6,11 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from scipy.optimize import minimize_scalar
 
 from vfn.configs.schema import SEED
-from vfn.distributed import processes, total
+from vfn.distributed import processes
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given, judge
 from vfn.evaluation.metrics import METRICS, FigureKind
@@ -180,7 +179,7 @@ def best_times(
     if not kinds:
         raise ValueError(f"expected a metric with a figure of pictures, got {metric}; fd has one")
     kind, sign = kinds[0], -1.0 if kinds[0].better == "higher" else 1.0
-    with processes(device) as world:
+    with processes(device):
         network = run if isinstance(run, Trained) else load(run, device)
         against = own_data(network) if real is None else real
 
@@ -190,13 +189,10 @@ def best_times(
                 against, draws, [metric], features=features,
                 weights=weights, num=num, seed=seed, device=device, data_dir=data_dir,
             )  # fmt: skip
-            figures = found.figures if found is not None else ()  # on the first process alone
-            value = next((f.value for f in figures if f.key == kind.key), math.nan)
-            value = total(torch.tensor(0.0 if found is None else value).double(), world).item()
+            value = next((f.value for f in found.figures if f.key == kind.key), math.nan)
             if not math.isfinite(value):
                 raise ValueError(f"{kind.title} is not finite at the times {times}")
-            if found is not None:
-                say(f"times {_named(times)}, seed {seed}: {kind.text(value)}")
+            say(f"times {_named(times)}, seed {seed}: {kind.text(value)}")
             return value
 
         tried = search_times(lambda times: sign * figure(times, seed), steps, within)

@@ -23,8 +23,7 @@ LENGTH = "sigma_rel"  # what evaluations are compared against
 class PosthocEma(NamedTuple):
     """Networks of averages that were made, and what came of judging them.
 
-    files: exported files by ``sigma_rel``. evaluations: likewise, empty where none were asked for;
-    on other processes than the first too.
+    files: exported files by ``sigma_rel``. evaluations: likewise, empty where none were asked for.
     """
 
     files: Mapping[float, Path]
@@ -123,11 +122,11 @@ def posthoc_ema(
                 device=device,
                 data_dir=data_dir,
             )
-            if found is not None:  # on the first process alone
-                told = {**found.settings, LENGTH: length}
-                evaluations[length] = replace(found, settings=told, title=f"{LENGTH} {length:g}")
+            told = {**found.settings, LENGTH: length}
+            evaluations[length] = replace(found, settings=told, title=f"{LENGTH} {length:g}")
+            if world.rank == 0:
                 evaluations[length].write(files[length].with_suffix(".json"))
-        if any(each.figures for each in evaluations.values()):
+        if world.rank == 0 and any(each.figures for each in evaluations.values()):
             write_plot(plot, list(evaluations.values()), LENGTH)
             say(f"plot over {LENGTH}: {plot}")
     return PosthocEma(files, evaluations)
