@@ -148,12 +148,14 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of [B, C, ...]."""
-        on_cpu = x.device.type == "cpu"  # where kernels of 16 bits take four to six times as long
-        wide = x.dtype in HALVES and (on_cpu or not torch.is_grad_enabled())
+        half = x.dtype in HALVES
+        if x.device.type == "cpu":  # whose kernels of 16 bits take four to six times as long
+            return self._normalised(x.float()).to(x.dtype) if half else self._normalised(x)
+        wide = half and not torch.is_grad_enabled()
         with full_precision(x.device):  # autocast would keep 32 bits for the backward pass
             y = self._normalised(x.float() if wide else x)
         # Kernels of GPUs give the dimensions in their order, which costs convolutions a copy each.
-        last = torch.channels_last if x.ndim == 4 and not on_cpu else torch.preserve_format
+        last = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return y.to(x.dtype, memory_format=last)
 
     def _normalised(self, x: Tensor) -> Tensor:
