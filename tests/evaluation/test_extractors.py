@@ -32,6 +32,18 @@ def test_any_function_is_an_extractor():
     assert mean.run(torch.ones(2, 3, 4, 4, dtype=torch.uint8)).features.tolist() == [[1.0] * 3] * 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"features": len}, r"expected features as a word or an Extractor, got .*extractor_of\("),
+        ({"metrics": ["fd", len]}, r"expected metrics as words, got .* package\.module:Name"),
+    ],
+)
+def test_functions_where_words_belong(asked, expected):
+    with pytest.raises(ValueError, match=expected):
+        judge("dataset:digits", "dataset:digits:test", device="cpu", **asked)
+
+
 def mean_colour(images):
     return images.float().mean((2, 3))
 

@@ -311,10 +311,34 @@ def test_seeds_that_no_record_could_hold(trained, seed):
         trained.draws(2, seed=seed)
 
 
-@pytest.mark.parametrize("labels", [[3, 7], 3, torch.tensor([4]), np.array([3])])
+@pytest.mark.parametrize("labels", [[3, 7], 3, np.array([3])])
 def test_labels_that_are_no_texts(trained, labels):
-    with pytest.raises(ValueError, match="expected labels as texts, such as '3' or '3,7', got"):
+    expected = "expected labels as texts, such as '3' or '3,7', or as a tensor of their numbers"
+    with pytest.raises(ValueError, match=expected):
         trained.draws(2, labels)
+
+
+def test_labels_as_the_network_takes_them(trained):
+    """Those that were drawn are asked for again; 0 is none."""
+    drawn = trained.draws(4, ["3", "7"])
+    again = trained.draws(4, drawn.asked.labels)
+    assert torch.equal(again.all().images, drawn.all().images)
+    assert again.all().labels == ["3", "7"] * 2
+    assert trained.draws(2, torch.tensor([0]), guidance=0.0).asked.names == [""]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([11], r"expected labels in 0\.\.10, 0 for unconditional, got 11 at 0"),
+        ([3.5], r"expected labels in 0\.\.10, 0 for unconditional, got 3.5 at 0"),
+        ([], r"expected one label at least, got shape \(0,\)"),
+        ([[0, 1]], r"expected labels of shape \[N\], got \(1, 2\)"),
+    ],
+)
+def test_numbers_that_are_no_labels(trained, labels, expected):
+    with pytest.raises(ValueError, match=expected):
+        trained.draws(2, torch.tensor(labels))
 
 
 def test_labels_of_numpy(trained):

@@ -272,7 +272,10 @@ def _texts(asked: Any) -> str | list[str]:
         return asked
     parts = list(asked) if isinstance(asked, Iterable) else [asked]
     if strange := [part for part in parts if not isinstance(part, str)]:
-        raise ValueError(f"expected labels as texts, such as '3' or '3,7', got {shown(strange[0])}")
+        raise ValueError(
+            f"expected labels as texts, such as '3' or '3,7', or as a tensor of their numbers, "
+            f"which count from 1, got {shown(strange[0])}"
+        )
     return parts
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vfn.files import shown
 from vfn.tables import Entry, Table, how_to_install
 
 if TYPE_CHECKING:
@@ -175,6 +176,24 @@ def outlook_of(extractor: str | Extractor, shape: tuple[int, ...] | None = None)
     if extractor == "pixels":
         return Outlook("pixels", False, math.prod(shape) if shape else None)
     return Outlook(extractor, len(entry.layers) > 1, entry.width or None)
+
+
+def check_given(features: object) -> None:
+    """Refuse what is neither a word nor an extractor, such as a function.
+
+    Args:
+        features: what somebody asked for.
+
+    Raises:
+        ValueError: with what makes an extractor of a function.
+
+    >>> check_given("pixels")
+    """
+    if not isinstance(features, str | Extractor):
+        raise ValueError(
+            f"expected features as a word or an Extractor, got {shown(features)}; "
+            "vfn.evaluation.extractor_of(name, function) makes one of a function"
+        )
 
 
 def check_extractor(name: str, weights: "Path | None" = None, data_dir: str | None = None) -> None:

@@ -14,7 +14,13 @@ from vfn.data import Dataset, Labels, data_home, load_held_out, same_data, spec_
 from vfn.data.resize import RESIZE
 from vfn.data.values import PLAIN, Values
 from vfn.distributed import World
-from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor, outlook_of
+from vfn.evaluation.extractors import (
+    Extractor,
+    check_extractor,
+    check_given,
+    open_extractor,
+    outlook_of,
+)
 from vfn.evaluation.features import Statistics, check_identity, checked_outputs
 from vfn.evaluation.held_out import some_of
 from vfn.evaluation.metrics import METRICS, USUAL, Metric, Need
@@ -44,7 +50,7 @@ from vfn.evaluation.opening import (
 )
 from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
-from vfn.files import check_space, printable, reason_of
+from vfn.files import check_space, printable, reason_of, shown
 from vfn.nn import guidance_range
 from vfn.numbers import whole
 from vfn.progress import say
@@ -81,6 +87,17 @@ class Plan:
     size: Size | None
     subject: Subject | None
     settings: dict[str, Any]
+
+
+def _words(metrics: str | Sequence[str]) -> list[str]:
+    """Words of metrics, from a text or several."""
+    words = metrics.split(",") if isinstance(metrics, str) else metrics
+    if strange := [word for word in words if not isinstance(word, str)]:
+        raise ValueError(
+            f"expected metrics as words, got {shown(strange[0])}; a function of one's own is named "
+            "package.module:Name"
+        )
+    return [word.strip() for word in words]
 
 
 def plan_evaluation(
@@ -125,7 +142,8 @@ def plan_evaluation(
     Raises:
         ValueError: for anything that the work would fail by.
     """
-    words = [word.strip() for word in (metrics.split(",") if isinstance(metrics, str) else metrics)]
+    check_given(features)
+    words = _words(metrics)
     usual = USUAL in words
     asked = [word for word in words if word != USUAL]
     chosen = find_metrics(asked) if asked or not usual else {}

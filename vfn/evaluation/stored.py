@@ -11,7 +11,7 @@ from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
 from vfn.distributed import check_alike, processes, together
-from vfn.evaluation.extractors import Extractor, check_extractor, open_extractor
+from vfn.evaluation.extractors import Extractor, check_extractor, check_given, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import Pictures, open_pictures
 from vfn.evaluation.planning import check_room, checked_size, resize_settings, tried
@@ -82,6 +82,7 @@ def store_reference(
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
     size = checked_size(image_size)
+    check_given(features)
     if isinstance(features, str):
         check_extractor(features, weights, data_dir)
     check_place(out)

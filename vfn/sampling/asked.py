@@ -9,7 +9,7 @@ from torch import Tensor
 from vfn.data import Labels, in_turn
 from vfn.data.labels import TAG_SEPARATOR, split_names
 from vfn.files import shortened
-from vfn.nn import Conditions
+from vfn.nn import Conditions, check_labels
 
 PER_LABEL = 10  # pictures, where their number is not given
 
@@ -92,6 +92,31 @@ def _check_text(text: str, legend: Labels) -> None:
             f"expected names among {legend.listed()}, separated by commas, got an empty one in "
             f"'{shortened(text)}'"
         )
+
+
+def asked_by(labels: Tensor, legend: Labels) -> Asked:
+    """Labels as a network takes them, which pictures get in turn.
+
+    Args:
+        labels: classes [L] in 0..K, 0 for none, or 0/1 tags [L, K].
+        legend: what the network knows.
+
+    Returns:
+        Asked.
+
+    Raises:
+        ValueError: for labels that it does not know, or for a network without any.
+
+    >>> asked_by(torch.tensor([2, 1]), Labels(("cat", "dog"))).names
+    ['dog', 'cat']
+    """
+    if not legend.names:
+        return ask(legend, "")
+    check_labels(labels, len(legend.names), legend.tags)
+    if not len(labels):
+        raise ValueError(f"expected one label at least, got shape {tuple(labels.shape)}")
+    labels = labels.long().cpu()
+    return Asked(labels, legend.texts(labels))
 
 
 def of_each(labels: Tensor, legend: Labels) -> Asked:

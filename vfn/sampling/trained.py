@@ -51,7 +51,7 @@ from vfn.runs import (
     other_pictures,
     run_path,
 )
-from vfn.sampling.asked import PER_LABEL, Asked, ask, of_each
+from vfn.sampling.asked import PER_LABEL, Asked, ask, asked_by, of_each
 from vfn.sampling.balance import shown_labels
 from vfn.sampling.condition import (
     ConditionSource,
@@ -318,7 +318,7 @@ class Trained:
     def draws(
         self,
         num: int | None = None,
-        labels: str | Sequence[str] | Asked | None = None,
+        labels: Tensor | str | Sequence[str] | Asked | None = None,
         seed: int = 0,
         condition: ConditionSource | None = None,
         **settings: Any,
@@ -328,7 +328,8 @@ class Trained:
         Args:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
-                or `Asked`; every class, or some sets of tags that training pictures have, if None.
+                as the network takes them [L] or [L, K], or `Asked`; every class, or some sets of
+                tags that training pictures have, if None.
             seed: of the noise, a whole number >= 0.
             condition: what the network takes beside labels, in turn; see `condition`. Pictures
                 with labels that the network knows bring them along where ``labels`` is None.
@@ -370,10 +371,12 @@ class Trained:
             weak = self.weaker(settings.get("guide_with", chosen.guide_with))
         return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
 
-    def _asked(self, labels: str | Sequence[str] | Asked | None) -> Asked:
+    def _asked(self, labels: Tensor | str | Sequence[str] | Asked | None) -> Asked:
         """What is asked of pictures in turn."""
         if labels is None:
             return self._shown_labels
+        if isinstance(labels, Tensor):
+            return asked_by(labels, self.shape.legend)
         return labels if isinstance(labels, Asked) else ask(self.shape.legend, labels)
 
     @cached_property
@@ -412,7 +415,7 @@ class Trained:
     def sample(
         self,
         num: int | None = None,
-        labels: str | Sequence[str] | Asked | None = None,
+        labels: Tensor | str | Sequence[str] | Asked | None = None,
         seed: int = 0,
         condition: ConditionSource | None = None,
         **settings: Any,
@@ -422,7 +425,8 @@ class Trained:
         Args:
             num: how many; ten for each label if None.
             labels: what is asked of the pictures in turn: names in a list or separated by commas,
-                or `Asked`; every class, or some sets of tags that training pictures have, if None.
+                as the network takes them [L] or [L, K], or `Asked`; every class, or some sets of
+                tags that training pictures have, if None.
             seed: of the noise; picture i of a seed is the same whatever ``num`` and ``batch`` are.
             condition: what the network takes beside labels, in turn; see `condition`.
             settings: fields of the section [sample], such as ``guidance=0.5, sampler="abm2",
@@ -443,7 +447,7 @@ class Trained:
     def sample_batches(
         self,
         num: int | None = None,
-        labels: str | Sequence[str] | Asked | None = None,
+        labels: Tensor | str | Sequence[str] | Asked | None = None,
         seed: int = 0,
         condition: ConditionSource | None = None,
         **settings: Any,
