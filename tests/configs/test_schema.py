@@ -526,7 +526,10 @@ teacher_guide_weight = 0
             "expected ema_profiles that differ, got 0.05, 0.05",
         ),
         ("[train]\nema_profiles = [0.5]", "expected ema_profiles in 0.005..0.28, got 0.5"),
-        ("[train]\nema_profiles = []", "expected ema_profiles to be a list of float"),
+        (
+            "[train]\nema_profiles = []",
+            r"expected ema_profiles to be a list of float, got \(\); for none leave it out",
+        ),
         ("[train]\nema_snapshot_every = 3", "expected ema_profiles beside ema_snapshot_every 3"),
         ("[train]\nkeep_at = [0]", "expected keep_at at least 1, got 0"),
     ],

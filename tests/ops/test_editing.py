@@ -217,6 +217,11 @@ def test_edit_keeps_the_more_the_weaker_it_is():
             lambda z: ops.inpaint(correlated, z, grid(3), z, MASK, lambda k: z, resample=0),
             "resample and jump >= 1, got 0 and 10",
         ),
+        (
+            lambda z: ops.inpaint(correlated, z, grid(3), z, z, lambda k: z),
+            r"expected mask as bool, .* got torch.float64; mask > 0.5 makes one",
+        ),
+        (lambda z: ops.with_known(correlated, z, z.int()), "expected mask as bool"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

@@ -111,7 +111,8 @@ def _faults(name: str, value: Any, hint: Any, metadata: Any) -> list[str]:
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if not isinstance(value, tuple) or not value or not all(_is_a(v, item) for v in value):
-            return [f"expected {name} to be a list of {item.__name__}, got {shown(value)}"]
+            advice = "; for none leave it out, or give None" if optional and value == () else ""
+            return [f"expected {name} to be a list of {item.__name__}, got {shown(value)}{advice}"]
         numbers = value if item in (int, float) else ()
         return [fault for number in numbers for fault in _range(name, number, metadata)][:1]
     if table := metadata.get("table"):

@@ -121,6 +121,14 @@ def slerp(a: Tensor, b: Tensor, fraction: Scalar) -> Tensor:
 _PARALLEL = 1 - 5e-13
 
 
+def _check_mask(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"expected mask as bool, True where a pixel is known, got {mask.dtype}; mask > 0.5 "
+            "makes one of zeros and ones"
+        )
+
+
 def with_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """A denoiser that knows some of the pixels: inpainting with any solver, at no cost.
 
@@ -135,10 +143,14 @@ def with_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     Returns:
         denoiser.
 
+    Raises:
+        ValueError: for a mask that is not bool.
+
     >>> half = with_known(lambda z, logsnr: 0 * z, torch.ones(2), torch.tensor([True, False]))
     >>> half(torch.zeros(1, 2), torch.zeros(1))
     tensor([[1., 0.]])
     """
+    _check_mask(mask)
     return mapped(denoise, lambda x0: torch.where(mask, known, x0))
 
 
@@ -175,7 +187,8 @@ def inpaint(
         Sample(x0, nfe) with the known pixels as they are; nfe is about ``resample N``.
 
     Raises:
-        ValueError: for a grid without a step, shapes that do not fit, or numbers below 1.
+        ValueError: for a grid without a step, shapes that do not fit, a mask that is not bool, or
+            numbers below 1.
 
     Source: Lugmayr et al. 2022 (2201.09865), algorithm 1.
 
@@ -185,6 +198,7 @@ def inpaint(
     """
     grid = as_grid(logsnrs, z)
     same_shape(z, known, "z", "known")
+    _check_mask(mask)
     if resample < 1 or jump < 1:
         raise ValueError(f"expected resample and jump >= 1, got {resample} and {jump}")
     calls, draws = counted(denoise), itertools.count()
