@@ -46,7 +46,7 @@ from benchmarks.peer_tables import (
     picture,
     tables,
 )
-from benchmarks.peer_training import OURS, PLAIN, configuration, cost, ours, theirs
+from benchmarks.peer_training import OURS, PLAIN, Made, configuration, cost, ours, theirs
 from vfn.configs import load
 from vfn.files import write_json
 from vfn.memory import keep_freed_memory
@@ -59,16 +59,28 @@ RATES = (3e-3, 1e-3)
 
 
 def one(
-    row: str, data: str, seed: int, steps: int, num: int, choosing: Result, shown: Path
+    row: str, data: str, seed: int, steps: int, num: int, trials: int, other: Result, shown: Path
 ) -> Result:
-    """Train and judge one run, by all rates and samplers or by another run's; show pictures."""
+    """Train and judge one run, by all rates and samplers or by those of another; show pictures.
+
+    What is best is chosen by as many pictures as trials, and judged by num.
+    """
     torch.set_num_threads(1)
     keep_freed_memory()
-    rates = [choosing["rate"]] if choosing else [load(data).train.lr] if row in OURS else RATES
-    tried = [at_rate(row, data, seed, steps, num, choosing, rate) for rate in rates]
-    result, first = min(tried, key=lambda each: distance(each[0]))
+    rates = [other["rate"]] if other else [load(data).train.lr] if row in OURS else RATES
+    chosen = {part: least(other[part]) for part in PARTS} if other else {}
+    few = num if other or row in OURS else min(num, trials)
+    runs = [trained(row, data, seed, steps, rate) for rate in rates]
+    tried = [(run, *figures(made, data, few, chosen)) for run, made in runs]
+    best = min(range(len(tried)), key=lambda number: distance(tried[number][1]))
+    run, found, first = tried[best]
+    if few < num:
+        found, first = figures(
+            runs[best][1], data, num, {part: least(found[part]) for part in PARTS}
+        )
     save_png(shown, grid(first, CLASSES))
-    return {**result, "tried": {str(each["rate"]): distance(each) for each, _ in tried}}
+    distances = {str(each["rate"]): distance(by) for each, by, _ in tried}
+    return {**run, **found, "tried": distances, "tried_by": few}
 
 
 def distance(result: Result) -> float:
@@ -77,10 +89,8 @@ def distance(result: Result) -> float:
     return math.prod(best) ** (1 / len(PARTS))
 
 
-def at_rate(
-    row: str, data: str, seed: int, steps: int, num: int, choosing: Result, rate: float
-) -> tuple[Result, Tensor]:
-    """A run and its first pictures by few evaluations."""
+def trained(row: str, data: str, seed: int, steps: int, rate: float) -> tuple[Result, Made]:
+    """A run before it is judged."""
     config = configuration(row, data, seed, steps, rate)
     made = ours(config) if row in OURS else theirs(row, config)
     tenth = max(1, len(made.losses) // 10)
@@ -89,12 +99,17 @@ def at_rate(
         "loss": [mean(made.losses[:tenth]), mean(made.losses[-tenth:])], "of": mark(row),
         "made": f"{processor()}, torch {torch.__version__}",
     }  # fmt: skip
+    return result, made
+
+
+def figures(made: Made, data: str, num: int, chosen: Mapping[str, str]) -> tuple[Result, Tensor]:
+    """Of the chosen samplers, or of all, by part; and the first pictures by few evaluations."""
+    result: Result = {}
     pictured: dict[str, Tensor] = {}
     for part, samplers in made.samplers.items():
         result[part] = {}
-        only = choosing and least(choosing[part])
         for sampler in samplers:
-            if only and only != str(sampler):
+            if chosen and chosen[part] != str(sampler):
                 continue
             images, classes, nfe = made.draw(sampler, num)
             if part == "few":
@@ -145,6 +160,7 @@ def train_missing(
     chosen: list[str],
     data: str,
     num: int,
+    trials: int,
     jobs: int,
     folder: Path,
 ) -> None:
@@ -157,7 +173,7 @@ def train_missing(
         run_all(
             "benchmarks.peers",
             [
-                ["--data", data, "--num", str(num), "--only",
+                ["--data", data, "--num", str(num), "--trials", str(trials), "--only",
                  f"{row}|{seed}|{max(1, int(seconds / each[row]))}|{path}"]
                 for (seconds, row, seed), path in paths.items()
                 if (seed == CHOOSING) == first and not finished_run(path, row)
@@ -178,6 +194,10 @@ def train_missing(
 @click.option("--seeds", default=SEEDS, callback=numbers, show_default=True)
 @click.option("--rows", "asked", default="", help=f"Of {','.join((*OURS, *PEERS))}; all if empty.")
 @click.option("--num", default=NUM, help="Pictures that are judged.", show_default=True)
+@click.option(
+    "--trials", default=NUM, help="Pictures by which rates and samplers are chosen.",
+    show_default=True,
+)  # fmt: skip
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
 @click.option("--out", default="runs/peers", type=click.Path(path_type=Path), show_default=True)
 @click.option("--finished", is_flag=True, help="Train nothing; the table of what is kept.")
@@ -188,6 +208,7 @@ def main(
     seeds: str,
     asked: str,
     num: int,
+    trials: int,
     jobs: int,
     out: Path,
     finished: bool,
@@ -198,7 +219,8 @@ def main(
         other = file_of(row, CHOOSING, Path(name).parent)
         choosing = finished_run(other, row) or {}
         shown = Path(name).with_suffix(".png")
-        write_json(Path(name), one(row, data, int(number), int(steps), num, choosing, shown))
+        run = one(row, data, int(number), int(steps), num, trials, choosing, shown)
+        write_json(Path(name), run)
         return
     chosen = chosen_of(asked, {} if finished else LACKING)
     folder = kept(out, f"{data}-{num}", data)
@@ -209,7 +231,7 @@ def main(
         for seed in seeds.split(",")
     }
     if not finished:
-        train_missing(paths, chosen, data, num, jobs, folder)
+        train_missing(paths, chosen, data, num, trials, jobs, folder)
     results: Results = {}
     pictured = {}  # not those of a row as it was before
     for (seconds, row, seed), path in paths.items():

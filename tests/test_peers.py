@@ -324,28 +324,35 @@ def test_a_perfect_sampler_is_judged_by_as_many_pictures():
 
 
 @pytest.mark.slow
-def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(monkeypatch, tmp_path):
-    """A bad one draws noise, a good one pictures; at another seed the bad ones are not asked."""
+@pytest.mark.parametrize("trials", [40, 30])
+def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(
+    trials, monkeypatch, tmp_path
+):
+    """A bad one draws noise, a good one pictures; at another seed the bad ones are not asked.
+
+    Nor are they for more pictures, where they are tried by few.
+    """
     shown = tmp_path / "EDM-3.png"
     asked, some = [], load_dataset("digits", "train").rows(torch.arange(40))
     bad, good = Sampler("bad", 1), Sampler("good", 2)
 
     def train(_row, config):
-        def draw(sampler, _num):
-            asked.append((config.train.lr, sampler.word))
+        def draw(sampler, num):
+            asked.append((config.train.lr, sampler.word, num))
             well = (config.train.lr, sampler) == (1e-3, good)
             images = some.images if well else torch.randint_like(some.images, 256)
-            return images, some.labels, sampler.steps
+            return images[:num], some.labels[:num], sampler.steps
 
         return peer_training.Made(
             1, 0.0, [1.0], dict.fromkeys(peer_tables.PARTS, (bad, good)), draw
         )
 
     monkeypatch.setattr(peers, "theirs", train)
-    first = peers.one("EDM", "digits", 3, 1, 40, {}, shown)
-    other = peers.one("EDM", "digits", 4, 1, 40, first, shown)
-    both = [(rate, word) for rate in (3e-3, 1e-3) for word in ("bad", "good") * 2]
-    assert asked == both + [(1e-3, "good")] * 2
+    first = peers.one("EDM", "digits", 3, 1, 40, trials, {}, shown)
+    other = peers.one("EDM", "digits", 4, 1, 40, trials, first, shown)
+    both = [(rate, word, trials) for rate in (3e-3, 1e-3) for word in ("bad", "good") * 2]
+    assert asked == both + [(1e-3, "good", 40)] * (2 if trials == 40 else 4)
+    assert (first["tried_by"], other["tried_by"]) == (trials, 40)
     assert (first["rate"], [*first["tried"]], other["rate"]) == (1e-3, ["0.003", "0.001"], 1e-3)
     assert first["tried"]["0.003"] > 5 * first["tried"]["0.001"]
     with Image.open(shown) as image:
