@@ -193,10 +193,13 @@ def train_missing(
 )
 @click.option("--seeds", default=SEEDS, callback=numbers, show_default=True)
 @click.option("--rows", "asked", default="", help=f"Of {','.join((*OURS, *PEERS))}; all if empty.")
-@click.option("--num", default=NUM, help="Pictures that are judged.", show_default=True)
 @click.option(
-    "--trials", default=NUM, help="Pictures by which rates and samplers are chosen.",
+    "--num", default=NUM, type=click.IntRange(SHOWN), help="Pictures that are judged.",
     show_default=True,
+)  # fmt: skip
+@click.option(
+    "--trials", default=NUM, type=click.IntRange(SHOWN),
+    help="Pictures by which rates and samplers are chosen.", show_default=True,
 )  # fmt: skip
 @click.option("--jobs", default=1, help="Runs at a time, one thread each.", show_default=True)
 @click.option("--out", default="runs/peers", type=click.Path(path_type=Path), show_default=True)

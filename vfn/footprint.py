@@ -188,8 +188,8 @@ class Footprint:
         except Exception as error:  # a network of the user's can need values in any way
             too_large = isinstance(error, RuntimeError) and "overflow" in str(error)
             return ENDLESS if too_large else None
-        most = living.most + self.workspace(living)
-        return round(SLACK.get(self.device.type, 1.0) * (held + holes * most))
+        taken = held + holes * living.most + self.workspace(living)  # of one network at a time
+        return round(SLACK.get(self.device.type, 1.0) * taken)
 
     def workspace(self, living: "Living") -> int:
         """Bytes that kernels of both passes take inside, where that is more than slack.
