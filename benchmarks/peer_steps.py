@@ -20,6 +20,7 @@ from benchmarks.peer_training import OURS, PLAIN, configuration, peer_of, shared
 from benchmarks.peers import chosen_of
 from vfn.configs import Config
 from vfn.data import load_dataset
+from vfn.memory import keep_freed_memory
 from vfn.model import build_model, shape_of
 from vfn.train.batches import make_batch
 from vfn.train.state import init_state, train_step
@@ -72,6 +73,7 @@ def medians(loops: dict[str, Iterator[float]], rounds: int) -> dict[str, tuple[f
 @click.option("--rounds", default=20, show_default=True)
 @click.option("--threads", default="1,2", show_default=True)
 def main(names: str, rounds: int, threads: str) -> None:
+    keep_freed_memory()  # as `vfn train` does
     lines = []
     for data in names.split(","):
         configs = {row: configuration(row, data, steps=10**6) for row in chosen_of("", LACKING)}
