@@ -6,25 +6,25 @@ Each row is one implementation with its own network, loss and sampler, see
 `benchmarks.implementations`, at about the same number of parameters. A long training on few
 pictures wants augmentation and dropout: ours and EDM's have a row with both, the reference's one
 with dropout. All are trained by one loop: the optimizer, learning-rate curve, batch, average and
-order of pictures of the preset that is named as the data are. They do as many steps as the budget
-allows at what a step of theirs costs on one thread; costs are measured first, in turn, and kept, so
-that no figure depends on what else the machine does. One judge looks at pictures drawn without
-guidance by at most 10, and by at most 64 evaluations: Fréchet distance of pixels, precision and
-recall against held-out pictures, copies of training pictures, and how many a classifier trained on
-these takes for what was asked. At the first seed the others are trained at each of `RATES`, and
-draw by all of their samplers: the rate and the samplers with the least distance there are theirs at
-all seeds. Ours have the preset's. What is finished is kept under --out, so that an interrupted
-benchmark goes on. Whoever lacks a checkout or package is left out. The table, a sheet of the first
-two pictures of each class at the first seed and, of several budgets, a chart of distances go to
-benchmarks/results if all of them are asked for, else beside the runs; --finished trains nothing and
-shows what is kept.
+order of pictures of the preset that is named as the data are; but ours-muon has the optimizer Muon,
+and twice the rate. They do as many steps as the budget allows at what a step of theirs costs on one
+thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
+machine does. One judge looks at pictures drawn without guidance by at most 10, and by at most 64
+evaluations: Fréchet distance of pixels, precision and recall against held-out pictures, copies of
+training pictures, and how many a classifier trained on these takes for what was asked. At the first
+seed the others are trained at each of `RATES`, and draw by all of their samplers: the rate and the
+samplers with the least distance there are theirs at all seeds. Ours have the preset's. What is
+finished is kept under --out, so that an interrupted benchmark goes on. Whoever lacks a checkout or
+package is left out. The table, a sheet of the first two pictures of each class at the first seed
+and, of several budgets, a chart of distances go to benchmarks/results if all of them are asked for,
+else beside the runs; --finished trains nothing and shows what is kept.
 """
 
 import hashlib
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -47,7 +47,6 @@ from benchmarks.peer_tables import (
     tables,
 )
 from benchmarks.peer_training import OURS, PLAIN, Made, configuration, cost, ours, theirs
-from vfn.configs import load
 from vfn.files import write_json
 from vfn.memory import keep_freed_memory
 from vfn.pictures import grid, save_png
@@ -67,7 +66,7 @@ def one(
     """
     torch.set_num_threads(1)
     keep_freed_memory()
-    rates = [other["rate"]] if other else [load(data).train.lr] if row in OURS else RATES
+    rates = [other["rate"]] if other else rates_of(row, data)
     chosen = {part: least(other[part]) for part in PARTS} if other else {}
     few = num if other or row in OURS else min(num, trials)
     runs = [trained(row, data, seed, steps, rate) for rate in rates]
@@ -81,6 +80,11 @@ def one(
     save_png(shown, grid(first, CLASSES))
     distances = {str(each["rate"]): distance(by) for each, by, _ in tried}
     return {**run, **found, "tried": distances, "tried_by": few}
+
+
+def rates_of(row: str, data: str) -> Sequence[float]:
+    """Those that are tried at the first seed."""
+    return [configuration(row, data).train.lr] if row in OURS else RATES
 
 
 def distance(result: Result) -> float:

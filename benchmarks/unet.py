@@ -24,7 +24,7 @@ from vfn.interop import params_from_reference
 from vfn.interop.diffusers_network import config_for_diffusers, params_to_diffusers
 from vfn.nn import UNet
 from vfn.ops import ema_update_
-from vfn.train.companions import clip_and_step
+from vfn.train.optimizers import clip_and_step
 
 CLASSES = 10
 

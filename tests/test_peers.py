@@ -211,7 +211,7 @@ def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
     done = call("--rows", "mine")
     assert done.exit_code == 2
     assert (
-        "expected rows of ours, ours-augmented, reference, diffusers, lucidrains, EDM, "
+        "expected rows of ours, ours-augmented, ours-muon, reference, diffusers, lucidrains, EDM, "
         "reference-dropout, EDM-augmented, got mine" in done.output
     )
     assert peers.chosen_of("ours,EDM", {"EDM": "VFN_EDM names no checkout"}) == ["ours"]
@@ -368,7 +368,13 @@ def test_few_steps_do_not_all_go_to_warming_up():
     assert warmups == [11, load("mnist5k").train.warmup]
 
 
-def test_our_second_row_is_augmented():
-    plain, augmented = (peer_training.configuration(row, "digits") for row in peer_training.OURS)
+def test_what_our_other_rows_change():
+    plain, augmented, muon = (
+        peer_training.configuration(row, "digits") for row in peer_training.OURS
+    )
     assert (plain.data.augment, plain.model.dropout) == (0, 0)
     assert (augmented.data.augment, augmented.model.dropout) == (0.12, 0.1)
+    assert (plain.train.optimizer, plain.train.lr) == ("adamw", load("digits").train.lr)
+    assert (muon.train.optimizer, muon.train.lr) == ("muon", 2 * plain.train.lr)
+    assert peers.rates_of("ours-muon", "digits") == [muon.train.lr]
+    assert peers.rates_of("EDM", "digits") == peers.RATES

@@ -11,7 +11,8 @@ from vfn.model import build_model, shape_of
 from vfn.objective import batch_loss
 from vfn.ops import Learned
 from vfn.train.batches import make_batch
-from vfn.train.companions import clip_and_step, init_auxiliary
+from vfn.train.companions import init_auxiliary
+from vfn.train.optimizers import clip_and_step
 from vfn.train.state import SCALE_GROWTH_STEPS, count_step, init_state, train_step
 
 CPU = torch.device("cpu")

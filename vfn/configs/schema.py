@@ -24,6 +24,7 @@ from vfn.ops.words import FARTHEST, Grid, LossType, OutType, VarType
 from vfn.tables import Table
 
 LrSchedule = Literal["constant", "cosine", "linear"]
+Optimizer = Literal["adamw", "muon"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "valid", "test", "all"]
 OnBad = Literal["refuse", "skip"]
@@ -355,12 +356,13 @@ class TrainConfig(Section):
     precision: Precision = option("fp32", "fp32, or autocast to bf16 or fp16")
     tf32: bool = option(False, "float32 products with 10-bit mantissas on GPUs")
     compile: bool = option(False, "torch.compile the network")
+    optimizer: Optimizer = option("adamw", "adamw, or muon for matrices and convolutions")
     lr: float = option(2e-4, "learning rate", 0, RATE)
     lr_schedule: LrSchedule = option("constant", "after the warm-up: constant, or to zero")
     warmup: int = option(1000, "steps of linear warm-up", 0, COUNT)
-    beta1: float = option(0.9, "AdamW beta1", 0, BETA)
+    beta1: float = option(0.9, "AdamW beta1, and the momentum of Muon", 0, BETA)
     beta2: float = option(0.999, "AdamW beta2", 0, BETA)
-    weight_decay: float = option(0.0, "AdamW weight decay", 0, RATE)
+    weight_decay: float = option(0.0, "decoupled weight decay", 0, RATE)
     grad_norm: float = option(1.0, "clip gradients to this global norm", 1e-6, UNCLIPPED)
     ema_decay: float = option(0.9999, "limit of the EMA decay", 0, 1)
     seed: int = option(0, "seed of everything random", 0, SEED)

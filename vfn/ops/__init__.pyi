@@ -252,6 +252,7 @@ from .frechet import (
     merge_moments as merge_moments,
     moments as moments,
 )
+from .orthogonal import orthogonalize as orthogonalize
 from .pairs import psnr as psnr
 from .pairs import ssim as ssim
 from .neighbours import (
@@ -449,6 +450,7 @@ __all__ = [
     "neighbourhood",
     "normal_kl",
     "normalised_tangent",
+    "orthogonalize",
     "pair_weight",
     "posterior_logvar",
     "posthoc_ema_fit",

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import fields
 
+from vfn.configs import Config
 from vfn.configs.fields import Section
 
 # What the parameters mean the same without: how they are trained, not what they say.
@@ -32,3 +33,21 @@ def differing(ours: Section, theirs: Section, free: Collection[str] = FREE) -> l
         for f in fields(ours)
         if f.name not in free and getattr(ours, f.name) != getattr(theirs, f.name)
     ]
+
+
+def of_optimizer(config: Config, before: Config) -> list[str]:
+    """Whether the optimizer is another one: moments of one mean nothing to the other.
+
+    Args:
+        config: what is asked for.
+        before: what was begun.
+
+    Returns:
+        a text, or nothing.
+
+    >>> from vfn.configs import override
+    >>> of_optimizer(override(Config(), {"optimizer": "muon"}), Config())
+    ['optimizer adamw, got muon']
+    """
+    free = {f.name for f in fields(config.train)} - {"optimizer"}
+    return differing(config.train, before.train, free)

@@ -4,7 +4,7 @@ A companion is neither averaged nor exported; checkpoints hold it, so that a run
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,63 +14,9 @@ from vfn.configs import TrainConfig
 from vfn.nn import Uncertainty
 from vfn.runs import check_fits
 from vfn.runs.checkpoint import MOMENTS
+from vfn.train.optimizers import clip_and_step, moments_of, optimizer_of, restore_moments
 
 Weigh = Callable[[Tensor], Tensor]  # logsnr [B] -> uncertainty [B]
-
-
-def gradient_norm(params: Iterable[Tensor], loss_scale: Tensor | float = 1.0) -> Tensor:
-    """Common norm of the gradients.
-
-    Args:
-        params: with gradients, some of them.
-        loss_scale: what the loss was multiplied by.
-
-    Returns:
-        a number on the device, shape [].
-
-    >>> weight = torch.ones(2, requires_grad=True)
-    >>> (3 * weight).sum().backward()
-    >>> gradient_norm([weight], 3.0)
-    tensor(1.4142)
-    """
-    gradients = [p.grad for p in params if p.grad is not None]
-    return nn.utils.get_total_norm(gradients) / loss_scale
-
-
-def clip_and_step(
-    optimizer: torch.optim.AdamW,
-    params: Iterable[Tensor],
-    max_norm: float,
-    loss_scale: Tensor | float = 1.0,
-    allowed: Tensor | None = None,
-) -> Tensor:
-    """Clip the gradients by their common norm, update the parameters, and drop the gradients.
-
-    The fused optimizer divides by the clipping factor on its way, which saves a pass over all
-    gradients, and leaves parameters and moments as they are where the norm is not finite, without
-    waiting for the device.
-
-    Args:
-        optimizer: a fused one, over ``params``; changed in place.
-        params: with gradients.
-        max_norm: the norm that gradients are scaled down to; inf leaves them as they are.
-        loss_scale: what the loss was multiplied by.
-        allowed: whether to update at all, bool []; None for yes.
-
-    Returns:
-        norm of the gradient before clipping, on the device.
-    """
-    norm = gradient_norm(params, loss_scale)
-    good = norm.isfinite() if allowed is None else norm.isfinite() & allowed
-    scaling = {
-        "grad_scale": loss_scale * ((norm + 1e-6) / max_norm).clamp(min=1),
-        "found_inf": (~good).float(),
-    }
-    for name, value in scaling.items():  # attributes through which torch.amp tells it the same
-        setattr(optimizer, name, value)
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm
 
 
 @dataclass
@@ -109,9 +55,8 @@ class Companion:
         """What a checkpoint holds of it: parameters, moments and the number of updates."""
         tensors = dict(self.params)
         for name, param in self.params.items():
-            slots = self.optimizer.state[param]
-            for kind in MOMENTS:
-                tensors[f"{kind}.{name}"] = slots.get(kind, torch.zeros_like(param))
+            for kind, value in moments_of(self.optimizer, param).items():
+                tensors[f"{kind}.{name}"] = value
         return tensors | {"updates": self._updates()}
 
     def _updates(self) -> Tensor:
@@ -133,10 +78,8 @@ class Companion:
         check_fits(saved, self.saved(), f"the checkpoint's {self.name}", "this one")
         for name, param in self.params.items():
             param.copy_(saved[name])
-            slots = self.optimizer.state[param]
-            slots["step"] = saved["updates"].to(param.device, copy=True)
-            for kind in MOMENTS:
-                slots[kind] = torch.zeros_like(param).copy_(saved[f"{kind}.{name}"])
+            moments = {kind: saved[f"{kind}.{name}"] for kind in MOMENTS}
+            restore_moments(self.optimizer, param, moments, saved["updates"])
 
 
 def init_learned_weight(train: TrainConfig, device: torch.device) -> Companion:
@@ -182,26 +125,4 @@ def init_auxiliary(model: nn.Module, train: TrainConfig) -> Companion:
     (True, False)
     """
     module = copy.deepcopy(model).eval()
-    return Companion("auxiliary network", module, adamw(module, train), train.grad_norm)
-
-
-def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """The optimizer of a network.
-
-    Args:
-        model: whose parameters it updates.
-        train: its settings.
-
-    Returns:
-        a fused one.
-
-    >>> adamw(nn.Linear(1, 1), TrainConfig(lr=0.5)).defaults["lr"]
-    0.5
-    """
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=train.lr,
-        betas=(train.beta1, train.beta2),
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
+    return Companion("auxiliary network", module, optimizer_of(module, train), train.grad_norm)

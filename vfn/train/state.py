@@ -25,7 +25,14 @@ from vfn.ops import (
 from vfn.progress import say
 from vfn.runs import Checkpoint, DataMark, check_fits
 from vfn.runs.checkpoint import MOMENTS
-from vfn.train.companions import Companion, Weigh, adamw, clip_and_step, gradient_norm
+from vfn.train.companions import Companion, Weigh
+from vfn.train.optimizers import (
+    clip_and_step,
+    gradient_norm,
+    moments_of,
+    optimizer_of,
+    restore_moments,
+)
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
 
@@ -69,7 +76,7 @@ class TrainState:
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
     """Fresh state around a model's parameters."""
     params: dict[str, Tensor] = dict(model.named_parameters())
-    optimizer = adamw(model, train)
+    optimizer = optimizer_of(model, train)
     device = next(iter(params.values())).device
     start = {"updates": 0.0, "skipped": 0.0, "in_row": 0.0, "loss_scale": 1.0, "since_change": 0.0}
     if train.precision == "fp16":
@@ -258,11 +265,8 @@ def checkpoint_of(
     Returns:
         Checkpoint.
     """
-    slots = state.optimizer.state
-    moments = {
-        kind: {n: slots[p].get(kind, torch.zeros_like(p)) for n, p in state.params.items()}
-        for kind in MOMENTS
-    }
+    each = {name: moments_of(state.optimizer, param) for name, param in state.params.items()}
+    moments = {kind: {name: found[kind] for name, found in each.items()} for kind in MOMENTS}
     weight, auxiliary = (
         {} if part is None else part.saved() for part in (state.weight, state.auxiliary)
     )
@@ -296,10 +300,8 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     for name, param in state.params.items():
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
-        slots = state.optimizer.state[param]
-        slots["step"] = checkpoint.counters["updates"].to(param.device, copy=True)
-        for kind in MOMENTS:
-            slots[kind] = torch.zeros_like(param).copy_(checkpoint.moments[kind][name])
+        moments = {kind: checkpoint.moments[kind][name] for kind in MOMENTS}
+        restore_moments(state.optimizer, param, moments, checkpoint.counters["updates"])
     for name, value in state.counters.items():
         value.copy_(checkpoint.counters.get(name, value))
     if state.weight is not None and checkpoint.weight:  # a run may begin to learn one

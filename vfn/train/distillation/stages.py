@@ -37,7 +37,7 @@ from vfn.runs import (
 from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.alike import differing
+from vfn.train.alike import differing, of_optimizer
 from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, limits_of, method_of
 from vfn.train.distillation.plan import left_out, plan_of, stages_of
 from vfn.train.distillation.teachers import Teachers, find_teacher, find_weak, keep_teachers
@@ -346,7 +346,7 @@ def _check_alike(config: Config, begun: RunFiles) -> None:
         fault
         for section in ("model", "diffusion", "distill")
         for fault in differing(getattr(config, section), getattr(before, section))
-    ]
+    ] + of_optimizer(config, before)
     if faults:
         raise ValueError(
             f"{begun.path} was begun with {few(faults, 20, 300, '; ')}; "
