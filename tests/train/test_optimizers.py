@@ -37,10 +37,10 @@ def layers():
 
 
 def stepped(model, grads, optimizer=None, **settings):
-    """The model after steps on gradients that are the same for every seed, and its optimizer."""
+    """Take a step on a gradient of each seed, multiplied by a number; the optimizer."""
     optimizer = optimizer or optimizer_of(model, TrainConfig(optimizer="muon", **settings))
-    for scale in grads:
-        draws = torch.Generator().manual_seed(1)
+    for seed, scale in grads.items():
+        draws = torch.Generator().manual_seed(seed)
         for param in model.parameters():
             param.grad = scale * torch.randn(param.shape, generator=draws)
         clip_and_step(optimizer, model.parameters(), FREE)
@@ -50,7 +50,7 @@ def stepped(model, grads, optimizer=None, **settings):
 def test_a_matrix_moves_as_muon_has_it_and_the_rest_as_adamw():
     ours, plain = layers(), layers()
     settings = {"lr": 0.01, "beta1": 0.8, "weight_decay": 0.1}
-    grads = (1.0, -3.0, 0.5)
+    grads = {1: 1.0, 2: -3.0, 3: 0.5}
     optimizer = stepped(ours, grads, **settings)
     stepped(
         plain,
@@ -60,10 +60,10 @@ def test_a_matrix_moves_as_muon_has_it_and_the_rest_as_adamw():
     for name in ("0.bias", "1.weight", "1.bias"):
         torch.testing.assert_close(ours.get_parameter(name), plain.get_parameter(name))
     weight, momentum = layers()[0].weight.detach(), 0.0
-    gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    for scale in grads:
-        momentum = 0.8 * momentum + 0.2 * scale * gradient
-        towards = 0.2 * scale * gradient + 0.8 * momentum
+    for seed, scale in grads.items():
+        gradient = scale * torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        momentum = 0.8 * momentum + 0.2 * gradient
+        towards = 0.2 * gradient + 0.8 * momentum
         update = orthogonalize(towards.reshape(20, 144)).reshape(weight.shape)
         weight = (1 - 0.01 * 0.1) * weight - 0.01 * 0.2 * 12 * update  # 12 = sqrt(144)
     torch.testing.assert_close(ours[0].weight.detach(), weight, rtol=0, atol=1e-5)
@@ -73,7 +73,7 @@ def test_a_matrix_moves_as_muon_has_it_and_the_rest_as_adamw():
 def test_an_update_is_as_large_as_one_of_adam():
     """Root mean squares of the first step, which is the learning rate in Adam's case."""
     model, before = layers(), layers()
-    stepped(model, (1.0,), lr=0.01)
+    stepped(model, {1: 1.0}, lr=0.01)
     change = (model[0].weight - before[0].weight).square().mean().sqrt()
     assert 0.1 < change / 0.01 < 0.3
 
@@ -83,16 +83,12 @@ def test_matrices_of_one_shape_move_as_each_by_itself():
     torch.manual_seed(0)
     both = nn.ModuleList([nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 24)])
     alone = copy.deepcopy(both)
-    draws = [torch.randn(p.shape) for p in both.parameters()]
-    for parts in ([both], list(alone)):
-        for part in parts:
-            optimizer = optimizer_of(part, TrainConfig(optimizer="muon", lr=0.1))
-            names = dict(both.named_parameters()) if part is both else None
-            grads = dict(zip(names, draws, strict=True)) if names else None
-            for index, param in enumerate(part.parameters()):
-                place = list(alone).index(part) * 2 + index if grads is None else index
-                param.grad = draws[place].clone()
-            clip_and_step(optimizer, part.parameters(), FREE)
+    for param, other in zip(both.parameters(), alone.parameters(), strict=True):
+        param.grad = torch.randn(param.shape)
+        other.grad = param.grad.clone()
+    for part in (both, *alone):
+        optimizer = optimizer_of(part, TrainConfig(optimizer="muon", lr=0.1))
+        clip_and_step(optimizer, part.parameters(), FREE)
     for ours, theirs in zip(both.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -100,7 +96,7 @@ def test_matrices_of_one_shape_move_as_each_by_itself():
 def test_gradients_are_scaled_and_clipped_before():
     """The direction of a matrix alone counts, but in its momentum."""
     small, large = layers(), layers()
-    one, other = stepped(small, (1.0,)), stepped(large, (1024.0,))
+    one, other = stepped(small, {1: 1.0}), stepped(large, {1: 1024.0})
     torch.testing.assert_close(small[0].weight, large[0].weight)
     ratio = other.state[large[0].weight]["exp_avg"] / one.state[small[0].weight]["exp_avg"]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 1024.0))
@@ -118,8 +114,8 @@ def test_gradients_are_scaled_and_clipped_before():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     ours, without = layers(), layers()
-    one = stepped(ours, (0.3, bad, -2.0), weight_decay=0.1)
-    other = stepped(without, (0.3, -2.0), weight_decay=0.1)
+    one = stepped(ours, {1: 0.3, 2: bad, 3: -2.0}, weight_decay=0.1)
+    other = stepped(without, {1: 0.3, 3: -2.0}, weight_decay=0.1)
     for a, b in zip(ours.parameters(), without.parameters(), strict=True):
         assert torch.equal(a, b)
         for name, value in one.state[a].items():
@@ -128,15 +124,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
 
 def test_what_a_checkpoint_holds_goes_on():
     straight, broken = layers(), layers()
-    stepped(straight, (1.0, -3.0, 0.5))
-    first = stepped(broken, (1.0, -3.0))
+    stepped(straight, {1: 1.0, 2: -3.0, 3: 0.5})
+    first = stepped(broken, {1: 1.0, 2: -3.0})
     again = optimizer_of(broken, TrainConfig(optimizer="muon"))
     for param in broken.parameters():
         moments = moments_of(first, param)
         assert moments["exp_avg_sq"].any() == (param is not broken[0].weight)
         restore_moments(again, param, moments, torch.tensor(2.0))
         assert {*again.state[param]} == {*first.state[param]}  # no room for what there is not
-    stepped(broken, (0.5,), again)
+    stepped(broken, {3: 0.5}, again)
     for a, b in zip(straight.parameters(), broken.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -156,7 +152,7 @@ def test_what_comes_in_and_goes_out_and_classes_are_left_to_adamw(config):
 
 def test_a_network_of_matrices_alone():
     model = nn.Linear(16, 16, bias=False)
-    optimizer = stepped(model, (1.0, 1.0))
+    optimizer = stepped(model, {1: 1.0, 2: 1.0})
     assert isinstance(optimizer, Muon)
     assert optimizer.state[model.weight]["step"] == 2
 
