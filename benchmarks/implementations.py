@@ -268,14 +268,20 @@ class AugmentedEDM(EDM):
         self.of_noise = partial(self.of_noise, augment_pipe=self.augment)
 
 
+class EDMWithMuon(EDM):
+    """As it is, but for the optimizer: what another network has of it."""
+
+
 PEERS: dict[str, type[Peer]] = {
     "reference": Reference, "diffusers": Diffusers, "lucidrains": Lucidrains, "EDM": EDM,  # type: ignore[dict-item]  # widths are a range, not any sequence
     "reference-dropout": ReferenceDropout, "EDM-augmented": AugmentedEDM,  # type: ignore[dict-item]  # likewise
+    "EDM-muon": EDMWithMuon,  # type: ignore[dict-item]  # likewise
 }  # fmt: skip
 _REFERENCE = "" if REFERENCE_CHECKOUT else "VFN_REFERENCE names no checkout"
 _EDM = "" if EDM_CHECKOUT else "VFN_EDM names no checkout"
 LACKING = {
-    "reference": _REFERENCE, "reference-dropout": _REFERENCE, "EDM": _EDM, "EDM-augmented": _EDM,
+    "reference": _REFERENCE, "reference-dropout": _REFERENCE,
+    **dict.fromkeys(("EDM", "EDM-augmented", "EDM-muon"), _EDM),
     **{
         name: "" if importlib.util.find_spec(package) else f"pip install {package}"
         for name, package in (

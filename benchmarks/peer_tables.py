@@ -133,11 +133,18 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
         f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
         f"deviation over the seeds. Of each other implementation the learning rate and the sampler "
-        f"with the least distance at the first seed. The distance of a perfect sampler "
+        f"with the least distance at the first seed{by_fewer(results, num)}. The distance of a "
+        f"perfect sampler "
         f"is that of draws of the Gaussian fitted to the held-out pictures; of training pictures "
         f"there are as many of each class.\n\n{made_on(results)}\n\n{links}",
         folder=place.parent,
     )
+
+
+def by_fewer(results: Results, num: int) -> str:
+    """How many pictures choose, where they are fewer than those that are judged."""
+    counts = {each.get("tried_by", num) for found in results.values() for each in found} - {num}
+    return f", by {' or '.join(map(str, sorted(counts)))} pictures" if counts else ""
 
 
 def made_on(results: Results) -> str:

@@ -27,14 +27,16 @@ from vfn.objective import Batch
 from vfn.train.batches import image_indices
 from vfn.train.state import init_state, train_step
 
-# Our rows: the preset, what is changed in it, and by what its learning rate is multiplied.
+# Our rows, and what is changed in the preset; then what is in the loop for a row of others, and by
+# what learning rates are multiplied.
 PLAIN = "ours"
 OURS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "ours-augmented": {"augment": 0.12, "dropout": 0.1},
     "ours-muon": {"optimizer": "muon"},
 }
-FASTER = {"ours-muon": 2.0}
+THEIRS: dict[str, dict[str, Any]] = {"EDM-muon": {"optimizer": "muon"}}
+FASTER = {"ours-muon": 2.0, "EDM-muon": 2.0}
 DRAWN = 250  # pictures at a time
 
 
@@ -57,7 +59,7 @@ def configuration(
     row: str, data: str, seed: int = 0, steps: int = PROBED[1], rate: float | None = None
 ) -> Config:
     """The preset of so many steps; few of them do not all go to warming up."""
-    preset = override(load(data), OURS.get(row, {}))
+    preset = override(load(data), (OURS | THEIRS).get(row, {}))
     rate = FASTER.get(row, 1.0) * preset.train.lr if rate is None else rate
     quiet = {"preview_every": 0, "checkpoint_every": 10**6, "log_every": 10}
     return override(shortened(preset, steps), {**quiet, "seed": seed, "lr": rate})

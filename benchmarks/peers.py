@@ -6,8 +6,8 @@ Each row is one implementation with its own network, loss and sampler, see
 `benchmarks.implementations`, at about the same number of parameters. A long training on few
 pictures wants augmentation and dropout: ours and EDM's have a row with both, the reference's one
 with dropout. All are trained by one loop: the optimizer, learning-rate curve, batch, average and
-order of pictures of the preset that is named as the data are; but ours-muon has the optimizer Muon,
-and twice the rate. They do as many steps as the budget allows at what a step of theirs costs on one
+order of pictures of the preset that is named as the data are; rows of -muon have that optimizer and
+twice the rate. They do as many steps as the budget allows at what a step of theirs costs on one
 thread; costs are measured first, in turn, and kept, so that no figure depends on what else the
 machine does. One judge looks at pictures drawn without guidance by at most 10, and by at most 64
 evaluations: Fréchet distance of pixels, precision and recall against held-out pictures, copies of
@@ -46,7 +46,7 @@ from benchmarks.peer_tables import (
     picture,
     tables,
 )
-from benchmarks.peer_training import OURS, PLAIN, Made, configuration, cost, ours, theirs
+from benchmarks.peer_training import FASTER, OURS, PLAIN, Made, configuration, cost, ours, theirs
 from vfn.files import write_json
 from vfn.memory import keep_freed_memory
 from vfn.pictures import grid, save_png
@@ -84,7 +84,9 @@ def one(
 
 def rates_of(row: str, data: str) -> Sequence[float]:
     """Those that are tried at the first seed."""
-    return [configuration(row, data).train.lr] if row in OURS else RATES
+    if row in OURS:
+        return [configuration(row, data).train.lr]
+    return [FASTER.get(row, 1.0) * rate for rate in RATES]
 
 
 def distance(result: Result) -> float:

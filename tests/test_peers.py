@@ -212,7 +212,7 @@ def test_unknown_rows_are_refused_and_absent_ones_left_out(call):
     assert done.exit_code == 2
     assert (
         "expected rows of ours, ours-augmented, ours-muon, reference, diffusers, lucidrains, EDM, "
-        "reference-dropout, EDM-augmented, got mine" in done.output
+        "reference-dropout, EDM-augmented, EDM-muon, got mine" in done.output
     )
     assert peers.chosen_of("ours,EDM", {"EDM": "VFN_EDM names no checkout"}) == ["ours"]
 
@@ -283,6 +283,14 @@ def test_the_chart_has_the_mean_of_each_row_over_budgets():
         lines = {each.get_label(): each.lines[0].get_xydata().tolist() for each in axis.containers}
         assert lines == {"ours": [[60, 2], [300, 0.5]], "EDM": [[300, 0.75]]}
         assert [*axis.get_xticks()] == [60, 300]
+
+
+def test_by_how_many_pictures_samplers_are_chosen_is_told_where_they_are_fewer():
+    def of(*counts):
+        return {(60.0, "EDM"): [run_of(1.0) | {"tried_by": count} for count in counts]}
+
+    assert peer_tables.by_fewer({(60.0, "EDM"): [run_of(1.0)]}, 1000) == ""
+    assert peer_tables.by_fewer(of(1000, 250, 200), 1000) == ", by 200 or 250 pictures"
 
 
 def test_nothing_finished_is_said(call):
@@ -377,4 +385,7 @@ def test_what_our_other_rows_change():
     assert (plain.train.optimizer, plain.train.lr) == ("adamw", load("digits").train.lr)
     assert (muon.train.optimizer, muon.train.lr) == ("muon", 2 * plain.train.lr)
     assert peers.rates_of("ours-muon", "digits") == [muon.train.lr]
-    assert peers.rates_of("EDM", "digits") == peers.RATES
+    others = peer_training.configuration("EDM-muon", "digits")
+    assert others.train.optimizer == "muon"
+    assert peers.rates_of("EDM", "digits") == list(peers.RATES)
+    assert peers.rates_of("EDM-muon", "digits") == [2 * rate for rate in peers.RATES]
