@@ -254,8 +254,11 @@ def test_files_with_tests_of_a_gpu_are_read_and_no_others():
 # nothing, and runs in half precision, which are those in fp32 but for their numbers.
 HEAVY = (
     "test_pictures_are_those_of_the_cpu[adaptive]",
-    "test_a_run_has_the_losses_of_the_cpu_and_repeats[bf16]",
-    "test_a_run_has_the_losses_of_the_cpu_and_repeats[fp16]",
+    *(
+        f"test_a_run_has_the_losses_of_the_cpu_and_repeats[{precision}-{optimizer}]"
+        for precision in ("bf16", "fp16")
+        for optimizer in ("adamw", "muon")
+    ),
 )
 
 

@@ -164,6 +164,7 @@ BATCHED = {
     "along_path": lambda a: ops.along_path(denoise, a.x, a.t, a.y).rate,
     "along_path value": lambda a: ops.along_path(denoise, a.x, a.t, a.y).value,
     "normalised_tangent": lambda a: ops.normalised_tangent(a.x),
+    "orthogonalize": lambda a: ops.orthogonalize(a.x),
     "classifier_free rescaled": lambda a: ops.classifier_free(denoise, flat, 0.5, 0.7)(a.x, a.t),
     "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
     "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
