@@ -58,19 +58,20 @@ class Muon(torch.optim.AdamW):
         """Update all parameters that have a gradient; those of matrices are dropped."""
         assert closure is None
         (group,) = self.param_groups
+        good = 1 - getattr(self, "found_inf", torch.zeros((), device=group["params"][0].device))
         alike: dict[tuple[Any, ...], list[Tensor]] = {}
         for param in self.matrices:
             if param.grad is not None:
                 key = (*param.flatten(1).shape, param.dtype, param.device)
                 alike.setdefault(key, []).append(param)
         for params in alike.values():  # matrices of one shape at once
-            self._update(params, group)
+            self._update(params, group, good)
         return super().step()
 
     @torch.no_grad()
-    def _update(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
+    def _update(self, params: list[Tensor], group: Mapping[str, Any], good: Tensor) -> None:
+        """Update matrices of one shape; ``good`` is 1, or 0 where nothing is to change."""
         beta, lr = group["betas"][0], group["lr"]
-        good = 1 - getattr(self, "found_inf", torch.zeros((), device=params[0].device))
         towards = []
         for param in params:
             assert param.grad is not None

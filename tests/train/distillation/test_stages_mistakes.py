@@ -111,6 +111,7 @@ def test_a_distillation_is_not_begun_twice(teacher, vfn_distill, begun, tmp_path
         (["--teacher-steps", "4"], "was begun with teacher_steps 8, got 4"),
         (["--teacher-guidance", "1"], "was begun with teacher_guidance 0.5, got 1.0"),
         (["--teacher-guidance", "0"], "was begun with teacher_guidance 0.5, got 0.0"),
+        (["--optimizer", "muon"], "was begun with optimizer adamw, got muon"),
     ],
 )
 def test_a_distillation_of_other_settings(vfn_distill, begun, tmp_path, options, message):
