@@ -115,6 +115,14 @@ def test_classes_are_columns_and_0_is_the_bias():
     torch.testing.assert_close(got, columns + model.label_embed.bias, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [2, 10, 1000])
+def test_labels_begin_as_strong_however_many_there_are(count):
+    """Of a picture's labels one is at work, whose numbers begin with variance 1."""
+    columns = UNet(1, 1, 32, (1, 2), 1, num_classes=count).label_embed.weight
+    error = 5 / math.sqrt(2 * columns.numel())  # of a standard deviation, five times its own
+    assert columns.std().item() == pytest.approx(1, abs=error)
+
+
 @pytest.mark.parametrize("dtype", [torch.long, torch.float32])
 def test_tags_are_divided_by_the_root_of_their_number(dtype):
     model, t = random_net(num_classes=4, multitags=True), torch.rand(3)

@@ -38,6 +38,12 @@ def teacher(config, tmp_path_factory):
     preset = load("digits")
     sample = replace(preset.sample, sample_timesteps=2)
     small = replace(preset, data=config.data, model=config.model, sample=sample)
-    settings = {"steps": 3, "batch_size": 16, "log_every": 1, "lr_schedule": "constant"}
+    settings = {
+        "steps": 3,
+        "batch_size": 16,
+        "log_every": 1,
+        "lr_schedule": "constant",
+        "warmup": 0,
+    }  # so that it says something
     train(override(small, settings), out, device="cpu")
     return out

@@ -65,7 +65,9 @@ class Conditioned(nn.Module):
             )
 
         self.time_embed = two_layers(features)
-        self.label_embed = linear(num_classes, embedding_dim) if num_classes else None
+        # Of K inputs one is not zero: spread as if all were at work, labels would begin faint and
+        # be learned late, the more of them the later.
+        self.label_embed = linear(num_classes, embedding_dim, fan_in=1) if num_classes else None
         self.guidance_embed = linear(features, embedding_dim, zero=True) if guidance_range else None
         self.second_embed = two_layers(features, zero=True) if second_time else None
         self.vector_embed = two_layers(vector_dim) if vector_dim else None

@@ -45,19 +45,31 @@ def lecun_normal_(weight: Tensor, fan_in: int) -> Tensor:
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def _init(layer: nn.Conv2d | nn.Linear, zero: bool) -> None:
+def _init(layer: nn.Conv2d | nn.Linear, zero: bool, fan_in: int | None = None) -> None:
     if zero:
         nn.init.zeros_(layer.weight)
     else:
-        lecun_normal_(layer.weight, layer.weight[0].numel())
+        lecun_normal_(layer.weight, fan_in or layer.weight[0].numel())
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
 
 
-def linear(in_features: int, out_features: int, zero: bool = False) -> nn.Linear:
-    """Linear layer with LeCun-normal or zero weights and zero bias."""
+def linear(
+    in_features: int, out_features: int, zero: bool = False, fan_in: int | None = None
+) -> nn.Linear:
+    """Linear layer with LeCun-normal or zero weights and zero bias.
+
+    Args:
+        in_features: numbers in.
+        out_features: numbers out.
+        zero: whether the weights are zero.
+        fan_in: how many of the numbers in are not zero; None for all.
+
+    Returns:
+        the layer.
+    """
     layer = nn.Linear(in_features, out_features)
-    _init(layer, zero)
+    _init(layer, zero, fan_in)
     return layer
 
 
