@@ -43,7 +43,7 @@ def teacher(config, tmp_path_factory):
         "batch_size": 16,
         "log_every": 1,
         "lr_schedule": "constant",
-        "warmup": 0,
-    }  # so that it says something
+        "warmup": 0,  # so that it says something after three
+    }
     train(override(small, settings), out, device="cpu")
     return out
