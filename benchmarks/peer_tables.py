@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from benchmarks.budget import cell, perfect, real_pictures
-from benchmarks.common import markdown, write_table
+from benchmarks.common import write_table
 from benchmarks.implementations import CLASSES
 from vfn.data import load_dataset
 from vfn.pictures import grid, sheet
@@ -29,8 +29,8 @@ FIGURES = {
 }
 Result = dict[str, Any]  # of a run; for each of PARTS, figures by sampler
 Results = dict[tuple[float, str], list[Result]]  # by budget and row, one a seed
-HEAD = ["CPU s", "implementation", "parameters", "steps", "seeds", "rate", "sampler", "evaluations",
-        *FIGURES]  # fmt: skip
+HEAD = ["CPU s", "implementation", "samplers", "parameters", "steps", "seeds", "rate", *FIGURES]
+OR = r" \| "  # between what few and what many evaluations give
 
 
 def least(by_sampler: dict[str, Any]) -> str:
@@ -45,20 +45,31 @@ def best_of(found: list[Result], part: str) -> tuple[str, list[dict[str, float]]
     return name, [each[part][name] for each in found]
 
 
-def rows(results: Results, part: str) -> list[list[str]]:
-    """Of each implementation its best sampler."""
-    lines = []
+def rows(results: Results) -> list[list[str]]:
+    """Of each implementation its best samplers, of a budget first what few evaluations do best."""
+    lines: list[tuple[float, float, list[str]]] = []
     for (budget, row), found in results.items():
-        name, best = best_of(found, part)
-        lines.append(
-            [
-                f"{budget:g}", row, f"{found[0]['parameters'] / 1e6:.2f} M",
-                str(found[0]["steps"]), str(len(found)), f"{found[0]['rate']:g}",
-                name, str(best[0]["evaluations"]),
-                *(cell([each[key] for each in best], form) for key, form in FIGURES.values()),
-            ]
-        )  # fmt: skip
-    return lines
+        best = {part: best_of(found, part) for part in PARTS}
+        told = [
+            row,
+            OR.join(sampler(name, figures[0]["evaluations"]) for name, figures in best.values()),
+            f"{found[0]['parameters'] / 1e6:.2f} M",
+            f"{found[0]['steps']:,}",
+            str(len(found)),
+            f"{found[0]['rate']:g}",
+            *(
+                OR.join(cell([each[key] for each in figures], form) for _, figures in best.values())
+                for key, form in FIGURES.values()
+            ),
+        ]
+        _, few = best["few"]
+        lines.append((budget, mean(each["frechet_distance"] for each in few), told))
+    return [[f"{budget:g}", *told] for budget, _, told in sorted(lines)]
+
+
+def sampler(name: str, evaluations: float) -> str:
+    """Its name, and how often it asks the network where that is not once a step."""
+    return name if f", {evaluations} steps" in name else f"{name}, {evaluations} evaluations"
 
 
 def chart(results: Results, perfect_distance: float) -> Figure:
@@ -117,7 +128,6 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
         )
     ]
     held_out = len(load_dataset(data, "test").images)
-    few, many = ([*rows(results, part), *lines] for part in PARTS)
     shown = {place.name: f"Two pictures of each class, {PARTS['few']}"}
     if len({budget for budget, _ in results}) > 1:
         curve = place.with_name(f"{place.name}_by_budget.png")
@@ -127,10 +137,9 @@ def tables(results: Results, data: str, num: int, place: Path) -> None:
     torch.set_num_threads(1)
     write_table(
         place.name,
-        f"{data} by CPU seconds of training, {PARTS['few']}",
+        f"{data} by CPU seconds of training, {' | '.join(PARTS.values())}",
         HEAD,
-        few,
-        f"## {PARTS['many'].capitalize()}\n\n{markdown(HEAD, many)}\n\n"
+        [*rows(results), *lines],
         f"{num} pictures without guidance, against {held_out} held-out ones; mean and standard "
         f"deviation over the seeds. Of each other implementation the learning rate and the sampler "
         f"with the least distance at the first seed{by_fewer(results, num)}. The distance of a "

@@ -1,4 +1,4 @@
-"""Generated parts of the documents: help texts, the table of settings, the list of public names.
+"""Generated parts of the documents: help texts, settings, public names, quality beside others'.
 
 Run `python -m tests.test_docs` to write them anew.
 """
@@ -6,6 +6,7 @@ Run `python -m tests.test_docs` to write them anew.
 import dataclasses
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import click
@@ -20,7 +21,9 @@ from vfn.options import meaning
 from vfn.tables import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS.parent / "benchmarks" / "results"
 MARK = "<!-- fields -->\n"
+PEERS = re.compile(r"(<!-- peers: (\w+) after (\d+) s -->\n\n)(?:\|.*\n)*")
 
 
 def help_texts() -> str:
@@ -105,6 +108,26 @@ def _first_line(value: object) -> str:
     return lines[0].replace("|", "\\|") if lines else ""
 
 
+def time_to_quality() -> str:
+    """The page with the tables of `benchmarks.peers` in it, a budget each."""
+    written = (DOCS / "time-to-quality.md").read_text()
+    return PEERS.sub(lambda found: found[1] + after(found[2], found[3]), written)
+
+
+def after(data: str, budget: str) -> str:
+    """Of the table of a data set the rows of a budget, with the spread of distances alone."""
+    text = (RESULTS / f"peers_{data}.md").read_text()
+    head, rule, *rows = (
+        re.split(r" (?<!\\)\| ", line[2:-2]) for line in text.splitlines() if line.startswith("|")
+    )
+    found = [row for row in rows if row[0] in (budget, "")]
+    assert any(row[0] for row in found), f"no figures of {data} after {budget} s"
+    spreading = head.index("distance")
+    for row in found:
+        row[spreading + 1 :] = [re.sub(r" ± [\d.]+", "", cell) for cell in row[spreading + 1 :]]
+    return "".join(_row(row[1:]) + "\n" for row in (head, rule, *found))
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_every_public_name_says_what_it_is(face):
     room = importlib.import_module(face)
@@ -137,7 +160,14 @@ def test_list_of_public_names_is_current():
     assert (DOCS / "names.md").read_text() == public_names()
 
 
+def test_quality_beside_others_is_current():
+    text = time_to_quality()
+    assert (DOCS / "time-to-quality.md").read_text() == text
+    assert len(PEERS.findall(text)) >= 4
+
+
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(help_texts())
     (DOCS / "configuration.md").write_text(configuration())
     (DOCS / "names.md").write_text(public_names())
+    (DOCS / "time-to-quality.md").write_text(time_to_quality())

@@ -265,14 +265,37 @@ def test_finished_runs_are_shown_without_a_checkout_and_nothing_is_trained(
         done = call(*words, "--rows", rows)
         assert done.exit_code == 0, done.output
     table = (tmp_path / "peers_digits.md").read_text()
-    assert "| 60 | EDM | 1.00 M | 7 | 2 | 0.001 | good | 1 | 0.600 ± 0.141 |" in table
-    assert "| 300 | ours | 1.00 M | 7 | 1 | 0.001 | good | 1 | 0.250 |" in table
+    samplers = r"good, 1 evaluations \| good, 1 evaluations"
+    spread = r"0.600 ± 0.141 \| 0.600 ± 0.141"
+    assert f"| 60 | EDM | {samplers} | 1.00 M | 7 | 2 | 0.001 | {spread} |" in table
+    assert f"| 300 | ours | {samplers} | 1.00 M | 7 | 1 | 0.001 | 0.250 \\| 0.250 |" in table
     assert "a mill: 50 to 70 CPU seconds for 60; a mill: 25 to 25 CPU seconds for 300." in table
     assert "| reference |" not in table  # of another make
     for name in ("peers_digits", "peers_digits_by_budget"):
         assert f"({name}.png)" in table
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 100
+
+
+def test_a_budget_begins_with_what_few_evaluations_do_best():
+    kept = {(300.0, "ours"): [run_of(1.0)], (300.0, "EDM"): [run_of(0.5), run_of(0.75)],
+            (60.0, "EDM"): [run_of(2.0)]}  # fmt: skip
+    told = [(line[0], line[1], line[7]) for line in peer_tables.rows(kept)]
+    assert told == [
+        ("60", "EDM", r"2.000 \| 2.000"),
+        ("300", "EDM", r"0.625 ± 0.177 \| 0.625 ± 0.177"),
+        ("300", "ours", r"1.000 \| 1.000"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations", "told"),
+    [("DDIM, 10 steps", 10, "DDIM, 10 steps"),
+     ("Heun, 32 steps", 63, "Heun, 32 steps, 63 evaluations"),
+     ("Heun, 10 steps", 1, "Heun, 10 steps, 1 evaluations")],
+)  # fmt: skip
+def test_evaluations_are_told_where_they_are_not_one_a_step(name, evaluations, told):
+    assert peer_tables.sampler(name, evaluations) == told
 
 
 def test_the_chart_has_the_mean_of_each_row_over_budgets():
@@ -366,7 +389,8 @@ def test_the_better_rate_and_sampler_of_one_seed_are_those_of_the_others(
     with Image.open(shown) as image:
         assert image.tobytes() == grid(some.images[:20], 10).tobytes()
     for found in ([first, other], [other, first], [first, first]):
-        assert peer_tables.rows({(60, "ours"): found}, "few")[0][5:7] == ["0.001", str(good)]
+        (told,) = peer_tables.rows({(60, "ours"): found})
+        assert (told[2], told[6]) == (rf"{good} \| {good}", "0.001")
 
 
 def test_few_steps_do_not_all_go_to_warming_up():
