@@ -1,4 +1,4 @@
-"""Names that every docstring example may use, and places for what examples and tests write."""
+"""A name that every docstring example may use, and places for what examples and tests write."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _example_names(doctest_namespace):
-    doctest_namespace["torch"] = torch
+def _example_names(request, doctest_namespace):
+    """Pages say what they import: they are copied from."""
+    if request.node.path.suffix == ".py":
+        doctest_namespace["torch"] = torch
 
 
 @pytest.fixture(autouse=True)
