@@ -1,4 +1,4 @@
-"""The same entry as `vfn`, for `torchrun ... cli.py train ...`."""
+"""The same entry as `vfn`, for a clone that is not installed: `python cli.py train ...`."""
 
 from vfn.cli import main
 

@@ -47,8 +47,9 @@ def command(line):
     words = shlex.split(line.replace("$resume", ""), comments=True)  # which the shell fills in
     ends = [number for number, word in enumerate(words) if word in {">", "&", "|", "&&"}]
     words = words[: ends[0]] if ends else words
-    if words and words[0] in {"torchrun", "srun"} and "cli.py" in words:
-        return words[words.index("cli.py") + 1 :]
+    if words and words[0] in {"torchrun", "srun"} and "vfn" in words:
+        assert words[words.index("vfn") - 1] == "-m", line
+        return words[words.index("vfn") + 1 :]
     return words[1:] if words and words[0] == "vfn" else None
 
 
