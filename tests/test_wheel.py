@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests.helpers.distribution import wheel_faults
 from vfn import __version__
@@ -70,11 +71,15 @@ def test_a_fault_of_the_wheel_is_told(wheel, name, told, tmp_path):
 
 
 def test_the_version_is_said_in_one_place():
-    """Where it has to be repeated, it is the same."""
-    cited = (ROOT / "CITATION.cff").read_text()
-    released = re.findall(r"^## \[(\d.*?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    """That of the last release is repeated; what is not released yet says so."""
+    cited, changes = (ROOT / "CITATION.cff").read_text(), (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d.*?)\] - (\S+)$", changes, re.M)
     version, date = released[0]
-    assert version == __version__
+    if re.search(r"^## \[Unreleased\]\n+#", changes, re.M):
+        assert Version(version) < Version(__version__)
+        assert Version(__version__).is_devrelease
+    else:
+        assert version == __version__
     assert f"\nversion: {version}\n" in cited
     assert f"\ndate-released: {date}\n" in cited
 
