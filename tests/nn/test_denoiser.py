@@ -343,7 +343,7 @@ def weaker(value=0.1):
         ({"weak_guidance": 2.0}, [0.25 + 2 * (0.25 - 0.1), 0.5 + 2 * (0.5 - 0.1)]),
         ({"weak_guidance": interval_strength(2.0, 1.0, 2.0)}, [0.25, 0.5]),
         ({"weak_guidance": torch.tensor([0.0, 1.0])}, [0.25, 0.9]),
-        # cond + w (cond - uncond) + v (cond - weak), and uncond is 0.
+        # cond + w (cond - uncond) + g (cond - weak), and uncond is 0.
         ({"guidance": 0.5, "weak_guidance": 2.0}, [0.25 * 1.5 + 2 * 0.15, 0.5 * 1.5 + 2 * 0.4]),
     ],
 )

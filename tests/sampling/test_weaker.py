@@ -80,7 +80,7 @@ def test_the_guided_prediction_is_that_of_the_formula(diffusion):
 
 
 def test_both_guidances_add_up(strong):
-    """cond + w (cond - uncond) + v (cond - weak), of what three denoisers say."""
+    """cond + w (cond - uncond) + g (cond - weak), of what three denoisers say."""
     weak, labels = strong.weaker(10), torch.tensor([3, 7])
     z, logsnr = torch.randn(2, 1, 8, 8), torch.zeros(2, dtype=torch.float64)
     cond, uncond = strong.denoiser(labels)(z, logsnr), strong.denoiser()(z, logsnr)
