@@ -227,6 +227,15 @@ def test_what_the_parameters_mean_cannot_change_on_the_way(short, run, changed, 
     assert contents(run.path) == before
 
 
+@pytest.mark.parametrize("other", ["downscale:2", "mask"])
+def test_another_condition_of_as_many_channels_is_refused_on_the_way(short, tmp_path, other):
+    go(override(short, {"condition": "downscale:4", "preview_every": 0}), tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"was begun with condition downscale:4, got {other}"):
+        go(override(short, {"condition": other, "steps": 3}), tmp_path, resume=True)
+    assert contents(tmp_path) == before
+
+
 def test_how_it_is_trained_can_change_on_the_way(short, run, capsys):
     """What counts draws by batches says what that does."""
     more = {"reweight_type": "snr", "lr": 1e-3, "dropout": 0.1, "batch_size": 4}

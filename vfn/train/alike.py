@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from vfn.configs import Config
 from vfn.configs.fields import Section
+from vfn.data.given import derived_kind
 
 # What the parameters mean the same without: how they are trained, not what they say.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
@@ -51,3 +52,22 @@ def of_optimizer(config: Config, before: Config) -> list[str]:
     """
     free = {f.name for f in fields(config.train)} - {"optimizer"}
     return differing(config.train, before.train, free)
+
+
+def of_condition(config: Config, before: Config) -> list[str]:
+    """Whether what is made of the pictures as a condition is something else, for as many channels.
+
+    Args:
+        config: what is asked for.
+        before: what it has to be like.
+
+    Returns:
+        a text, or nothing; files may have moved.
+
+    >>> from vfn.configs import override
+    >>> before = override(Config(), {"condition": "downscale:4"})
+    >>> of_condition(override(Config(), {"condition": "mask"}), before)
+    ['condition downscale:4, got mask']
+    """
+    ours, theirs = config.data.condition, before.data.condition
+    return [] if derived_kind(ours) == derived_kind(theirs) else [f"condition {theirs}, got {ours}"]

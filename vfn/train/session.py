@@ -59,7 +59,7 @@ from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.ahead import check_ahead, check_room, check_text
-from vfn.train.alike import FREE, differing, of_optimizer
+from vfn.train.alike import FREE, differing, of_condition, of_optimizer
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import SMALLER, fitted
@@ -424,6 +424,7 @@ def _check_meaning(before: Config, config: Config, files: RunFiles) -> None:
     faults = [
         *differing(config.model, before.model),
         *differing(config.diffusion, before.diffusion, FREE - {"objective"}),
+        *of_condition(config, before),
         *of_optimizer(config, before),
     ]
     if faults:

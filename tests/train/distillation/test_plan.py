@@ -4,8 +4,9 @@ import pytest
 
 from tests.helpers.distilling import plan
 from vfn.configs import load, override
+from vfn.runs import find_checkpoint
 from vfn.train import train
-from vfn.train.distillation import halvings, stage_config, stages_of
+from vfn.train.distillation import halvings, plan_of, stage_config, stages_of
 
 
 def test_dropout_is_off_unless_asked_for(config, tmp_path):
@@ -25,6 +26,15 @@ def test_a_stage_is_taught_by_the_one_before(teacher):
     for steps in halvings(whole.distill):
         stage = stage_config(whole, steps)
         assert (stage.distill.teacher_steps, stage.distill.student_steps) == (2 * steps, steps)
+
+
+def test_a_student_is_given_what_its_teacher_is(teacher):
+    """Conditions of as many channels are not the same one."""
+    found = find_checkpoint(teacher)
+    given = found._replace(config=override(found.config, {"condition": "downscale:4"}))
+    assert plan_of(given, "digits_distill", {}).data.condition == "downscale:4"
+    with pytest.raises(ValueError, match="the teacher's condition downscale:4, got mask"):
+        plan_of(given, "digits_distill", {"condition": "mask"})
 
 
 def test_a_method_that_does_not_exist(teacher):

@@ -14,7 +14,7 @@ from vfn.nn import NETWORKS
 from vfn.nn.conditioning import Conditioned
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
-from vfn.train.alike import FREE, differing
+from vfn.train.alike import FREE, differing, of_condition
 from vfn.train.distillation.methods import METHODS, MethodEntry, method_of, trains_auxiliary
 
 
@@ -146,7 +146,7 @@ def plan_of(teacher: Checkpoint, name: str, overrides: Mapping[str, Any]) -> Con
         alike, theirs = alike.seeing_time("smooth"), theirs.seeing_time("smooth")
     _check_own_times(config, own)
     faults = differing(alike, theirs)
-    faults += differing(config.diffusion, own.diffusion, free)
+    faults += differing(config.diffusion, own.diffusion, free) + of_condition(config, own)
     if own.distill.asked:
         faults += _faults_of_a_student(config, own)
     if faults:
