@@ -2,12 +2,13 @@
 
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.processes import differing
 from vfn.distributed import ALONE
-from vfn.train import train
+from vfn.train import signals, train
 from vfn.train.signals import STOP_SIGNALS, Stopped, stop_signals
 
 
@@ -20,6 +21,25 @@ def test_signals_are_collected_and_handlers_come_back():
         with pytest.raises(Stopped):
             stop.check()
     assert [signal.getsignal(s) for s in STOP_SIGNALS] == before
+
+
+def test_a_signal_that_comes_again_at_once_is_the_same_one(monkeypatch):
+    """As torchrun's workers get Ctrl-C; one that comes later is obeyed."""
+    obeyed, clock = [], [100.0]
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    before = signal.signal(signal.SIGUSR1, lambda signum, _: obeyed.append(signum))
+    try:
+        with stop_signals(ALONE) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            clock[0] += 1.5
+            for wait in (1.9, 0.1, 0.1):
+                signal.raise_signal(signal.SIGUSR1)
+                assert (obeyed, stop.agreed()) == ([], signal.SIGUSR1)
+                clock[0] += wait
+            signal.raise_signal(signal.SIGUSR1)
+            assert obeyed == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_signal_may_come_while_handlers_are_set(monkeypatch):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from vfn.distributed import World, largest
 
 # SIGUSR1 is what SLURM sends ahead of the time limit with --signal=B:USR1@60 or --signal=USR1@60.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Seconds in which a signal may come again without being meant: Ctrl-C reaches all processes of a
+# terminal, and torchrun, which is one of them, hands it on.
+AGAIN = 2.0
 
 
 class Stopped(Exception):
@@ -39,7 +43,7 @@ class Stop:
 
 @contextmanager
 def stop_signals(world: World) -> Iterator[Stop]:
-    """Collect the signals instead of dying of them; a second one is obeyed at once.
+    """Collect the signals instead of dying of them; one that comes again later is obeyed at once.
 
     Outside the main thread, where Python lets nobody handle signals, they are left alone.
 
@@ -51,9 +55,14 @@ def stop_signals(world: World) -> Iterator[Stop]:
         yield stop
         return
 
+    came: dict[int, float] = {}
+
     def note(signum: int, _frame: object) -> None:
         stop.received = signum
-        signal.signal(signum, previous[signum])
+        now = time.monotonic()
+        if now - came.setdefault(signum, now) > AGAIN:
+            signal.signal(signum, previous[signum])
+            signal.raise_signal(signum)
 
     # Asked for before one can come; of a handler that is not Python's nothing is known.
     previous: dict[int, Any] = {s: signal.getsignal(s) or signal.SIG_DFL for s in STOP_SIGNALS}
