@@ -27,7 +27,9 @@ from dataclasses import replace
 from pathlib import Path
 from vfn.cli import app
 from vfn.configs import load, override
-from vfn.distributed import by_first, gather, largest, processes, share, total, wait_for_all
+from vfn.distributed import (
+    by_first, differs, gather, largest, processes, share, total, wait_for_all
+)
 from vfn.evaluation import Figure, judge, nearest_pictures, store_reference
 from vfn.ops import Sample
 from vfn.progress import say
@@ -41,6 +43,7 @@ with processes("cpu") as world:
     for group in (dist.group.WORLD, world.control):  # the first process may work alone for hours
         patience = group._get_backend(torch.device("cpu")).options._timeout
         assert patience.total_seconds() > 20 * 3600, patience
+    unlike = [differs({"loss": count}, world) for count in (1, world.rank)]
     say(f"rank {world.rank} speaks")
     found = [world.size, mine.tolist(), every.tolist(), most, summed.tolist()]
 for _ in range(2):
@@ -113,6 +116,7 @@ found += [
     [figure.value for figure in judge(real, test, ["fd", "pr"], device="cpu").figures],
     nearest_pictures(real, test, 2, 3, device="cpu").distances.flatten().tolist(),
     refused(lambda: judge(real, test, ["lost:lost"], device="cpu")),
+    unlike,
 ]
 open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
 """
@@ -148,6 +152,7 @@ def test_two_processes(forks, tmp_path):
         assert found[25] == pytest.approx(near.distances.flatten().tolist(), rel=1e-6)
         refusal = "another process of this job refused" if rank else "expected finite figures"
         assert found[26].startswith(refusal)
+        assert found[27] == [False, True]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.json", "1.json", "script.py"]
 
 

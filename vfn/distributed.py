@@ -309,6 +309,22 @@ def check_alike(job: Mapping[str, Any], world: World) -> None:
         )
 
 
+def differs(value: Any, world: World) -> bool:
+    """Whether something is not the same on all processes, which all have to ask together.
+
+    Args:
+        value: as JSON can hold it.
+        world: the processes.
+
+    Returns:
+        whether it differs.
+
+    >>> differs(["loss"], ALONE)
+    False
+    """
+    return world.size > 1 and bool(_differing({"value": value}, world))
+
+
 def _differing(job: Mapping[str, Any], world: World) -> list[str]:
     """Names of the values, as many on every process, that are not the same on all of them."""
     texts = (json.dumps(value, sort_keys=True, default=str) for value in job.values())

@@ -285,6 +285,7 @@ def test_a_run_that_changed_nothing_says_so(config, tmp_path, capsys):
 def test_a_line_of_the_log_is_of_all_processes_and_of_finite_losses(config, tmp_path, monkeypatch):
     """And has the learning rate of the step, not of the next one."""
     monkeypatch.setattr(loop, "total", lambda value, world: world.size * value)
+    monkeypatch.setattr(loop, "differs", lambda *_: False)
     numbers = {"in_row": torch.tensor(0.0), "skipped": torch.tensor(1.0)}
     config, state = override(config, {"warmup": 4}), SimpleNamespace(step=0, counters=numbers)
     state.weight = None
@@ -297,6 +298,23 @@ def test_a_line_of_the_log_is_of_all_processes_and_of_finite_losses(config, tmp_
         window.add(StepResult(torch.tensor(loss), torch.ones(2, 8), torch.tensor(1.0), figures))
     entry = window.close()
     assert (entry["loss"], entry["stage"], entry["lr"]) == (0.5, 3.5, config.train.lr / 2)
+
+
+def test_figures_that_some_processes_lack_are_refused(config, tmp_path, monkeypatch):
+    """Sums over processes would be of others' figures, or wait for ever."""
+    told = []
+    monkeypatch.setattr(loop, "total", lambda value, world: world.size * value)
+    monkeypatch.setattr(loop, "differs", lambda value, world: told.append((value, world)) or True)
+    numbers = {"in_row": torch.tensor(0.0), "skipped": torch.tensor(0.0)}
+    state = SimpleNamespace(step=1, counters=numbers, weight=None)
+    world = World(0, 2, torch.device("cpu"))
+    window = loop.Window(SimpleNamespace(config=config, files=RunFiles(tmp_path), world=world,
+                                         state=state))  # fmt: skip
+    one = torch.tensor(1.0)
+    window.add(StepResult(one, torch.ones(2, 8), one, {"late": one}))
+    with pytest.raises(ValueError, match="same figures on all processes, got others .* than late"):
+        window.close()
+    assert told == [({"late": 1}, world)]
 
 
 def test_what_is_shown_on_the_way_is_no_time_of_training(config, tmp_path, monkeypatch):

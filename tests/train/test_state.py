@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -76,6 +77,19 @@ def test_the_loss_scale_doubles_after_2000_good_steps_in_a_row():
     assert two["since_change"] == left_out["since_change"] == 0  # they are counted anew
 
 
+def test_a_loss_scale_that_settles_is_not_what_stops_a_run():
+    """A step left out counts as one in a row once the scale can be the cause no more."""
+    names = ("updates", "skipped", "in_row", "since_change")
+    counters = {name: torch.tensor(0.0) for name in names} | {"loss_scale": torch.tensor(4.0)}
+    found = []
+    for finite in (False, False, False, False, True, False):
+        counters = count_step(counters, torch.tensor(finite), scaling=True)
+        found.append((counters["loss_scale"].item(), counters["in_row"].item()))
+    assert found == [(2, 0), (1, 0), (0.5, 1), (0.25, 2), (0.25, 0), (0.125, 1)]
+    plain = count_step(counters, torch.tensor(False))
+    assert (plain["loss_scale"], plain["in_row"]) == (0.125, 2)
+
+
 def test_updates_of_a_second_network_with_a_part_that_never_has_a_gradient():
     auxiliary = init_auxiliary(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), TrainConfig())
     for done in (1, 2):
@@ -94,3 +108,19 @@ def test_figures_are_means_over_the_micro_batches(config):
 
     result = train_step(init_state(model, config.train), model, parts, config, objective)
     assert result.figures["latest"] == (parts[0].t.max() + parts[1].t.max()) / 2
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_figures_of_some_micro_batches_are_refused_before_the_step(config, odd):
+    config, dataset = override(config, {"accumulate": 2}), load_dataset(config.data)
+    model = build_model(config, shape_of(dataset))
+    parts = [make_batch(dataset, config, torch.arange(8) + 8 * part, CPU) for part in range(2)]
+    state = init_state(model, config.train)
+
+    def objective(network, batch, diffusion):
+        told = {"late": batch.t.max()} if batch is parts[odd] else {}
+        return Learned(batch_loss(network, batch, diffusion), told)
+
+    with pytest.raises(ValueError, match="same figures for every micro-batch, got late for some"):
+        train_step(state, model, parts, config, objective)
+    assert (state.step, state.counters["updates"]) == (0, 0)

@@ -19,7 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from vfn import configs
 from vfn.configs import Config
 from vfn.data import Dataset
-from vfn.distributed import World, largest, processes, talking, together, total, wait_for_all
+from vfn.distributed import (
+    World,
+    differs,
+    largest,
+    processes,
+    talking,
+    together,
+    total,
+    wait_for_all,
+)
 from vfn.files import shown, write_json
 from vfn.memory import in_memory
 from vfn.model import float32_products
@@ -426,6 +435,11 @@ class Window:
             for name, value in (result.figures or {}).items():
                 found.setdefault(name, []).append(value)
         world = self.run.world
+        if differs({name: len(values) for name, values in found.items()}, world):
+            raise ValueError(
+                "expected the objective to give the same figures on all processes, got others on "
+                f"some than {', '.join(sorted(found)) or 'none'}; give them for every micro-batch"
+            )
         steps = {n: total(torch.stack(values), world) / world.size for n, values in found.items()}
         return {n: (v.sqrt() if n in roots else v).mean().item() for n, v in steps.items()}
 

@@ -1,7 +1,7 @@
 """What training changes from step to step, and the step itself."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -100,7 +100,8 @@ def count_step(
 
     updates: steps that changed the parameters; skipped: steps left out because the gradient was
     not finite; in_row: how many of these came last. With ``scaling`` (fp16) the loss scale halves
-    after a step left out and doubles after 2000 good ones.
+    after a step left out and doubles after 2000 good ones; while it is above 1 it may be what is
+    too large, and such a step does not count as one in a row.
 
     Args:
         counters: numbers, each of shape [].
@@ -117,16 +118,17 @@ def count_step(
     >>> after["skipped"], after["loss_scale"]
     (tensor(1.), tensor(4.))
     """
-    good = finite.float()
+    good, settling = finite.float(), torch.zeros_like(finite, dtype=torch.float32)
     scale, since = counters["loss_scale"], counters["since_change"] + 1
     if scaling:
+        settling = (scale > 1).float()
         grow = good * (since >= SCALE_GROWTH_STEPS)
         scale = scale * torch.where(finite, 1 + grow, 0.5)
         since = since * good * (1 - grow)
     return {
         "updates": counters["updates"] + good,
         "skipped": counters["skipped"] + (1 - good),
-        "in_row": (counters["in_row"] + 1) * (1 - good),
+        "in_row": (counters["in_row"] + 1 - settling) * (1 - good),
         "loss_scale": scale,
         "since_change": since,
     }
@@ -183,7 +185,8 @@ def train_step(
         StepResult(loss, bins, grad_norm), on the device.
 
     Raises:
-        ValueError: if the objective gives no loss of an auxiliary network that there is.
+        ValueError: if the objective gives no loss of an auxiliary network that there is, or figures
+            for some micro-batches alone.
     """
     settings, scaling = config.train, config.train.precision == "fp16"
     scale = state.counters["loss_scale"] if scaling else 1.0
@@ -216,6 +219,7 @@ def train_step(
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
         figures.append({n: v.square() if n in roots else v for n, v in told.items()})
+    _check_figures(figures)
     lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -236,6 +240,15 @@ def train_step(
         ema_update_(average, state.params, decay)
     means = {name: torch.stack([told[name] for told in figures]).mean() for name in figures[0]}
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means, roots)
+
+
+def _check_figures(figures: Sequence[Mapping[str, Tensor]]) -> None:
+    """Refuse figures of an objective that not every micro-batch has: their mean would be none."""
+    if odd := {name for told in figures for name in told.keys() ^ figures[0].keys()}:
+        raise ValueError(
+            "expected the objective to give the same figures for every micro-batch, got "
+            f"{min(odd)} for some alone; give it for all"
+        )
 
 
 def _held(module: object, more: bool) -> AbstractContextManager[None]:
