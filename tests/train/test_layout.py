@@ -141,6 +141,27 @@ def test_a_run_takes_the_layout_and_keeps_it(config, free, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_a_layout_that_a_run_has_saved_is_not_one_that_is_named(config, free, tmp_path):
+    """It goes on where less memory is free; another number is named, and stays."""
+    config = override(config, {"steps": 1, "preview_every": 0, "batch_size": 24})
+    shape = shape_of(load_dataset(config.data))
+    little = Footprint(config, shape).step(4)
+    train(override(config, {"accumulate": 2}), tmp_path, device="cpu")
+    saved = load(str(RunFiles(tmp_path).config))
+    free(little)
+    anew = fitted(config, shape, ALONE).train.accumulate
+    assert anew > 3
+    for size, accumulate, parts in ((little, 2, anew), (None, anew, anew), (None, 3, 3)):
+        free(size)
+        asked = override(saved, {"steps": saved.train.steps + 1, "accumulate": accumulate})
+        train(asked, tmp_path, device="cpu", resume=True)
+        saved = load(str(RunFiles(tmp_path).config))
+        assert saved.train.accumulate == parts
+    free(little)
+    with pytest.raises(ValueError, match=f"with 12 pictures at once.*use --accumulate {anew}$"):
+        train(override(asked, {"accumulate": 2}), tmp_path, device="cpu", resume=True)
+
+
 def test_a_run_that_does_not_fit_leaves_nothing(config, free, tmp_path):
     free(10**5)
     with pytest.raises(ValueError, match="for its parameters alone"):

@@ -32,11 +32,11 @@ def test_every_layout_takes_the_same_way(undisturbed, layout):
     assert_same_trajectory(undisturbed(*layout), undisturbed(1, 1))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, before, after):
-    """From the checkpoint at half the way."""
+@pytest.mark.parametrize(("before", "parts", "after"), [(2, 1, 1), (1, 1, 2), (1, 16, 2)])
+def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, before, parts, after):
+    """From the checkpoint at half the way; 16 parts of 16 pictures are too many for two."""
     run = tmp_path / "run"
-    shutil.copytree(undisturbed(before, 1), run)
+    shutil.copytree(undisturbed(before, parts), run)
     checkpoints(run)[-1].unlink()
     forks.train(run, "--resume", "--steps", STEPS, processes=after)
     forks.end()

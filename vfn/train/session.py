@@ -174,11 +174,13 @@ def open_run(
             nothing has been written then.
         OSError: if the directory cannot be written.
     """
+    resume = goes_on(resume, world)
+    least = _micro_batches_before(files) if resume else 1
+    config = _unless_named(config, least) if resume else config
     micro_batch_size(config.train.batch_size, world.size, config.train.micro_batches)
     config = _with_model(config, given.model)
     check_text(config)
     check_diffusion(config.diffusion)
-    resume = goes_on(resume, world)
     objective = given.objective or objective_of(config.diffusion)
     with together(world):  # before hours of downloads
         check_directory(files, resume, fresh)
@@ -194,7 +196,6 @@ def open_run(
     _check_guide(config, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
-    least = _micro_batches_before(files) if resume else 1
     config = fitted(config, shape, world, given.model, objective, least)
     torch.manual_seed(config.train.seed)
     with in_memory("building the network", "use a narrower one (--hid-channels)"):
@@ -281,6 +282,14 @@ def _micro_batches_before(files: RunFiles) -> int:
         return configs.load(str(files.config)).train.micro_batches
     except ValueError:  # there is none, or none that can be read; whoever needs it says so
         return 1
+
+
+def _unless_named(config: Config, before: int) -> Config:
+    """Let a run's own layout be changed: a configuration that it saved has it as if it were named."""
+    # It may have been begun with other memory, or by another number of processes.
+    if config.train.accumulate != before:
+        return config
+    return replace(config, train=replace(config.train, accumulate=None))
 
 
 def _found_checkpoint(
