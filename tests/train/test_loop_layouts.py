@@ -38,7 +38,7 @@ def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, befor
     run = tmp_path / "run"
     shutil.copytree(undisturbed(before, parts), run)
     checkpoints(run)[-1].unlink()
-    forks.train(run, "--resume", "--steps", STEPS, processes=after)
+    forks.train(run, "--resume", "--steps", STEPS, "--accumulate", parts, processes=after)
     forks.end()
     assert_same_trajectory(run, undisturbed(1, 1))
 

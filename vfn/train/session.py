@@ -285,7 +285,7 @@ def _micro_batches_before(files: RunFiles) -> int:
 
 
 def _unless_named(config: Config, before: int) -> Config:
-    """Let a run's own layout be changed: a configuration that it saved has it as if it were named."""
+    """Let a run's own layout be changed, which the configuration that it saved has as if named."""
     # It may have been begun with other memory, or by another number of processes.
     if config.train.accumulate != before:
         return config
