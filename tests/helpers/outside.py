@@ -66,6 +66,14 @@ class Other(Small):
     """The same under another name."""
 
 
+class Spare(Small):
+    """One with a layer that nothing comes of, and without dropout."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.spare, self.drop = nn.Linear(2, 2), nn.Identity()
+
+
 class Abrupt(Small):
     """Guidance changes it from the start."""
 

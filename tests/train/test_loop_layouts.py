@@ -14,6 +14,16 @@ from vfn.train import train
 LOSS, EMA = 1e-5, 1e-4
 LAYOUTS = [(1, 4), (2, 2), (2, 1)]  # beside (1, 1): processes, micro-batches a step
 
+SPARE = """
+import sys, torch
+from tests.helpers.outside import Spare
+from vfn.configs import load, override
+from vfn.train import train
+torch.manual_seed(0)
+small = {"batch_size": 16, "steps": int(sys.argv[2]), "log_every": 1, "preview_every": 0}
+train(override(load("digits"), small), sys.argv[1], model=Spare(1, 1, 10, False), device="cpu")
+"""
+
 
 def assert_same_trajectory(run, whole):
     assert losses(run).keys() == losses(whole).keys() == set(range(1, STEPS + 1))
@@ -41,6 +51,15 @@ def test_another_number_of_processes_goes_on(undisturbed, forks, tmp_path, befor
     forks.train(run, "--resume", "--steps", STEPS, "--accumulate", parts, processes=after)
     forks.end()
     assert_same_trajectory(run, undisturbed(1, 1))
+
+
+def test_a_network_with_parameters_that_nothing_comes_of(forks, tmp_path):
+    """Two processes do not wait for their gradients."""
+    script = tmp_path / "script.py"
+    script.write_text(SPARE)
+    for processes in (1, 2):
+        forks.run(tmp_path / str(processes), STEPS, script=script, processes=processes)
+    assert_same_trajectory(tmp_path / "2", tmp_path / "1")
 
 
 def test_dropout_is_that_of_each_picture_in_every_layout(config, tmp_path, each_device):

@@ -225,7 +225,9 @@ def _audience(run: Run, observers: Sequence[Observer]) -> Audience:
 
 def _network(run: Run) -> Callable[..., Tensor]:
     network = torch.compile(run.model) if run.config.train.compile else run.model
-    return DistributedDataParallel(network) if run.world.size > 1 else network
+    if run.world.size == 1:
+        return network
+    return DistributedDataParallel(network, find_unused_parameters=run.unused)
 
 
 def _companion(run: Run, companion: Companion | None) -> Callable[..., Tensor] | None:
@@ -234,7 +236,9 @@ def _companion(run: Run, companion: Companion | None) -> Callable[..., Tensor] |
         return None
     if run.world.size == 1:
         return companion.module
-    return DistributedDataParallel(companion.module, broadcast_buffers=False)
+    return DistributedDataParallel(
+        companion.module, broadcast_buffers=False, find_unused_parameters=run.unused
+    )
 
 
 def _objective(run: Run, auxiliary: Callable[..., Tensor] | None) -> Objective:

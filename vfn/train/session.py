@@ -24,19 +24,16 @@ from vfn.data import (
 )
 from vfn.data.items import from_items, is_map_style
 from vfn.distributed import World, check_alike, largest, together, total
-from vfn.files import few, reason_of, write_atomic
+from vfn.files import few, write_atomic
 from vfn.launch import launch
-from vfn.memory import in_memory, is_shortage, shortage
+from vfn.memory import in_memory
 from vfn.model import (
     DataShape,
     build_model,
-    conditions_of,
     is_conditional,
-    output_channels,
     shape_of,
 )
-from vfn.nn import check_labels, guidance_range
-from vfn.nn.conditioning import Conditioned
+from vfn.nn import check_labels
 from vfn.objective import Objective, check_diffusion, objective_of
 from vfn.ops import OBJECTIVES
 from vfn.progress import say
@@ -62,7 +59,8 @@ from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import FREE, differing, of_condition, of_optimizer
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
-from vfn.train.layout import SMALLER, fitted
+from vfn.train.layout import fitted
+from vfn.train.networks import check_network, leaves_out
 from vfn.train.state import (
     TrainState,
     init_state,
@@ -92,11 +90,6 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
-NO_BUFFERS = (
-    "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
-    "requires_grad=False)"
-)
-_CAST = "; t is float64: cast it with t.to(z.dtype)"
 _RISE = 1.1  # of the learning rate where a run goes on, beyond which a line tells of it
 
 
@@ -113,6 +106,7 @@ class Run(NamedTuple):
     state: TrainState
     objective: Objective
     data: DataMark | None = None
+    unused: bool = False  # whether there are parameters that nothing depends on
 
 
 def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
@@ -201,7 +195,8 @@ def open_run(
     with in_memory("building the network", "use a narrower one (--hid-channels)"):
         model = build_model(config, shape) if given.model is None else given.model
         model = model.to(world.device)
-    _check_network(model, config, dataset, shape, world.device)
+    check_network(model, config, dataset, shape, world.device)
+    unused = world.size > 1 and leaves_out(model, config, dataset, world.device)
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
@@ -237,7 +232,8 @@ def open_run(
         write_atomic(files.config, dumps(config))
         drop_snapshots_after(files, state.step)
         _drop_shown_after(files, state.step)
-    return Run(config, files, world, dataset, held_out, shape, model, state, objective, data)
+    parts = (config, files, world, dataset, held_out, shape, model, state, objective, data)
+    return Run(*parts, unused)
 
 
 def _unguided_without_labels(config: Config, shape: DataShape) -> Config:
@@ -602,116 +598,6 @@ def _checked(dataset: Dataset, conditional: bool, like: Dataset | None = None) -
     )  # fmt: skip
     # Held-out numbers are standardised as those that are trained on.
     return found._replace(vector=like.vector) if like and found.vectors is not None else found
-
-
-def _check_network(
-    model: nn.Module, config: Config, dataset: Dataset, shape: DataShape, device: torch.device
-) -> None:
-    """Refuse a network that cannot be trained on these pictures."""
-    name, known = config.model.network, guidance_range(model)
-    if known is not None and config.model.guidance_range is None:
-        raise ValueError(
-            f"network {name} takes guidance as an input, which only a distillation teaches; "
-            "give one without guidance_range"
-        )
-    params = dict(model.named_parameters())
-    if not params or any(value.dtype != torch.float32 for value in params.values()):
-        raise ValueError(f"expected network {name} to have parameters, all of them float32")
-    for part, layer in model.named_modules():
-        if getattr(layer, "track_running_stats", False):
-            raise ValueError(
-                f"network {name} keeps running statistics in {part}, which are no parameters and "
-                "not in checkpoints; use a normalisation without them, such as nn.GroupNorm"
-            )
-    labels = len(shape.legend.names)
-    if getattr(model, "num_classes", labels) != labels:
-        raise ValueError(
-            f"network {name} knows {model.num_classes} labels, and the data set has {labels}; "
-            "build it for as many, or set conditional to false for none"
-        )
-    word = config.diffusion.objective
-    if isinstance(model, Conditioned) and not config.distill.asked:
-        faults = OBJECTIVES.find(word).lacking(word, model.second_time, model.time_embedding)
-        if faults:
-            raise ValueError(f"network {name}: {'; '.join(faults)}")
-    _check_buffers(model, config, shape)
-    _try_network(model, name, config, dataset, shape, device)
-
-
-def _sizes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in model.named_parameters()}
-
-
-def _check_buffers(model: nn.Module, config: Config, shape: DataShape) -> None:
-    """Refuse buffers that a network which is built again would not have."""
-    own = dict(model.named_buffers())
-    if not own:
-        return
-    try:
-        with torch.random.fork_rng([]):
-            again = build_model(config, shape)
-            if _sizes(again) != _sizes(model):  # options of its own: load is given such a module
-                own = dict(build_model(config, shape).named_buffers())
-    except ValueError:  # of a class that cannot be imported; whoever loads it gives the module
-        return
-    others = dict(again.named_buffers())
-    for key, value in own.items():
-        if key not in others or not torch.equal(value.cpu(), others[key].cpu()):
-            raise ValueError(
-                f"network {config.model.network} has other values of its buffer {key} whenever it "
-                f"is built, {NO_BUFFERS}"
-            )
-
-
-def _try_network(
-    model: nn.Module,
-    name: str,
-    config: Config,
-    dataset: Dataset,
-    shape: DataShape,
-    device: torch.device,
-) -> None:
-    """Call a network on two pictures."""
-    known = guidance_range(model)
-    z = dataset.values.to_unit(dataset.images[:2]).to(device)
-    y = None if dataset.labels is None else dataset.labels[:2].to(device)
-    given = [z, torch.full((len(z),), 0.5, dtype=torch.float64, device=device), y]
-    if known is not None:
-        given.append(z.new_full((len(z),), known[0]))
-    rows, uniform = torch.arange(len(z)), torch.full((len(z), 4), 0.5, device=device)
-    more = conditions_of(dataset, rows, z, config.data.condition, uniform)
-    wanted = (len(z), output_channels(config, shape), *shape.size[1:])
-    model.eval()
-    before = {key: value.clone() for key, value in model.named_buffers()}
-    try:
-        with torch.no_grad():
-            out = model(*given, **more.keywords())
-            if before:
-                with torch.random.fork_rng([]):
-                    model.train()(*given, **more.keywords())
-                model.eval()
-    except Exception as error:  # a network of the user's can fail in any way
-        if is_shortage(error):
-            raise ValueError(
-                shortage(error, "trying the network on 2 pictures", SMALLER)
-            ) from error
-        said, told = "cannot be called as net(z, t, y) on", reason_of(error)
-        if isinstance(error, ValueError):  # in words that are meant for people
-            said, told = "refuses", told.removeprefix("ValueError: ")
-        elif "double" in told.lower():  # as torch calls it
-            told += _CAST
-        raise ValueError(f"network {name} {said} the data's pictures: {told}") from error
-    if not isinstance(out, torch.Tensor) or tuple(out.shape) != wanted:
-        found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(f"expected network {name} to give {wanted} here, got {found}")
-    if out.dtype != torch.float32:
-        cast = _CAST if out.dtype == torch.float64 else ""
-        raise ValueError(f"expected network {name} to give float32 here, got {out.dtype}{cast}")
-    for key, value in model.named_buffers():
-        if not torch.equal(value, before[key]):
-            raise ValueError(
-                f"network {name} changes its buffer {key} when it is called, {NO_BUFFERS}"
-            )
 
 
 @torch.no_grad()

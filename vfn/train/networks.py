@@ -1,0 +1,188 @@
+"""Whether a network can be trained on some pictures: a user's own may fail in any way."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vfn.configs import Config
+from vfn.data import Dataset
+from vfn.files import reason_of
+from vfn.memory import is_shortage, shortage
+from vfn.model import DataShape, build_model, conditions_of, output_channels
+from vfn.nn import guidance_range
+from vfn.nn.conditioning import Conditioned
+from vfn.ops import OBJECTIVES
+from vfn.train.layout import SMALLER
+
+NO_BUFFERS = (
+    "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
+    "requires_grad=False)"
+)
+_CAST = "; t is float64: cast it with t.to(z.dtype)"
+
+
+class Trial(NamedTuple):
+    """What a network is tried with: two pictures of its data, and what is given beside them."""
+
+    inputs: list[Any]
+    more: dict[str, Tensor]
+
+    def __call__(self, model: nn.Module) -> Any:
+        """What a network says of them."""
+        return model(*self.inputs, **self.more)
+
+
+def check_network(
+    model: nn.Module, config: Config, dataset: Dataset, shape: DataShape, device: torch.device
+) -> None:
+    """Refuse a network that cannot be trained on these pictures.
+
+    Args:
+        model: the network, on the device; its parameters and buffers stay as they are.
+        config: of the run.
+        dataset: the pictures.
+        shape: of them.
+        device: where it is tried.
+
+    Raises:
+        ValueError: that says why.
+    """
+    name, known = config.model.network, guidance_range(model)
+    if known is not None and config.model.guidance_range is None:
+        raise ValueError(
+            f"network {name} takes guidance as an input, which only a distillation teaches; "
+            "give one without guidance_range"
+        )
+    params = dict(model.named_parameters())
+    if not params or any(value.dtype != torch.float32 for value in params.values()):
+        raise ValueError(f"expected network {name} to have parameters, all of them float32")
+    for part, layer in model.named_modules():
+        if getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"network {name} keeps running statistics in {part}, which are no parameters and "
+                "not in checkpoints; use a normalisation without them, such as nn.GroupNorm"
+            )
+    labels = len(shape.legend.names)
+    if getattr(model, "num_classes", labels) != labels:
+        raise ValueError(
+            f"network {name} knows {model.num_classes} labels, and the data set has {labels}; "
+            "build it for as many, or set conditional to false for none"
+        )
+    word = config.diffusion.objective
+    if isinstance(model, Conditioned) and not config.distill.asked:
+        faults = OBJECTIVES.find(word).lacking(word, model.second_time, model.time_embedding)
+        if faults:
+            raise ValueError(f"network {name}: {'; '.join(faults)}")
+    _check_buffers(model, config, shape)
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    trial = trial_of(model, config, dataset, device)
+    out, pictures = _tried(model, name, trial), len(trial.inputs[0])
+    _check_output(out, name, (pictures, output_channels(config, shape), *shape.size[1:]))
+    for key, value in model.named_buffers():
+        if not torch.equal(value, before[key]):
+            raise ValueError(
+                f"network {name} changes its buffer {key} when it is called, {NO_BUFFERS}"
+            )
+
+
+def leaves_out(model: nn.Module, config: Config, dataset: Dataset, device: torch.device) -> bool:
+    """Whether a network has parameters that its predictions do not depend on.
+
+    Processes that average gradients wait for those of all parameters unless they are told.
+
+    Args:
+        model: the network, on the device.
+        config: of the run.
+        dataset: its pictures.
+        device: where it is tried.
+
+    Returns:
+        whether there is one.
+    """
+    params = [value for value in model.parameters() if value.requires_grad]
+    with torch.enable_grad():
+        out = trial_of(model, config, dataset, device)(model.eval())
+        found = torch.autograd.grad(out.sum(), params, allow_unused=True)
+    return any(each is None for each in found)
+
+
+def trial_of(model: nn.Module, config: Config, dataset: Dataset, device: torch.device) -> Trial:
+    """What a network is tried with.
+
+    Args:
+        model: the network.
+        config: of the run.
+        dataset: its pictures.
+        device: where they go.
+
+    Returns:
+        Trial.
+    """
+    known = guidance_range(model)
+    z = dataset.values.to_unit(dataset.images[:2]).to(device)
+    y = None if dataset.labels is None else dataset.labels[:2].to(device)
+    inputs = [z, torch.full((len(z),), 0.5, dtype=torch.float64, device=device), y]
+    if known is not None:
+        inputs.append(z.new_full((len(z),), known[0]))
+    rows, uniform = torch.arange(len(z)), torch.full((len(z), 4), 0.5, device=device)
+    more = conditions_of(dataset, rows, z, config.data.condition, uniform)
+    return Trial(inputs, more.keywords())
+
+
+def _tried(model: nn.Module, name: str, trial: Trial) -> Any:
+    """What a network says as it is evaluated; one with buffers is called as it is trained, too."""
+    try:
+        with torch.no_grad():
+            out = trial(model.eval())
+            if any(True for _ in model.buffers()):
+                with torch.random.fork_rng([]):
+                    trial(model.train())
+                model.eval()
+    except Exception as error:  # a network of the user's can fail in any way
+        if is_shortage(error):
+            raise ValueError(
+                shortage(error, "trying the network on 2 pictures", SMALLER)
+            ) from error
+        said, told = "cannot be called as net(z, t, y) on", reason_of(error)
+        if isinstance(error, ValueError):  # in words that are meant for people
+            said, told = "refuses", told.removeprefix("ValueError: ")
+        elif "double" in told.lower():  # as torch calls it
+            told += _CAST
+        raise ValueError(f"network {name} {said} the data's pictures: {told}") from error
+    return out
+
+
+def _check_output(out: Any, name: str, wanted: tuple[int, ...]) -> None:
+    """Refuse what is no prediction of two pictures."""
+    if not isinstance(out, Tensor) or tuple(out.shape) != wanted:
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"expected network {name} to give {wanted} here, got {found}")
+    if out.dtype != torch.float32:
+        cast = _CAST if out.dtype == torch.float64 else ""
+        raise ValueError(f"expected network {name} to give float32 here, got {out.dtype}{cast}")
+
+
+def _sizes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.named_parameters()}
+
+
+def _check_buffers(model: nn.Module, config: Config, shape: DataShape) -> None:
+    """Refuse buffers that a network which is built again would not have."""
+    own = dict(model.named_buffers())
+    if not own:
+        return
+    try:
+        with torch.random.fork_rng([]):
+            again = build_model(config, shape)
+            if _sizes(again) != _sizes(model):  # options of its own: load is given such a module
+                own = dict(build_model(config, shape).named_buffers())
+    except ValueError:  # of a class that cannot be imported; whoever loads it gives the module
+        return
+    others = dict(again.named_buffers())
+    for key, value in own.items():
+        if key not in others or not torch.equal(value.cpu(), others[key].cpu()):
+            raise ValueError(
+                f"network {config.model.network} has other values of its buffer {key} whenever it "
+                f"is built, {NO_BUFFERS}"
+            )
