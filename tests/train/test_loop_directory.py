@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.helpers.processes import checkpoints, entries, logged
 from vfn.configs import override
 from vfn.data import load_dataset
+from vfn.objective import batch_loss
 from vfn.runs import RunFiles, find_checkpoint, write_checkpoint
 from vfn.train import Observer, train
 
@@ -234,6 +235,19 @@ def test_another_condition_of_as_many_channels_is_refused_on_the_way(short, tmp_
     with pytest.raises(ValueError, match=f"was begun with condition downscale:4, got {other}"):
         go(override(short, {"condition": other, "steps": 3}), tmp_path, resume=True)
     assert contents(tmp_path) == before
+
+
+def test_an_objective_of_ones_own_is_not_forgotten_on_the_way(short, tmp_path):
+    def doubled(network, batch, diffusion):
+        return 2 * batch_loss(network, batch, diffusion)
+
+    go(short, tmp_path, objective=doubled)
+    before, more = contents(tmp_path), override(short, {"steps": 3})
+    with pytest.raises(ValueError, match=r"an objective of its own, tests.*doubled, .*objective="):
+        go(more, tmp_path, resume=True)
+    assert contents(tmp_path) == before
+    assert go(more, tmp_path, resume=True, objective=doubled).step == 3
+    assert find_checkpoint(tmp_path).objective.endswith("doubled")
 
 
 def test_how_it_is_trained_can_change_on_the_way(short, run, capsys):

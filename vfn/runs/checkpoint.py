@@ -50,6 +50,7 @@ class Checkpoint(NamedTuple):
     None in files of versions that did not note it. ``weight``: a weight of noise levels that was
     learned beside the network, with its moments; nothing without one. ``profiles`` are
     power-function averages by their ``sigma_rel``. ``auxiliary``: a second network, as ``weight``.
+    ``objective``: the name of one that stood in place of the configuration's, which it cannot tell.
     """
 
     step: int
@@ -63,6 +64,7 @@ class Checkpoint(NamedTuple):
     weight: Mapping[str, Tensor] = MappingProxyType({})
     profiles: Mapping[float, dict[str, Tensor]] = MappingProxyType({})
     auxiliary: Mapping[str, Tensor] = MappingProxyType({})
+    objective: str = ""
 
 
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -248,6 +250,7 @@ def write_packed(
     channels, height, width, legend, vector, beside, values, beside_values = checkpoint.shape
     profiles = {"profiles": json.dumps(list(checkpoint.profiles))} if checkpoint.profiles else {}
     data = {} if checkpoint.data is None else {"data": json.dumps(checkpoint.data._asdict())}
+    objective = {"objective": checkpoint.objective} if checkpoint.objective else {}
     shape = {
         "channels": channels,
         "height": height,
@@ -267,6 +270,7 @@ def write_packed(
         "config": dumps(checkpoint.config),
         "shape": json.dumps(shape),
         **data,
+        **objective,
         **profiles,
         **more,
     }
@@ -406,6 +410,7 @@ def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoin
         groups.get("weight", {}),
         {} if exported else parse_profiles(metadata.get("profiles"), groups),
         groups.get("auxiliary", {}),
+        metadata.get("objective", ""),
     )
     parts = [] if exported else [*checkpoint.moments.values(), *checkpoint.profiles.values()]
     for part in (checkpoint.ema, *parts):

@@ -92,8 +92,8 @@ def train(
 
     What can be written as text is in the configuration. The keyword arguments are what cannot:
     three objects in place of what it names, those who listen, and five answers that differ from
-    one start of the same run to the next. Objects are not saved: whoever resumes the run gives
-    them again.
+    one start of the same run to the next. Objects are not saved, but for the names of network and
+    objective: whoever resumes the run gives them again, and is refused without.
 
     Args:
         config: what to train, a preset's name, or the path of a .toml file.

@@ -200,6 +200,8 @@ def open_run(
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)
+    if given.objective is not None and not config.distill.asked:  # a method's is in its words
+        state.objective = object_name(given.objective)
     if config.diffusion.learned_weight:
         state.weight = init_learned_weight(config.train, world.device)
     if trains_auxiliary(config):
@@ -211,6 +213,7 @@ def open_run(
         check_room([(files, config)], sum(param.numel() for param in model.parameters()))
         if found is not None and world.rank == 0:
             _check_resumed(found, config, dataset, files)
+            _check_objective(found, state, files)
             _check_kept(config.sample, found.step, files)
     if found is not None:
         restore(state, found)
@@ -421,6 +424,16 @@ def _check_resumed(found: Checkpoint, config: Config, dataset: Dataset, files: R
             f"the learning rate rises at step {found.step}, from {before:.2g} to {rate:.2g} "
             f"({config.train.lr_schedule}, {config.train.steps} steps); a lower --lr keeps more of "
             "what is learnt"
+        )
+
+
+def _check_objective(found: Checkpoint, state: TrainState, files: RunFiles) -> None:
+    """Refuse to go on without an objective that only its user can give."""
+    if found.objective and not state.objective:
+        raise ValueError(
+            f"{files.path} was begun with an objective of its own, {found.objective}, which no "
+            "configuration names; give it again from Python, train(..., objective=), or choose "
+            "another --out (with --init-from to start from these parameters)"
         )
 
 

@@ -61,6 +61,7 @@ class TrainState:
     `torch.func.functional_call` puts in their place. ``counters`` are numbers on the device, see
     `count_step`. weight and auxiliary are learned beside the network, if any: a weight of noise
     levels, and a network like it. ``profiles`` are power-function averages by their ``sigma_rel``.
+    ``objective`` names one that stands in place of the configuration's.
     """
 
     params: dict[str, Tensor]
@@ -71,6 +72,7 @@ class TrainState:
     weight: Companion | None = None
     auxiliary: Companion | None = None
     profiles: dict[float, dict[str, Tensor]] = field(default_factory=dict)
+    objective: str = ""
 
 
 def init_state(model: nn.Module, train: TrainConfig) -> TrainState:
@@ -285,7 +287,7 @@ def checkpoint_of(
     )
     return Checkpoint(
         state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight,
-        state.profiles, auxiliary,
+        state.profiles, auxiliary, state.objective,
     )  # fmt: skip
 
 
