@@ -220,6 +220,25 @@ def check_space(place: Path, size: float, what: str, advice: str) -> None:
         )
 
 
+def is_utf8(text: str) -> bool:
+    r"""Whether a text can be written down: names of files may hold bytes that are none.
+
+    Args:
+        text: any text.
+
+    Returns:
+        whether it has no half characters.
+
+    >>> is_utf8("é"), is_utf8("\udce9")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(text: str) -> str:
     r"""Text from a file as part of a message: control characters and line breaks stand escaped.
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vfn.files import few, shortened, shown
+from vfn.files import few, is_utf8, shortened, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,9 +234,7 @@ def check_names(names: Sequence[str], tags: bool, origin: str) -> None:
 
 def _fault(name: str, tags: bool) -> str:
     """What is wrong with a name, or nothing."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(name):
         return "which is no UTF-8"
     if not name.strip():
         return "which is empty"

@@ -50,7 +50,7 @@ from vfn.evaluation.opening import (
 )
 from vfn.evaluation.shards import SHARDS
 from vfn.evaluation.sides import Subject
-from vfn.files import check_space, printable, reason_of, shown
+from vfn.files import check_space, is_utf8, printable, reason_of, shown
 from vfn.nn import guidance_range
 from vfn.numbers import whole
 from vfn.progress import say
@@ -544,7 +544,7 @@ def _told(
 ) -> dict[str, Any]:
     """What the figures depend on, without the features, as JSON can hold it."""
     for side in (real, fake):
-        if not _is_text(side.text):
+        if not is_utf8(side.text):
             raise ValueError(
                 f"expected a path that is UTF-8, got {printable(side.text)}; rename it"
             )
@@ -556,14 +556,6 @@ def _told(
         settings |= _drawing(fake.content)
     settings |= {**fake.told, "real_num": count_of_side(real.content), "bootstrap": bootstrap}
     return settings | resize_settings(size) | _balance(real.content, fake.content)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _drawing(draws: Draws) -> dict[str, Any]:

@@ -388,16 +388,31 @@ def read_whole(
         ) from None
 
 
+def groups_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file by group and name, which a dot parts.
+
+    Args:
+        tensors: by their names in it.
+
+    Returns:
+        groups of them.
+
+    >>> groups_of({"ema.in.weight": torch.zeros(1)})
+    {'ema': {'in.weight': tensor([0.])}}
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    for whole, value in tensors.items():
+        group, _, name = whole.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
 def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
     """The content of a file whose checksum is right; whatever else is wrong raises."""
     exported = metadata["format"] == MODEL_FORMAT
     if exported:  # the average stands for all there is
         tensors = {f"{group}.{n}": v for group in ("params", "ema") for n, v in tensors.items()}
-    groups: dict[str, dict[str, Tensor]] = {}
-    for whole, value in tensors.items():
-        group, _, name = whole.partition(".")
-        groups.setdefault(group, {})[name] = value
-    step = int(metadata["step"])
+    groups, step = groups_of(tensors), int(metadata["step"])
     checkpoint = Checkpoint(
         step,
         loads(metadata["config"]),

@@ -23,6 +23,7 @@ from vfn.runs.checkpoint import (
     Checkpoint,
     check_fits,
     check_one_run,
+    groups_of,
     parse_profiles,
     parse_shape,
     profile_groups,
@@ -100,10 +101,7 @@ def load_snapshot(path: str | Path) -> Snapshot:
 
 
 def _parse(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Snapshot:
-    groups: dict[str, dict[str, Tensor]] = {}
-    for whole, value in tensors.items():
-        group, _, name = whole.partition(".")
-        groups.setdefault(group, {})[name] = value
+    groups = groups_of(tensors)
     profiles = parse_profiles(metadata.get("profiles"), groups)
     if not profiles or any(not value.is_floating_point() for value in tensors.values()):
         raise ValueError("expected averages of floating-point tensors")

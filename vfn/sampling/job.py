@@ -23,7 +23,16 @@ from vfn.distributed import (
     together,
     wait_for_all,
 )
-from vfn.files import check_place, check_space, few, given_path, read_json, shortened, write_json
+from vfn.files import (
+    check_place,
+    check_space,
+    few,
+    given_path,
+    is_utf8,
+    read_json,
+    shortened,
+    write_json,
+)
 from vfn.nn import branches_of, guidance_range
 from vfn.ops.solver_table import SOLVERS
 from vfn.pictures import check_animation, save_animation, save_png, sheet, titled_frames
@@ -319,13 +328,11 @@ def _check_names(draws: Draws) -> None:
     """Refuse names of labels that no table or grid of theirs can hold."""
     legend = draws.trained.shape.legend
     for name in legend.names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(name):
             raise ValueError(
                 f"the network has the label '{shortened(name)}', which is no UTF-8; name its "
                 "labels anew in the data set, and train again"
-            ) from None
+            )
 
 
 def _check_kind(kind: str, draws: Draws) -> None:

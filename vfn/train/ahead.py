@@ -6,7 +6,7 @@ from vfn.configs import Config, dumps
 from vfn.data import Dataset
 from vfn.evaluation import METRICS
 from vfn.evaluation.held_out import ON_THE_WAY
-from vfn.files import check_space, shortened
+from vfn.files import check_space, is_utf8, shortened
 from vfn.footprint import FLOAT32, kept_copies
 from vfn.model import DataShape, check_sampling, is_conditional
 from vfn.ops import OBJECTIVES
@@ -22,12 +22,8 @@ def check_text(config: Config) -> None:
         ValueError: for a path or name that is no UTF-8, or a tracker that cannot be had.
     """
     for line in dumps(config).splitlines():
-        try:
-            line.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"expected settings that are UTF-8, got {shortened(line)}; rename it"
-            ) from None
+        if not is_utf8(line):
+            raise ValueError(f"expected settings that are UTF-8, got {shortened(line)}; rename it")
     find_trackers(config.train.trackers or ())
 
 
@@ -47,12 +43,10 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
     _check_led_paths(config, shape)
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     for name in shape.legend.names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(name):
             raise ValueError(
                 f"the data set has the label '{shortened(name)}', which is no UTF-8; rename it"
-            ) from None
+            )
     fewest = max(METRICS[word].fewest for word in ON_THE_WAY)
     if config.train.eval_every and len(dataset.images) < fewest:
         raise ValueError(
