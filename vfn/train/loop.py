@@ -211,7 +211,7 @@ def _audience(run: Run, observers: Sequence[Observer]) -> Audience:
     if run.world.rank:
         return Audience([])
     trackers = make_trackers(run.config.train.trackers or (), run.files, run.state.step)
-    return Audience([Journal(), *trackers, *observers])
+    return Audience([Journal(), *trackers, *observers], opened=trackers)
 
 
 def _network(run: Run) -> Callable[..., Tensor]:
