@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers.distilling import MINI, Gaussian, Recorder, batch_at, go, plan
-from tests.helpers.processes import differing
+from tests.helpers.processes import differing, losses
 from tests.helpers.small import small_checkpoint
 from vfn.configs import DiffusionConfig, load, override
 from vfn.model import schedule_of
@@ -29,6 +29,25 @@ from vfn.train.distillation.teaching import taught_by
 ALONE = Method(
     stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
     objective=lambda teacher, stage: lambda network, batch, diffusion: batch.t,
+)
+
+
+def given_weak(teacher, stage, weak=None):
+    """An objective that is the weight of the weaker network, and has a gradient."""
+    del teacher, stage
+    by = 0.0 if weak is None else weak.guidance
+
+    def loss(network, batch, _diffusion):
+        said = network(batch.x0, batch.t, batch.labels)
+        return by + 0 * said.flatten(1).sum(1)
+
+    return loss
+
+
+TAKING = Method(
+    stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
+    objective=given_weak,
+    takes_weak=True,
 )
 
 
@@ -128,6 +147,15 @@ def test_the_first_teacher_alone_is_led_away(kept, tmp_path):
     first, other = (weights_of(run.stage(4).checkpoint(4)) for run in (own, none))
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
     assert own.teacher_grid.read_bytes() != none.teacher_grid.read_bytes()
+
+
+def test_a_method_of_somebody_else_gets_the_weaker_network_if_it_takes_one(kept, tmp_path):
+    """The same function without one."""
+    settings = {"method": f"{__name__}:TAKING", "student_steps": 2, "teacher_steps": 4, "steps": 1}
+    for weight in (3.0, 0.0):
+        out = tmp_path / str(weight)
+        go(kept, out, teacher_guide_weight=weight, **settings)
+        assert set(losses(out / "steps-2").values()) == {weight}
 
 
 def test_it_goes_on_with_the_weaker_network_that_it_has(kept, tmp_path):

@@ -481,11 +481,9 @@ def _open_stage(
         others = (part for part in (weak and weak.model, companion and companion.module) if part)
         for network in (strong.model, *others):
             network.compile()
-    if weak is None or by is None:
-        objective = method.objective(strong.model, stage)
-    else:
-        assert method.guided is not None  # refused otherwise
-        objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
+    led = () if weak is None or by is None else (Weak(_said_by(weak), by),)
+    assert method.takes_weak or not led  # refused otherwise
+    objective = method.objective(strong.model, stage, *led)
     if companion is not None:
         objective = partial(cast(WithAuxiliary, objective), auxiliary=companion.module)
     return run._replace(objective=objective), strong, weak
