@@ -160,6 +160,34 @@ def method_of(config: Config) -> Method:
     return method
 
 
+class Networks(NamedTuple):
+    """How many networks a run holds: those that it trains, and those that teach it."""
+
+    trained: int
+    frozen: int
+
+
+def networks_of(config: Config) -> Networks:
+    """How many networks a run of a configuration holds.
+
+    Args:
+        config: of a run, or of a whole distillation, whose first stage holds most.
+
+    Returns:
+        Networks: of a distillation a teacher, and what that is led away from.
+
+    Raises:
+        ValueError: if there is no such method.
+
+    >>> from vfn.configs import load
+    >>> networks_of(load("digits")), networks_of(load("digits_moments"))
+    (Networks(trained=1, frozen=0), Networks(trained=2, frozen=1))
+    """
+    distill = config.distill
+    led = bool(distill.teacher_guide_with and distill.teacher_guide_weight)
+    return Networks(1 + trains_auxiliary(config), distill.asked * (1 + led))
+
+
 def trains_auxiliary(config: Config) -> bool:
     """Whether a run of a configuration trains a second network beside its own.
 
