@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers.distilling import MINI, Gaussian, Recorder, batch_at, go, plan
+from tests.helpers.memory import Alive, Counting
 from tests.helpers.processes import differing, losses
 from tests.helpers.small import small_checkpoint
 from vfn.configs import DiffusionConfig, load, override
@@ -23,6 +24,8 @@ from vfn.train.distillation import (
     distill_objective,
     plan_distillation,
     stage_config,
+    stages,
+    teachers,
 )
 from vfn.train.distillation.teaching import taught_by
 
@@ -174,6 +177,33 @@ def test_it_goes_on_with_the_weaker_network_that_it_has(kept, tmp_path):
     RunFiles(tmp_path / "teacher").checkpoint(2).unlink()
     distill(None, out, resume=True, device="cpu", **settings)
     assert differing(tmp_path / "whole" / "steps-4", out / "steps-4") == []
+
+
+def test_nothing_of_the_teachers_is_held_while_students_learn(kept, tmp_path, monkeypatch):
+    """Their networks aside; a stage is gone when the next begins, and the last teaches nobody."""
+    alive, before, here = Alive(), Alive(), []
+    counting, opened = Counting(alive), stages.open_run
+
+    def noted(path):
+        return alive.note_checkpoint(find_checkpoint(path))
+
+    def opening(*given, **options):
+        here.append((alive.count(), before.count()))
+        run = opened(*given, **options)
+        before.note(run.state.params, run.state.ema)
+        return run
+
+    monkeypatch.setattr(teachers, "as_checkpoint", noted)
+    earlier = RunFiles(kept).checkpoint(2)
+    monkeypatch.setattr(teachers, "find_weaker", lambda *_: (earlier, noted(earlier)))
+    monkeypatch.setattr(stages, "find_checkpoint", noted)
+    monkeypatch.setattr(stages, "open_run", opening)
+    average = len(find_checkpoint(kept).ema)
+    settings = {**MINI, "student_steps": 2}
+    distill(kept, tmp_path, device="cpu", callbacks=[counting], **settings)
+    assert here == [(2 * average, 0), (average, 0)]
+    assert counting.found == [0] * 9
+    assert len(alive.parts) == 3 * 4 * average
 
 
 def plain_teacher(teacher, folder, **changed):
