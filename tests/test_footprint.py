@@ -132,6 +132,15 @@ def test_averages_over_profiles_are_copies_of_the_parameters(tiny):
     assert more.draw(8, state=True) - plain.draw(8, state=True) == pytest.approx(copies, abs=2)
 
 
+def test_frozen_teachers_are_copies_of_the_parameters_alone(tiny):
+    """They have no gradients, and nothing of theirs is kept between steps."""
+    plain, taught = Footprint(tiny, GREY), Footprint(tiny, GREY, frozen=2)
+    assert taught.state - plain.state == 2 * plain.parameters
+    copies = 2 * plain.parameters * SLACK["cpu"]
+    assert taught.step(8, processes=2) - plain.step(8, processes=2) == pytest.approx(copies, abs=2)
+    assert taught.draw(8, state=True) - plain.draw(8, state=True) == pytest.approx(copies, abs=2)
+
+
 def test_it_grows_evenly_with_the_pictures(tiny):
     footprint = Footprint(tiny, GREY)
     some, more, most = (footprint.step(n) for n in (16, 32, 64))

@@ -11,7 +11,8 @@ from torch import nn
 from tests.helpers.small import small_config
 from vfn.configs import Config, DataConfig, ModelConfig, dumps, load, override
 from vfn.data import Labels, load_dataset
-from vfn.info import OWN, StagePlan, cost, data_shape, given_shape, summary_of
+from vfn.footprint import FLOAT32, SLACK
+from vfn.info import OWN, StagePlan, cost, data_shape, given_shape, needs, summary_of
 from vfn.model import DataShape, build_model, shape_of
 from vfn.nn.layers import SelfAttention
 from vfn.runs import Checkpoint, RunFiles, export_model, find_checkpoint, save_checkpoint
@@ -181,7 +182,10 @@ def test_a_distillation_has_its_teacher_s_network(teacher):
     assert lines[0].startswith("Data and network are the teacher's: name it with --teacher")
     assert lines[-1].split() == ["1", "400"]
     told = summary_of("digits_distill", teacher=teacher)
-    assert told.cost == summary_of(str(teacher)).cost
+    own = summary_of(str(teacher)).cost
+    assert told.cost == own._replace(copies={**own.copies, "frozen teachers": 1})
+    led = override(told.config, {"teacher_guide_with": "2", "teacher_guide_weight": 1.0})
+    assert cost(led, DIGITS).memory()["frozen teachers"] == 2 * cost(led, DIGITS).total * FLOAT32
     assert told.stages == alone.stages
     assert told.text().startswith("unet for 1 x 8 x 8, 10 classes, predicts v\n")
 
@@ -195,12 +199,23 @@ def test_a_distillation_shows_what_is_done(teacher, tmp_path):
     log.parent.mkdir()
     log.write_text('{"step": 1000, "loss": 1.0}\n')
     summary = summary_of(str(tmp_path))
-    assert summary.cost == summary_of(str(teacher)).cost
+    assert summary.cost == summary_of("digits_distill", teacher=teacher).cost
     assert summary.stages == [StagePlan(2, 2000, 1000), StagePlan(1, 2000, 0)]
     assert [line.split() for line in summary.text().splitlines()[-2:]] == [
         ["2", "1,000", "of", "2,000"],
         ["1", "0", "of", "2,000"],
     ]
+
+
+def test_memory_at_work_counts_the_teacher():
+    """Its parameters, where a student is trained; not where it is drawn from."""
+    without, whole = load("digits"), load("digits_moments")
+    halved = override(without, {"teacher_steps": 8, "student_steps": 4})
+    one, two = (needs(config, DIGITS, device="cpu") for config in (without, halved))
+    parameters = FLOAT32 * cost(without, DIGITS).total
+    assert two.step - one.step == pytest.approx(SLACK["cpu"] * parameters, abs=2)
+    assert two.draw == one.draw
+    assert cost(whole, DIGITS).copies["frozen teachers"] == 1
 
 
 def test_of_pictures_that_are_given():

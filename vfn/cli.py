@@ -468,7 +468,14 @@ def reference_command(
     from vfn.evaluation import store_reference
 
     stored = store_reference(
-        real, out, features, keep, device, data_dir, weights=weights, image_size=size
+        real,
+        out,
+        features,
+        keep=keep,
+        weights=weights,
+        image_size=size,
+        device=device,
+        data_dir=data_dir,
     )
     _show(stored.line)
 

@@ -37,12 +37,13 @@ SMALL = 0.25  # share of the free memory below which a bound is as good as an es
 ENDLESS = 2**62  # more bytes than a number of 64 bits counts
 
 
-def kept_copies(config: Config, networks: int = 1) -> dict[str, int]:
+def kept_copies(config: Config, networks: int = 1, frozen: int = 0) -> dict[str, int]:
     """Copies of the parameters that training keeps between steps, in memory and in checkpoints.
 
     Args:
         config: of the run.
         networks: 2 where a second one like it is trained beside it, which has no average.
+        frozen: networks like it that teach it, in memory; 0 for what is in checkpoints.
 
     Returns:
         how many, by what they are for; gradients, one more for each network, come and go.
@@ -56,6 +57,8 @@ def kept_copies(config: Config, networks: int = 1) -> dict[str, int]:
         copies["averages of ema_profiles"] = len(profiles)
     if networks > 1:
         copies["the auxiliary network"] = (networks - 1) * 3
+    if frozen:
+        copies["frozen teachers"] = frozen
     return copies
 
 
@@ -69,7 +72,8 @@ class Footprint:
 
     config: describes the network, what it learns and in which precision. shape: of the data.
     device: where it works. model: the network itself, if there is one already. objective: the loss
-    of each picture. networks: 2 where a second one like it is trained beside it.
+    of each picture. networks: 2 where a second one like it is trained beside it. frozen: networks
+    that teach it; a weaker one of another size is counted as one like it.
 
     >>> from vfn.configs import load
     >>> digits = Footprint(load("digits"), DataShape(1, 8, 8))
@@ -84,6 +88,7 @@ class Footprint:
     model: nn.Module | None = None
     objective: Objective = batch_loss
     networks: int = 1
+    frozen: int = 0
 
     @cached_property
     def network(self) -> nn.Module:
@@ -101,7 +106,7 @@ class Footprint:
     @property
     def _kept(self) -> int:
         """Copies of the parameters between steps."""
-        return sum(kept_copies(self.config, self.networks).values())
+        return sum(kept_copies(self.config, self.networks, self.frozen).values())
 
     @property
     def state(self) -> int:

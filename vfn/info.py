@@ -21,7 +21,7 @@ from vfn.model import DataShape, build_model, known_shape, shape_of
 from vfn.nn import branches_of
 from vfn.progress import text_table
 from vfn.runs import RunFiles, find_checkpoint, load_checkpoint, read_log, run_path
-from vfn.train.distillation.methods import trains_auxiliary
+from vfn.train.distillation.methods import networks_of
 from vfn.train.distillation.plan import plan_of, stages_of
 
 OWN = "itself"  # parameters that are the network's own and in no part of it
@@ -192,14 +192,15 @@ def needs(config: Config, shape: DataShape, device: str = "auto") -> Needs:
     (128, True)
     """
     where = choose_device(device)
-    footprint = Footprint(config, shape, where, networks=1 + trains_auxiliary(config))
+    trained, frozen = networks_of(config)
+    footprint = Footprint(config, shape, where, networks=trained, frozen=frozen)
     sample = config.sample
-    trained = config.train.batch_size // config.train.micro_batches
+    pictures = config.train.batch_size // config.train.micro_batches
     branches = branches_of(config.model.guidance_range, sample.guidance)
     draw = footprint.draw(branches * sample.sample_batch)
     return Needs(
-        trained,
-        footprint.step(trained),
+        pictures,
+        footprint.step(pictures),
         sample.sample_batch,
         None if draw is None else draw + footprint.parameters,
         where.type,
@@ -307,8 +308,8 @@ def _cost(config: Config, shape: DataShape, device: str) -> Cost:
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     once = forward.get_total_flops()
-    networks = 1 + trains_auxiliary(config)
-    copies = kept_copies(config, networks) | {"gradients": networks}
+    networks = networks_of(config)
+    copies = kept_copies(config, *networks) | {"gradients": networks.trained}
     return Cost(_parameters(model), once, once + backward.get_total_flops(), copies)
 
 

@@ -75,9 +75,10 @@ found = judge(shapes, model.draws(100, steps=16), metrics, held_out=held_out)
 print(found.table())
 
 # %% [markdown]
-# "Memorised 62 %" is the data's doing: the script can draw only 225 different pictures of a class, and
-# draws 400, so that most of the held-out pictures are copies of training pictures as well. Of your own
-# pictures such a figure means copies: train for fewer steps, or with `augment` or `dropout`.
+# "Memorised 62 %" is the data's doing: the script can draw only 225 different pictures of a class,
+# and draws 400, so that most of the held-out pictures are copies of training pictures as well. Of
+# your own pictures such a figure means copies: train for fewer steps, or with `augment` or
+# `dropout`.
 #
 # [Data](../data.md) has labels in a CSV file, tags, array files, cropping, and what is done about
 # pictures that cannot be read. [Judging a model honestly](judging.md) says what such figures are

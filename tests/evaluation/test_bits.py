@@ -18,9 +18,9 @@ def coarse(monkeypatch):
 
 @pytest.mark.usefixtures("coarse")
 def test_bits_are_the_same_in_any_batches(trained, held_out, monkeypatch):
-    whole = bits_per_dim(trained, held_out, 10, seed=2)
+    whole = bits_per_dim(trained, held_out, num=10, seed=2)
     monkeypatch.setattr(bits, "BATCH", 4)
-    parts = bits_per_dim(trained, held_out, 10, seed=2)
+    parts = bits_per_dim(trained, held_out, num=10, seed=2)
     assert [f.key for f in whole] == ["bits_bound_discrete", "bits_bound_continuous", "bits_flow"]
     for one, other in zip(whole, parts, strict=True):
         assert other.value == pytest.approx(one.value, rel=1e-4)
@@ -35,10 +35,10 @@ def test_some_pictures_are_evenly_spread(trained, held_out):
     four = held_out._replace(images=held_out.images[:4], labels=held_out.labels[:4])
     rows = [0, 0, 2, 0]  # two of four are the first and the third
     same = four._replace(images=four.images[rows], labels=four.labels[rows])
-    assert bits_per_dim(trained, four, 2) == bits_per_dim(trained, same, 2)
+    assert bits_per_dim(trained, four, num=2) == bits_per_dim(trained, same, num=2)
     rows = [0, 1, 1, 3]
     other = four._replace(images=four.images[rows], labels=four.labels[rows])
-    assert bits_per_dim(trained, four, 2) != bits_per_dim(trained, other, 2)
+    assert bits_per_dim(trained, four, num=2) != bits_per_dim(trained, other, num=2)
 
 
 @pytest.mark.usefixtures("coarse")
@@ -50,9 +50,19 @@ def test_a_network_is_asked_with_the_guidance_that_it_takes(trained, held_out, m
         return torch.zeros(3, len(x0))
 
     monkeypatch.setattr(bits, "_of_batch", recorded)
-    bits_per_dim(trained, held_out, 2, guidance=1.5)
-    bits_per_dim(trained, held_out, 2)
+    bits_per_dim(trained, held_out, num=2, guidance=1.5)
+    bits_per_dim(trained, held_out, num=2)
     assert asked == [1.5, 0.0]
+
+
+def test_a_network_with_guidance_is_told_its_weight(held_out):
+    network = small_network(
+        held_out.legend, guidance_range=(1.0, 4.0), teacher_steps=4, student_steps=2
+    )
+    with pytest.raises(
+        ValueError, match="expected guidance in 1..4, an input of this network, got None; name"
+    ):
+        bits_per_dim(network, held_out, num=2)
 
 
 @pytest.mark.usefixtures("coarse")

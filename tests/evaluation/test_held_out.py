@@ -1,6 +1,7 @@
 """Held-out losses: the same in any batches, and by any number of processes."""
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tests.evaluation.conftest import small_network
 from vfn.configs import override
 from vfn.data import Dataset, Labels, to_unit
 from vfn.distributed import World
+from vfn.evaluation.bits import bits_per_dim
 from vfn.evaluation.held_out import (
     loss_by_logsnr,
     mean_held_out_loss,
@@ -26,6 +28,14 @@ CPU = torch.device("cpu")
 
 def first(pictures, count):
     return pictures._replace(images=pictures.images[:count], labels=pictures.labels[:count])
+
+
+@pytest.mark.parametrize("function", [loss_by_logsnr, mean_held_out_loss, bits_per_dim])
+def test_all_but_the_network_and_its_pictures_goes_by_name(function):
+    """The functions differ in what comes next."""
+    first, second, *others = signature(function).parameters.values()
+    assert [first.name, second.name] == ["trained", "held_out"]
+    assert {other.kind for other in others} == {other.KEYWORD_ONLY for other in others}
 
 
 def test_some_are_evenly_spread():
@@ -140,7 +150,7 @@ def test_the_mean_loss_takes_any_objective(trained, held_out):
         return torch.full((len(batch.x0),), 3.0)
 
     many = Dataset(held_out.images.repeat(2, 1, 1, 1), held_out.labels.repeat(2), held_out.legend)
-    assert mean_held_out_loss(trained, many, objective) == 3
+    assert mean_held_out_loss(trained, many, objective=objective) == 3
     assert sizes == [512] * 4
 
 
@@ -154,11 +164,31 @@ def test_a_network_with_guidance_gets_weights_of_its_range(held_out):
         seen.append(batch.guidance)
         return batch.guidance
 
-    mean_held_out_loss(network, held_out, objective)
+    mean_held_out_loss(network, held_out, objective=objective)
     weights = torch.cat(seen)
     assert weights.min() >= 0
     assert weights.max() <= 4
     assert weights.mean() == pytest.approx(2, abs=0.2)
+
+
+def test_a_network_with_guidance_is_told_its_weight(trained, held_out):
+    """Where one weight is judged; a network without is not told any."""
+    network = small_network(
+        held_out.legend, guidance_range=(0.0, 4.0), teacher_steps=4, student_steps=2
+    )
+    pictures = first(held_out, 5)
+    with pytest.raises(
+        ValueError, match="expected guidance in 0..4, an input of this network, got None; name"
+    ):
+        loss_by_logsnr(network, pictures)
+    with pytest.raises(ValueError, match=r"expected guidance in 0..4, .* got 4.5$"):
+        loss_by_logsnr(network, pictures, guidance=4.5)
+    with pytest.raises(ValueError, match="guidance 4 was given for a network that does not take"):
+        loss_by_logsnr(trained, pictures, guidance=4.0)
+    seen = []
+    network.model.register_forward_pre_hook(lambda _, given: seen.append(given[3]))
+    loss_by_logsnr(network, pictures, guidance=4.0)
+    assert torch.cat(seen).tolist() == [4.0] * 40
 
 
 def test_training_sees_distance_precision_and_recall(trained, real):

@@ -701,9 +701,9 @@ def test_a_network_without_finite_losses_is_refused(trained, monkeypatch):
     params = {name: value * float("nan") for name, value in trained.params.items()}
     drawn = trained.draws(20).all()
     monkeypatch.setattr(Draws, "by_all", lambda self, world, strict: drawn)
-    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_, **__: [
         {"low": -20.0, "high": 0.0, "loss": float("nan"), "count": 3}])  # fmt: skip
-    monkeypatch.setattr("vfn.evaluation.bits.bits_per_dim", lambda *_: [
+    monkeypatch.setattr("vfn.evaluation.bits.bits_per_dim", lambda *_, **__: [
         Figure("bits_flow", "probability flow", float("inf"))])  # fmt: skip
     for metric, part in (("loss", "nan of held-out loss at logsnr -20"), ("bpd", "inf of prob")):
         message = f"got value {part}.*: the network gives no finite numbers; use another checkpoint"
@@ -751,7 +751,7 @@ def test_held_out_pictures_that_are_missing_are_told_before_anything_is_drawn(
 
 
 def test_what_has_changed_since_is_said(trained, capsys, monkeypatch):
-    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_: [])
+    monkeypatch.setattr("vfn.evaluation.held_out.loss_by_logsnr", lambda *_, **__: [])
     network = replace(trained, data=DataMark(1437, "vfn-data-1:other"))
     judge(REAL, network, ["loss"], num=20, device="cpu")
     assert "digits is not what the network was trained on any more (other pictures, lab" in (

@@ -1,5 +1,7 @@
 """Stored statistics stand for their pictures."""
 
+from inspect import Parameter, signature
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,9 @@ def test_a_data_set_is_known_however_its_path_is_written(tmp_path, monkeypatch):
     for name in ("d", "d/", "./d", str(tmp_path / "d"), "../" + tmp_path.name + "/d"):
         assert spec_settings(f"dataset:{name}", like).image_size == (16,)
     assert spec_settings("dataset:other", like).image_size is None
+
+
+def test_what_all_evaluations_take_goes_by_name():
+    kinds = {name: each.kind for name, each in signature(store_reference).parameters.items()}
+    by_name = ["keep", "weights", "image_size", "device", "data_dir"]
+    assert [name for name, kind in kinds.items() if kind is Parameter.KEYWORD_ONLY] == by_name

@@ -125,6 +125,11 @@ def nothing(_run, _step):
     """A factory of no tracker."""
 
 
+def missing(_run, _step):
+    """A factory that fails."""
+    raise RuntimeError("no such service")
+
+
 def last_stage(plan):
     return [stage_config(plan, plan.distill.student_steps)]
 

@@ -102,6 +102,26 @@ def test_parameters_that_do_not_fit_are_refused_at_once(wide, free, monkeypatch)
         fitted(wide, SHAPE, ALONE)
 
 
+@pytest.mark.parametrize(
+    ("settings", "teachers"),
+    [({}, 1), ({"teacher_guide_with": "2", "teacher_guide_weight": 1.0}, 2)],
+)
+def test_a_student_s_teachers_take_their_place(wide, free, capsys, settings, teachers):
+    """They come to the device when the layout is chosen."""
+    steps = {"teacher_steps": 8, "student_steps": 4}
+    student = override(wide, {**steps, "sample_batch": 1, **settings})
+    fits = Footprint(student, SHAPE, frozen=teachers).step(BATCH) / 0.9
+    free(fits + 10)
+    assert fitted(student, SHAPE, ALONE).train.accumulate == 1
+    free(fits - 10)
+    assert fitted(student, SHAPE, ALONE).train.accumulate == 2
+    capsys.readouterr()
+    state = 5 + teachers  # copies: parameters, average, two moments and gradients beside them
+    free(state * Footprint(wide, SHAPE).parameters / 1.27)
+    with pytest.raises(ValueError, match="for its parameters alone"):
+        fitted(student, SHAPE, ALONE)
+
+
 def test_sampling_on_the_way_fits_too(wide, free, capsys):
     many = override(wide, {"sample_batch": 1000, "accumulate": BATCH})
     size = Footprint(many, SHAPE).draw(AT_ONCE * 1000, state=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.helpers.memory import Alive, Counting
 from vfn.configs import override
 from vfn.data import as_dataset, load_dataset
 from vfn.model import DataShape, build_model, shape_of
@@ -10,7 +11,7 @@ from vfn.objective import batch_loss
 from vfn.pictures import save_images
 from vfn.runs import find_checkpoint
 from vfn.sampling import untrained
-from vfn.train import train
+from vfn.train import loop, train
 from vfn.train.state import init_state, start_partly_from
 
 
@@ -133,3 +134,22 @@ def test_the_average_begins_with_what_is_taken(config, begun):
     state, source = init_state(model, config.train), find_checkpoint(begun)
     start_partly_from(state, source)
     assert all(torch.equal(state.ema[name], value) for name, value in source.ema.items())
+
+
+def test_nothing_of_the_other_run_is_held_while_this_one_goes_on(
+    config, begun, tmp_path, monkeypatch
+):
+    """Its average alone while it begins."""
+    alive, there = Alive(), []
+    counting, average = Counting(alive), len(find_checkpoint(begun).ema)
+    monkeypatch.setattr(
+        loop, "as_checkpoint", lambda path: alive.note_checkpoint(find_checkpoint(path))
+    )
+    opened = loop.open_run
+    monkeypatch.setattr(
+        loop, "open_run", lambda *given: there.append(alive.count()) or opened(*given)
+    )
+    settings = override(config, {"steps": 2})
+    train(settings, tmp_path, init_from=begun, callbacks=[counting], device="cpu")
+    assert there == [average]
+    assert counting.found == [0, 0]

@@ -94,6 +94,37 @@ def test_the_end_reaches_all_that_have_begun_though_some_fail():
     ]  # fmt: skip
 
 
+def test_the_end_reaches_those_that_were_open_though_they_have_not_begun():
+    """As trackers are from when they are made; each hears it once."""
+
+    class Refusing(Recorder):
+        def begun(self, _run):
+            raise RuntimeError("early")
+
+    begun, open_too, not_begun = Recorder(), Recorder(), Recorder()
+    audience = Audience([begun, open_too, Refusing(), not_begun], opened=[open_too, not_begun])
+    with pytest.raises(RuntimeError, match="early"):
+        audience.begun(RunInfo(None, None, None, 0))
+    audience.ended(None)
+    assert begun.heard == open_too.heard == [("begun", 0), ("ended", None)]
+    assert not_begun.heard == [("ended", None)]
+
+
+def test_trackers_end_where_the_log_cannot_be_opened(config, tmp_path, monkeypatch):
+    """The log comes first, and they are open then."""
+    ended = []
+
+    def full(_journal, _run):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("vfn.train.journal.Journal.begun", full)
+    monkeypatch.setattr("tests.helpers.outside.Lines.ended", lambda _, how: ended.append(how))
+    settings = override(config, {"trackers": ("tests.helpers.outside:Lines",)})
+    with pytest.raises(OSError, match="no space left"):
+        train(settings, tmp_path, device="cpu")
+    assert ended == [None]
+
+
 @pytest.mark.parametrize("odd", [3, "loss", Recorder])
 def test_what_cannot_hear_is_refused(config, tmp_path, odd):
     with pytest.raises(ValueError, match="expected callbacks to be Observers or functions"):

@@ -9,13 +9,16 @@ import time
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from signal import SIGTERM, raise_signal
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from tests.helpers.processes import logged, losses
 from vfn.configs import override
-from vfn.train import TRACKERS, Observer, Tracking, train
+from vfn.runs import RunFiles
+from vfn.train import TRACKERS, Observer, Outcome, Tracking, train
+from vfn.train.trackers import make_trackers
 
 LIGHT = """
 import sys
@@ -129,14 +132,14 @@ class Seen:
 
 def test_a_record_is_two_methods():
     seen, closed = Seen(), []
-    tracking = Tracking(seen, last=1, close=lambda: closed.append(True))
+    tracking = Tracking(seen, last=1, close=closed.append)
     for step in (1, 2):
         tracking.logged(step, {"step": step, "loss": 0.5, "bins": [1.0], "bad": float("nan")})
         tracking.previewed(step, Path(f"step-{step}.png"))
     tracking.logged(3, {"step": 3, "bins": []})
-    tracking.ended(None)
+    tracking.ended(Outcome(3, 0))
     assert seen.told == [(2, "loss"), (2, "step-2.png")]
-    assert closed == [True]
+    assert closed == [Outcome(3, 0)]
 
 
 def test_what_a_record_has_not_of_its_last_step_is_told():
@@ -160,16 +163,111 @@ class Ended(Observer):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("told", ["cut off", "whole"])
-def test_services_get_what_was_cut_off_at_the_last_step(config, tmp_path, monkeypatch, told):
-    """Not by half: the lines before it are not told twice."""
-    seen, service = [], ModuleType("wandb")
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    """A stand-in for the package: what is told, and with which exit statuses records end."""
+    service = ModuleType("wandb")
+    service.told, service.ended = [], []
     service.Settings, service.Image = dict, Path
     service.init = lambda **given: SimpleNamespace(
-        id="a", log=seen.append, finish=list, define_metric=lambda *_, **__: None
+        id="a",
+        log=service.told.append,
+        finish=lambda exit_code=0: service.ended.append(exit_code),
+        define_metric=lambda *_, **__: None,
     )
-    monkeypatch.setitem(sys.modules, "wandb", service)
     service.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    return service
+
+
+class FakeClient:
+    """A stand-in for MLflow's: one run, and what it is said to be, which it is at once."""
+
+    def __init__(self):
+        self.states = []
+
+    def __call__(self, **_uri):
+        return self
+
+    def get_experiment_by_name(self, _name):
+        return SimpleNamespace(experiment_id="0")
+
+    def create_run(self, _experiment, **_name):
+        return SimpleNamespace(info=SimpleNamespace(run_id="a"))
+
+    def update_run(self, _name, status):
+        self.states.append(status)
+
+    def set_terminated(self, _name, status="FINISHED"):
+        self.states.append(status)
+
+    def log_param(self, *_values):
+        """Not looked at."""
+
+    log_artifact = log_param
+
+    def log_metric(self, *_values, step):
+        """Not looked at."""
+
+
+@pytest.fixture
+def fake_mlflow(monkeypatch):
+    client = FakeClient()
+    for name in ("mlflow", "mlflow.tracking"):
+        service = ModuleType(name)
+        service.__spec__ = ModuleSpec(name, None)
+        service.MlflowClient = client
+        monkeypatch.setitem(sys.modules, name, service)
+    return client
+
+
+def stop(_line):
+    raise_signal(SIGTERM)
+
+
+def fail(_line):
+    raise RuntimeError("enough")
+
+
+def test_services_are_told_how_a_run_ended(config, tmp_path, fake_wandb, fake_mlflow):
+    """Stopped, then failed, then finished."""
+    settings = override(config, {"trackers": ("wandb", "mlflow"), "checkpoint_every": 1})
+    train(settings, tmp_path, callbacks=[stop], device="cpu")
+    with pytest.raises(RuntimeError, match="enough"):
+        train(settings, tmp_path, callbacks=[fail], resume=True, device="cpu")
+    assert train(settings, tmp_path, resume=True, device="cpu") == (4, 0)
+    assert fake_wandb.ended == [128 + SIGTERM, 1, 0]
+    assert fake_mlflow.states == ["KILLED", "RUNNING", "FAILED", "RUNNING", "FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("last", "message"), [("missing", "tracker .*:missing cannot be made"), ("nothing", "Observer")]
+)
+def test_trackers_end_as_failed_where_a_later_one_cannot_be_made(
+    tmp_path, fake_wandb, fake_mlflow, last, message
+):
+    with pytest.raises(ValueError, match=message):
+        make_trackers(["wandb", "mlflow", f"tests.helpers.outside:{last}"], RunFiles(tmp_path), 0)
+    assert fake_wandb.ended == [1]
+    assert fake_mlflow.states == ["FAILED"]
+
+
+@pytest.mark.parametrize("word", ["wandb", "mlflow"])
+def test_a_record_ends_as_failed_where_its_name_cannot_be_noted(
+    tmp_path, fake_wandb, fake_mlflow, word
+):
+    """It was begun already then."""
+    (tmp_path / "records.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected names of records in"):
+        make_trackers([word], RunFiles(tmp_path), 0)
+    assert fake_wandb.ended == ([1] if word == "wandb" else [])
+    assert fake_mlflow.states == (["FAILED"] if word == "mlflow" else [])
+
+
+@pytest.mark.parametrize("told", ["cut off", "whole"])
+def test_services_get_what_was_cut_off_at_the_last_step(config, tmp_path, fake_wandb, told):
+    """Not by half: the lines before it are not told twice."""
+    seen = fake_wandb.told
     settings = override(config, {"trackers": ("wandb",), "steps": 2, "preview_every": 2})
     ending = [] if told == "whole" else [Ended()]
     with suppress(KeyboardInterrupt):

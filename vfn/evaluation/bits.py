@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vfn.configs import DiffusionConfig
 from vfn.data import Dataset
-from vfn.evaluation.held_out import some_of
+from vfn.evaluation.held_out import check_weight, some_of
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure, Judged
 from vfn.model import fixed_conditions, schedule_of
@@ -45,6 +45,7 @@ NOTES = {
 def bits_per_dim(
     trained: Trained,
     held_out: Dataset,
+    *,
     num: int | None = None,
     seed: int = 0,
     guidance: float | None = None,
@@ -56,10 +57,15 @@ def bits_per_dim(
         held_out: pictures that training has not seen, with the labels it is conditioned on.
         num: how many of them, evenly spread; all if None.
         seed: of all noise; picture i has the same in every batch.
-        guidance: w of a network that takes it as an input.
+        guidance: w, which has to be named for a network that takes it as an input; None is 0 of
+            others.
 
     Returns:
         three figures with their standard errors.
+
+    Raises:
+        ValueError: without a weight of a network that takes one as an input, or one that it does
+            not know.
 
     >>> from vfn.configs import load, override
     >>> from vfn.data import load_dataset
@@ -69,6 +75,7 @@ def bits_per_dim(
     >>> [figure.key for figure in bits_per_dim(new, load_dataset("digits", "test"), num=1)]
     ['bits_bound_discrete', 'bits_bound_continuous', 'bits_flow']
     """
+    check_weight(trained, guidance)
     diffusion, device = trained.config.diffusion, trained.device
     count = len(held_out.images) if num is None else min(num, len(held_out.images))
     counted = []
@@ -99,7 +106,11 @@ def bits_figures(judged: Judged) -> list[Figure]:
     subject = judged.subject
     assert subject is not None  # refused otherwise
     return bits_per_dim(
-        subject.trained, subject.held_out, subject.num, judged.seed, subject.guidance
+        subject.trained,
+        subject.held_out,
+        num=subject.num,
+        seed=judged.seed,
+        guidance=subject.guidance,
     )
 
 

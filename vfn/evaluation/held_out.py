@@ -14,7 +14,7 @@ from vfn.distributed import ALONE, World, total
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.sides import Figure, Judged, Sides
 from vfn.model import fixed_conditions, schedule_of
-from vfn.nn import takes_second_time, with_params
+from vfn.nn import check_guidance_input, guidance_range, takes_second_time, with_params
 from vfn.objective import (
     Batch,
     Objective,
@@ -54,9 +54,34 @@ def some_of(values: Tensor, count: int) -> Tensor:
     return values if count == len(values) else values[torch.arange(count) * len(values) // count]
 
 
+def check_weight(trained: Trained, guidance: float | None) -> None:
+    """Refuse to judge a network that takes guidance as an input without a weight that it knows.
+
+    Args:
+        trained: any network.
+        guidance: w of it.
+
+    Raises:
+        ValueError: if the network takes it as an input, and it is None or out of its range.
+
+    >>> from vfn.sampling import untrained
+    >>> check_weight(untrained("digits"), None)
+    """
+    span = guidance_range(trained.model)
+    if span is None:
+        return
+    if guidance is None:
+        low, high = span
+        raise ValueError(
+            f"expected guidance in {low:g}..{high:g}, an input of this network, got None; name one"
+        )
+    check_guidance_input(guidance, span)
+
+
 def loss_by_logsnr(
     trained: Trained,
     held_out: Dataset,
+    *,
     seed: int = 0,
     guidance: float | None = None,
     batch: int = LOSS_BATCH,
@@ -69,11 +94,15 @@ def loss_by_logsnr(
         trained: the network, in evaluation mode.
         held_out: pictures that training has not seen.
         seed: of the noise and the draws.
-        guidance: w of a network that takes it as an input.
+        guidance: w of a network that takes it as an input, which has to be named; None of others.
         batch: pictures at a time, bounds the memory; the value is the same.
 
     Returns:
         for each bin ``low``, ``high``, ``loss`` and ``count``.
+
+    Raises:
+        ValueError: without a weight of a network that takes one, or with one of a network that
+            takes none.
 
     >>> from vfn.data import load_dataset
     >>> from vfn.sampling import untrained
@@ -82,6 +111,12 @@ def loss_by_logsnr(
     >>> len(rows), sorted(rows[0])
     (8, ['count', 'high', 'loss', 'low'])
     """
+    check_weight(trained, guidance)
+    if guidance is not None and guidance_range(trained.model) is None:
+        raise ValueError(
+            f"guidance {guidance:g} was given for a network that does not take it as an input; "
+            "leave it out"
+        )
     diffusion = trained.config.diffusion
     network = with_params(trained.model, trained.params)
     rows = []
@@ -121,12 +156,15 @@ def loss_bins(judged: Judged) -> list[dict[str, float]]:
     """`loss_by_logsnr` of the network that is judged."""
     subject = judged.subject
     assert subject is not None  # refused otherwise
-    return loss_by_logsnr(subject.trained, subject.held_out, judged.seed, subject.guidance)
+    return loss_by_logsnr(
+        subject.trained, subject.held_out, seed=judged.seed, guidance=subject.guidance
+    )
 
 
 def mean_held_out_loss(
     trained: Trained,
     held_out: Dataset,
+    *,
     objective: Objective = batch_loss,
     seed: int = 0,
     world: World = ALONE,
@@ -134,6 +172,8 @@ def mean_held_out_loss(
     takes_step: bool = False,
 ) -> float:
     """Mean training loss on some held-out pictures, with times and noise that are always the same.
+
+    A network that takes guidance as an input gets weights of its range, as training draws them.
 
     Args:
         trained: the network, in evaluation mode.

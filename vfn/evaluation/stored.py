@@ -46,12 +46,12 @@ def store_reference(
     real: Pictures,
     out: str | Path,
     features: str | Extractor = "pixels",
-    keep: bool = True,
-    device: str = "auto",
-    data_dir: str | None = None,
     *,
+    keep: bool = True,
     weights: str | Path | None = None,
     image_size: int | Sequence[int] | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
 ) -> StoredReference:
     """Write the statistics of real pictures, by all processes; one that was killed goes on.
 
@@ -61,10 +61,10 @@ def store_reference(
         out: .npz file.
         features: a word of `EXTRACTORS`, ``package.module:Name``, or an `Extractor`.
         keep: keep the features, for more than fid and is.
-        device: auto, cpu or cuda.
-        data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
         weights: file of the features' network, as of `open_extractor`.
         image_size: what the pictures are brought to, as of `judge`.
+        device: auto, cpu or cuda.
+        data_dir: where the data are; ``$VFN_DATA`` or a cache if None.
 
     Returns:
         StoredReference.

@@ -67,6 +67,26 @@ class Checkpoint(NamedTuple):
     objective: str = ""
 
 
+def average_alone(checkpoint: Checkpoint) -> Checkpoint:
+    """What another run begins with, or learns from: a quarter of a run's checkpoint or less.
+
+    Args:
+        checkpoint: any.
+
+    Returns:
+        the same with its average as its parameters, and without what only its own run goes on with.
+
+    >>> from vfn.sampling import untrained
+    >>> from vfn.train.session import as_checkpoint
+    >>> alone = average_alone(as_checkpoint(untrained("digits")))
+    >>> alone.params is alone.ema, alone.moments
+    (True, {})
+    """
+    return checkpoint._replace(
+        params=checkpoint.ema, moments={}, weight={}, profiles={}, auxiliary={}
+    )
+
+
 def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """SHA-256 of a file's tensors and of its texts but for ``sha256``, where this one stands.
 

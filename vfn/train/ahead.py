@@ -11,7 +11,7 @@ from vfn.footprint import FLOAT32, kept_copies
 from vfn.model import DataShape, check_sampling, is_conditional
 from vfn.ops import OBJECTIVES
 from vfn.runs import RunFiles
-from vfn.train.distillation.methods import trains_auxiliary
+from vfn.train.distillation.methods import networks_of
 from vfn.train.trackers import find_trackers
 
 
@@ -89,7 +89,7 @@ def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None
         # An old one is removed when the new one is there.
         number = min(written, settings.max_checkpoints + 1) + bool(settings.eval_every)
         number += len([step for step in settings.keep_at or () if step <= settings.steps])
-        copies = number * sum(kept_copies(config, 1 + trains_auxiliary(config)).values())
+        copies = number * sum(kept_copies(config, networks_of(config).trained).values())
         if every := settings.snapshot_every:
             snapshots += settings.steps // every
             copies += settings.steps // every * len(settings.ema_profiles or ())

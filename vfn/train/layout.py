@@ -20,7 +20,7 @@ from vfn.memory import free_memory, size_text
 from vfn.model import DataShape
 from vfn.objective import Objective, batch_loss
 from vfn.progress import say
-from vfn.train.distillation.methods import trains_auxiliary
+from vfn.train.distillation.methods import networks_of
 
 CLEARLY = 1.25  # whole processes were within a quarter: what is beyond is refused
 # Pictures that a network is evaluated on at once, as multiples of `sample_batch`: `branches_of` are
@@ -70,8 +70,8 @@ def fitted(
     share = config.train.batch_size // world.size
     parts = config.train.accumulate or (1 if share % least else least)
     batch = config.sample.sample_batch
-    networks = 1 + trains_auxiliary(config)
-    footprint = Footprint(config, shape, world.device, model, objective, networks)
+    networks = networks_of(config)
+    footprint = Footprint(config, shape, world.device, model, objective, *networks)
     with together(world):
         free = free_memory(world.device)
         if free is not None:

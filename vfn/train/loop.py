@@ -49,6 +49,7 @@ from vfn.runs import (
     seconds_until,
     write_checkpoint,
 )
+from vfn.runs.checkpoint import average_alone
 from vfn.sampling import Trained
 from vfn.tables import object_name
 from vfn.train.batches import image_indices, make_batch, prefetch
@@ -157,12 +158,13 @@ def train(
         float32_products(config.train.tf32),
     ):
         with together(world):
-            begin = None if init_from is None else as_checkpoint(init_from)
+            begin = None if init_from is None else average_alone(as_checkpoint(init_from))
         objects = [None if part is None else object_name(type(part)) for part in given]
         more = {"resume": resume, "fresh": fresh, "init_partial": init_partial, "objects": objects}
         check_job(config, files, world, {"init_from": begin}, **more)
         with held(files, world):
             run = open_run(config, files, world, resume, begin, given, fresh, init_partial)
+            del begin  # nothing of it is held in memory while the run goes on
             with stop_signals(world) as stop:
                 return carry_out(run, stop, observers)
 
@@ -220,7 +222,7 @@ def _audience(run: Run, observers: Sequence[Observer]) -> Audience:
     if run.world.rank:
         return Audience([])
     trackers = make_trackers(run.config.train.trackers or (), run.files, run.state.step)
-    return Audience([Journal(), *trackers, *observers])
+    return Audience([Journal(), *trackers, *observers], opened=trackers)
 
 
 def _network(run: Run) -> Callable[..., Tensor]:

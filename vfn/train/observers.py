@@ -111,17 +111,22 @@ class Audience(Observer):
     """Several observers as one: each hears everything, in order.
 
     `ended` reaches those that have begun, all of them even if some fail.
+
+    Args:
+        observers: in order.
+        opened: those of them that hold something open already, which hear the end in any case.
     """
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
+    def __init__(self, observers: Sequence[Observer], opened: Sequence[Observer] = ()) -> None:
         self._observers = observers
-        self._begun: list[Observer] = []
+        self._to_end = [*opened]
 
     def begun(self, run: RunInfo, /) -> None:
         """Tell each, until one fails."""
         for each in self._observers:
             each.begun(run)
-            self._begun.append(each)
+            if not any(each is other for other in self._to_end):
+                self._to_end.append(each)
 
     def stepped(self, step: int, /) -> None:
         """Tell each."""
@@ -149,7 +154,7 @@ class Audience(Observer):
             each.saved(step, path)
 
     def ended(self, outcome: Outcome | None, /) -> None:
-        """Tell each that has begun, whether others fail or not."""
+        """Tell each that has begun or was open, whether others fail or not."""
         with ExitStack() as stack:
-            for each in reversed(self._begun):
+            for each in reversed(self._to_end):
                 stack.callback(each.ended, outcome)

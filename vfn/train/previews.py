@@ -141,11 +141,14 @@ def held_out_loss_of(run: Run) -> dict[str, float]:
     """The loss on held-out pictures as an entry of the log; nothing where there are none."""
     if run.held_out is None:
         return {}
-    seed = run.config.train.seed
-    batch = AT_ONCE * run.config.sample.sample_batch
-    takes_step = run.state.auxiliary is not None
     loss = mean_held_out_loss(
-        trained_of(run), run.held_out, run.objective, seed, run.world, batch, takes_step
+        trained_of(run),
+        run.held_out,
+        objective=run.objective,
+        seed=run.config.train.seed,
+        world=run.world,
+        batch=AT_ONCE * run.config.sample.sample_batch,
+        takes_step=run.state.auxiliary is not None,
     )
     return {"held_out_loss": loss}
 

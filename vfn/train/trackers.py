@@ -5,6 +5,7 @@ process when a run begins, or goes on after ``step`` steps. This module does not
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -75,7 +76,7 @@ def find_trackers(words: Sequence[str]) -> dict[str, TrackerFactory]:
 
 
 def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observer]:
-    """Trackers of a run, made by their factories.
+    """Trackers of a run, made by their factories; all of them, or those that are made are ended.
 
     Args:
         words: of `TRACKERS`, or ``package.module:Name``.
@@ -89,13 +90,16 @@ def make_trackers(words: Sequence[str], run: RunFiles, step: int) -> list[Observ
         ValueError: for an unknown tracker, one whose package is not installed, or a factory that
             gives anything else.
     """
-    made = {}
-    for word, factory in find_trackers(words).items():
-        with outside(f"tracker {word} cannot be made"):
-            made[word] = factory(run, step)
-    for word, tracker in made.items():
-        if not isinstance(tracker, Observer):
-            raise ValueError(
-                f"expected tracker {word} to give an Observer, got {type(tracker).__name__}"
-            )
-    return list(made.values())
+    made = []
+    with ExitStack() as ending:
+        for word, factory in find_trackers(words).items():
+            with outside(f"tracker {word} cannot be made"):
+                tracker = factory(run, step)
+            if not isinstance(tracker, Observer):
+                raise ValueError(
+                    f"expected tracker {word} to give an Observer, got {type(tracker).__name__}"
+                )
+            ending.callback(tracker.ended, None)
+            made.append(tracker)
+        ending.pop_all()
+    return made

@@ -6,7 +6,8 @@ A new one is a `Record`, two methods, in a `Tracking` that a factory ``(run, ste
 import csv
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -20,6 +21,9 @@ from vfn.train.observers import Observer, Outcome
 PROJECT = "vfn"
 PICTURE = "samples"  # what the picture of a step is called
 MOST_LETTERS = 500  # of a value of the configuration, in MLflow
+
+# Ends a record: the run is finished, stopped by a signal, or ended by an error (None).
+Close = Callable[[Outcome | None], object]
 
 
 class Record(Protocol):
@@ -43,7 +47,7 @@ class Tracking(Observer):
     Args:
         record: where they go.
         last: the last step that it has.
-        close: called when the run is over.
+        close: called with how the run ended: finished, stopped by a signal, or by an error (None).
         names: what it has of that step, the picture as `PICTURE`; all of it if None.
 
     >>> class Lines:
@@ -60,7 +64,7 @@ class Tracking(Observer):
         self,
         record: Record,
         last: int = 0,
-        close: Callable[[], object] = lambda: None,
+        close: Close = lambda _outcome: None,
         names: Collection[str] | None = None,
     ) -> None:
         self._record, self._last, self._close, self._names = record, last, close, names
@@ -83,9 +87,26 @@ class Tracking(Observer):
         if self._is_new(step, PICTURE):
             self._record.picture(step, path)
 
-    def ended(self, _outcome: Outcome | None, /) -> None:
-        """Close the record."""
-        self._close()
+    def ended(self, outcome: Outcome | None, /) -> None:
+        """Close the record, which is told how the run ended."""
+        self._close(outcome)
+
+
+@contextmanager
+def _closed_on_failure(close: Close) -> Iterator[None]:
+    """Close a record that is open already as one of a failed run, if the rest of it fails."""
+    try:
+        yield
+    except BaseException:
+        close(None)
+        raise
+
+
+def _exit_status(outcome: Outcome | None) -> int:
+    """What the process of a run exits with, as a shell and `vfn train` have it."""
+    if outcome is None:
+        return 1
+    return 128 + outcome.signum if outcome.signum else 0
 
 
 def _is_number(value: Any) -> bool:
@@ -157,10 +178,15 @@ def tensorboard(run: RunFiles, step: int) -> Observer:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
-    if not step:
-        text = "\n".join(f"    {key} = {value}" for key, value in _settings(run).items())
-        writer.add_text("configuration", text, 0)
-    return Tracking(_Board(writer), close=writer.close)
+
+    def close(_outcome: Outcome | None) -> None:
+        writer.close()
+
+    with _closed_on_failure(close):
+        if not step:
+            text = "\n".join(f"    {key} = {value}" for key, value in _settings(run).items())
+            writer.add_text("configuration", text, 0)
+    return Tracking(_Board(writer), close=close)
 
 
 class _Table:
@@ -195,7 +221,7 @@ def table(run: RunFiles, step: int) -> Observer:
     csv.writer(text).writerows(rows)
     write_atomic(run.table, text.getvalue())
     opened = run.table.open("a", newline="", buffering=1, encoding="utf-8")
-    return Tracking(_Table(opened), close=opened.close)
+    return Tracking(_Table(opened), close=lambda _outcome: opened.close())
 
 
 class _Wandb:
@@ -216,7 +242,8 @@ class _Wandb:
 def wandb(run: RunFiles, step: int) -> Observer:
     """A tracker for Weights & Biases; ``WANDB_MODE``, ``WANDB_PROJECT`` and so on are its own.
 
-    A run that goes on does so in the same record, also offline.
+    A run that goes on does so in the same record, also offline. A record can be ended as finished
+    or failed: what was stopped by a signal has failed, with the exit status of the command.
 
     Args:
         run: the run's files.
@@ -237,11 +264,16 @@ def wandb(run: RunFiles, step: int) -> Observer:
         config=_settings(run),
         settings=wandb.Settings(console="off", silent=True),
     )
-    # Its own count of steps drops what comes later of a step that it has.
-    record.define_metric("*", step_metric="step")
-    _note(run, "wandb", record.id)
-    last, names = _told(run) if known else (0, None)
-    return Tracking(_Wandb(record), last, record.finish, names)
+
+    def close(outcome: Outcome | None) -> None:
+        record.finish(exit_code=_exit_status(outcome))
+
+    with _closed_on_failure(close):
+        # Its own count of steps drops what comes later of a step that it has.
+        record.define_metric("*", step_metric="step")
+        _note(run, "wandb", record.id)
+        last, names = _told(run) if known else (0, None)
+    return Tracking(_Wandb(record), last, close, names)
 
 
 class _Mlflow:
@@ -257,11 +289,19 @@ class _Mlflow:
     def picture(self, _step: int, path: Path, /) -> None:
         self._client.log_artifact(self._name, str(path), PICTURE)  # named after its step
 
+    def close(self, outcome: Outcome | None) -> None:
+        """End it as what the run is."""
+        status = "FAILED"
+        if outcome is not None:
+            status = "KILLED" if outcome.signum else "FINISHED"
+        self._client.set_terminated(self._name, status)
+
 
 def mlflow(run: RunFiles, step: int) -> Observer:
     """A tracker for MLflow: the server of ``MLFLOW_TRACKING_URI``, or a folder in the run's own.
 
-    A run that goes on does so in the same record.
+    A run that goes on does so in the same record, which ends as finished, killed (stopped by a
+    signal) or failed.
 
     Args:
         run: the run's files.
@@ -278,16 +318,19 @@ def mlflow(run: RunFiles, step: int) -> Observer:
         where = (run.path / "mlruns").resolve().as_uri()
     client = MlflowClient(tracking_uri=where)
     project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-    known = _noted(run).get("mlflow") if step else None
-    name = known
+    name = _noted(run).get("mlflow") if step else None
+    known = name is not None
     if name is None:
         found = client.get_experiment_by_name(project)
         experiment = client.create_experiment(project) if found is None else found.experiment_id
         name = client.create_run(experiment, run_name=run.path.resolve().name).info.run_id
-        for key, value in _settings(run).items():
-            client.log_param(name, key, str(value)[:MOST_LETTERS])
-        _note(run, "mlflow", name)
-    else:
-        client.update_run(name, status="RUNNING")
-    last, names = _told(run) if known else (0, None)
-    return Tracking(_Mlflow(client, name), last, lambda: client.set_terminated(name), names)
+    record = _Mlflow(client, name)
+    with _closed_on_failure(record.close):
+        if known:
+            client.update_run(name, status="RUNNING")
+        else:
+            for key, value in _settings(run).items():
+                client.log_param(name, key, str(value)[:MOST_LETTERS])
+            _note(run, "mlflow", name)
+        last, names = _told(run) if known else (0, None)
+    return Tracking(record, last, record.close, names)

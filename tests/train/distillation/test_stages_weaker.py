@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests.helpers.distilling import MINI, Gaussian, Recorder, batch_at, go, plan
-from tests.helpers.processes import differing
+from tests.helpers.memory import Alive, Counting
+from tests.helpers.processes import differing, losses
 from tests.helpers.small import small_checkpoint
 from vfn.configs import DiffusionConfig, load, override
 from vfn.model import schedule_of
@@ -23,12 +24,33 @@ from vfn.train.distillation import (
     distill_objective,
     plan_distillation,
     stage_config,
+    stages,
+    teachers,
 )
 from vfn.train.distillation.teaching import taught_by
 
 ALONE = Method(
     stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
     objective=lambda teacher, stage: lambda network, batch, diffusion: batch.t,
+)
+
+
+def given_weak(teacher, stage, weak=None):
+    """An objective that is the weight of the weaker network, and has a gradient."""
+    del teacher, stage
+    by = 0.0 if weak is None else weak.guidance
+
+    def loss(network, batch, _diffusion):
+        said = network(batch.x0, batch.t, batch.labels)
+        return by + 0 * said.flatten(1).sum(1)
+
+    return loss
+
+
+TAKING = Method(
+    stages=lambda plan: [stage_config(plan, plan.distill.student_steps)],
+    objective=given_weak,
+    takes_weak=True,
 )
 
 
@@ -130,6 +152,15 @@ def test_the_first_teacher_alone_is_led_away(kept, tmp_path):
     assert own.teacher_grid.read_bytes() != none.teacher_grid.read_bytes()
 
 
+def test_a_method_of_somebody_else_gets_the_weaker_network_if_it_takes_one(kept, tmp_path):
+    """The same function without one."""
+    settings = {"method": f"{__name__}:TAKING", "student_steps": 2, "teacher_steps": 4, "steps": 1}
+    for weight in (3.0, 0.0):
+        out = tmp_path / str(weight)
+        go(kept, out, teacher_guide_weight=weight, **settings)
+        assert set(losses(out / "steps-2").values()) == {weight}
+
+
 def test_it_goes_on_with_the_weaker_network_that_it_has(kept, tmp_path):
     """Exactly, and without the file that it came from."""
     go(kept, tmp_path / "whole", student_steps=4)
@@ -146,6 +177,33 @@ def test_it_goes_on_with_the_weaker_network_that_it_has(kept, tmp_path):
     RunFiles(tmp_path / "teacher").checkpoint(2).unlink()
     distill(None, out, resume=True, device="cpu", **settings)
     assert differing(tmp_path / "whole" / "steps-4", out / "steps-4") == []
+
+
+def test_nothing_of_the_teachers_is_held_while_students_learn(kept, tmp_path, monkeypatch):
+    """Their networks aside; a stage is gone when the next begins, and the last teaches nobody."""
+    alive, before, here = Alive(), Alive(), []
+    counting, opened = Counting(alive), stages.open_run
+
+    def noted(path):
+        return alive.note_checkpoint(find_checkpoint(path))
+
+    def opening(*given, **options):
+        here.append((alive.count(), before.count()))
+        run = opened(*given, **options)
+        before.note(run.state.params, run.state.ema)
+        return run
+
+    monkeypatch.setattr(teachers, "as_checkpoint", noted)
+    earlier = RunFiles(kept).checkpoint(2)
+    monkeypatch.setattr(teachers, "find_weaker", lambda *_: (earlier, noted(earlier)))
+    monkeypatch.setattr(stages, "find_checkpoint", noted)
+    monkeypatch.setattr(stages, "open_run", opening)
+    average = len(find_checkpoint(kept).ema)
+    settings = {**MINI, "student_steps": 2}
+    distill(kept, tmp_path, device="cpu", callbacks=[counting], **settings)
+    assert here == [(2 * average, 0), (average, 0)]
+    assert counting.found == [0] * 9
+    assert len(alive.parts) == 3 * 4 * average
 
 
 def plain_teacher(teacher, folder, **changed):

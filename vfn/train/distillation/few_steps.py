@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.configs import Config, DiffusionConfig
 from vfn.model import schedule_of
 from vfn.nn import Network, live_velocity
 from vfn.objective import Batch, Objective, loss_on_paths, path_loss
 from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
 from vfn.train.distillation.methods import NO_LIMITS, Limits, Method, Weak, limits_of
+from vfn.train.distillation.plan import student_sample
 from vfn.train.distillation.teaching import taught_by
 
 
@@ -72,16 +73,10 @@ def path_objective(
 
 
 def _stages(plan: Config) -> list[Config]:
-    steps = plan.distill.student_steps
-    given = plan.sample.times
-    sample = SampleConfig(
-        sampler=OBJECTIVES.find(plan.diffusion.objective).sampler or plan.sample.sampler,
-        sample_timesteps=steps,
-        times=given if given is not None and len(given) == steps else None,
-        sample_batch=plan.sample.sample_batch,
-        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
-    )
-    return [replace(plan, sample=sample)]
+    steps, times = plan.distill.student_steps, plan.sample.times
+    sampler = OBJECTIVES.find(plan.diffusion.objective).sampler or plan.sample.sampler
+    fitting = times if times is not None and len(times) == steps else None
+    return [replace(plan, sample=student_sample(plan, steps, sampler, fitting))]
 
 
 def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
@@ -90,4 +85,4 @@ def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> O
     return path_objective(teacher, guidance, first, weak, limits_of(distill))
 
 
-FEW_STEPS = Method(_stages, _objective, _objective)
+FEW_STEPS = Method(_stages, _objective, takes_weak=True)

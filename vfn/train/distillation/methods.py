@@ -13,7 +13,7 @@ from vfn.parametric import Parametric
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from vfn.nn import Conditions
     from vfn.objective import Objective
@@ -70,16 +70,16 @@ class Method(NamedTuple):
     stages: the configurations of its runs, in order, from that of the whole distillation; each
     has another ``distill.student_steps``. The student of a stage teaches the next one.
     objective: what a student learns, from its teacher (a network without gradients, in evaluation
-    mode, that holds its averaged parameters) and the configuration of the stage.
-    guided: the same from a teacher that is led away from a weaker network, its third argument;
-    None where the method knows none.
+    mode, that holds its averaged parameters), the configuration of the stage, and, third, a `Weak`
+    where the teacher is led away from a weaker network.
+    takes_weak: whether the objective takes that; a weaker network is refused otherwise.
     auxiliary: whether a second network like the student, begun as it, is trained beside it; see
     `vfn.train.companions.init_auxiliary`.
     """
 
     stages: Callable[[Config], list[Config]]
-    objective: "Callable[[nn.Module, Config], Objective | WithAuxiliary]"
-    guided: "Callable[[nn.Module, Config, Weak], Objective | WithAuxiliary] | None" = None
+    objective: "Callable[..., Objective | WithAuxiliary]"
+    takes_weak: bool = False
     auxiliary: bool = False
 
 
@@ -158,6 +158,34 @@ def method_of(config: Config) -> Method:
     if not isinstance(method, Method):
         raise ValueError(f"expected method {name} to be a Method, got {type(method).__name__}")
     return method
+
+
+class Networks(NamedTuple):
+    """How many networks a run holds: those that it trains, and those that teach it."""
+
+    trained: int
+    frozen: int
+
+
+def networks_of(config: Config) -> Networks:
+    """How many networks a run of a configuration holds.
+
+    Args:
+        config: of a run, or of a whole distillation, whose first stage holds most.
+
+    Returns:
+        Networks: of a distillation a teacher, and what that is led away from.
+
+    Raises:
+        ValueError: if there is no such method.
+
+    >>> from vfn.configs import load
+    >>> networks_of(load("digits")), networks_of(load("digits_moments"))
+    (Networks(trained=1, frozen=0), Networks(trained=2, frozen=1))
+    """
+    distill = config.distill
+    led = bool(distill.teacher_guide_with and distill.teacher_guide_weight)
+    return Networks(1 + trains_auxiliary(config), distill.asked * (1 + led))
 
 
 def trains_auxiliary(config: Config) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vfn.configs import Config, DiffusionConfig, SampleConfig
+from vfn.configs import Config, DiffusionConfig
 from vfn.model import schedule_of
 from vfn.nn import Network
 from vfn.objective import Batch, predicted
@@ -29,6 +29,7 @@ from vfn.train.distillation.methods import (
     WithAuxiliary,
     limits_of,
 )
+from vfn.train.distillation.plan import student_sample
 from vfn.train.distillation.teaching import taught_by
 
 
@@ -101,13 +102,7 @@ def moment_objective(
 
 
 def _stages(plan: Config) -> list[Config]:
-    sample = SampleConfig(
-        sampler="ancestral",  # whose steps the student learns
-        sample_timesteps=plan.distill.student_steps,
-        sample_batch=plan.sample.sample_batch,
-        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
-    )
-    return [replace(plan, sample=sample)]
+    return [replace(plan, sample=student_sample(plan, plan.distill.student_steps, "ancestral"))]
 
 
 def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> WithAuxiliary:
@@ -116,4 +111,4 @@ def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> W
     return moment_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
 
 
-MOMENT_MATCHING = Method(_stages, _objective, _objective, auxiliary=True)
+MOMENT_MATCHING = Method(_stages, _objective, takes_weak=True, auxiliary=True)

@@ -54,6 +54,34 @@ def halvings(settings: DistillConfig) -> list[int]:
     return steps
 
 
+def student_sample(
+    plan: Config, steps: int, sampler: str, times: tuple[float, ...] | None = None
+) -> SampleConfig:
+    """How a student is sampled by default: in its steps, and guided only as an input of its own.
+
+    Args:
+        plan: the configuration of the whole.
+        steps: of the student.
+        sampler: that it learns the steps of.
+        times: where its steps begin; those of the sampler's grid if None.
+
+    Returns:
+        settings of sampling, all others their defaults.
+
+    >>> plan = Config(sample=SampleConfig(guidance=0.5, sample_batch=50))
+    >>> found = student_sample(plan, 2, "ddim")
+    >>> found.sample_timesteps, found.sample_batch, found.guidance
+    (2, 50, 0.0)
+    """
+    return SampleConfig(
+        sampler=sampler,
+        sample_timesteps=steps,
+        times=times,
+        sample_batch=plan.sample.sample_batch,
+        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
+    )
+
+
 def stage_config(plan: Config, student_steps: int) -> Config:
     """The configuration of one halving; what it trains is sampled with by default.
 
@@ -78,17 +106,12 @@ def stage_config(plan: Config, student_steps: int) -> Config:
         or (student_steps <= 2 and distill.last_steps)
         or plan.train.steps
     )
-    sample = SampleConfig(
-        sampler="ddim",  # the only one whose steps a student knows
-        sample_timesteps=student_steps,
-        sample_batch=plan.sample.sample_batch,
-        guidance=plan.sample.guidance if plan.model.guidance_range else 0.0,
-    )
     return replace(
         plan,
         diffusion=replace(plan.diffusion, train_timesteps=student_steps),
         train=replace(plan.train, steps=updates),
-        sample=sample,
+        # Of all samplers a student knows the steps of this one alone.
+        sample=student_sample(plan, student_steps, "ddim"),
         distill=replace(
             distill,
             teacher_steps=2 * student_steps,
@@ -325,7 +348,7 @@ def _with_weaker(config: Config, own: Config) -> Config:
     if weight is None:
         weight = own.sample.guide_weight if asked is None else SampleConfig().guide_weight
     guided = guide is not None and weight > 0
-    if guided and method_of(config).guided is None:
+    if guided and not method_of(config).takes_weak:
         raise ValueError(
             f"method {config.distill.method} knows no teacher that is led away from a weaker "
             "network; leave out --guide-with, or give --guide-weight 0"

@@ -79,4 +79,4 @@ def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> O
     return distill_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
 
 
-PROGRESSIVE = Method(_stages, _objective, _objective)
+PROGRESSIVE = Method(_stages, _objective, takes_weak=True)

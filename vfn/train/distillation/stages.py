@@ -34,6 +34,7 @@ from vfn.runs import (
     read_pictured,
     run_path,
 )
+from vfn.runs.checkpoint import average_alone
 from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
 from vfn.train.ahead import check_ahead, check_room, check_text
@@ -42,7 +43,7 @@ from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, limits_
 from vfn.train.distillation.plan import left_out, plan_of, stages_of
 from vfn.train.distillation.teachers import Teachers, find_teacher, find_weak, keep_teachers
 from vfn.train.loop import carry_out, held, undisturbed
-from vfn.train.observers import Callback, Observer, as_observers
+from vfn.train.observers import Callback, Observer, Outcome, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
     Run,
@@ -143,8 +144,8 @@ def distill(
         with together(world):
             found, plan = plan_distillation(teacher, out, config, resume=resume, **overrides)
             weak = find_weak(plan, teacher, found, files, resume)
-        begin = {"teacher": found, "teacher_guide_with": weak}
-        check_job(plan, files, world, begin, resume=resume, fresh=fresh)
+        named = {"teacher": found, "teacher_guide_with": weak}
+        check_job(plan, files, world, named, resume=resume, fresh=fresh)
         with together(world):
             check_outside(files, plan.data)
             dataset = _pictures(plan, found, files.path if resume else "the teacher")
@@ -153,8 +154,9 @@ def distill(
             with together(world):
                 begun = _check_begun(plan, files, world, Start(resume, fresh))
                 _check_stages(plan, found, files, dataset, begun)
-            teachers = Teachers(found, weak)
-            _begin(plan, teachers, files, world, bool(begun), resume)
+            teachers = [Teachers(found, weak)]
+            _begin(plan, teachers[0], files, world, bool(begun), resume)
+            del found, weak, named, dataset  # the first stage takes what it needs, and lets it go
             with stop_signals(world) as stop:
                 start = Start(resume or not fresh, fresh)
                 return _carry_out_stages(plan, teachers, files, world, stop, observers, start)
@@ -408,29 +410,47 @@ def _check_pictures(dataset: Dataset, teacher: Checkpoint, begun: RunFiles) -> N
 
 def _carry_out_stages(
     plan: Config,
-    teachers: Teachers,
+    teachers: list[Teachers],
     files: RunFiles,
     world: World,
     stop: Stop,
     observers: Sequence[Observer],
     start: Start,
 ) -> Distilled:
-    for steps, stage in stages_of(plan).items():
-        with held(files.stage(steps), world):
-            run, strong, weak = _open_stage(stage, teachers, files.stage(steps), world, start)
-            if largest(int(files.teacher_grid.is_file()), world) == 0:
-                _show_teacher(run, strong, weak, files, stop)
-            step, signum = carry_out(run, stop, observers)
-            if world.rank == 0:
-                files.begun.unlink(missing_ok=True)
+    """Carry out the stages; ``teachers`` has those of the first, and each takes its own out."""
+    stages = stages_of(plan)
+    for steps, stage in stages.items():
+        step, signum = _carry_out_stage(stage, teachers, files, world, stop, observers, start)
         rows = stage_figures(plan, files.path)
         if world.rank == 0:
             write_json(files.stages, rows)
         if signum:
             break
         wait_for_all(world)  # the checkpoint is there
-        teachers = Teachers(find_checkpoint(run.files.path))
+        if steps != [*stages][-1]:
+            teachers.append(Teachers(average_alone(find_checkpoint(files.stage(steps).path))))
     return Distilled(steps, step, signum, rows)
+
+
+def _carry_out_stage(
+    stage: Config,
+    teachers: list[Teachers],
+    files: RunFiles,
+    world: World,
+    stop: Stop,
+    observers: Sequence[Observer],
+    start: Start,
+) -> Outcome:
+    """Carry out a stage, of which nothing stays in memory; its teachers go as it begins."""
+    own = files.stage(stage.distill.student_steps)
+    with held(own, world):
+        run, strong, weak = _open_stage(stage, teachers.pop(), own, world, start)
+        if largest(int(files.teacher_grid.is_file()), world) == 0:
+            _show_teacher(run, strong, weak, files, stop)
+        outcome = carry_out(run, stop, observers)
+        if world.rank == 0:
+            files.begun.unlink(missing_ok=True)
+    return outcome
 
 
 def _show_teacher(
@@ -481,11 +501,9 @@ def _open_stage(
         others = (part for part in (weak and weak.model, companion and companion.module) if part)
         for network in (strong.model, *others):
             network.compile()
-    if weak is None or by is None:
-        objective = method.objective(strong.model, stage)
-    else:
-        assert method.guided is not None  # refused otherwise
-        objective = method.guided(strong.model, stage, Weak(_said_by(weak), by))
+    led = () if weak is None or by is None else (Weak(_said_by(weak), by),)
+    assert method.takes_weak or not led  # refused otherwise
+    objective = method.objective(strong.model, stage, *led)
     if companion is not None:
         objective = partial(cast(WithAuxiliary, objective), auxiliary=companion.module)
     return run._replace(objective=objective), strong, weak

@@ -11,6 +11,7 @@ import torch
 from vfn.configs import Config
 from vfn.files import read_json, short, write_json
 from vfn.runs import Checkpoint, RunFiles, digest, export_model, load_checkpoint
+from vfn.runs.checkpoint import average_alone
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
 from vfn.train.session import as_checkpoint
@@ -98,7 +99,7 @@ def find_teacher(
         resume: whether what is in ``out`` counts.
 
     Returns:
-        Checkpoint.
+        Checkpoint, of its average alone.
 
     Raises:
         ValueError: if there is none, ``out`` has another one, or has lost the one that students
@@ -113,7 +114,7 @@ def find_teacher(
     if own is None:
         if teacher is None:
             raise ValueError(f"there is no distillation in {out}; name a --teacher to start one")
-        return as_checkpoint(teacher)
+        return average_alone(as_checkpoint(teacher))
     if teacher is not None:
         named = as_checkpoint(teacher).ema
         if named.keys() != own.ema.keys() or not all(
@@ -134,7 +135,7 @@ def find_weak(
     """The weaker network: that of the distillation where it is resumed, else what the plan names.
 
     Returns:
-        its checkpoint; None where nothing guides the teacher.
+        its checkpoint, of its average alone; None where nothing guides the teacher.
 
     Raises:
         ValueError: if there is none of that name, it does not fit the teacher, or the one that
@@ -150,4 +151,4 @@ def find_weak(
         origin = Path(teacher)
     _, weak = find_weaker(asked, origin)
     check_weaker(weak.shape, weak.config, found.shape, found.config, asked)
-    return weak
+    return average_alone(weak)
