@@ -72,7 +72,7 @@ def train(
     model: nn.Module | None = None,
     dataset: Dataset | TrainingData | Any | None = None,
     objective: Objective | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     resume: bool = False,
     init_from: str | Path | Trained | Checkpoint | None = None,
     init_partial: bool = False,
