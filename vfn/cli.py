@@ -695,10 +695,6 @@ def ema_command(
     out: Path | None,
     step: int | None,
     metrics: tuple[str, ...] | None,
-    features: str,
-    weights: Path | None,
-    device: str,
-    data_dir: str | None,
     **options: Any,
 ) -> None:
     """Write networks whose average has other lengths, of the snapshots of a RUN.
@@ -708,18 +704,10 @@ def ema_command(
     """
     if metrics is None:
         why = "goes with --metrics; leave it out"
-        refuse_given(context, ("features", "weights", "data_dir", *options), why)
+        refuse_given(context, [name for name in options if name != "device"], why)
     from vfn.train import posthoc_ema
 
-    extractor: Any = features
-    if metrics is not None:
-        from vfn.evaluation import open_extractor
-
-        extractor = open_extractor(features, weights, device, data_dir)
-    made = posthoc_ema(
-        run, sigma_rel, out, metrics or (), step=step, features=extractor, device=device,
-        data_dir=data_dir, **given(options),
-    )  # fmt: skip
+    made = posthoc_ema(run, sigma_rel, out, metrics or (), step=step, **given(options))
     _show(made.table())
 
 

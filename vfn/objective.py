@@ -143,30 +143,6 @@ def _expect(
         raise ValueError(f"expected {part} to give {wanted}, one for each, got {numbers}")
 
 
-def parts_of(batch: Batch, pictures: int) -> list[Batch]:
-    """A batch in parts of at most some pictures each; views, not copies.
-
-    Args:
-        batch: of any size.
-        pictures: in each part but the last.
-
-    Returns:
-        batches, in order.
-
-    >>> x0, t = torch.zeros(5, 1, 2, 2), torch.zeros(5)
-    >>> [len(part.x0) for part in parts_of(Batch(x0, None, t, x0), 2)]
-    [2, 2, 1]
-    """
-
-    def rows(part: Tensor | int | None, first: int) -> Tensor | int | None:
-        return part[first : first + pictures] if isinstance(part, Tensor) else part
-
-    return [
-        Batch._make(rows(part, first) for part in batch)
-        for first in range(0, len(batch.x0), pictures)
-    ]
-
-
 def keyed_time(seed: int, stream: Stream, keys: Tensor, diffusion: DiffusionConfig) -> Tensor:
     """Uniform times, continuous or discrete as in training, float64 [B]."""
     u = keyed_uniform(seed, stream, keys, dtype=torch.float64)

@@ -42,6 +42,12 @@ def test_held_out_pictures_are_a_fixed_share(count, share):
     assert 0 <= len(test) - count * share <= 1
 
 
+def test_a_data_set_without_splits_has_no_other_ones():
+    assert hold_out(3, "all").tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="expected split train, test, all, got 'valid'; name one"):
+        hold_out(10, "valid")
+
+
 def test_every_level_survives_the_scaling():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_unit(levels)), levels)
@@ -83,6 +89,7 @@ def test_pictures_in_memory_are_a_data_set(labels, names, legend, dtype):
         (PICTURES, torch.tensor([0, 1, 2]), None, "expected classes in 1..2, got 0..2"),
         (PICTURES, torch.tensor([1, 1, 3]), ["a", "b"], "expected classes in 1..2, got 1..3"),
         (PICTURES, torch.full((3, 2), 2), None, "expected 0 and 1 as tags, got 2..2"),
+        (PICTURES, torch.tensor([1, 1, 10**9]), None, "100000 classes or tags at most, got 10{9}"),
         (PICTURES, torch.ones(3, 2).int(), ["a"], "expected 2 names of tags, got 1"),
     ],
 )

@@ -95,6 +95,9 @@ def test_other_forms_of_pictures_and_classes():
         ),
         ([{"text": "a"}], "expected an item with image, got text"),
         ([(grey(0), 0.5)], "expected classes as whole numbers from 0 on or as texts"),
+        ([(grey(0), float("inf"))], "expected classes as whole numbers from 0 on or as texts"),
+        ([(grey(0), float("nan"))], "expected classes as whole numbers from 0 on or as texts"),
+        ([(grey(0), 10**400)], "expected classes as whole numbers from 0 on or as texts"),
         ([(grey(0), 1), (grey(0), "a")], "expected classes as whole numbers from 0 on or as texts"),
         ([(grey(0), None), (grey(1, (4, 4)), None)], "item 1 .* not 8 x 8 grey like item 0"),
     ],
@@ -102,6 +105,15 @@ def test_other_forms_of_pictures_and_classes():
 def test_items_that_cannot_be_used_are_named(items, message):
     with pytest.raises(ValueError, match=message):
         from_items(items, DataConfig())
+
+
+def test_ids_are_refused_before_a_name_for_each_number_is_made(monkeypatch):
+    monkeypatch.setattr("vfn.data.items.as_dataset", pytest.fail)
+    message = (
+        "expected 100000 classes or tags at most, got 100001; classes are counted without gaps"
+    )
+    with pytest.raises(ValueError, match=message):
+        from_items([(grey(0), 0), (grey(1), 100_000)], DataConfig())
 
 
 def test_bad_items_are_left_out_with_their_classes():

@@ -9,8 +9,11 @@ from vfn.configs import DataConfig
 from vfn.data import (
     data_home,
     data_name,
+    find_prepared,
     load_dataset,
+    load_held_out,
     pictures_of,
+    prepare,
     read_pictures,
     settled,
     spec_settings,
@@ -41,6 +44,18 @@ def test_training_and_evaluation_read_the_same_folder(tmp_path, monkeypatch):
         for found in (direct, prepared)
     ]
     assert pairs[0] == pairs[1]
+
+
+def test_a_name_alone_stands_for_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("VFN_DATA", str(tmp_path))
+    settings = DataConfig(dataset="digits")
+    for function in (prepare, find_prepared):
+        assert function("digits").splits == function(settings).splits
+    assert torch.equal(load_dataset("digits").images, load_dataset(settings).images)
+    assert torch.equal(load_held_out("digits").images, load_dataset("digits", "test").images)
+    for function in (prepare, find_prepared, load_dataset, load_held_out):
+        with pytest.raises(ValueError, match=r"as a vfn.configs.DataConfig, name or path, got 3; "):
+            function(3)
 
 
 def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):

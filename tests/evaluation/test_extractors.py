@@ -36,6 +36,7 @@ def test_any_function_is_an_extractor():
     ("asked", "expected"),
     [
         ({"features": len}, r"expected features as a word or an Extractor, got .*extractor_of\("),
+        ({"metrics": 3}, r"expected metrics as words, got 3; .* package\.module:Name"),
         ({"metrics": ["fd", len]}, r"expected metrics as words, got .* package\.module:Name"),
     ],
 )

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from vfn.data import load_dataset
+from vfn.distributed import ALONE
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import (
+    Kept,
     check_identity,
     compute_statistics,
     read_statistics,
@@ -64,6 +66,20 @@ def test_two_processes_give_the_same_as_one(forks, tmp_path):
         assert torch.equal(two.features, one.features)
         torch.testing.assert_close(two.gaussian, one.gaussian, rtol=1e-9, atol=1e-14)
         assert two.num == 150
+
+
+def test_what_is_kept_of_a_side_is_of_its_pictures_as_it_was_asked_for():
+    kept, fresh, other = Kept(), images(), images().flip(0)
+    first = kept.statistics("real", fresh, PIXELS, ALONE, covariance=True)
+    assert kept.statistics("real", fresh.clone(), PIXELS, ALONE, covariance=True) is first
+    assert torch.equal(first.features, compute_statistics(fresh, PIXELS).features)
+    flipped = kept.statistics("real", other, PIXELS, ALONE, covariance=True)
+    assert torch.equal(flipped.features, first.features.flip(0))
+    assert kept.statistics("real", other[:3], PIXELS, ALONE, covariance=True).num == 3
+    alone = kept.statistics("real", other, PIXELS, ALONE, covariance=False)
+    assert alone.gaussian is None
+    assert kept.statistics("real", other, PIXELS, ALONE, covariance=True).gaussian is not None
+    assert kept.statistics("held-out", fresh, PIXELS, ALONE, covariance=True) is not first
 
 
 def test_files_of_pytorch_fid_are_read(tmp_path):

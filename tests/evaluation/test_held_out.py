@@ -6,8 +6,8 @@ from inspect import signature
 import pytest
 import torch
 
-from tests.evaluation.conftest import small_network
-from vfn.configs import override
+from tests.evaluation.conftest import SMALL, small_network
+from vfn.configs import load, override
 from vfn.data import Dataset, Labels, to_unit
 from vfn.distributed import World
 from vfn.evaluation.bits import bits_per_dim
@@ -21,6 +21,7 @@ from vfn.model import schedule_of
 from vfn.nn import with_params
 from vfn.objective import Batch, batch_loss, keyed_time, logsnr_edges
 from vfn.ops import keyed_normal, keyed_uniform
+from vfn.sampling import untrained
 from vfn.streams import Stream
 
 CPU = torch.device("cpu")
@@ -152,6 +153,45 @@ def test_the_mean_loss_takes_any_objective(trained, held_out):
     many = Dataset(held_out.images.repeat(2, 1, 1, 1), held_out.labels.repeat(2), held_out.legend)
     assert mean_held_out_loss(trained, many, objective=objective) == 3
     assert sizes == [512] * 4
+
+
+def test_the_mean_loss_makes_each_batch_when_it_is_wanted(trained, held_out, monkeypatch):
+    """So that the memory it takes is that of a batch, and not of all pictures and draws."""
+    heard = []
+
+    def noise(seed, stream, keys, shape):
+        heard.append(("made", len(keys)))
+        return keyed_normal(seed, stream, keys, shape)
+
+    def objective(_network, batch, _diffusion):
+        heard.append(("used", len(batch.x0)))
+        return batch.t.float()
+
+    monkeypatch.setattr("vfn.evaluation.held_out.keyed_normal", noise)
+    mean_held_out_loss(trained, first(held_out, 50), objective, batch=20)
+    assert heard == [(kind, count) for count in (20, 20, 10) for kind in ("made", "used")] * 4
+
+
+@pytest.mark.parametrize("takes_step", [False, True])
+def test_the_mean_loss_is_of_the_same_draws_in_any_batches(held_out, takes_step):
+    """All that a batch holds, to the bit."""
+    network = untrained(override(load("digits"), {**SMALL, "condition": "downscale:2"}))
+
+    def drawn_in(size):
+        seen = []
+
+        def objective(_network, batch, _diffusion):
+            seen.append([part for part in batch if isinstance(part, torch.Tensor)])
+            return batch.t.float()
+
+        mean_held_out_loss(
+            network, first(held_out, 50), objective, seed=3, batch=size, takes_step=takes_step
+        )
+        return [torch.cat(parts) for parts in zip(*seen, strict=True)]
+
+    whole, parts = drawn_in(50), drawn_in(7)
+    assert len(whole) == (7 if takes_step else 5)
+    assert all(map(torch.equal, whole, parts))
 
 
 def test_a_network_with_guidance_gets_weights_of_its_range(held_out):

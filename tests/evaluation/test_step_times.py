@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +13,14 @@ from tests.helpers.small import DIGITS_FILE
 from vfn.cli import app
 from vfn.configs import load, override
 from vfn.configs.schema import SEED
+from vfn.data import load_dataset
 from vfn.evaluation import (
     METRICS,
     BestTimes,
     Evaluation,
     Figure,
     best_times,
+    extractor_of,
     judge,
     search_times,
     usual_labels,
@@ -61,6 +64,33 @@ def test_the_best_trial_is_what_sampling_with_its_times_gives(trained):
         judged = judge(DIGITS_FILE, draws, "fd", seed=6, device="cpu")
         assert judged.figures[0].value == pytest.approx(found.again[times], rel=1e-6)
     assert (found.seed, found.other_seed, found.again.keys()) == (5, 6, {found.times, uniform})
+
+
+@pytest.mark.parametrize("metric", ["fd", "fid", "memorisation"])
+def test_real_pictures_are_seen_once_and_figures_are_those_of_judge(trained, monkeypatch, metric):
+    """To the bit, at both seeds; and so are those held out."""
+    real, held_out = (load_dataset("digits", split).images[5] for split in ("train", "test"))
+    seen, opened = [], []
+
+    def rows(images):
+        seen.extend(images)
+        return images.float().mean(3).flatten(1)
+
+    def opening(*given):
+        opened.append(given)
+        return extractor_of("rows", rows)
+
+    monkeypatch.setattr("vfn.evaluation.planning.open_extractor", opening)
+    found = best_times(trained, 2, metric, num=20, within=0.3, seed=5, device="cpu")
+    assert len(found.trials) + len(found.again) > 4
+    assert len(opened) == 1
+    assert sum(torch.equal(each, real) for each in seen) == 1
+    assert sum(torch.equal(each, held_out) for each in seen) == (metric == "memorisation")
+    for seed, figures in ((5, found.trials), (6, found.again)):
+        for times, value in figures.items():
+            draws = trained.draws(20, usual_labels(trained, 20, seed), seed, steps=2, times=times)
+            judged = judge("dataset:digits:train", draws, metric, seed=seed, device="cpu")
+            assert next(f.value for f in judged.figures if f.key == found.kind.key) == value
 
 
 def test_a_network_that_takes_pictures_gets_those_of_its_data():
@@ -138,12 +168,12 @@ def test_what_cannot_be_searched_is_refused(trained, options, message):
 def test_trials_of_a_figure_that_is_better_when_higher_are_that_figure(trained, monkeypatch):
     """And the seed after the last one is the first."""
 
-    def judged(_real, draws, *_metrics, **_options):
+    def judged(draws, _seed):
         return Evaluation(
             [Figure("precision", "Precision", 1 - abs(draws.settings.times[1] - 0.7))]
         )
 
-    monkeypatch.setattr("vfn.evaluation.step_times.judge", judged)
+    monkeypatch.setattr("vfn.evaluation.step_times.Judge", lambda *_, **__: judged)
     found = best_times(trained, 2, "pr", num=10, seed=SEED, device="cpu")
     assert (found.kind.key, found.seed, found.other_seed) == ("precision", SEED, 0)
     assert found.times == pytest.approx((1.0, 0.7), abs=0.02)

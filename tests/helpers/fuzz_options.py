@@ -17,7 +17,6 @@ from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from vfn import configs
 from vfn.cli import app, line_of
 from vfn.data import load_dataset
-from vfn.evaluation import PIXELS
 from vfn.progress import silence
 from vfn.runs import RunFiles, write_checkpoint
 from vfn.sampling import untrained
@@ -178,7 +177,6 @@ def _without_work() -> Iterator[None]:
         "vfn.sampling.write_samples": [],
         "vfn.evaluation.judge": _Result(),
         "vfn.cli.replace": _Result(),
-        "vfn.evaluation.open_extractor": PIXELS,
         "vfn.evaluation.store_reference": _Result(),
         "vfn.evaluation.write_plot": None,
         "vfn.info.summary_of": "",

@@ -109,6 +109,7 @@ def test_where_the_weaker_network_is_found(kept, strong, tmp_path):
     expected = strong.weaker(10)
     assert expected.origin == file
     assert expected.model is strong.model  # the same network with other parameters
+    assert strong.weaker(f"run:{file}").origin == file
     for guide_with in ("10", file, str(file), tmp_path / "model.safetensors"):
         found = strong.weaker(guide_with)
         assert (found.step, found.averaged) == (10, True)

@@ -10,7 +10,7 @@ from vfn.model import DataShape, build_model, shape_of
 from vfn.objective import batch_loss
 from vfn.pictures import save_images
 from vfn.runs import find_checkpoint
-from vfn.sampling import untrained
+from vfn.sampling import load, untrained
 from vfn.train import loop, train
 from vfn.train.state import init_state, start_partly_from
 
@@ -52,8 +52,9 @@ def test_a_new_run_takes_what_fits(config, begun, tmp_path, capfd, settings, lef
     assert (unknown in told) == (not settings.data.conditional)
 
 
+@pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize(("more", "told"), [(0, False), (5, True)])
-def test_pictures_held_out_that_may_be_known_are_told(config, tmp_path, capfd, more, told):
+def test_pictures_held_out_that_may_be_known_are_told(config, tmp_path, capfd, more, told, opened):
     """Of a folder that has grown: which pictures are held out follows from how many there are."""
     noise = torch.randint(256, (25, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     own = {"dataset": str(tmp_path / "own"), "data_dir": str(tmp_path), "steps": 1}
@@ -62,7 +63,8 @@ def test_pictures_held_out_that_may_be_known_are_told(config, tmp_path, capfd, m
     train(override(config, own), tmp_path / "first", device="cpu")
     save_images(tmp_path / "own", noise[: 20 + more].byte(), names)
     capfd.readouterr()
-    train(override(config, own), tmp_path / "run", device="cpu", init_from=tmp_path / "first")
+    first = load(tmp_path / "first", "cpu") if opened else tmp_path / "first"
+    train(override(config, own), tmp_path / "run", device="cpu", init_from=first)
     line = (
         "--init-from was trained on 18 pictures, and there are 22 now; some of those that are held"
     )

@@ -11,7 +11,7 @@ from tests.helpers.processes import differing, last_step, logged, losses, wait_u
 from vfn import load as load_model
 from vfn.configs import DiffusionConfig, ModelConfig, load, loads, override
 from vfn.data import load_dataset
-from vfn.objective import Batch, parts_of, path_loss
+from vfn.objective import Batch, path_loss
 from vfn.ops import logsnr_schedule
 from vfn.train import train
 from vfn.train.batches import make_batch
@@ -134,9 +134,6 @@ def test_both_times_of_a_batch(digits_batch):
     assert (batch.r <= batch.t).all()
     assert batch.r.unique().numel() == batch.t.unique().numel() == 64
     assert batch.update == 3
-    part = parts_of(batch, 48)[1]
-    assert torch.equal(part.r, batch.r[48:])
-    assert part.update == 3
     plain = digits_batch(second_time=False)
     assert plain.r is None
     times = torch.stack([batch.t, batch.r])

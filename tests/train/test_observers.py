@@ -132,3 +132,15 @@ def test_what_cannot_hear_is_refused(config, tmp_path, odd):
     with pytest.raises(ValueError, match="expected callbacks to be Observers or functions"):
         train(config, tmp_path / "run", callbacks=[odd], device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("odd", [3, Recorder()])
+def test_callbacks_come_in_a_list_or_not_at_all(odd):
+    assert as_observers(None) == as_observers([]) == []
+    assert len(as_observers(each for each in [print, Recorder()])) == 2
+    with pytest.raises(ValueError, match="expected callbacks in a list, got"):
+        as_observers(odd)
+
+
+def test_none_for_callbacks_is_nobody(config, tmp_path):
+    assert train(override(config, {"steps": 1}), tmp_path, callbacks=None, device="cpu").step == 1

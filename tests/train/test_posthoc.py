@@ -12,7 +12,8 @@ import vfn
 from tests.helpers.small import DIGITS_FILE
 from vfn.cli import app
 from vfn.configs import override
-from vfn.evaluation import judge, read_evaluation
+from vfn.data import load_dataset
+from vfn.evaluation import PIXELS, extractor_of, judge, read_evaluation
 from vfn.runs import RunFiles, find_checkpoint, reconstruct
 from vfn.train import posthoc_ema, train
 
@@ -120,15 +121,79 @@ def test_lengths_of_numpy(run, tmp_path, length):
         (0.07, {"step": 3}, "expected a step in 4..80"),
         (0.07, {"steps": 3}, "expected metrics with steps, got none"),
         (0.07, {"real": "dataset:digits"}, "expected metrics with real, got none"),
+        (
+            [[0.07, 0.1]],
+            {},
+            r"expected one sigma_rel or several that differ, got \[\[0.07, 0.1\]\]; ",
+        ),
+        ([[0.07], [0.1, 0.2]], {}, "expected one sigma_rel or several that differ, got"),
+        ("seven", {}, "expected one sigma_rel or several that differ, got 'seven'; give numbers"),
+        (0.07, {"step": "80"}, "expected step to be a whole number of at least 0, got '80'"),
+        (0.07, {"weights": "w.pth"}, "expected metrics with weights, got none"),
         (0.07, {"metrics": ["fud"]}, "unknown metric 'fud'"),
+        (0.07, {"metrics": 3}, "expected metrics as words, got 3"),
         (0.07, {"metrics": ["fd"], "step": 80, "sampler": "dimm"}, "unknown solver 'dimm'"),
+        (0.07, {"metrics": ["fd"], "samplr": "ddim"}, "unknown setting of sampling 'samplr'"),
+        (0.07, {"metrics": ["fd"], "num": "20"}, "expected num to be a whole number of at least 1"),
+        (0.07, {"metrics": ["fd"], "num": 1}, "fd needs at least 2 fake pictures, got 1"),
+        (0.07, {"metrics": ["fd"], "real": "nowhere"}, "expected pictures at 'nowhere'"),
+        (0.07, {"metrics": ["fd"], "weights": "w.pth"}, "pixels need no weights, got w.pth"),
+        (0.07, {"metrics": ["fd"], "guide_with": 40}, "step 40 to guide with .* is in none; name"),
     ],
 )
 def test_what_cannot_be_made(run, tmp_path, lengths, more, message):
-    with pytest.raises(ValueError, match=message):
+    """All of it is refused before anything is written."""
+    with pytest.raises(ValueError, match=message) as refused:
         posthoc_ema(run, lengths, tmp_path / "out", device="cpu", **more)
-    if "metrics" not in more:
-        assert not (tmp_path / "out").exists()
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_may_be_named_as_one(run, tmp_path):
+    made = posthoc_ema(f"run:{run}", 0.07, tmp_path, device="cpu")
+    expected = reconstruct(run, 0.07).ema
+    found = reconstruct(f"run:{run}", 0.07).ema
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    ours = vfn.load(made.files[0.07], "cpu").params
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+
+
+def test_real_pictures_are_seen_once_and_figures_are_those_of_judge(run, tmp_path):
+    real, seen = load_dataset(DIGITS_FILE).images[5], []
+
+    def rows(images):
+        seen.extend(images)
+        return images.float().mean(3).flatten(1)
+
+    features = extractor_of("rows", rows)
+    made = posthoc_ema(run, [0.05, 0.07, 0.2], tmp_path, ["fd"], num=20, seed=3, steps=1,
+                       features=features, device="cpu")  # fmt: skip
+    assert sum(torch.equal(each, real) for each in seen) == 1
+    for length, path in made.files.items():
+        draws = vfn.load(path, "cpu").draws(20, seed=3, steps=1)
+        expected = judge(f"dataset:{DIGITS_FILE}:train", draws, ["fd"], seed=3, features=features,
+                         device="cpu")  # fmt: skip
+        found = made.evaluations[length]
+        assert found.figures == expected.figures
+        assert found.settings == {**expected.settings, "sigma_rel": length}
+
+
+def test_weights_go_with_the_name_of_features(run, tmp_path, monkeypatch):
+    opened = []
+
+    def opening(name, weights, *_):
+        opened.append((name, weights))
+        return PIXELS
+
+    monkeypatch.setattr("vfn.evaluation.planning.check_extractor", lambda *_: None)
+    monkeypatch.setattr("vfn.evaluation.planning.open_extractor", opening)
+    given = {"num": 10, "steps": 1, "features": "inception", "device": "cpu"}
+    posthoc_ema(run, [0.07, 0.2], tmp_path / "a", "fd", weights=str(tmp_path / "w.pth"), **given)
+    done = command(run, "--sigma-rel", "0.07", "--out", tmp_path / "b", "--metrics", "fd", "--num",
+                   10, "--steps", 1, "--features", "inception", "--weights", tmp_path / "w.pth",
+                   "--device", "cpu")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert opened == [("inception", tmp_path / "w.pth")] * 2
 
 
 def test_no_snapshots(teacher, tmp_path):

@@ -131,18 +131,35 @@ def test_networks_for_few_steps_are_shown_at_1_2_and_4_of_them(config, tmp_path)
         assert len({part.tobytes() for part in parts}) == 3
 
 
-def test_what_cannot_be_shown_ends_no_training(config, plain, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("too large a picture"), "too large a picture"),
+        (MemoryError(), "out of memory while showing the {}; use a smaller --sample-batch or --e"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "what", "times"),
+    [("preview", "preview", 4), ("held_out_loss_of", "held-out loss", 4),
+     ("evaluation", "evaluation", 2)],
+)  # fmt: skip
+def test_what_cannot_be_shown_ends_no_training(
+    config, plain, tmp_path, capsys, monkeypatch, name, what, times, error, message
+):
     """A line tells; the parameters, and all else in the log, are as they would be."""
 
     def refuse(*_):
-        raise ValueError("too large a picture")
+        raise error
 
-    monkeypatch.setattr("vfn.train.loop.preview", refuse)
+    monkeypatch.setattr(f"vfn.train.loop.{name}", refuse)
     train(override(config, {**SHOWN, "keep_at": (2,)}), tmp_path, device="cpu")
     told = capsys.readouterr().err
-    assert told.count("has no preview: too large a picture") == 4
+    assert told.count(f"has no {what}: {message.format(what)}") == times
     assert losses(tmp_path) == losses(plain)
-    assert evaluations(tmp_path) == evaluations(plain)
+    assert evaluations(tmp_path) == ([] if name == "evaluation" else evaluations(plain))
+    held = [entry.get("held_out_loss") for entry in logged(plain) if "held_out_loss" in entry]
+    found = [e["held_out_loss"] for e in logged(tmp_path) if "held_out_loss" in e]
+    assert found == ([] if name == "held_out_loss_of" else held)
 
 
 @pytest.mark.parametrize("moment", ["previewed", "evaluated"])

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vfn.configs import Split
 from vfn.data.given import Vector, vector_of
-from vfn.data.labels import MOST_NAMES, Labels, check_names
+from vfn.data.labels import Labels, check_count, check_names
 from vfn.data.values import PLAIN, Values
+from vfn.files import shown
 from vfn.ops import epoch_permutation
 
 HELD_OUT = 0.2
@@ -123,8 +124,7 @@ def as_dataset(
         )
     tags, low, high = labels.ndim == 2, int(labels.min()), int(labels.max())
     count = labels.shape[1] if tags else len(names) if names is not None else high
-    if count > MOST_NAMES:
-        raise ValueError(f"expected {MOST_NAMES} classes or tags at most, got {count}")
+    check_count(count)
     if low < (0 if tags else 1) or high > (1 if tags else count):
         raise ValueError(
             f"expected {'0 and 1 as tags' if tags else f'classes in 1..{count}'}, got {low}..{high}"
@@ -177,13 +177,20 @@ def hold_out(count: int, split: Split, share: float = HELD_OUT) -> Tensor:
     Returns:
         int64 in 0..N-1, rising; the same at every call.
 
+    Raises:
+        ValueError: for another split, such as ``valid``.
+
     >>> len(hold_out(1797, "train")), len(hold_out(1797, "test"))
     (1437, 360)
     """
     order = epoch_permutation(_SPLIT_SEED, 0, count)
     held = math.ceil(count * share)
-    chosen = {"train": order[held:], "test": order[:held], "all": order}[split]
-    return chosen.sort().values
+    chosen = {"train": order[held:], "test": order[:held], "all": order}
+    if split not in chosen:
+        raise ValueError(
+            f"expected split {', '.join(chosen)}, got {shown(split)}; name one of them"
+        )
+    return chosen[split].sort().values
 
 
 def own_splits(

@@ -12,6 +12,7 @@ from torch import Tensor
 from vfn.configs import DataConfig
 from vfn.data.cache import in_memory
 from vfn.data.dataset import Dataset, as_dataset
+from vfn.data.labels import check_count
 from vfn.data.source import Source, to_picture
 
 PICTURES = ("image", "img", "picture", "png", "jpg", "pixel_values")  # keys of items
@@ -134,12 +135,13 @@ def _classes(found: list[Any], names: list[str] | None) -> tuple[Tensor, list[st
     try:
         numbers = [int(value) for value in found]
         whole = all(float(value) == number for value, number in zip(found, numbers, strict=True))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # of texts, nan, and infinity
         whole = False
     if not whole or min(numbers) < 0:
         raise ValueError(
             "expected classes as whole numbers from 0 on or as texts, for each picture"
         )
     count = max(numbers) + 1
+    check_count(count)  # before any name is made
     called = names if names and len(names) >= count else [str(k) for k in range(count)]
     return torch.tensor(numbers) + 1, called

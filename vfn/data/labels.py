@@ -204,6 +204,27 @@ def split_of(asked: str | None) -> str | None:
     return (asked or "").partition(":")[2] or None
 
 
+def check_count(count: int) -> None:
+    """Refuse more classes or tags than right labels have.
+
+    Args:
+        count: how many there would be.
+
+    Raises:
+        ValueError: for more than 100,000.
+
+    >>> check_count(10**9)
+    Traceback (most recent call last):
+    ValueError: expected 100000 classes or tags at most, got 1000000000; classes are counted without
+    gaps, so give names or ids as texts
+    """
+    if count > MOST_NAMES:
+        raise ValueError(
+            f"expected {MOST_NAMES} classes or tags at most, got {shown(count)}; classes are "
+            "counted without gaps, so give names or ids as texts"
+        )
+
+
 def check_names(names: Sequence[str], tags: bool, origin: str) -> None:
     """Refuse names of classes or tags that nobody could ask for, or tell from another.
 

@@ -176,11 +176,23 @@ def settled(settings: DataConfig) -> DataConfig:
     )
 
 
-def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
+def _settings_of(data: DataConfig | str) -> DataConfig:
+    """Settings, of a name or path alone those that data sets have by default."""
+    if isinstance(data, str):
+        return DataConfig(dataset=data)
+    if not isinstance(data, DataConfig):
+        raise ValueError(
+            f"expected a data set as a vfn.configs.DataConfig, name or path, got {shown(data)}; "
+            "pictures in memory go by as_dataset"
+        )
+    return data
+
+
+def prepare(settings: DataConfig | str, fresh: bool = False) -> Prepared:
     """Download and prepare a data set, unless that has been done.
 
     Args:
-        settings: which data set, and how its pictures are wanted.
+        settings: which data set, and how its pictures are wanted; or just its name or path.
         fresh: prepare it anew.
 
     Returns:
@@ -190,9 +202,10 @@ def prepare(settings: DataConfig, fresh: bool = False) -> Prepared:
         ValueError: for an unknown data set, one that cannot be downloaded, or bad pictures.
         OSError: if the data directory cannot be written.
 
-    >>> prepare(DataConfig(dataset="digits")).splits
+    >>> prepare("digits").splits
     {'train': 1437, 'test': 360}
     """
+    settings = _settings_of(settings)
     origin = _find(settings)
     prepared = _prepared(origin, fresh)
     if settings.condition is None or derived_kind(settings.condition) is not None:
@@ -283,11 +296,11 @@ def _size_text(prepared: Prepared) -> str:
     return " x ".join(map(str, prepared.images.shape[2:]))
 
 
-def find_prepared(settings: DataConfig) -> Prepared | None:
+def find_prepared(settings: DataConfig | str) -> Prepared | None:
     """What `prepare` would give if that needs no work, else None.
 
     Args:
-        settings: which data set, and how its pictures are wanted.
+        settings: which data set, and how its pictures are wanted; or just its name or path.
 
     Returns:
         Prepared: all splits; None if they would have to be downloaded or prepared.
@@ -295,10 +308,10 @@ def find_prepared(settings: DataConfig) -> Prepared | None:
     Raises:
         ValueError: for an unknown data set.
 
-    >>> find_prepared(DataConfig(dataset="digits")).splits
+    >>> find_prepared("digits").splits
     {'train': 1437, 'test': 360}
     """
-    path = _find(settings).path()
+    path = _find(_settings_of(settings)).path()
     # Of those beside nobody knows without a look at them.
     return prepare(settings) if path is None or path.is_dir() else None
 
@@ -321,21 +334,27 @@ def load_dataset(data: DataConfig | str, split: Split | None = None) -> Dataset:
     >>> load_dataset("digits", "test").images.shape
     torch.Size([360, 1, 8, 8])
     """
-    settings = DataConfig(dataset=data) if isinstance(data, str) else data
+    settings = _settings_of(data)
     return prepare(settings).dataset(split or settings.split, settings.conditional)
 
 
-def load_held_out(settings: DataConfig) -> Dataset | None:
+def load_held_out(settings: DataConfig | str) -> Dataset | None:
     """The test split, or None if there is none or the settings train on it.
 
     Args:
-        settings: which data set, and the split that is trained on.
+        settings: which data set, and the split that is trained on; or just its name or path.
 
     Returns:
         Dataset, or None.
 
+    Raises:
+        ValueError: for an unknown data set, one that cannot be downloaded, or bad pictures.
+
     >>> load_held_out(DataConfig(dataset="digits", split="all"))
+    >>> len(load_held_out("digits").images)
+    360
     """
+    settings = _settings_of(settings)
     prepared = prepare(settings)
     if settings.split in ("test", "all") or not prepared.splits.get("test"):
         return None

@@ -9,7 +9,7 @@ import torch
 from vfn.data import Dataset
 from vfn.distributed import ALONE, World
 from vfn.evaluation.extractors import PIXELS, Extractor
-from vfn.evaluation.features import Statistics, compute_statistics
+from vfn.evaluation.features import Kept, Statistics
 from vfn.evaluation.metrics import Metric, Need
 from vfn.evaluation.needs import Planned, check_needs, find_metrics, needed
 from vfn.evaluation.sides import Figure, Judged, Sides
@@ -63,7 +63,11 @@ def evaluate(
 
 
 def extracted(
-    sides: Sides, metrics: Mapping[str, Metric], extractor: Extractor, world: World = ALONE
+    sides: Sides,
+    metrics: Mapping[str, Metric],
+    extractor: Extractor,
+    world: World = ALONE,
+    kept: Kept | None = None,
 ) -> Judged:
     """What the metrics see: the features that they need, by all processes together.
 
@@ -72,6 +76,7 @@ def extracted(
         metrics: by their words.
         extractor: gives the features.
         world: the processes; all of them have to call this.
+        kept: of the real and held-out sides, where they come again.
 
     Returns:
         Judged.
@@ -81,19 +86,20 @@ def extracted(
     """
     needs = needed(metrics.values())
 
-    def statistics(side: Dataset | Statistics, extract: bool) -> Statistics:
+    def statistics(name: str, side: Dataset | Statistics, extract: bool) -> Statistics:
         if isinstance(side, Statistics):
             return side
         if not extract:
             return Statistics(len(side.images), None, None, None, extractor.provenance)
-        return compute_statistics(side.images, extractor, world, "gaussian" in needs, lean=True)
+        here = kept if kept is not None and name != "fake" else Kept()
+        return here.statistics(name, side.images, extractor, world, "gaussian" in needs)
 
     held_out = "held-out features" in needs and sides.held_out is not None
     judged = Judged(
         sides,
-        statistics(sides.real, bool(needs & _REAL)),
-        statistics(sides.fake, bool(needs & _FAKE)),
-        statistics(sides.held_out, True) if held_out and sides.held_out else None,
+        statistics("real", sides.real, bool(needs & _REAL)),
+        statistics("fake", sides.fake, bool(needs & _FAKE)),
+        statistics("held-out", sides.held_out, True) if held_out and sides.held_out else None,
         extractor.name,
     )
     real, fake = _width(judged.real), _width(judged.fake)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfn.distributed import ALONE, World, gather, share
+from vfn.distributed import ALONE, World, gather, share, smallest
 from vfn.evaluation.extractors import Extractor, Outputs
 from vfn.files import given_path, short, write_atomic
 from vfn.ops import Gaussian, Moments, gaussian, merge_moments, moments
@@ -102,6 +102,49 @@ def compute_statistics(
         logits,
         extractor.provenance,
     )
+
+
+class Kept:
+    """Statistics of sides that come again in several evaluations by one extractor.
+
+    What is kept of a side is that of its pictures which came last.
+
+    >>> from vfn.evaluation.extractors import PIXELS
+    >>> kept, images = Kept(), torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
+    >>> first = kept.statistics("real", images, PIXELS, ALONE, covariance=True)
+    >>> kept.statistics("real", images.clone(), PIXELS, ALONE, covariance=True) is first
+    True
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Tensor, bool, Statistics]] = {}
+
+    def statistics(
+        self, side: str, images: Tensor, extractor: Extractor, world: World, covariance: bool
+    ) -> Statistics:
+        """`compute_statistics` that is lean, unless the same pictures came before.
+
+        Args:
+            side: its name.
+            images: uint8 [N, C, H, W].
+            extractor: gives the features.
+            world: the processes; all of them have to call this.
+            covariance: whether to compute mean and covariance.
+
+        Returns:
+            Statistics.
+        """
+        if not smallest(int(self._holds(side, images, covariance)), world):  # all, or none
+            found = compute_statistics(images, extractor, world, covariance, lean=True)
+            self._last[side] = images, covariance, found
+        return self._last[side][2]
+
+    def _holds(self, side: str, images: Tensor, covariance: bool) -> bool:
+        if side not in self._last:
+            return False
+        known, with_covariance, _ = self._last[side]
+        same = (known.dtype, with_covariance) == (images.dtype, covariance)
+        return same and torch.equal(known, images)
 
 
 def save_statistics(path: str | Path, statistics: Statistics) -> None:

@@ -14,7 +14,13 @@ from vfn.distributed import ALONE, World, total
 from vfn.evaluation.evaluating import evaluate
 from vfn.evaluation.sides import Figure, Judged, Sides
 from vfn.model import fixed_conditions, schedule_of
-from vfn.nn import check_guidance_input, guidance_range, takes_second_time, with_params
+from vfn.nn import (
+    Conditions,
+    check_guidance_input,
+    guidance_range,
+    takes_second_time,
+    with_params,
+)
 from vfn.objective import (
     Batch,
     Objective,
@@ -23,7 +29,6 @@ from vfn.objective import (
     keyed_guidance,
     keyed_time,
     logsnr_edges,
-    parts_of,
 )
 from vfn.ops import discrete_time, keyed_normal, keyed_uniform
 from vfn.progress import silence
@@ -136,19 +141,17 @@ def _bin_batches(
     size: int,
 ) -> Iterator[Batch]:
     """All pictures with noise of a bin, which is given by its number and its ends."""
-    (number, low, high), diffusion, device = place, trained.config.diffusion, trained.device
+    (number, low, high), diffusion = place, trained.config.diffusion
     count = len(held_out.images)
     for rows in torch.arange(count).split(size):
-        x0 = held_out.values.to_unit(held_out.images[rows].to(device))
-        labels = None if held_out.labels is None else held_out.labels[rows].to(device)
-        keys = rows.to(device) + number * count
+        x0, labels, more = _pictures(trained, held_out, rows)
+        keys = rows.to(x0.device) + number * count
         u = keyed_uniform(seed, Stream.HELD_OUT_TIME, keys, dtype=torch.float64)
         noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
         given = None if guidance is None else x0.new_full((len(x0),), guidance)
         t = schedule_of(diffusion).time(low + u * (high - low))
         if diffusion.uses_bound:
             t = discrete_time(t, diffusion.train_timesteps)
-        more = fixed_conditions(held_out, rows, x0, trained.config.data.condition)
         yield Batch(x0, labels, t, noise, given).under(more)
 
 
@@ -193,39 +196,56 @@ def mean_held_out_loss(
     >>> 1 < mean_held_out_loss(untrained("digits"), some) < 3
     True
     """
-    device, diffusion = trained.device, trained.config.diffusion
+    diffusion = trained.config.diffusion
     chosen = some_of(torch.arange(len(held_out.images)), MEAN_PICTURES)
-    count = len(chosen)
-    mine = torch.arange(count)[world.rank :: world.size]
-    rows = chosen[mine]
-    x0 = held_out.values.to_unit(held_out.images[rows].to(device))
-    labels = None if held_out.labels is None else held_out.labels[rows].to(device)
-    more = fixed_conditions(held_out, rows, x0, trained.config.data.condition)
-    batches: list[Batch] = []
-    for draw in range(MEAN_DRAWS):
-        keys = mine.to(device) + draw * count
-        t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
-        noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
-        r = u = None
-        if takes_second_time(trained.model) and not takes_step:
-            other = keyed_time(seed, Stream.HELD_OUT_SECOND_TIME, keys, diffusion)
-            t, r = torch.maximum(t, other), torch.minimum(t, other)
-            u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)
-        step_noise = None
-        if takes_step:
-            u = keyed_uniform(seed, Stream.HELD_OUT_STEP_LENGTH, keys, dtype=torch.float64)
-            step_noise = keyed_normal(
-                seed, Stream.HELD_OUT_STEP_NOISE, keys, tuple(noise.shape[1:])
-            )
-        span = trained.config.model.guidance_range
-        guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
-        whole = Batch(x0, labels, t, noise, guidance, r=r, u=u, step_noise=step_noise)
-        batches += parts_of(whole.under(more), batch)
+    numbers = torch.arange(len(chosen))[world.rank :: world.size]
     network = with_params(trained.model, trained.params)
-    summed = torch.zeros((), dtype=torch.float64, device=device)
-    if batches:  # else there are more processes than pictures
+    summed = torch.zeros((), dtype=torch.float64, device=trained.device)
+    if len(numbers):  # else there are more processes than pictures
+        batches = _mean_batches(trained, held_out, (chosen, numbers), seed, batch, takes_step)
         summed += held_out_loss(network, batches, diffusion, objective).sum()
-    return total(summed, world).item() / (count * MEAN_DRAWS)
+    return total(summed, world).item() / (len(chosen) * MEAN_DRAWS)
+
+
+def _mean_batches(
+    trained: Trained,
+    held_out: Dataset,
+    place: tuple[Tensor, Tensor],
+    seed: int,
+    size: int,
+    takes_step: bool,
+) -> Iterator[Batch]:
+    """All draws of some pictures, given by the rows of all and the numbers of some among these."""
+    (chosen, numbers), diffusion = place, trained.config.diffusion
+    span = trained.config.model.guidance_range
+    second = takes_second_time(trained.model) and not takes_step
+    for draw in range(MEAN_DRAWS):
+        for some in numbers.split(size):
+            x0, labels, more = _pictures(trained, held_out, chosen[some])
+            keys = some.to(x0.device) + draw * len(chosen)
+            t = keyed_time(seed, Stream.HELD_OUT_TIME, keys, diffusion)
+            noise = keyed_normal(seed, Stream.HELD_OUT_NOISE, keys, tuple(x0.shape[1:]))
+            r = u = step_noise = None
+            if second:
+                other = keyed_time(seed, Stream.HELD_OUT_SECOND_TIME, keys, diffusion)
+                t, r = torch.maximum(t, other), torch.minimum(t, other)
+                u = keyed_uniform(seed, Stream.HELD_OUT_SAME_TIME, keys)
+            if takes_step:
+                u = keyed_uniform(seed, Stream.HELD_OUT_STEP_LENGTH, keys, dtype=torch.float64)
+                shape = tuple(x0.shape[1:])
+                step_noise = keyed_normal(seed, Stream.HELD_OUT_STEP_NOISE, keys, shape)
+            guidance = keyed_guidance(seed, Stream.HELD_OUT_GUIDANCE, keys, span)
+            whole = Batch(x0, labels, t, noise, guidance, r=r, u=u, step_noise=step_noise)
+            yield whole.under(more)
+
+
+def _pictures(
+    trained: Trained, held_out: Dataset, rows: Tensor
+) -> tuple[Tensor, Tensor | None, Conditions]:
+    """Some pictures on the device, with their labels and what a network is given beside these."""
+    x0 = held_out.values.to_unit(held_out.images[rows].to(trained.device))
+    labels = None if held_out.labels is None else held_out.labels[rows].to(trained.device)
+    return x0, labels, fixed_conditions(held_out, rows, x0, trained.config.data.condition)
 
 
 def preview_figures(

@@ -1,6 +1,7 @@
 """Judge pictures against real ones: one plan, checked whole, then the work."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from vfn.data.resize import resized
 from vfn.distributed import World, check_alike, from_first, processes, together
 from vfn.evaluation.evaluating import computed, extracted, reason_of
 from vfn.evaluation.extractors import Extractor
-from vfn.evaluation.features import Statistics
+from vfn.evaluation.features import Kept, Statistics
 from vfn.evaluation.needs import Content, Size, needed
 from vfn.evaluation.opening import Given, relabelled
 from vfn.evaluation.planning import Plan, plan_evaluation
@@ -22,7 +23,77 @@ from vfn.model import float32_products
 from vfn.progress import say
 
 
-@in_memory("judging", "judge fewer pictures (--num), or by fewer metrics")
+@dataclass
+class Judge:
+    """`judge` of several sides against the same real pictures: what these cost is paid once.
+
+    The extractor is opened for the first side, and features of real and held-out pictures that come
+    again are kept. Fields are as `judge` has them.
+
+    >>> judged = Judge("dataset:digits:test", ["fd"], device="cpu")
+    >>> splits = [judged(f"dataset:digits:{split}") for split in ("train", "test")]
+    >>> [round(found.figures[0].value, 2) for found in splits]
+    [0.1, 0.0]
+    """
+
+    real: Given
+    metrics: str | Sequence[str] = ("fd", "pr")
+    held_out: Given | None = None
+    features: str | Extractor = "pixels"
+    weights: str | Path | None = None
+    num: int = 1000
+    bootstrap: int = 0
+    image_size: int | Sequence[int] | None = None
+    device: str = "auto"
+    data_dir: str | None = None
+    _extractor: Extractor | None = field(default=None, init=False)
+    _kept: Kept = field(default_factory=Kept, init=False)
+
+    @in_memory("judging", "judge fewer pictures (--num), or by fewer metrics")
+    def __call__(self, fake: Given, seed: int = 0) -> Evaluation:
+        """Judge a side.
+
+        Args:
+            fake: as `judge` has it.
+            seed: likewise.
+
+        Returns:
+            Evaluation, on all processes.
+
+        Raises:
+            ValueError: for pictures, metrics, weights or checkpoints that do not fit.
+        """
+        with processes(self.device) as world:
+            return carried_out(self.plan(fake, seed, world), world, self._kept)
+
+    def plan(self, fake: Given, seed: int, world: World) -> Plan:
+        """What is to be done for a side, checked; no picture is drawn, and nothing written.
+
+        Args:
+            fake: as `judge` has it.
+            seed: likewise.
+            world: the processes; all of them have to call this.
+
+        Returns:
+            Plan, the same on all of them.
+
+        Raises:
+            ValueError: for anything that the work would fail by.
+        """
+        first = self._extractor is None
+        weights = Path(self.weights) if first and self.weights is not None else None
+        with together(world):
+            plan = plan_evaluation(
+                self.real, fake, self.metrics, world, held_out=self.held_out,
+                features=self._extractor or self.features, weights=weights, num=self.num,
+                seed=seed, bootstrap=self.bootstrap, image_size=self.image_size,
+                device=self.device, data_dir=self.data_dir,
+            )  # fmt: skip
+        check_alike({"metrics": list(plan.metrics), **plan.settings}, world)
+        self._extractor = plan.extractor
+        return plan
+
+
 def judge(
     real: Given,
     fake: Given,
@@ -75,24 +146,19 @@ def judge(
     >>> found.figures[0].key, round(found.figures[0].value, 2)
     ('frechet_distance', 0.1)
     """
-    weights = None if weights is None else Path(weights)
-    with processes(device) as world:
-        with together(world):
-            plan = plan_evaluation(
-                real, fake, metrics, world, held_out=held_out, features=features, weights=weights,
-                num=num, seed=seed, bootstrap=bootstrap, image_size=image_size, device=device,
-                data_dir=data_dir,
-            )  # fmt: skip
-        check_alike({"metrics": list(plan.metrics), **plan.settings}, world)
-        return carried_out(plan, world)
+    alone = Judge(
+        real, metrics, held_out, features, weights, num, bootstrap, image_size, device, data_dir
+    )
+    return alone(fake, seed)
 
 
-def seen_by(plan: Plan, world: World) -> Judged | None:
+def seen_by(plan: Plan, world: World, kept: Kept | None = None) -> Judged | None:
     """Draw and extract what a plan says.
 
     Args:
         plan: checked.
         world: the processes; all of them have to call this.
+        kept: of its real and held-out sides, where they come again.
 
     Returns:
         Judged, what its metrics see; None on all processes but the first.
@@ -110,19 +176,20 @@ def seen_by(plan: Plan, world: World) -> Judged | None:
         held_out = relabelled(held_out, real.legend) if held_out else None
     sides = Sides(real, fake, held_out)
     folder = data_home(plan.data) / SHARDS
-    with resumable(plan.extractor, folder, world.device) as kept:
-        judged = extracted(sides, plan.metrics, kept, world)
+    with resumable(plan.extractor, folder, world.device) as extractor:
+        judged = extracted(sides, plan.metrics, extractor, world, kept)
     if world.rank:
         return None
     return judged._replace(seed=plan.seed, bootstrap=plan.bootstrap, subject=plan.subject)
 
 
-def carried_out(plan: Plan, world: World) -> Evaluation:
+def carried_out(plan: Plan, world: World, kept: Kept | None = None) -> Evaluation:
     """Draw, extract and compute what a plan says.
 
     Args:
         plan: checked.
         world: the processes; all of them have to call this.
+        kept: of its real and held-out sides, where they come again.
 
     Returns:
         Evaluation, on all processes.
@@ -130,7 +197,7 @@ def carried_out(plan: Plan, world: World) -> Evaluation:
     Raises:
         ValueError: for pictures or features that are not finite, or if no figure is.
     """
-    judged = seen_by(plan, world)
+    judged = seen_by(plan, world, kept)
     return from_first(lambda: _evaluation(plan, judged), world)
 
 

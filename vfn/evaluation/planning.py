@@ -92,6 +92,8 @@ class Plan:
 def _words(metrics: str | Sequence[str]) -> list[str]:
     """Words of metrics, from a text or several."""
     words = metrics.split(",") if isinstance(metrics, str) else metrics
+    if not isinstance(words, Iterable):
+        words = [words]
     if strange := [word for word in words if not isinstance(word, str)]:
         raise ValueError(
             f"expected metrics as words, got {shown(strange[0])}; a function of one's own is named "

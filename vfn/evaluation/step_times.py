@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from vfn.configs.schema import SEED
 from vfn.distributed import processes
 from vfn.evaluation.extractors import Extractor
-from vfn.evaluation.judging import Given, judge
+from vfn.evaluation.judging import Given, Judge
 from vfn.evaluation.metrics import METRICS, FigureKind
 from vfn.evaluation.planning import own_data, own_draws
 from vfn.progress import say
@@ -167,7 +167,6 @@ def best_times(
     >>> len(found.times), min(found.trials.values()) == found.trials[found.times]
     (2, True)
     """
-    weights = None if weights is None else Path(weights)
     if not 2 <= steps <= MOST_STEPS:
         raise ValueError(f"expected 2 to {MOST_STEPS} steps, got {steps}; one begins at t = 1")
     if not 0 < within < 1:
@@ -181,15 +180,15 @@ def best_times(
     kind, sign = kinds[0], -1.0 if kinds[0].better == "higher" else 1.0
     with processes(device):
         network = run if isinstance(run, Trained) else load(run, device)
-        against = own_data(network) if real is None else real
+        judged = Judge(
+            own_data(network) if real is None else real, [metric], features=features,
+            weights=weights, num=num, device=device, data_dir=data_dir,
+        )  # fmt: skip
 
         def figure(times: tuple[float, ...], seed: int) -> float:
             draws = own_draws(network, num, seed, data_dir, **settings, steps=steps, times=times)
-            found = judge(
-                against, draws, [metric], features=features,
-                weights=weights, num=num, seed=seed, device=device, data_dir=data_dir,
-            )  # fmt: skip
-            value = next((f.value for f in found.figures if f.key == kind.key), math.nan)
+            figures = judged(draws, seed).figures
+            value = next((f.value for f in figures if f.key == kind.key), math.nan)
             if not math.isfinite(value):
                 raise ValueError(f"{kind.title} is not finite at the times {times}")
             say(f"times {_named(times)}, seed {seed}: {kind.text(value)}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from vfn.configs import Config, loads
 from vfn.files import few
 from vfn.model import DataShape
+from vfn.numbers import whole
 from vfn.ops import combine, posthoc_ema_fit, posthoc_ema_weights, sigma_rel_to_gamma
 from vfn.progress import Progress
 from vfn.runs.checkpoint import (
@@ -30,7 +31,7 @@ from vfn.runs.checkpoint import (
     read_whole,
     write_packed,
 )
-from vfn.runs.directory import RunFiles
+from vfn.runs.directory import RunFiles, run_path
 
 FORMAT = "vfn-ema-1"
 # Most that a profile may differ from what the snapshots can make of it, as a share of its size.
@@ -199,7 +200,7 @@ def stored_averages(
     """The averages that a run has kept, of which `StoredAverages.average` makes others.
 
     Args:
-        run: a run directory that was trained with ``ema_profiles``.
+        run: a run directory that was trained with ``ema_profiles``, perhaps after ``run:``.
         step: after which averages are wanted; that of the last snapshot if None.
         profiles: ``sigma_rel`` of those that are used; all in the snapshots if None.
 
@@ -219,7 +220,7 @@ def stored_averages(
     >>> found.steps, found.lengths
     ([50, 100], [0.05, 0.1])
     """
-    files = RunFiles(run)
+    files = RunFiles(run_path(run))
     known = sorted(files.snapshot_steps())
     if not known:
         check_one_run(files)
@@ -227,7 +228,7 @@ def stored_averages(
             f"{files.path} has no snapshots of averages in {files.snapshots.name}/; train with "
             "--ema-profiles 0.05,0.10 to have them"
         )
-    wanted = known[-1] if step is None else step
+    wanted = known[-1] if step is None else whole(step, "step", 0)
     if not known[0] <= wanted <= known[-1]:
         raise ValueError(
             f"expected a step in {known[0]}..{known[-1]}, from the first snapshot of {files.path} "

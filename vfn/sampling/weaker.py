@@ -5,10 +5,10 @@ from pathlib import Path
 from vfn.configs import Config
 from vfn.configs.schema import step_of
 from vfn.data.given import derived_kind
-from vfn.files import few, given_path, shortened
+from vfn.files import few, shortened
 from vfn.model import DataShape
 from vfn.ops import OBJECTIVES
-from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint
+from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint, run_path
 
 SWITCH_OFF = "or --guide-weight 0 for none"
 
@@ -33,7 +33,7 @@ def find_weaker(guide_with: str | int | Path, origin: Path | None) -> tuple[Path
     """
     step = guide_with if isinstance(guide_with, int) else step_of(str(guide_with))
     if step is None:
-        path = given_path(guide_with)
+        path = run_path(str(guide_with))
         return path, find_checkpoint(path)
     run = None if origin is None else run_holding(origin)
     if run is None:

@@ -82,7 +82,7 @@ def train(
     model: nn.Module | None = None,
     dataset: Dataset | TrainingData | Any | None = None,
     objective: Objective | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     resume: bool = False,
     init_from: str | Path | Trained | Checkpoint | None = None,
     init_partial: bool = False,
@@ -361,7 +361,8 @@ def _show(run: Run, audience: Observer, stop: Stop, window: "Window", resumed: b
                 path = preview(run, stop.check)
             if not spared:
                 audience.previewed(step, path)
-            values |= held_out_loss_of(run)
+            with _spared(run, "held-out loss"):
+                values |= held_out_loss_of(run)
         if eval_due:
             with _spared(run, "evaluation") as spared:
                 figures = evaluation(run, stop.check)
@@ -384,7 +385,8 @@ def _spared(run: Run, what: str) -> Iterator[list[str]]:
     """What only shows a run does not end it: where it fails, a line tells why, and is yielded."""
     told: list[str] = []
     try:
-        yield told
+        with in_memory(f"showing the {what}", "use a smaller --sample-batch or --eval-num"):
+            yield told
     except ValueError as error:
         if run.world.size > 1:  # the others may wait in the midst of it
             raise

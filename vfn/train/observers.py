@@ -3,12 +3,13 @@
 This module does not import torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vfn.configs import Config
+from vfn.files import shown
 from vfn.runs import RunFiles
 from vfn.tables import object_name
 
@@ -80,11 +81,11 @@ class _Listener(Observer):
         self._hear(values)
 
 
-def as_observers(callbacks: Sequence[Callback]) -> list[Observer]:
+def as_observers(callbacks: Sequence[Callback] | None) -> list[Observer]:
     """Callbacks as observers.
 
     Args:
-        callbacks: observers, or functions that are called with each line of the log.
+        callbacks: observers, or functions that are called with each line of the log; None for none.
 
     Returns:
         observers, in the same order.
@@ -98,6 +99,9 @@ def as_observers(callbacks: Sequence[Callback]) -> list[Observer]:
     """
     if isinstance(callbacks, Observer) or callable(callbacks):
         raise ValueError(f"expected callbacks in a list, got one: [{object_name(callbacks)}]")
+    if not isinstance(callbacks, Iterable | None):
+        raise ValueError(f"expected callbacks in a list, got {shown(callbacks)}")
+    callbacks = list(callbacks or ())
     for callback in callbacks:
         if isinstance(callback, type) or not (isinstance(callback, Observer) or callable(callback)):
             raise ValueError(

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from vfn.distributed import World, processes, wait_for_all
-from vfn.evaluation import Evaluation, compare, judge, own_data, own_draws, write_plot
+from vfn.evaluation import Evaluation, compare, own_data, own_draws, write_plot
 from vfn.evaluation.extractors import Extractor
-from vfn.evaluation.judging import Given
-from vfn.files import given_path, make_directory
-from vfn.progress import say, text_table
+from vfn.evaluation.judging import Given, Judge
+from vfn.files import given_path, make_directory, shown
+from vfn.progress import say, silence, text_table
 from vfn.runs import StoredAverages, export_model, stored_averages
-from vfn.sampling import load
+from vfn.sampling import Draws, Trained, load, untrained
 
 LENGTH = "sigma_rel"  # what evaluations are compared against
 
@@ -49,6 +50,7 @@ def posthoc_ema(
     num: int = 1000,
     seed: int = 0,
     features: str | Extractor = "pixels",
+    weights: str | Path | None = None,
     device: str = "auto",
     data_dir: str | None = None,
     **settings: Any,
@@ -56,7 +58,7 @@ def posthoc_ema(
     """Make networks whose average has other lengths, of a run's snapshots; judge them if asked.
 
     Args:
-        run: a run directory that was trained with ``ema_profiles``.
+        run: a run directory that was trained with ``ema_profiles``, perhaps after ``run:``.
         sigma_rel: the length, as a share of the training, or several.
         out: directory of the exported files ``ema-LENGTH-step-N.safetensors``, and of a JSON file
             of figures beside each and a plot over all; ``posthoc`` in the run if None.
@@ -66,6 +68,7 @@ def posthoc_ema(
         num: pictures of each that are judged.
         seed: of their noise, the same for each.
         features: what pictures are compared by, as `judge` takes it.
+        weights: file of the features' network, likewise.
         device: auto, cpu or cuda.
         data_dir: where the data are; as the run says if None.
         settings: of sampling, as `vfn.sampling.Trained.draws` takes them.
@@ -74,8 +77,8 @@ def posthoc_ema(
         PosthocEma.
 
     Raises:
-        ValueError: if there are no snapshots, they do not span such an average (nothing is written
-            then), one is damaged, or the networks cannot be judged so.
+        ValueError: if there are no snapshots, they do not span such an average, or the networks
+            cannot be judged so, before anything is written; or if a snapshot is damaged.
         OSError: if ``out`` cannot be written.
 
     Source: Karras et al. 2023 (2312.02696), section 3.2.
@@ -92,10 +95,8 @@ def posthoc_ema(
     ...     [path.name for path in made.files.values()]
     ['ema-0.07-step-8.safetensors', 'ema-0.15-step-8.safetensors']
     """
-    lengths = np.atleast_1d(sigma_rel).astype(float).tolist()  # Python's own: names have their repr
-    if not lengths or len(set(lengths)) < len(lengths):
-        raise ValueError(f"expected one sigma_rel or several that differ, got {lengths[:4]}")
-    judged_by = {"real": real, **settings}
+    lengths = _lengths(sigma_rel)
+    judged_by = {"real": real, "weights": weights, **settings}
     if not metrics and (unused := [name for name, v in judged_by.items() if v is not None]):
         raise ValueError(f"expected metrics with {unused[0]}, got none; name some, or leave it out")
     stored = stored_averages(run, step)
@@ -105,31 +106,55 @@ def posthoc_ema(
     files = {
         length: folder / f"ema-{length!r}-step-{stored.step}.safetensors" for length in lengths
     }
-    plot = folder / f"ema-step-{stored.step}.png"
+
+    def draws(network: Trained) -> Draws:
+        return own_draws(network, num, seed, data_dir, **settings)
+
+    evaluations: dict[float, Evaluation] = {}
     with processes(device) as world:
+        if metrics:
+            new = _stand_in(stored, files[lengths[0]], device)
+            judged = Judge(
+                own_data(new) if real is None else real, metrics, features=features,
+                weights=weights, num=num, device=device, data_dir=data_dir,
+            )  # fmt: skip
+            with silence():  # what there is to be said is said of each network
+                judged.plan(draws(new), seed, world)
         make_directory(folder)
         _write(stored, files, world)
-        evaluations = {}
-        for length in lengths if metrics else ():
-            network = load(files[length], device)
-            found = judge(
-                own_data(network) if real is None else real,
-                own_draws(network, num, seed, data_dir, **settings),
-                metrics,
-                features=features,
-                num=num,
-                seed=seed,
-                device=device,
-                data_dir=data_dir,
-            )
+        for length, path in files.items() if metrics else ():
+            found = judged(draws(load(path, device)), seed)
             told = {**found.settings, LENGTH: length}
             evaluations[length] = replace(found, settings=told, title=f"{LENGTH} {length:g}")
             if world.rank == 0:
-                evaluations[length].write(files[length].with_suffix(".json"))
+                evaluations[length].write(path.with_suffix(".json"))
         if world.rank == 0 and any(each.figures for each in evaluations.values()):
+            plot = folder / f"ema-step-{stored.step}.png"
             write_plot(plot, list(evaluations.values()), LENGTH)
             say(f"plot over {LENGTH}: {plot}")
     return PosthocEma(files, evaluations)
+
+
+def _lengths(sigma_rel: float | Sequence[float]) -> list[float]:
+    """Lengths as Python's own numbers: names of files have their repr."""
+    try:
+        given = np.atleast_1d(sigma_rel).astype(float)
+    except (TypeError, ValueError):  # no numbers, or rows of several lengths
+        given = np.empty((0,))
+    lengths: list[float] = given.tolist() if given.ndim == 1 else []
+    if not lengths or len(set(lengths)) < len(lengths):
+        raise ValueError(
+            f"expected one sigma_rel or several that differ, got {shown(sigma_rel)}; give numbers "
+            "in a list"
+        )
+    return lengths
+
+
+def _stand_in(stored: StoredAverages, path: Path, device: str) -> Trained:
+    """A network like those to be made, with other parameters, to try what is asked of them."""
+    with torch.random.fork_rng([]):
+        new = untrained(stored.last.config, stored.last.shape, device)
+    return replace(new, step=stored.step, origin=path)
 
 
 def _write(stored: StoredAverages, files: Mapping[float, Path], world: World) -> None:

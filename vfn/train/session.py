@@ -536,7 +536,8 @@ def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
         source: a run directory, a checkpoint or an exported file; or what was opened before.
 
     Returns:
-        Checkpoint; of a `Trained` without moments, its parameters as the average too.
+        Checkpoint; of a `Trained` without moments, its parameters as the average too, and what it
+        knows of its pictures.
 
     Raises:
         ValueError: if there is no intact checkpoint.
@@ -546,7 +547,8 @@ def as_checkpoint(source: str | Path | Trained | Checkpoint) -> Checkpoint:
     if not isinstance(source, Trained):
         return find_checkpoint(source)
     params = {name: value.detach().cpu().contiguous() for name, value in source.params.items()}
-    return Checkpoint(source.step, source.config, source.shape, params, params, {}, {})
+    kept = source.step, source.config, source.shape, params, params
+    return Checkpoint(*kept, {}, {}, data=source.data)
 
 
 def _with_model(config: Config, model: nn.Module | None) -> Config:

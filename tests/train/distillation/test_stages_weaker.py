@@ -27,6 +27,7 @@ from vfn.train.distillation import (
     stages,
     teachers,
 )
+from vfn.train.distillation.teachers import find_weak
 from vfn.train.distillation.teaching import taught_by
 
 ALONE = Method(
@@ -142,6 +143,9 @@ def test_the_first_teacher_alone_is_led_away(kept, tmp_path):
     asked = [find_checkpoint(own.stage(n).path).config.distill for n in (4, 2)]
     assert [each.teacher_guide_with for each in asked] == ["2", None]
     assert [each.teacher_guide_weight for each in asked] == [3.0, None]
+    assert plan(f"run:{kept}") == plan(kept)
+    weak = find_weak(plan(kept), f"run:{kept}", find_checkpoint(kept), RunFiles("none"), False)
+    assert weak.step == 2
     go(kept, tmp_path / "none", student_steps=4, teacher_guide_weight=0)
     none = RunFiles(tmp_path / "none")
     assert not none.weak.exists()

@@ -95,7 +95,7 @@ def distill(
     resume: bool = False,
     fresh: bool = False,
     device: str = "auto",
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     **overrides: Any,
 ) -> Distilled:
     """Distill, or go on distilling, in a directory.

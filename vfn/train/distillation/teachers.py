@@ -10,7 +10,7 @@ import torch
 
 from vfn.configs import Config
 from vfn.files import read_json, short, write_json
-from vfn.runs import Checkpoint, RunFiles, digest, export_model, load_checkpoint
+from vfn.runs import Checkpoint, RunFiles, digest, export_model, load_checkpoint, run_path
 from vfn.runs.checkpoint import average_alone
 from vfn.sampling import Trained
 from vfn.sampling.weaker import check_weaker, find_weaker
@@ -148,7 +148,7 @@ def find_weak(
         return kept
     origin = teacher.origin if isinstance(teacher, Trained) else None
     if isinstance(teacher, str | Path):
-        origin = Path(teacher)
+        origin = run_path(teacher)
     _, weak = find_weaker(asked, origin)
     check_weaker(weak.shape, weak.config, found.shape, found.config, asked)
     return average_alone(weak)
