@@ -168,7 +168,7 @@ def test_the_mean_loss_makes_each_batch_when_it_is_wanted(trained, held_out, mon
         return batch.t.float()
 
     monkeypatch.setattr("vfn.evaluation.held_out.keyed_normal", noise)
-    mean_held_out_loss(trained, first(held_out, 50), objective, batch=20)
+    mean_held_out_loss(trained, first(held_out, 50), objective=objective, batch=20)
     assert heard == [(kind, count) for count in (20, 20, 10) for kind in ("made", "used")] * 4
 
 
@@ -184,9 +184,8 @@ def test_the_mean_loss_is_of_the_same_draws_in_any_batches(held_out, takes_step)
             seen.append([part for part in batch if isinstance(part, torch.Tensor)])
             return batch.t.float()
 
-        mean_held_out_loss(
-            network, first(held_out, 50), objective, seed=3, batch=size, takes_step=takes_step
-        )
+        options = {"seed": 3, "batch": size, "takes_step": takes_step}
+        mean_held_out_loss(network, first(held_out, 50), objective=objective, **options)
         return [torch.cat(parts) for parts in zip(*seen, strict=True)]
 
     whole, parts = drawn_in(50), drawn_in(7)

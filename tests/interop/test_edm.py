@@ -103,7 +103,7 @@ def test_labels_options_and_types():
         edm_denoiser(Ideal(), torch.zeros(2, 2))(z, logsnr)
 
 
-@pytest.mark.skipif("VFN_EDM" not in os.environ, reason="VFN_EDM names no checkout of EDM")
+@pytest.mark.skipif(not os.environ.get("VFN_EDM"), reason="VFN_EDM names no checkout of EDM")
 def test_beside_its_own_code(monkeypatch):
     monkeypatch.setattr(sys, "path", [os.environ["VFN_EDM"], *sys.path])
     from training.networks import EDMPrecond

@@ -192,7 +192,7 @@ class RunFiles:
         return [run for run in self.stage_runs() if run.config.is_file()]
 
 
-def run_path(given: str | Path) -> Path:
+def run_path(given: object) -> Path:
     """The path of a run or checkpoint, with or without ``run:`` before it.
 
     Args:

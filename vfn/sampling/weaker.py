@@ -33,7 +33,7 @@ def find_weaker(guide_with: str | int | Path, origin: Path | None) -> tuple[Path
     """
     step = guide_with if isinstance(guide_with, int) else step_of(str(guide_with))
     if step is None:
-        path = run_path(str(guide_with))
+        path = run_path(guide_with)
         return path, find_checkpoint(path)
     run = None if origin is None else run_holding(origin)
     if run is None:
