@@ -192,5 +192,16 @@ def test_a_run_that_does_not_fit_leaves_nothing(config, free, tmp_path):
 def test_parts_of_before_that_do_not_divide_a_share_are_forgotten(wide, free):
     """As of a run that goes on with another batch, or on other processes."""
     free(None)
-    found = [fitted(wide, SHAPE, ALONE, least=least).train.accumulate for least in (3, 5)]
+    found = [fitted(wide, SHAPE, ALONE, before=before).train.accumulate for before in (3, 5)]
     assert found == [3, 1]
+
+
+def test_parts_of_before_stay_unless_they_clearly_do_not_fit(wide, free, capsys):
+    """For the same bits: what is free is another number at each start."""
+    for share, parts in ((1.2, 2), (1.3, 3)):
+        free(step(wide, BATCH // 2) / share)
+        assert fitted(wide, SHAPE, ALONE, before=2).train.accumulate == parts
+        assert fitted(wide, SHAPE, ALONE).train.accumulate == 3
+        assert fitted(wide, SHAPE, ALONE, before=1).train.accumulate == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("are free; if it fails, use --accumulate 3")

@@ -39,7 +39,7 @@ def fitted(
     world: World,
     model: nn.Module | None = None,
     objective: Objective = batch_loss,
-    least: int = 1,
+    before: int | None = None,
 ) -> Config:
     """The configuration with a layout that fits into the memory that is free; a line tells of it.
 
@@ -52,8 +52,8 @@ def fitted(
         world: the processes, all of which have to call this.
         model: the network, where the configuration does not describe it.
         objective: the loss of each picture.
-        least: micro-batches that are taken at least where the configuration does not say: those of
-            a run that goes on.
+        before: micro-batches of a run that goes on, for the same bits: where the configuration does
+            not say, they stay unless they do not divide its share or clearly do not fit.
 
     Returns:
         Config, its ``accumulate`` set; ``sample_batch`` is smaller where so many pictures at once
@@ -68,14 +68,15 @@ def fitted(
     1
     """
     share = config.train.batch_size // world.size
-    parts = config.train.accumulate or (1 if share % least else least)
+    kept = before is not None and not share % before
+    parts = config.train.accumulate or (before if kept and before else 1)
     batch = config.sample.sample_batch
     networks = networks_of(config)
     footprint = Footprint(config, shape, world.device, model, objective, *networks)
     with together(world):
         free = free_memory(world.device)
         if free is not None:
-            parts = _parts(footprint, share, parts, free, world.size)
+            parts = _parts(footprint, share, parts, free, world.size, kept)
             batch = _sample_batch(footprint, free)
     parts, batch = largest(parts, world), smallest(batch, world)
     return replace(
@@ -85,7 +86,9 @@ def fitted(
     )
 
 
-def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: int) -> int:
+def _parts(
+    footprint: Footprint, share: int, parts: int, free: int, processes: int, kept: bool
+) -> int:
     """The micro-batches of a process's share of the batch, so that one fits.
 
     Args:
@@ -94,6 +97,7 @@ def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: i
         parts: as many micro-batches as are named, or at least.
         free: bytes.
         processes: how many there are.
+        kept: whether they stay as they are, unless they clearly do not fit.
 
     Returns:
         how many micro-batches.
@@ -120,10 +124,12 @@ def _parts(footprint: Footprint, share: int, parts: int, free: int, processes: i
     fitting = most_pictures(cost, share // parts, PLANNED * free)
     known = [n for n in range(parts, share + 1) if share % n == 0 and share // n <= fitting]
     told = _told(share // parts, need, free)
-    if known and settings.accumulate is None:
+    beyond = need > CLEARLY * free and not settings.compile  # compiled networks keep less
+    ours_to_choose = settings.accumulate is None and (beyond or not kept)
+    if known and ours_to_choose:
         say(f"{told}: {known[0]} micro-batches of {share // known[0]} (--accumulate {known[0]})")
         return known[0]
-    if settings.accumulate is None:  # nothing is known to fit: the least that there is
+    if ours_to_choose:  # nothing is known to fit: the least that there is
         parts, need = share, cost(1) or need
         told = _told(1, need, free)
     remedy = f"use --accumulate {known[0]}" if known else SMALLER

@@ -169,8 +169,8 @@ def open_run(
         OSError: if the directory cannot be written.
     """
     resume = goes_on(resume, world)
-    least = _micro_batches_before(files) if resume else 1
-    config = _unless_named(config, least) if resume else config
+    before = _micro_batches_before(files) if resume else None
+    config = _unless_named(config, before)
     micro_batch_size(config.train.batch_size, world.size, config.train.micro_batches)
     config = _with_model(config, given.model)
     check_text(config)
@@ -190,7 +190,7 @@ def open_run(
     _check_guide(config, shape)
     if dataset.labels is not None:
         check_labels(dataset.labels, len(shape.legend.names), shape.legend.tags)
-    config = fitted(config, shape, world, given.model, objective, least)
+    config = fitted(config, shape, world, given.model, objective, before)
     torch.manual_seed(config.train.seed)
     with in_memory("building the network", "use a narrower one (--hid-channels)"):
         model = build_model(config, shape) if given.model is None else given.model
@@ -275,18 +275,18 @@ def _start(state: TrainState, source: Checkpoint, partial: bool) -> None:
         raise ValueError(f"{error}; --init-partial takes what fits") from None
 
 
-def _micro_batches_before(files: RunFiles) -> int:
+def _micro_batches_before(files: RunFiles) -> int | None:
     """The layout that a run has had so far: in the same one it goes on with the same bits."""
     try:
         return configs.load(str(files.config)).train.micro_batches
     except ValueError:  # there is none, or none that can be read; whoever needs it says so
-        return 1
+        return None
 
 
-def _unless_named(config: Config, before: int) -> Config:
+def _unless_named(config: Config, before: int | None) -> Config:
     """Let a run's own layout be changed, which the configuration that it saved has as if named."""
     # It may have been begun with other memory, or by another number of processes.
-    if config.train.accumulate != before:
+    if before is None or config.train.accumulate != before:
         return config
     return replace(config, train=replace(config.train, accumulate=None))
 
