@@ -21,7 +21,19 @@ from vfn.configs import load, override
 from vfn.train import train
 torch.manual_seed(0)
 small = {"batch_size": 16, "steps": int(sys.argv[2]), "log_every": 1, "preview_every": 0}
-train(override(load("digits"), small), sys.argv[1], model=Spare(1, 1, 10, False), device="cpu")
+try:
+    train(override(load("digits"), small), sys.argv[1], model=Spare(1, 1, 10, False), device="cpu")
+except ValueError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+STILL = """
+def still(network):
+    forward = network.forward
+    network.forward = lambda *given: forward(*given).detach()
+    return network
+torch.manual_seed(0)
 """
 
 
@@ -60,6 +72,16 @@ def test_a_network_with_parameters_that_nothing_comes_of(forks, tmp_path):
     for processes in (1, 2):
         forks.run(tmp_path / str(processes), STEPS, script=script, processes=processes)
     assert_same_trajectory(tmp_path / "2", tmp_path / "1")
+
+
+def test_a_network_that_no_gradient_reaches_is_no_traceback(forks, tmp_path):
+    """Two processes say what one says."""
+    script = tmp_path / "script.py"
+    script.write_text(SPARE.replace("Spare(1, 1, 10, False)", "still(Spare(1, 1, 10, False))")
+                      .replace("torch.manual_seed(0)", STILL))  # fmt: skip
+    for processes in (1, 2):
+        err = forks.run(tmp_path / str(processes), 2, script=script, processes=processes, code=2)
+        assert "expected the objective to give a loss with gradients" in err
 
 
 def test_dropout_is_that_of_each_picture_in_every_layout(config, tmp_path, each_device):

@@ -232,14 +232,16 @@ def _network(run: Run) -> Callable[..., Tensor]:
     return DistributedDataParallel(network, find_unused_parameters=run.unused)
 
 
-def _companion(run: Run, companion: Companion | None) -> Callable[..., Tensor] | None:
+def _companion(
+    run: Run, companion: Companion | None, unused: bool = False
+) -> Callable[..., Tensor] | None:
     """What is trained beside the network, as a step calls it."""
     if companion is None:
         return None
     if run.world.size == 1:
         return companion.module
     return DistributedDataParallel(
-        companion.module, broadcast_buffers=False, find_unused_parameters=run.unused
+        companion.module, broadcast_buffers=False, find_unused_parameters=unused
     )
 
 
@@ -252,7 +254,8 @@ def _objective(run: Run, auxiliary: Callable[..., Tensor] | None) -> Objective:
 def _loop(run: Run, batches: Iterator[Batch], audience: Observer, stop: Stop) -> Outcome:
     settings, state = run.config.train, run.state
     network, window = _network(run), Window(run)
-    weigh, auxiliary = _companion(run, state.weight), _companion(run, state.auxiliary)
+    weigh = _companion(run, state.weight)
+    auxiliary = _companion(run, state.auxiliary, run.unused)  # a network like the run's
     objective = _objective(run, auxiliary)
     doing, remedy = _in_a_step(run)
     signum = stop.agreed()

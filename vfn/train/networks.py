@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vfn.configs import Config
 from vfn.data import Dataset
 from vfn.files import reason_of
-from vfn.memory import is_shortage, shortage
+from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, conditions_of, output_channels
 from vfn.nn import guidance_range
 from vfn.nn.conditioning import Conditioned
@@ -101,8 +101,11 @@ def leaves_out(model: nn.Module, config: Config, dataset: Dataset, device: torch
         whether there is one.
     """
     params = [value for value in model.parameters() if value.requires_grad]
-    with torch.enable_grad():
+    doing = in_memory("trying the network on 2 pictures", SMALLER)
+    with doing, torch.random.fork_rng([]), torch.enable_grad():
         out = trial_of(model, config, dataset, device)(model.eval())
+        if not out.requires_grad:  # the first step says so
+            return False
         found = torch.autograd.grad(out.sum(), params, allow_unused=True)
     return any(each is None for each in found)
 

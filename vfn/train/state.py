@@ -120,17 +120,18 @@ def count_step(
     >>> after["skipped"], after["loss_scale"]
     (tensor(1.), tensor(4.))
     """
-    good, settling = finite.float(), torch.zeros_like(finite, dtype=torch.float32)
+    good, bad = finite.float(), 1 - finite.float()
     scale, since = counters["loss_scale"], counters["since_change"] + 1
+    counted = bad
     if scaling:
-        settling = (scale > 1).float()
+        counted = bad * (scale <= 1)
         grow = good * (since >= SCALE_GROWTH_STEPS)
         scale = scale * torch.where(finite, 1 + grow, 0.5)
         since = since * good * (1 - grow)
     return {
         "updates": counters["updates"] + good,
-        "skipped": counters["skipped"] + (1 - good),
-        "in_row": (counters["in_row"] + 1 - settling) * (1 - good),
+        "skipped": counters["skipped"] + bad,
+        "in_row": counters["in_row"] * bad + counted,
         "loss_scale": scale,
         "since_change": since,
     }
