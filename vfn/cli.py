@@ -127,6 +127,7 @@ def train_command(
         _show(configs.dumps(config).rstrip("\n"))
         return
     from vfn.train import train
+    from vfn.train.observers import exit_status
 
     outcome = train(
         config,
@@ -142,7 +143,7 @@ def train_command(
             f"stopped at step {outcome.step} of {config.train.steps}, checkpoint written; go on "
             f"with: {as_typed('train', '--out', out, '--resume')}"
         )
-        sys.exit(128 + outcome.signum)
+        sys.exit(exit_status(outcome.signum))
     say(f"{out}: finished {number_of(outcome.step, 'step')}")
     _tell_of_copying(out, config)
 
@@ -190,6 +191,7 @@ def distill_command(
     and diffusion are the teacher's; --steps are the updates a stage.
     """
     from vfn.train import distill, plan_distillation
+    from vfn.train.observers import exit_status
 
     if dry_run:
         _, config = plan_distillation(teacher, out, preset, resume=resume, **given(options))
@@ -204,7 +206,7 @@ def distill_command(
             f"{number_of(outcome.student_steps, 'step')}, checkpoint written; go on with: "
             f"{as_typed('distill', '--out', out, '--resume')}"
         )
-        sys.exit(128 + outcome.signum)
+        sys.exit(exit_status(outcome.signum))
     _show(outcome.table())
 
 

@@ -178,6 +178,25 @@ def derived_kind(condition: str | None) -> Kind | None:
     return Kind(word, entry, number)
 
 
+def alike_conditions(ours: str | None, theirs: str | None) -> bool:
+    """Whether two settings make the same of the pictures, or both nothing: files may have moved.
+
+    Args:
+        ours: such as ``downscale:4``; or the path of other pictures, or None.
+        theirs: the like.
+
+    Returns:
+        whether they are alike.
+
+    Raises:
+        ValueError: see `derived_kind`.
+
+    >>> alike_conditions("here.npy", "there.npy"), alike_conditions("downscale:4", "downscale:2")
+    (True, False)
+    """
+    return derived_kind(ours) == derived_kind(theirs)
+
+
 def check_derived(kind: Kind, channels: int, height: int, width: int) -> None:
     """Refuse a condition that pictures of some size do not give.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vfn.configs import Config
 from vfn.configs.schema import step_of
-from vfn.data.given import derived_kind
+from vfn.data.given import alike_conditions
 from vfn.files import few, shortened
 from vfn.model import DataShape
 from vfn.ops import OBJECTIVES
@@ -95,8 +95,8 @@ def check_weaker(
             f"expected {name} to guide with to take what the network that it guides takes beside "
             "labels, in the same units; name another one of the same data"
         )
-    # Files may have moved; what they are like is in the shape.
-    if derived_kind(config.data.condition) != derived_kind(of_guided.data.condition):
+    # Of files, what they are like is in the shape.
+    if not alike_conditions(config.data.condition, of_guided.data.condition):
         raise ValueError(
             f"expected {name} to guide with to have condition {of_guided.data.condition}, got "
             f"{config.data.condition}; name another one"

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from vfn.configs import Config
 from vfn.configs.fields import Section
-from vfn.data.given import derived_kind
+from vfn.data.given import alike_conditions
 
 # What the parameters mean the same without: how they are trained, not what they say.
 FREE = {"dropout", "checkpoint_activations", "reweight_type", "reweight_options", "learned_weight",
@@ -70,4 +70,4 @@ def of_condition(config: Config, before: Config) -> list[str]:
     ['condition downscale:4, got mask']
     """
     ours, theirs = config.data.condition, before.data.condition
-    return [] if derived_kind(ours) == derived_kind(theirs) else [f"condition {theirs}, got {ours}"]
+    return [] if alike_conditions(ours, theirs) else [f"condition {theirs}, got {ours}"]

@@ -33,6 +33,21 @@ class Outcome(NamedTuple):
     signum: int
 
 
+def exit_status(signum: int) -> int:
+    """What a process says that a signal ended, as shells have it; 0 for none.
+
+    Args:
+        signum: of the signal; 0 for none.
+
+    Returns:
+        status.
+
+    >>> exit_status(15), exit_status(0)
+    (143, 0)
+    """
+    return 128 + signum if signum else 0
+
+
 class Observer:
     """What a run tells, on its first process; a subclass has the methods that it wants to hear.
 

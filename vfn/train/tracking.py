@@ -16,7 +16,7 @@ from vfn.configs import loads
 from vfn.configs.settings import to_tables
 from vfn.files import read_json, short, write_atomic, write_json
 from vfn.runs import RunFiles, read_log
-from vfn.train.observers import Observer, Outcome
+from vfn.train.observers import Observer, Outcome, exit_status
 
 PROJECT = "vfn"
 PICTURE = "samples"  # what the picture of a step is called
@@ -104,9 +104,7 @@ def _closed_on_failure(close: Close) -> Iterator[None]:
 
 def _exit_status(outcome: Outcome | None) -> int:
     """What the process of a run exits with, as a shell and `vfn train` have it."""
-    if outcome is None:
-        return 1
-    return 128 + outcome.signum if outcome.signum else 0
+    return 1 if outcome is None else exit_status(outcome.signum)
 
 
 def _is_number(value: Any) -> bool:
