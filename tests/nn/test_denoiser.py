@@ -400,9 +400,9 @@ def test_a_rule_combines_the_branches(stub):
     ]
     assert [isinstance(each, Remembering) for each in made] == [True, False]
     first = made[0].recall(z, torch.zeros(2), None)
-    torch.testing.assert_close(first.memory[0], z)
+    torch.testing.assert_close(first.memory[0][0], z)
     second = made[0].recall(z, torch.zeros(2), first.memory)
-    torch.testing.assert_close(second.memory[0], z - 0.5 * z)
+    torch.testing.assert_close(second.memory[0][0], z - 0.5 * z)
 
 
 def test_the_flow_stands_still_at_first(stub):
@@ -452,3 +452,13 @@ def test_one_logsnr_for_all_and_one_for_each_with_axes(weight, logsnr):
     said = denoiser(model, params, SCHEDULE, "v", torch.tensor([1, 2]), weight)
     z = torch.randn(2, 1, 8, 8)
     assert torch.equal(said(z, logsnr), said(z, torch.full((2,), 1.5)))
+
+
+def test_a_number_as_level_keeps_its_digits(stub):
+    """Whatever the type of the data: the network gets its time in float64."""
+    z, level = torch.zeros(2, 1, 2, 2).bfloat16(), torch.tensor(13.37, dtype=torch.float64)
+    denoise = denoiser(stub.to(z.dtype), None, SCHEDULE, "x0", torch.tensor([1, 2]))
+    denoise(z, 13.37)
+    (_, t, _) = stub.calls[0]
+    assert t.dtype == torch.float64
+    torch.testing.assert_close(t, SCHEDULE.time(level).expand(2), rtol=0, atol=0)

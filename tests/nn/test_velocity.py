@@ -185,6 +185,30 @@ def test_a_denoiser_of_mean_velocities_knows_of_the_whole_step(w):
     torch.testing.assert_close(denoise(z, LOGSNR), ops.x0_from_v(z, here.detach(), LOGSNR))
 
 
+@pytest.mark.parametrize("weaker", [{"rule": ops.guidance_rule("apg", momentum=-0.5)}, {}])
+def test_guidance_of_a_whole_step_is_of_the_whole_step(weaker):
+    """Away from itself nothing leads; and a single step has nothing to remember."""
+    net, (z, _, labels) = network(second_time=True), inputs()
+    grid = torch.tensor([-6.0, 6.0])
+
+    def drawn(**more):
+        denoise = denoiser(net, None, SCHEDULE, "v", labels, clip=False, **more)
+        return ops.sampler("mean_flow")(denoise, z, grid).x0
+
+    alike = denoiser(net, None, SCHEDULE, "v", labels, clip=False)
+    torch.testing.assert_close(drawn(weak=alike, weak_guidance=1.5, **weaker), drawn())
+    by_apg = ops.guidance_rule("apg")
+    torch.testing.assert_close(drawn(guidance=0.7, **{"rule": by_apg, **weaker}),
+                               drawn(guidance=0.7, rule=by_apg))  # fmt: skip
+
+
+def test_beside_a_network_without_a_second_time_no_step_is_long():
+    net, other, (_, _, labels) = network(second_time=True), network(), inputs()
+    weak = denoiser(other, None, SCHEDULE, "v", labels, clip=False)
+    denoise = denoiser(net, None, SCHEDULE, "v", labels, clip=False, weak=weak)
+    assert not isinstance(denoise, ops.Spanning)
+
+
 def test_parameters_are_an_argument_of_a_network_with_a_second_time():
     net, (z, _, labels) = network(second_time=True), inputs()
     params = {name: 2 * value.detach() for name, value in net.named_parameters()}

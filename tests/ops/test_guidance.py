@@ -29,6 +29,8 @@ def test_interval_guides_only_inside():
         torch.ones(3, 2), torch.tensor([-1.5, 1.0, 1.5])
     )
     assert got[:, 0].tolist() == [2, 4, 2]
+    guided = ops.classifier_free(double, same, strength)
+    assert [guided(torch.ones(1), level).item() for level in (0.0, 2)] == [4, 2]
     with pytest.raises(ValueError, match="expected low <= high"):
         ops.interval_strength(1.0, 2.0, 1.0)
 
@@ -323,7 +325,7 @@ def test_combinators_keep_the_memory():
         assert isinstance(wrapped, ops.Remembering)
         state = wrapped.recall(z, torch.zeros(3), None)
         own = denoise.recall(z, torch.zeros(3), None)
-        assert torch.equal(state.memory[0], own.memory[0])
+        assert torch.equal(state.memory[1][0], own.memory[1][0])
         assert torch.equal(state.x0, wrapped(z, torch.zeros(3)))
     encoded = ops.encode(denoise, z, grid)
     assert encoded.nfe == 4
@@ -331,6 +333,76 @@ def test_combinators_keep_the_memory():
     forgetful = ops.inpaint(lambda *a: denoise(*a), z, grid, z, mask, lambda _k: z, resample=1)
     assert path.nfe == forgetful.nfe == 4
     assert not torch.equal(path.x0, forgetful.x0)
+
+
+SPREAD = 0.5
+
+
+def flow_map(z, logsnr_t, logsnr_s):
+    """The x0 of a whole step of the exact flow of normal data of deviation 1/2.
+
+    z goes on by the ratio of the deviations at both ends.
+    """
+    t, s = (np.arctan(np.exp(-level.numpy() / 2)) for level in (logsnr_t, logsnr_s))
+    deviation = [np.sqrt(SPREAD**2 * np.cos(a) ** 2 + np.sin(a) ** 2) for a in (t, s)]
+    turned = np.where(t > s, t - s, 1.0)
+    rate = (1 - deviation[1] / deviation[0]) / turned
+    u = z * torch.from_numpy(rate).unsqueeze(-1)
+    return ops.x0_from_mean_velocity(z, u, logsnr_t, logsnr_s)
+
+
+WHOLE = ops.Spanning(flow_map)
+NOTHING_KNOWN = torch.zeros(4, dtype=torch.bool)
+WRAPPED = {
+    "mapped": lambda denoise: ops.mapped(denoise, torch.clone),
+    "with_known": lambda denoise: ops.with_known(denoise, torch.ones(4).double(), NOTHING_KNOWN),
+    "zero_init": lambda denoise: ops.zero_init(denoise, -99.0),
+    "guided": lambda denoise: ops.guided(denoise, [denoise], [1.5]),
+    "classifier_free": lambda denoise: ops.classifier_free(denoise, denoise, 0.5),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_combinators_keep_what_is_known_of_the_whole_step(wrap):
+    """One step from noise to data halves each value."""
+    z, grid = torch.randn(3, 4, dtype=torch.float64), torch.tensor([-40.0, 40.0])
+    got = ops.sampler("mean_flow")(wrap(WHOLE), z, grid)
+    torch.testing.assert_close(got.x0, SPREAD * z, rtol=1e-6, atol=1e-6)
+
+
+def test_of_two_that_know_different_steps_none_is_long():
+    z, grid = torch.randn(3, 4, dtype=torch.float64), torch.linspace(-6, 6, 4)
+    mixed = ops.guided(WHOLE, [BOTH], [0.5])
+    plain = ops.guided(lambda z, logsnr: WHOLE(z, logsnr), [BOTH], [0.5])
+    got, expected = (ops.sampler("mean_flow")(each, z, grid).x0 for each in (mixed, plain))
+    assert torch.equal(got, expected)
+
+
+def test_a_memory_and_the_whole_step_go_together():
+    """In a single step nothing is remembered yet; later the differences of steps before count."""
+    rules = [ops.guidance_rule("apg", momentum=m) for m in (0.0, -0.5)]
+    other = ops.Spanning(lambda z, t, s: 0.5 * flow_map(z.flip(1), t, s))
+    z = torch.randn(3, 4, dtype=torch.float64)
+    for steps, alike in ((1, True), (3, False)):
+        grid = torch.linspace(-6, 6, steps + 1)
+        forgetful, remembering = (
+            ops.sampler("mean_flow")(ops.guided(WHOLE, [other], [1.0], rule), z, grid).x0
+            for rule in rules
+        )
+        assert torch.allclose(forgetful, remembering, atol=1e-12) == alike
+
+
+def test_memories_of_what_is_guided_go_on():
+    """Led away from another one by 0, a denoiser draws what it draws alone."""
+    rule = ops.guidance_rule("apg", momentum=-0.5)
+    denoise = ops.guided(COND, [BOTH], [2.0], rule)
+    z, grid = torch.randn(3, 4, dtype=torch.float64), torch.linspace(-6, 6, 5)
+    alone = ops.sample(denoise, z, grid).x0
+    for other in (BOTH, denoise):
+        assert torch.equal(ops.sample(ops.classifier_free(denoise, other, 0.0), z, grid).x0, alone)
+    away = ops.sample(ops.guided(BOTH, [denoise], [1.0]), z, grid).x0
+    forgetful = ops.sample(ops.guided(BOTH, [lambda *a: denoise(*a)], [1.0]), z, grid).x0
+    assert not torch.allclose(away, forgetful)
 
 
 @pytest.mark.parametrize("name", ["adaptive", "tests.ops.test_guidance:outside"])

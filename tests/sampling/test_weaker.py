@@ -233,6 +233,15 @@ def test_settings_that_do_not_fit(strong, settings, message):
         strong.draws(2, **settings)
 
 
+def test_a_weaker_network_knows_of_whole_steps_where_these_are_asked_for():
+    flow = untrained(small_config(second_time=True, time_embedding="smooth"), SHAPE)
+    poor = untrained(small_config(), SHAPE)
+    with pytest.raises(ValueError, match="mean_flow takes whole steps, of which the network to gu"):
+        flow.draws(2, guide_with=poor, sampler="mean_flow", guidance=0)
+    assert flow.draws(2, guide_with=poor, sampler="ddim", guidance=0).weak is poor
+    assert poor.draws(2, guide_with=flow, sampler="mean_flow", guidance=0).weak is flow
+
+
 def test_settings_of_the_run_can_be_switched_off():
     sample = SampleConfig(guide_with="runs/weak", guide_weight=0.5, guidance_rule="apg",
                           guidance_options={"norm": 1.0})  # fmt: skip

@@ -18,7 +18,6 @@ from vfn.ops import (
     LogSNRSchedule,
     OutType,
     Remembered,
-    Spanning,
     Strength,
     VarianceSplit,
     check_zero_snr,
@@ -28,7 +27,9 @@ from vfn.ops import (
     x0_from_mean_velocity,
     zero_init,
 )
-from vfn.ops.guidance import PLAIN, denoiser_of
+from vfn.ops._coef import as_float64
+from vfn.ops.guidance import PLAIN
+from vfn.ops.integration import asked, denoiser_of, remembers, spans
 from vfn.ops.schedules import level_at
 
 
@@ -150,8 +151,8 @@ def denoiser(
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
-        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers, else of
-        a network that takes a second time a `Spanning` one.
+        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers; a
+        `vfn.ops.Spanning` one of a network that takes a second time, unless ``weak`` is none.
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or not what the network
@@ -208,7 +209,7 @@ def denoiser(
     def branches(
         z: Tensor, logsnr: Tensor, end: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """What is guided and what it is led away from, and the fraction of the first."""
+        """What this network says with and without conditions, and the fraction of the first."""
         if doubled:
             ends = None if end is None else torch.cat([end, end])
             both = predicted(torch.cat([z, z]), torch.cat([logsnr, logsnr]), ends)
@@ -218,32 +219,35 @@ def denoiser(
         else:
             x0, frac = predicted(z, logsnr, end)
             x0s = [x0]
-        return x0s if weak is None else [*x0s, weak(z, logsnr)], frac
+        return x0s, frac
 
-    def recall(z: Tensor, logsnr: Tensor, memory: Any, end: Tensor | None = None) -> Remembered:
+    def say(z: Tensor, logsnr: Tensor, end: Tensor | None, memory: Any) -> Remembered:
         logsnr = _each(logsnr, z)
         end = None if end is None else _each(end, z)
+        of_rule, of_weak = memory or (None, None)
         x0s, frac = branches(z, logsnr, end)
+        if weak is not None:
+            other, of_weak = asked(weak, z, logsnr, end, of_weak)
+            x0s.append(other)
         x0 = x0s[0]
         if strengths:
-            x0, memory = guided_x0(z, x0s, logsnr, strengths, rule, rescale, memory)
+            x0, of_rule = guided_x0(z, x0s, logsnr, strengths, rule, rescale, of_rule)
         if zero_until is not None:
             x0 = zero_init(lambda *_: x0, zero_until)(z, logsnr)
         if not variance:
-            return Remembered(x0, memory)
+            return Remembered(x0, (of_rule, of_weak))
         if frac is None:
             raise ValueError("expected a network with learned variance, and this one has none")
-        return Remembered(torch.cat([x0, frac], dim=1), memory)
+        return Remembered(torch.cat([x0, frac], dim=1), (of_rule, of_weak))
 
-    remembers = rule.remembers and bool(strengths)
-    if takes_second_time(model) and not remembers:
-        return Spanning(lambda z, logsnr, end: recall(z, logsnr, None, end).x0)
-    return denoiser_of(recall, remembers)
+    recalls = (rule.remembers and bool(strengths)) or (weak is not None and remembers(weak))
+    whole = takes_second_time(model) and (weak is None or spans(weak))
+    return denoiser_of(say, recalls, whole)
 
 
 def _each(logsnr: Tensor | float, z: Tensor) -> Tensor:
     """A logsnr for each picture [B], of one for all or with axes of length 1 behind."""
-    value = logsnr if isinstance(logsnr, Tensor) else z.new_tensor(logsnr)
+    value = as_float64(logsnr, "logsnr", z.device)
     return value.reshape(-1).expand(z.shape[0])
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from vfn.ops._coef import Scalar, check_logsnr, from_left, linear_combination, same_shape
 from vfn.ops.guidance import mapped
 from vfn.ops.integration import (
+    Counted,
     Denoiser,
     Sample,
     Solver,
     Span,
     Stepped,
     as_grid,
-    counted,
     integrate,
 )
 from vfn.ops.multistep import renoise_step
@@ -201,7 +201,7 @@ def inpaint(
     _check_mask(mask)
     if resample < 1 or jump < 1:
         raise ValueError(f"expected resample and jump >= 1, got {resample} and {jump}")
-    calls, draws = counted(denoise), itertools.count()
+    calls, draws = Counted(denoise), itertools.count()
     path = _repaint_path(len(grid) - 1, resample, jump)
     grid = torch.cat([grid[:-1], grid.new_full((1,), math.inf)])
     here = next(path)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import NUMBER, as_logsnr, check_logsnr, from_left, same_shape
+from vfn.ops._coef import NUMBER, Scalar, as_float64, as_logsnr, check_logsnr, from_left, same_shape
 from vfn.ops.guidance_rules import GUIDANCE_RULES
-from vfn.ops.integration import Denoiser, Remembered, Remembering
+from vfn.ops.integration import Denoiser, Remembered, asked, denoiser_of, remembers, spans
 
 Strength = float | Tensor | Callable[[Tensor], Tensor]
 
@@ -138,7 +138,12 @@ def interval_strength(w: float | Tensor, low: float, high: float) -> Strength:
     """
     if low > high:
         raise ValueError(f"expected low <= high, got {low} and {high}")
-    return lambda logsnr: w * ((logsnr >= low) & (logsnr <= high)).to(logsnr.dtype)
+
+    def strength(logsnr: Scalar) -> Tensor:
+        level = logsnr if isinstance(logsnr, Tensor) else as_float64(logsnr, "logsnr")
+        return w * ((level >= low) & (level <= high)).to(level.dtype)
+
+    return strength
 
 
 def standing(z: Tensor, logsnr: Tensor | float) -> Tensor:
@@ -412,7 +417,8 @@ def guided(
         phi: how far the contrast of ``denoise`` is brought back, in [0, 1]; 0 is off.
 
     Returns:
-        denoiser; a `Remembering` one where the rule remembers.
+        denoiser; a `Remembering` one where the rule or one of the denoisers remembers, a `Spanning`
+        one where all of them are.
 
     Raises:
         ValueError: if ``phi`` is not in [0, 1].
@@ -423,18 +429,17 @@ def guided(
     """
     _check_phi(phi)
 
-    def recall(z: Tensor, logsnr: Tensor, memory: Any) -> Remembered:
-        x0s = [each(z, logsnr) for each in (denoise, *others)]
-        return guided_x0(z, x0s, logsnr, strengths, rule, phi, memory)
+    every = (denoise, *others)
 
-    return denoiser_of(recall, rule.remembers)
+    def say(z: Tensor, logsnr: Tensor, end: Tensor | None, memory: Any) -> Remembered:
+        own, of_rule = ([None] * len(every), None) if memory is None else memory
+        said = [asked(each, z, logsnr, end, m) for each, m in zip(every, own, strict=True)]
+        x0s = [found.x0 for found in said]
+        x0, of_rule = guided_x0(z, x0s, logsnr, strengths, rule, phi, of_rule)
+        return Remembered(x0, ([found.memory for found in said], of_rule))
 
-
-def denoiser_of(recall: Callable[[Tensor, Tensor, Any], Remembered], remembers: bool) -> Denoiser:
-    """A function that may remember as a denoiser: a plain one where it does not."""
-    if remembers:
-        return Remembering(recall)
-    return lambda z, logsnr: recall(z, logsnr, None).x0
+    recalls = rule.remembers or any(map(remembers, every))
+    return denoiser_of(say, recalls, all(map(spans, every)))
 
 
 def zero_init(denoise: Denoiser, until: float) -> Denoiser:
@@ -513,13 +518,10 @@ def mapped(denoise: Denoiser, change: Callable[[Tensor], Tensor]) -> Denoiser:
 
 
 def _changed(denoise: Denoiser, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoiser:
-    """A denoiser whose x0 goes through ``change(z, logsnr, x0)``; its memory stays with it."""
-    if isinstance(denoise, Remembering):
-        inner = denoise.recall
+    """A denoiser whose x0 goes through ``change(z, logsnr, x0)``; what else it knows of stays."""
 
-        def recall(z: Tensor, logsnr: Tensor, memory: Any) -> Remembered:
-            x0, memory = inner(z, logsnr, memory)
-            return Remembered(change(z, logsnr, x0), memory)
+    def say(z: Tensor, logsnr: Tensor, end: Tensor | None, memory: Any) -> Remembered:
+        x0, memory = asked(denoise, z, logsnr, end, memory)
+        return Remembered(change(z, logsnr, x0), memory)
 
-        return Remembering(recall)
-    return lambda z, logsnr: change(z, logsnr, denoise(z, logsnr))
+    return denoiser_of(say, remembers(denoise), spans(denoise))

@@ -139,6 +139,8 @@ class Remembering:
     each evaluation of a step starts from what was known at its beginning, and what its first one
     gives goes on. Called as a plain denoiser it remembers nothing, as in the first step.
 
+    One that is `Spanning` as well has ``recall_between(z, logsnr_t, logsnr_s, memory)``.
+
     >>> ones = torch.ones(1)
     >>> counting = Remembering(lambda z, l, n: Remembered(z + (n or 0), (n or 0) + 1))
     >>> counting(ones, ones), counting.recall(ones, ones, 2)
@@ -146,6 +148,7 @@ class Remembering:
     """
 
     recall: Callable[[Tensor, Tensor, Any], Remembered]
+    recall_between: Callable[[Tensor, Tensor, Tensor, Any], Remembered] | None = None
 
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """The prediction of somebody who remembers nothing."""
@@ -172,54 +175,92 @@ class Spanning:
         return self.between(z, logsnr, logsnr)
 
 
+def remembers(denoise: Denoiser) -> bool:
+    """Whether a denoiser knows of the steps before."""
+    return isinstance(denoise, Remembering)
+
+
+def spans(denoise: Denoiser) -> bool:
+    """Whether a denoiser knows of the whole step."""
+    if isinstance(denoise, Remembering):
+        return denoise.recall_between is not None
+    return isinstance(denoise, Spanning)
+
+
+def asked(
+    denoise: Denoiser, z: Tensor, logsnr: Tensor, end: Tensor | None = None, memory: Any = None
+) -> Remembered:
+    """What any denoiser says, with all that it knows of.
+
+    Args:
+        denoise: any denoiser.
+        z: noisy data [B, ...].
+        logsnr: its noise level [B].
+        end: where the step ends [B]; None for one of no length, as it is to those who do not know.
+        memory: what it remembered of the step before; None at the first.
+
+    Returns:
+        Remembered, with None of those who remember nothing.
+    """
+    if isinstance(denoise, Remembering):
+        if end is None or denoise.recall_between is None:
+            return denoise.recall(z, logsnr, memory)
+        return denoise.recall_between(z, logsnr, end, memory)
+    if isinstance(denoise, Spanning) and end is not None:
+        return Remembered(denoise.between(z, logsnr, end), None)
+    return Remembered(denoise(z, logsnr), None)
+
+
+def denoiser_of(
+    say: Callable[[Tensor, Tensor, Tensor | None, Any], Remembered], remembers: bool, spans: bool
+) -> Denoiser:
+    """A denoiser that knows of as much as it is said to.
+
+    Args:
+        say: ``say(z, logsnr, end, memory) -> Remembered``, as `asked` has it.
+        remembers: whether it knows of the steps before; it gets None otherwise.
+        spans: whether it knows of the whole step; it gets None otherwise.
+
+    Returns:
+        a function of z and logsnr, `Spanning`, `Remembering`, or both.
+    """
+    if remembers:
+        return Remembering(
+            lambda z, logsnr, memory: say(z, logsnr, None, memory), say if spans else None
+        )
+    if spans:
+        return Spanning(lambda z, logsnr, end: say(z, logsnr, end, None).x0)
+    return lambda z, logsnr: say(z, logsnr, None, None).x0
+
+
 class Counted:
-    """A denoiser that counts its calls."""
+    """A denoiser that counts its calls, and whose memory, if it has one, goes from step to step."""
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise, self.calls = denoise, 0
+        self._memory: Any = None
+        self._first: Any = None
+        self._is_first = True
 
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """The prediction, counted."""
-        self.calls += 1
-        return self.denoise(z, logsnr)
+        return self._said(z, logsnr, None)
 
     def between(self, z: Tensor, logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
         """The prediction for a step, of a denoiser that knows of it, counted."""
-        if not isinstance(self.denoise, Spanning):
-            return self(z, logsnr_t)
+        return self._said(z, logsnr_t, logsnr_s)
+
+    def _said(self, z: Tensor, logsnr: Tensor, end: Tensor | None) -> Tensor:
         self.calls += 1
-        return self.denoise.between(z, logsnr_t, logsnr_s)
-
-    def next_step(self) -> None:
-        """A step is done."""
-
-
-class CountedRemembering(Counted):
-    """A denoiser with a memory, which goes from step to step, and counts its calls."""
-
-    denoise: Remembering
-
-    def __init__(self, denoise: Remembering) -> None:
-        super().__init__(denoise)
-        self._memory: Any = None
-        self._first: Remembered | None = None
-
-    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        """The prediction, counted."""
-        self.calls += 1
-        found = self.denoise.recall(z, logsnr, self._memory)
-        self._first = self._first or found
-        return found.x0
+        x0, memory = asked(self.denoise, z, logsnr, end, self._memory)
+        if self._is_first:
+            self._first, self._is_first = memory, False
+        return x0
 
     def next_step(self) -> None:
         """A step is done: what its first evaluation gave is what the next step knows."""
-        if self._first is not None:
-            self._memory, self._first = self._first.memory, None
-
-
-def counted(denoise: Denoiser) -> Counted:
-    """The denoiser with a count of its calls, and its memory if it has one."""
-    return CountedRemembering(denoise) if isinstance(denoise, Remembering) else Counted(denoise)
+        if not self._is_first:
+            self._memory, self._is_first = self._first, True
 
 
 def check_forgetful(denoise: Denoiser) -> None:
@@ -228,7 +269,7 @@ def check_forgetful(denoise: Denoiser) -> None:
     Raises:
         ValueError: it says what to do.
     """
-    if isinstance(denoise, Remembering):
+    if remembers(denoise):
         raise ValueError(
             "expected a denoiser without memory: this solver takes back steps, or hands nothing "
             "from one to the next; use one of fixed steps, or guidance without momentum"
@@ -312,7 +353,7 @@ def integrate(
             "expected noise to be a function of the step's number, such as "
             f"lambda i: torch.randn(z.shape, generator=generator), got {type(noise).__name__}"
         )
-    calls, memory, last = counted(denoise), None, len(logsnrs) - 2
+    calls, memory, last = Counted(denoise), None, len(logsnrs) - 2
     for i in range(last + 1):
         logsnr_t, logsnr_s = (logsnrs[j].double().expand(z.shape[0]) for j in (i, i + 1))
         if i == last and final == "x0":

@@ -16,6 +16,7 @@ class SolverEntry(Entry):
     eta, churn, tolerance, var_type and intp_frac. bound: keyword arguments that belong to the word.
     own_steps: whether the solver may choose the number of its evaluations itself, for each batch.
     forgetful: whether it takes steps back, so that a denoiser with a memory cannot go along.
+    spanning: whether it asks for the mean velocity of a whole step.
 
     >>> SOLVERS["heun"].options, SOLVERS["abm2"].bound
     (('churn',), {'correct': True})
@@ -27,6 +28,7 @@ class SolverEntry(Entry):
     bound: Mapping[str, Any] = field(default_factory=dict)
     own_steps: bool = False
     forgetful: bool = False
+    spanning: bool = False
 
 
 def _outside(name: str) -> SolverEntry:
@@ -84,6 +86,7 @@ SOLVERS: Table[SolverEntry] = Table(
         "mean_flow": SolverEntry(
             text="one step by the mean velocity between its ends; ddim for networks without one",
             target="vfn.ops.solvers:mean_flow_solver",
+            spanning=True,
         ),
         "adaptive": SolverEntry(
             text="Bogacki and Shampine's pair, with steps as long as a tolerance allows",

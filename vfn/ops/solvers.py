@@ -15,6 +15,7 @@ from vfn.ops.integration import (
     Sample,
     Solver,
     Span,
+    Spanning,
     Stepped,
     Watch,
     check_forgetful,
@@ -386,7 +387,10 @@ def mean_flow_solver() -> Solver:
 
 
 def _mean_flow(denoise: Denoiser, z: Tensor, span: Span, memory: Any) -> Stepped:
-    x0 = denoise.between(z, span.t, span.s) if isinstance(denoise, Counted) else denoise(z, span.t)
+    if isinstance(denoise, Counted | Spanning):
+        x0 = denoise.between(z, span.t, span.s)
+    else:
+        x0 = denoise(z, span.t)
     return Stepped(ddim_step(z, x0, span.t, span.s), x0, memory)
 
 

@@ -37,6 +37,7 @@ from vfn.nn import (
     check_labels,
     denoiser,
     guidance_range,
+    takes_second_time,
 )
 from vfn.numbers import whole
 from vfn.ops import Denoiser, Strength
@@ -60,7 +61,7 @@ from vfn.sampling.condition import (
     open_condition,
 )
 from vfn.sampling.draws import Drawn, Draws
-from vfn.sampling.weaker import check_weaker, find_weaker
+from vfn.sampling.weaker import check_spanning, check_weaker, find_weaker
 from vfn.tables import object_name
 
 # Settings of sampling have shorter names here and on the command line.
@@ -366,10 +367,19 @@ class Trained:
         rows = max((len(value) for value in asked.conditions.keywords().values()), default=0)
         count = num or rows or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
-        weak = None
-        if chosen.guide_with is not None and chosen.guide_weight:
-            weak = self.weaker(settings.get("guide_with", chosen.guide_with))
+        weak = self._weaker_for(chosen, settings.get("guide_with", chosen.guide_with))
         return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
+
+    def _weaker_for(
+        self, settings: SampleConfig, guide_with: "str | int | Path | Trained | None"
+    ) -> "Trained | None":
+        """What leads pictures of some settings away; None where nothing does."""
+        if guide_with is None or not settings.guide_weight:
+            return None
+        weak = self.weaker(guide_with)
+        guided, other = (takes_second_time(network.model) for network in (self, weak))
+        check_spanning(settings.sampler, guided, other, weak.origin or "the network")
+        return weak
 
     def _asked(self, labels: Tensor | str | Sequence[str] | Asked | None) -> Asked:
         """What is asked of pictures in turn."""

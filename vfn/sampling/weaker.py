@@ -7,7 +7,7 @@ from vfn.configs.schema import step_of
 from vfn.data.given import alike_conditions
 from vfn.files import few, shortened
 from vfn.model import DataShape
-from vfn.ops import OBJECTIVES
+from vfn.ops import OBJECTIVES, SOLVERS
 from vfn.runs import Checkpoint, RunFiles, find_checkpoint, load_checkpoint, run_path
 
 SWITCH_OFF = "or --guide-weight 0 for none"
@@ -120,3 +120,27 @@ def check_weaker(
                 f"guiding with {name} needs two denoisers, and {what} was trained by objective "
                 f"{word}, whose velocity is not that of the flow; name another one, {SWITCH_OFF}"
             )
+
+
+def check_spanning(sampler: str, guided: bool, weak: bool, called: object) -> None:
+    """Refuse a weaker network that does not know of the whole steps that a solver asks for.
+
+    Args:
+        sampler: a word of `vfn.ops.SOLVERS`.
+        guided: whether the network that it guides takes a second time, where a step ends.
+        weak: whether it does so itself.
+        called: what it is called in messages.
+
+    Raises:
+        ValueError: if only the guided one does: both would speak of different things.
+
+    >>> check_spanning("ddim", guided=True, weak=False, called="poor")
+    >>> check_spanning("mean_flow", guided=True, weak=False, called="poor")
+    Traceback (most recent call last):
+    ValueError: sampler mean_flow takes whole steps, of which poor to guide with knows nothing; ...
+    """
+    if SOLVERS.find(sampler).spanning and guided and not weak:
+        raise ValueError(
+            f"sampler {sampler} takes whole steps, of which {shortened(str(called))} to guide with "
+            f"knows nothing; name a network with second_time, another --sampler, {SWITCH_OFF}"
+        )

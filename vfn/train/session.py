@@ -53,7 +53,7 @@ from vfn.runs.directory import settled_run
 from vfn.runs.mark import seen_before
 from vfn.runs.snapshots import drop_snapshots_after
 from vfn.sampling import Trained
-from vfn.sampling.weaker import check_weaker, find_weaker
+from vfn.sampling.weaker import check_spanning, check_weaker, find_weaker
 from vfn.tables import FORM, is_object_name, object_name
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import FREE, differing, of_condition, of_optimizer
@@ -484,6 +484,8 @@ def _check_guide(config: Config, shape: DataShape) -> None:
     if given is not None and config.sample.guide_weight and config.sample.guide_step is None:
         path, weak = find_weaker(given, None)
         check_weaker(weak.shape, weak.config, shape, config, path)
+        guided, other = (each.model.second_time for each in (config, weak.config))
+        check_spanning(config.sample.sampler, guided, other, path)
 
 
 def _drop_shown_after(files: RunFiles, step: int) -> None:
