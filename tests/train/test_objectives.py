@@ -11,10 +11,12 @@ from tests.helpers.processes import differing, last_step, logged, losses, wait_u
 from vfn import load as load_model
 from vfn.configs import DiffusionConfig, ModelConfig, load, loads, override
 from vfn.data import load_dataset
-from vfn.objective import Batch, path_loss
+from vfn.evaluation import held_out
+from vfn.objective import Batch, batch_loss, path_loss
 from vfn.ops import logsnr_schedule
-from vfn.train import train
-from vfn.train.batches import make_batch
+from vfn.runs import RunFiles
+from vfn.train import loop, train
+from vfn.train.batches import make_batch, training_times
 
 MEAN_FLOW = ["--objective", "mean_flow", "--second-time", "true", "--time-embedding", "smooth"]
 CONSISTENCY = ["--objective", "consistency", "--time-embedding", "smooth"]
@@ -138,6 +140,49 @@ def test_both_times_of_a_batch(digits_batch):
     assert plain.r is None
     times = torch.stack([batch.t, batch.r])
     assert all(t in times for t in plain.t)
+
+
+def spans_a_step(network, batch, diffusion):
+    """An objective of one's own that asks for both times."""
+    assert (batch.r <= batch.t).all()
+    return batch_loss(network, batch._replace(r=None), diffusion)
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("objective", ["diffusion", "ect"])
+def test_who_asks_for_no_second_time_learns_at_the_times_of_the_density(
+    config, tmp_path, monkeypatch, objective, second
+):
+    """A network that takes one learns at the same times as one that does not."""
+    seen = {"make_batch": [], "held_out_loss": []}
+    batches, held = loop.make_batch, held_out.held_out_loss
+
+    def made(*args):
+        seen["make_batch"].append(batches(*args))
+        return seen["make_batch"][-1]
+
+    def judged(network, given, diffusion, learn):
+        given = list(given)
+        seen["held_out_loss"].extend(given)
+        return held(network, given, diffusion, learn)
+
+    monkeypatch.setattr(loop, "make_batch", made)
+    monkeypatch.setattr(held_out, "held_out_loss", judged)
+    given = {"second_time": second, "steps": 2, "preview_every": 2, "learned_weight": False}
+    settings = override(few(config, objective), {**given, "sampler": "ddim"})
+    train(settings, tmp_path, device="cpu")
+    keys = torch.arange(settings.train.batch_size)
+    wanted = training_times(settings, keys).t
+    assert torch.equal(seen["make_batch"][0].t, wanted)
+    held_t = torch.cat([batch.t for batch in seen["held_out_loss"]])
+    assert held_t.mean().item() == pytest.approx(0.5, abs=0.03)  # of the later of two 2/3
+    assert all(batch.r is None for several in seen.values() for batch in several)
+
+
+def test_an_objective_of_ones_own_may_ask_for_both_times(config, tmp_path):
+    settings = few(config, "diffusion", steps=2, preview_every=2, second_time=True)
+    train(settings, tmp_path, objective=spans_a_step, device="cpu")
+    assert "held_out_loss" in RunFiles(tmp_path).log.read_text()
 
 
 EVEN = [{"time_density": name} for name in ("uniform", "stratified", "low_discrepancy")]

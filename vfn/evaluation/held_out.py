@@ -30,7 +30,7 @@ from vfn.objective import (
     keyed_time,
     logsnr_edges,
 )
-from vfn.ops import discrete_time, keyed_normal, keyed_uniform
+from vfn.ops import OBJECTIVES, discrete_time, keyed_normal, keyed_uniform
 from vfn.progress import silence
 from vfn.sampling import Draws, Trained, as_pictures, ask, of_each
 from vfn.streams import Stream
@@ -173,6 +173,7 @@ def mean_held_out_loss(
     world: World = ALONE,
     batch: int = MEAN_PICTURES,
     takes_step: bool = False,
+    two_times: bool | None = None,
 ) -> float:
     """Mean training loss on some held-out pictures, with times and noise that are always the same.
 
@@ -186,6 +187,8 @@ def mean_held_out_loss(
         world: the processes; all of them have to call this, and each does its share.
         batch: pictures at a time, bounds the memory; the value is the same.
         takes_step: whether the objective takes a step of a sampler, of random length and noise.
+        two_times: whether it asks a network that takes a second time for one; if None any does but
+            those of the configuration that have no place for it.
 
     Returns:
         the loss, the same on every process.
@@ -197,12 +200,17 @@ def mean_held_out_loss(
     True
     """
     diffusion = trained.config.diffusion
+    if two_times is None:
+        two_times = objective is not batch_loss or OBJECTIVES.find(diffusion.objective).two_times
+    second = two_times and takes_second_time(trained.model) and not takes_step
     chosen = some_of(torch.arange(len(held_out.images)), MEAN_PICTURES)
     numbers = torch.arange(len(chosen))[world.rank :: world.size]
     network = with_params(trained.model, trained.params)
     summed = torch.zeros((), dtype=torch.float64, device=trained.device)
     if len(numbers):  # else there are more processes than pictures
-        batches = _mean_batches(trained, held_out, (chosen, numbers), seed, batch, takes_step)
+        batches = _mean_batches(
+            trained, held_out, (chosen, numbers), seed, batch, second, takes_step
+        )
         summed += held_out_loss(network, batches, diffusion, objective).sum()
     return total(summed, world).item() / (len(chosen) * MEAN_DRAWS)
 
@@ -213,12 +221,12 @@ def _mean_batches(
     place: tuple[Tensor, Tensor],
     seed: int,
     size: int,
+    second: bool,
     takes_step: bool,
 ) -> Iterator[Batch]:
     """All draws of some pictures, given by the rows of all and the numbers of some among these."""
     (chosen, numbers), diffusion = place, trained.config.diffusion
     span = trained.config.model.guidance_range
-    second = takes_second_time(trained.model) and not takes_step
     for draw in range(MEAN_DRAWS):
         for some in numbers.split(size):
             x0, labels, more = _pictures(trained, held_out, chosen[some])

@@ -95,6 +95,11 @@ class ObjectiveEntry(Parametric):
     sampler: str | None = None
     remark: Callable[[Mapping[str, Any], int], str] | None = None
 
+    @property
+    def two_times(self) -> bool:
+        """Whether it may ask for a second time: it needs one, or it is from outside."""
+        return self.second_time or self.parameters is None
+
     def lacking(self, word: str, second_time: bool, time_embedding: str) -> list[str]:
         """What a network lacks for it.
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfn.configs import Config, DiffusionConfig
 from vfn.data import Dataset
@@ -14,9 +14,10 @@ from vfn.data.augment import DRAWS, changed, draw_change
 from vfn.data.given import derived_kind
 from vfn.memory import moved
 from vfn.model import conditions_of, schedule_of
-from vfn.nn import NETWORKS
+from vfn.nn import NETWORKS, takes_second_time
 from vfn.objective import Batch, keyed_guidance
 from vfn.ops import (
+    OBJECTIVES,
     TIME_DENSITIES,
     BatchDraws,
     WeightedTime,
@@ -28,6 +29,7 @@ from vfn.ops import (
     keyed_uniform,
 )
 from vfn.streams import Stream
+from vfn.train.distillation.methods import METHODS
 
 AHEAD = 1  # batches that are made while another is used
 
@@ -76,8 +78,8 @@ def make_batch(
         draws: ``step * batch_size + position``, int64 [B].
         device: where the batch is wanted.
         guidance_range: see `keyed_guidance`.
-        second_time: whether the network takes one; both then have the same density, and t is the
-            later.
+        second_time: whether one is drawn, see `draws_two_times`; both then have the same density,
+            and t is the later.
         takes_step: whether the objective takes a step of a sampler, of random length and noise.
 
     Returns:
@@ -131,6 +133,30 @@ def make_batch(
     update = int(draws[0]) // config.train.batch_size
     batch = Batch(x0, labels, t, noise, guidance, weight, dropout, r, u, update)
     return batch._replace(step_noise=step_noise).under(more)
+
+
+def draws_two_times(model: nn.Module, config: Config, own: bool) -> bool:
+    """Whether batches have a second time: the network takes one, and what it learns may ask for it.
+
+    Others are learned at times as they are configured: the later of two is late.
+
+    Args:
+        model: the network.
+        config: of the run.
+        own: whether its objective is a function that a caller gave.
+
+    Returns:
+        whether there is one.
+
+    >>> from vfn.configs import load
+    >>> from vfn.sampling import untrained
+    >>> model = untrained("digits_meanflow").model
+    >>> [draws_two_times(model, load(n), own=False) for n in ("digits_meanflow", "digits_ect")]
+    [True, False]
+    """
+    distill, entry = config.distill, OBJECTIVES.find(config.diffusion.objective)
+    outside = own or (distill.asked and METHODS.find(distill.method).parameters is None)
+    return takes_second_time(model) and (outside or entry.two_times)
 
 
 def keeps_expectation(diffusion: DiffusionConfig) -> bool:

@@ -32,7 +32,7 @@ from vfn.distributed import (
 from vfn.files import shown, write_json
 from vfn.memory import in_memory
 from vfn.model import float32_products
-from vfn.nn import guidance_range, takes_second_time
+from vfn.nn import guidance_range
 from vfn.objective import Batch, Objective, logsnr_edges
 from vfn.ops import Learned
 from vfn.progress import say
@@ -52,7 +52,7 @@ from vfn.runs import (
 from vfn.runs.checkpoint import average_alone
 from vfn.sampling import Trained
 from vfn.tables import object_name
-from vfn.train.batches import image_indices, make_batch, prefetch
+from vfn.train.batches import draws_two_times, image_indices, make_batch, prefetch
 from vfn.train.companions import Companion
 from vfn.train.journal import Journal
 from vfn.train.observers import Audience, Callback, Observer, Outcome, RunInfo, as_observers
@@ -539,8 +539,8 @@ def _batches(run: Run) -> Generator[Batch]:
         step, part = divmod(number, settings.micro_batches)
         first = step * settings.batch_size + (world.rank * settings.micro_batches + part) * size
         draws = torch.arange(size) + first
-        span, second = guidance_range(run.model), takes_second_time(run.model)
-        takes_step = run.state.auxiliary is not None
+        span, takes_step = guidance_range(run.model), run.state.auxiliary is not None
+        second = draws_two_times(run.model, config, own=bool(run.state.objective))
         return make_batch(run.dataset, config, draws, world.device, span, second, takes_step)
 
     steps = range(run.state.step * settings.micro_batches, settings.steps * settings.micro_batches)

@@ -17,6 +17,7 @@ from vfn.ops import OBJECTIVES
 from vfn.pictures import grid, save_png
 from vfn.progress import say
 from vfn.sampling import Asked, Draws, Trained, as_pictures, of_each
+from vfn.train.batches import draws_two_times
 from vfn.train.layout import AT_ONCE
 from vfn.train.session import Run
 
@@ -149,6 +150,7 @@ def held_out_loss_of(run: Run) -> dict[str, float]:
         world=run.world,
         batch=AT_ONCE * run.config.sample.sample_batch,
         takes_step=run.state.auxiliary is not None,
+        two_times=draws_two_times(run.model, run.config, own=bool(run.state.objective)),
     )
     return {"held_out_loss": loss}
 
