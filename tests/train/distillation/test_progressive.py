@@ -1,14 +1,20 @@
 """What a student of progressive distillation learns: the objective against closed forms."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from tests.helpers.distilling import Gaussian, Recorder, batch_at
+from tests.helpers.small import SHAPE, small_config
 from vfn import ops
-from vfn.configs import DiffusionConfig
+from vfn.configs import DiffusionConfig, load, override
+from vfn.data.values import Values
+from vfn.sampling import untrained
 from vfn.train.distillation import distill_objective
+from vfn.train.distillation.progressive import PROGRESSIVE
 
 
 def gaussian_ddim(z, levels, spread=0.3):
@@ -93,3 +99,22 @@ def test_two_teacher_forwards_and_a_doubled_batch_for_guidance():
     distill_objective(Counting(diffusion), 0.5, 2)(student, labelled, diffusion)
     assert [entry[:2] for entry in seen] == [(4, True)] * 2
     assert seen[0][2].tolist() == [1, 2, 0, 0]
+
+
+class Always(nn.Module):
+    """Says the same x0 of everything."""
+
+    def forward(self, z, _t, _labels=None):
+        return torch.full_like(z, 2.5)
+
+
+@pytest.mark.parametrize(("bounded", "wanted"), [(True, 1.0), (False, 2.5)])
+def test_a_teacher_is_held_within_a_range_where_its_data_have_one(bounded, wanted):
+    values = Values("float32", (0.0,), (1.0,), bounded)
+    shape = SHAPE._replace(values=values)
+    taught = override(load("digits_distill"), {"model_out_type": "x0", "teacher_guidance": 0.0})
+    teacher = replace(untrained(small_config(), shape), model=Always(), params={})
+    loss = PROGRESSIVE.objective(teacher, override(taught, {"student_steps": 2}))
+    batch = batch_at(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    student = Recorder(torch.full_like(batch.x0, wanted))
+    assert loss(student, batch, taught.diffusion).max() < 1e-20

@@ -72,9 +72,11 @@ class Constant(nn.Module):
 def weak_of(model, diffusion, by):
     """A weaker network as methods get it."""
     schedule = schedule_of(diffusion)
-    return Weak(
-        lambda _labels, _more: denoiser(model, None, schedule, diffusion.model_out_type, None), by
-    )
+
+    def said(_labels, _more, clip):
+        return denoiser(model, None, schedule, diffusion.model_out_type, None, clip=clip)
+
+    return Weak(said, by)
 
 
 def test_a_student_learns_the_guided_prediction():
@@ -270,9 +272,20 @@ def test_the_weight_of_another_weaker_network_is_not_that_of_the_teacher_s(kept)
     assert plan(kept, teacher_guide_with=other).distill.teacher_guide_weight == 1
 
 
+@pytest.mark.parametrize("clip", [False, True])
+def test_both_networks_are_held_within_the_range_or_neither(clip):
+    """Away from itself nothing leads."""
+    diffusion = DiffusionConfig(model_out_type="x0")
+    batch, model = batch_at(torch.tensor([0.5, 1.0])), Constant(2.5)
+    denoise = taught_by(model, batch, diffusion, 0.0, weak_of(model, diffusion, 1.0), clip=clip)
+    assert (denoise(batch.noise, torch.zeros(2)) == (1.0 if clip else 2.5)).all()
+
+
 def test_a_weaker_network_is_asked_about_the_labels_of_the_batch():
     asked = []
-    weak = Weak(lambda labels, _more: asked.append(labels) or (lambda z, _logsnr: 0 * z), 1.0)
+    weak = Weak(
+        lambda labels, _more, _clip: asked.append(labels) or (lambda z, _logsnr: 0 * z), 1.0
+    )
     batch = batch_at(torch.tensor([0.5, 1.0]))._replace(labels=torch.tensor([1, 2]))
     taught_by(Constant(0.0), batch, DiffusionConfig(model_out_type="x0"), 0.0, weak)
     assert [labels.tolist() for labels in asked] == [[1, 2]]

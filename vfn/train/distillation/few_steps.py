@@ -14,6 +14,7 @@ from vfn.model import schedule_of
 from vfn.nn import Network, live_velocity
 from vfn.objective import Batch, Objective, loss_on_paths, path_loss
 from vfn.ops import OBJECTIVES, Learned, consistency_loss, q_sample, v_from_x0
+from vfn.sampling import Trained
 from vfn.train.distillation.methods import NO_LIMITS, Limits, Method, Weak, limits_of
 from vfn.train.distillation.plan import student_sample
 from vfn.train.distillation.teaching import taught_by
@@ -79,10 +80,10 @@ def _stages(plan: Config) -> list[Config]:
     return [replace(plan, sample=student_sample(plan, steps, sampler, fitting))]
 
 
-def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
+def _objective(teacher: Trained, stage: Config, weak: Weak | None = None) -> Objective:
     distill = stage.distill
     guidance, first = distill.teacher_guidance or 0.0, distill.method_options["regress_updates"]
-    return path_objective(teacher, guidance, first, weak, limits_of(distill))
+    return path_objective(teacher.model, guidance, first, weak, limits_of(distill))
 
 
 FEW_STEPS = Method(_stages, _objective, takes_weak=True)

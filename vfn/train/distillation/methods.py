@@ -27,11 +27,11 @@ WithAuxiliary = Callable[..., "Learned"]
 class Weak(NamedTuple):
     """A weaker network that a teacher is led away from.
 
-    denoiser: what it says of a batch with some labels, or None, and other conditions. guidance: w
-    of it.
+    denoiser: what it says of a batch with some labels, or None, and other conditions; the third
+    argument is whether its x0 is held within [-1, 1]. guidance: w of it.
     """
 
-    denoiser: "Callable[[Tensor | None, Conditions], Denoiser]"
+    denoiser: "Callable[[Tensor | None, Conditions, bool], Denoiser]"
     guidance: float
 
 
@@ -69,9 +69,9 @@ class Method(NamedTuple):
 
     stages: the configurations of its runs, in order, from that of the whole distillation; each
     has another ``distill.student_steps``. The student of a stage teaches the next one.
-    objective: what a student learns, from its teacher (a network without gradients, in evaluation
-    mode, that holds its averaged parameters), the configuration of the stage, and, third, a `Weak`
-    where the teacher is led away from a weaker network.
+    objective: what a student learns, from its teacher (a `vfn.sampling.Trained`, whose ``model`` is
+    without gradients, in evaluation mode, and holds the averaged parameters), the configuration of
+    the stage, and, third, a `Weak` where the teacher is led away from a weaker network.
     takes_weak: whether the objective takes that; a weaker network is refused otherwise.
     auxiliary: whether a second network like the student, begun as it, is trained beside it; see
     `vfn.train.companions.init_auxiliary`.

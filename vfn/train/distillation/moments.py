@@ -21,6 +21,7 @@ from vfn.ops import (
     moment_loss,
     q_sample,
 )
+from vfn.sampling import Trained
 from vfn.train.distillation.methods import (
     NO_LIMITS,
     Limits,
@@ -105,10 +106,12 @@ def _stages(plan: Config) -> list[Config]:
     return [replace(plan, sample=student_sample(plan, plan.distill.student_steps, "ancestral"))]
 
 
-def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> WithAuxiliary:
+def _objective(teacher: Trained, stage: Config, weak: Weak | None = None) -> WithAuxiliary:
     distill = stage.distill
     guidance = distill.teacher_guidance or 0.0
-    return moment_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
+    return moment_objective(
+        teacher.model, guidance, distill.student_steps, weak, limits_of(distill)
+    )
 
 
 MOMENT_MATCHING = Method(_stages, _objective, takes_weak=True, auxiliary=True)

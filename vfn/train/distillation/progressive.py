@@ -11,6 +11,7 @@ from vfn.model import schedule_of
 from vfn.nn import Network
 from vfn.objective import Batch, Objective, weighted_error
 from vfn.ops import Prediction, distill_target, eps_from_x0, q_sample, v_from_x0
+from vfn.sampling import Trained
 from vfn.train.distillation.methods import NO_LIMITS, Limits, Method, Weak, limits_of
 from vfn.train.distillation.plan import halvings, stage_config
 from vfn.train.distillation.teaching import taught_by
@@ -22,6 +23,7 @@ def distill_objective(
     in_steps: int,
     weak: Weak | None = None,
     limits: Limits = NO_LIMITS,
+    clip: bool = True,
 ) -> Objective:
     """Error against what the teacher's two DDIM steps amount to.
 
@@ -34,6 +36,7 @@ def distill_objective(
         in_steps: N, the student's steps; times of batches are ``1/N, ..., 1``.
         weak: a weaker network that the teacher is led away from, too.
         limits: of its guidance.
+        clip: whether its x0 is held within [-1, 1], as in sampling of data with that range.
 
     Returns:
         objective: gives the loss [B] of the student's network on a batch.
@@ -56,7 +59,7 @@ def distill_objective(
             i = torch.round(batch.t * in_steps)
             end = schedule.logsnr(((i - 1) / in_steps).clamp(min=0))
             target = distill_target(
-                taught_by(teacher, batch, diffusion, guidance, weak, clip=True, limits=limits),
+                taught_by(teacher, batch, diffusion, guidance, weak, clip=clip, limits=limits),
                 z,
                 logsnr,
                 schedule.logsnr((i - 0.5) / in_steps),
@@ -73,10 +76,11 @@ def _stages(plan: Config) -> list[Config]:
     return [stage_config(plan, steps) for steps in halvings(plan.distill)]
 
 
-def _objective(teacher: nn.Module, stage: Config, weak: Weak | None = None) -> Objective:
+def _objective(teacher: Trained, stage: Config, weak: Weak | None = None) -> Objective:
     distill = stage.distill
-    guidance = distill.teacher_guidance or 0.0
-    return distill_objective(teacher, guidance, distill.student_steps, weak, limits_of(distill))
+    guidance, limits = distill.teacher_guidance or 0.0, limits_of(distill)
+    clip = teacher.shape.values.bounded
+    return distill_objective(teacher.model, guidance, distill.student_steps, weak, limits, clip)
 
 
 PROGRESSIVE = Method(_stages, _objective, takes_weak=True)

@@ -503,7 +503,7 @@ def _open_stage(
             network.compile()
     led = () if weak is None or by is None else (Weak(_said_by(weak), by),)
     assert method.takes_weak or not led  # refused otherwise
-    objective = method.objective(strong.model, stage, *led)
+    objective = method.objective(strong, stage, *led)
     if companion is not None:
         objective = partial(cast(WithAuxiliary, objective), auxiliary=companion.module)
     return run._replace(objective=objective), strong, weak
@@ -521,14 +521,16 @@ def _frozen(checkpoint: Checkpoint, world: World, called: str) -> Trained:
     )
 
 
-def _said_by(weak: Trained) -> Callable[[Tensor | None, Conditions], Denoiser]:
+def _said_by(weak: Trained) -> Callable[[Tensor | None, Conditions, bool], Denoiser]:
     """What a network says of a batch under some conditions; it may know no labels."""
     diffusion, labelled = weak.config.diffusion, bool(weak.shape.legend.names)
-    schedule = schedule_of(diffusion)
+    schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
 
-    def said(labels: Tensor | None, conditions: Conditions) -> Denoiser:
-        asked, out_type = labels if labelled else None, diffusion.model_out_type
-        return denoiser(weak.model, None, schedule, out_type, asked, conditions=conditions)
+    def said(labels: Tensor | None, conditions: Conditions, clip: bool) -> Denoiser:
+        asked = labels if labelled else None
+        return denoiser(
+            weak.model, None, schedule, out_type, asked, clip=clip, conditions=conditions
+        )
 
     return said
 

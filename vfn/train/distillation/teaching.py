@@ -27,7 +27,7 @@ def taught_by(
         diffusion: schedule and prediction type.
         guidance: w, where the batch has none.
         weak: a weaker network that the teacher is led away from, too.
-        clip: whether its x0 is held within [-1, 1], as in sampling.
+        clip: whether its x0, and that of the weaker one, is held within [-1, 1], as in sampling.
         limits: of both kinds of guidance.
 
     Returns:
@@ -43,7 +43,7 @@ def taught_by(
         strength_within(w, limits.interval),
         clip=clip,
         rescale=limits.rescale,
-        weak=None if weak is None else weak.denoiser(batch.labels, batch.more),
+        weak=None if weak is None else weak.denoiser(batch.labels, batch.more, clip),
         weak_guidance=0.0 if weak is None else strength_within(weak.guidance, limits.interval),
         conditions=batch.more,
     )
