@@ -702,3 +702,44 @@ def test_times_beyond_the_ends_are_the_ends(name):
         assert got[:3].tolist() == [got[2].item()] * 3
         assert got[3:].tolist() == [got[3].item()] * 3
         assert not got.isnan().any()
+
+
+def halved(z, _logsnr):
+    return 0.5 * z
+
+
+# Functions that look at a sample as a whole, of data x, y, n of any shape; levels are [B].
+WHOLE_SAMPLES = {
+    "rescale": lambda a: ops.rescale(a.x, a.y, 0.7),
+    "dynamic_threshold": lambda a: ops.dynamic_threshold(2 * a.x, 0.9),
+    "apg_guide": lambda a: ops.apg_guide(a.x, a.y, 0.5, a.n, 0.3, 2.0, -0.5).x0,
+    "zero_star_guide": lambda a: ops.zero_star_guide(a.x, a.y, a.n, a.t, 0.5),
+    "guided": lambda a: ops.guided(halved, [lambda z, _: z.sin()], [0.5], phi=0.3)(a.x, a.t),
+    "slerp": lambda a: ops.slerp(a.x, a.y, 0.3),
+    "mse_loss": lambda a: ops.mse_loss(
+        Prediction(a.x, a.y, a.n), Prediction(a.y, a.n, a.x), "snr", a.t
+    ),
+    "kl_loss": lambda a: ops.kl_loss(a.x, a.y, a.n, a.t, a.s, a.t > 0.5, "fixed_large"),
+    "prior_bpd": lambda a: ops.prior_bpd(a.x, a.t),
+    "vlb_bpd": lambda a: ops.vlb_bpd(halved, a.x, COSINE, 2, lambda i: a.n).total,
+    "continuous_vlb_bpd": lambda a: (
+        ops.continuous_vlb_bpd(halved, a.x, -4.0, 4.0, a.t.sigmoid()[None], lambda k: a.n).total
+    ),
+    "flow_loglik": lambda a: ops.flow_loglik(halved, a.x, GRID, torch.stack([a.n])).loglik[0],
+    "rms": lambda a: ops.rms(a.x),
+    "pseudo_huber": lambda a: ops.pseudo_huber(a.x, a.y),
+    "normalised_tangent": lambda a: ops.normalised_tangent(a.x),
+    "adaptive": lambda a: ops.sampler("adaptive")(halved, a.x, GRID).x0,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", WHOLE_SAMPLES)
+def test_a_sample_may_be_a_single_value(name):
+    """Data [B], as those of [B, 1, 1]."""
+    draw = torch.Generator().manual_seed(0)
+    x, y, n, t = torch.randn(4, 5, dtype=torch.float64, generator=draw)
+    boxed = Inputs(*(value.view(5, 1, 1) for value in (x, y, n)), t, t + 1)
+    got = WHOLE_SAMPLES[name](Inputs(x, y, n, t, t + 1))
+    assert got.shape == (5,)
+    assert torch.equal(got, WHOLE_SAMPLES[name](boxed).view(5))

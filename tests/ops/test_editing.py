@@ -45,6 +45,18 @@ def test_round_trip_comes_back():
     torch.testing.assert_close(again, x0, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("solver", [ops.adams_solver(), ADAMS])
+def test_encoding_goes_all_the_way_to_pure_noise(solver):
+    """To logsnr -inf; a single step is that of DDIM inversion."""
+    z = start_noise(8, 2)
+    levels = ops.logsnr_grid(ops.logsnr_schedule("cosine", -math.inf, 20.0), 128)
+    got = ops.encode(MIXTURE.denoise, MIXTURE.flow(z), levels, solver)
+    torch.testing.assert_close(got.z, z, rtol=0, atol=0.02)
+    once = torch.tensor([-math.inf, 1.0], dtype=torch.float64)
+    by_ddim, by_adams = (ops.encode(MIXTURE.denoise, z, once, *own).z for own in ((), (solver,)))
+    assert torch.equal(by_adams, by_ddim)
+
+
 def test_encoding_needs_a_finite_end():
     with pytest.raises(ValueError, match="ends at a finite logsnr to encode from, got \\+inf"):
         ops.encode(MIXTURE.denoise, torch.zeros(1, 2), ops.karras_grid(4))
@@ -80,6 +92,8 @@ def test_slerp_keeps_dtype_and_takes_a_fraction_each():
     assert got.dtype == torch.float32
     torch.testing.assert_close(got[[0, 2]], torch.stack([a[0], b[2]]))
     torch.testing.assert_close(got[1].norm(), torch.tensor(1.0))
+    boxed = ops.slerp(a[:, None], b[:, None], torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1))
+    assert torch.equal(boxed[:, 0], got)
     with pytest.raises(ValueError, match="b to have the shape of a"):
         ops.slerp(a, b[:1], 0.5)
 
@@ -153,6 +167,18 @@ def test_repainting_step_by_step():
     )
     assert got.nfe == 4
     torch.testing.assert_close(got.x0, z)
+
+
+@pytest.mark.parametrize("var_type", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("resample", [1, 3])
+def test_repainting_ends_in_data_whatever_the_variance(var_type, resample):
+    """As `sample` does: where the denoiser always says the same, in that."""
+    z, mask = torch.randn(4, 2), torch.tensor([True, False])
+    step = partial(ops.ancestral_step, var_type=var_type)
+    got = ops.inpaint(lambda z, _: 0 * z + 0.5, z, grid(4), z, mask, lambda _: torch.randn(4, 2),
+                      step, resample=resample, jump=2)  # fmt: skip
+    assert torch.equal(got.x0[:, 0], z[:, 0])
+    assert (got.x0[:, 1] == 0.5).all()
 
 
 def test_repainting_with_ddim():

@@ -38,6 +38,13 @@ def test_likelihood_of_a_mixture_is_the_exact_one():
         torch.testing.assert_close(got.loglik.mean(0), exact_loglik(data()), rtol=0, atol=tolerance)
 
 
+def test_a_grid_may_begin_at_pure_noise():
+    schedule = ops.logsnr_schedule("cosine", -math.inf, 20.0)
+    x0, probes = data(4), AXES[:, None].expand(DIMS, 4, DIMS)
+    got = ops.flow_loglik(MIXTURE.denoise, x0, ops.logsnr_grid(schedule, 128), probes)
+    torch.testing.assert_close(got.loglik.mean(0), exact_loglik(x0), rtol=0, atol=1e-3)
+
+
 def test_trace_is_taken_at_every_place():
     calls = []
 

@@ -183,6 +183,7 @@ def test_turn_keeps_its_digits(max_ulp):
     clean = noisy + torch.logspace(-6, 1, 8, dtype=torch.float64).repeat(26)
     exact = [angle(t) - angle(s) for t, s in zip(noisy.tolist(), clean.tolist(), strict=True)]
     assert max_ulp(turn(noisy, clean), exact) <= 4
+    assert torch.equal(turn(clean, noisy), -turn(noisy, clean))
 
 
 def test_eta_between_is_the_solution_for_a_constant_x0():
@@ -203,7 +204,9 @@ def test_steps_over_everything_have_limits():
     z, v = torch.randn(2, 1, 3, dtype=torch.float64)
     quarter = torch.pi / 2
     torch.testing.assert_close(ops.am2_step(z, v, -INF, INF, v), z - quarter * v)
+    torch.testing.assert_close(ops.am2_step(z, v, INF, -INF, v), z + quarter * v)
     torch.testing.assert_close(ops.ab2_step(z, v, 0.0, INF, v, -INF), z - quarter / 2 * v)
+    torch.testing.assert_close(ops.ab2_step(z, v, 0.0, -INF, v, INF), z + quarter / 2 * v)
     torch.testing.assert_close(ops.renoise_step(z, INF, -INF, v), v)
     torch.testing.assert_close(ops.renoise_step(z, INF, 0.0, v), (z + v) / 2**0.5)
     for eta in (0.0, 1.0):

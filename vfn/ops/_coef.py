@@ -57,6 +57,11 @@ def each_logsnr(logsnr: Scalar, data: Tensor, name: str = "logsnr") -> Tensor:
     return level.reshape(-1).expand(data.shape[0])
 
 
+def rows(value: Tensor) -> Tensor:
+    """Each sample in a line, [B, values of one]; those of [B] have one value."""
+    return value.reshape(value.shape[0], math.prod(value.shape[1:]))
+
+
 def check_data(data: Any, name: str = "data") -> None:
     """Refuse what is no floating-point tensor."""
     check_tensor(data, name)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import from_left
+from vfn.ops._coef import from_left, rows
 from vfn.ops.integration import (
     Counted,
     Denoiser,
@@ -130,7 +130,7 @@ def _error(z: Tensor, after: Tensor, step: Tensor, slopes: list[Tensor]) -> Tens
     """Root mean square over each sample of the estimated error, divided by ``1 + |z|`` [B]."""
     error = _turned(torch.zeros_like(z), step, _ERROR, slopes)
     size = error / (1 + torch.maximum(z.abs(), after.abs()))
-    return size.double().flatten(1).square().mean(1).sqrt()
+    return rows(size.double()).square().mean(1).sqrt()
 
 
 def _turned(z: Tensor, step: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import Scalar, as_logsnr, from_left, same_shape
+from vfn.ops._coef import Scalar, as_logsnr, from_left, rows, same_shape
 from vfn.ops.integration import Denoiser
 from vfn.ops.process import q_posterior, q_sample
 from vfn.ops.schedules import LogSNRSchedule, level_at
@@ -204,7 +204,7 @@ def kl_loss(
     mean, logvar, _ = q_posterior(z, pred_x0, lt, ls, var_type, intp_frac)
     kl = normal_kl(true.mean, true.logvar, mean, logvar)
     nll = -discretized_gaussian_loglik(x0, pred_x0, 0.5 * logvar)
-    return torch.where(from_left(last, z), nll, kl).flatten(1).mean(1) / math.log(2)
+    return rows(torch.where(from_left(last, z), nll, kl)).mean(1) / math.log(2)
 
 
 def prior_bpd(x0: Tensor, logsnr_min: Scalar) -> Tensor:
@@ -234,7 +234,7 @@ def prior_bpd(x0: Tensor, logsnr_min: Scalar) -> Tensor:
     series = alpha2.square() * (0.5 + alpha2 / 3 + alpha2.square() / 4)
     rest = torch.where(alpha2 < 1e-4, series, F.softplus(logsnr) - alpha2)
     nats = 0.5 * ((alpha.to(x0.dtype) * x0).square() + rest.to(x0.dtype))
-    return nats.expand_as(x0).flatten(1).mean(1) / math.log(2)
+    return rows(nats.expand_as(x0)).mean(1) / math.log(2)
 
 
 def step_logsnrs(schedule: LogSNRSchedule, t: Tensor, timesteps: int) -> StepLevels:
@@ -401,10 +401,10 @@ def continuous_vlb_bpd(
         error = x0 - denoise(q_sample(x0, logsnr, noise(k)), logsnr)
         scale = from_left(_coef.alpha_over_sigma(logsnr), x0)
         terms.append((scale.to(x0.dtype) * error).square())
-    mean_square = torch.stack([term.flatten(1).mean(1) for term in terms]).mean(0)
+    mean_square = torch.stack([rows(term).mean(1) for term in terms]).mean(0)
     diffusion = mean_square * (0.5 * span / math.log(2))
     nats = -_decoder_loglik(x0, noise(0), logsnr_max, decoder)
-    decoded, prior = nats.flatten(1).mean(1) / math.log(2), prior_bpd(x0, logsnr_min)
+    decoded, prior = rows(nats).mean(1) / math.log(2), prior_bpd(x0, logsnr_min)
     return BitsPerDim(prior + diffusion + decoded, prior, diffusion, decoded)
 
 

@@ -22,6 +22,7 @@ from vfn.ops._coef import (
     each_logsnr,
     from_left,
     linear_combination,
+    rows,
     same_shape,
 )
 from vfn.ops.losses import balanced_loss
@@ -716,4 +717,4 @@ def adaptive_weight(error: Tensor, power: float = 1.0, offset: float = 1e-3) -> 
 def _square(value: Tensor) -> Tensor:
     """Sum of squares of each sample [B], in float32 at least."""
     wide = value.to(torch.promote_types(value.dtype, torch.float32))
-    return wide.square().reshape(value.shape[0], math.prod(value.shape[1:])).sum(1)
+    return rows(wide.square()).sum(1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, check_logsnr, from_left, linear_combination, same_shape
+from vfn.ops._coef import Scalar, each_logsnr, from_left, linear_combination, rows, same_shape
 from vfn.ops.guidance import mapped
 from vfn.ops.integration import (
     Counted,
@@ -22,7 +22,7 @@ from vfn.ops.integration import (
 )
 from vfn.ops.multistep import renoise_step
 from vfn.ops.process import q_sample
-from vfn.ops.steps import ancestral_step, ddim_inverse_step
+from vfn.ops.steps import ancestral_step, ddim_inverse_step, ddim_step
 
 
 class Encoding(NamedTuple):
@@ -90,7 +90,7 @@ def slerp(a: Tensor, b: Tensor, fraction: Scalar) -> Tensor:
     Args:
         a: [B, ...].
         b: shape of ``a``, not opposite to it.
-        fraction: f, a number or [B]; 0 gives a, 1 gives b.
+        fraction: f, a number, [B] or [B, 1, ...]; 0 gives a, 1 gives b.
 
     Returns:
         shape and dtype of ``a``; the straight line where a and b are parallel.
@@ -104,8 +104,8 @@ def slerp(a: Tensor, b: Tensor, fraction: Scalar) -> Tensor:
     tensor([[0.7071, 0.7071]])
     """
     same_shape(a, b, "a", "b")
-    share = check_logsnr(fraction, a, "fraction")
-    flat_a, flat_b = a.double().flatten(1), b.double().flatten(1)
+    share = each_logsnr(fraction, a, "fraction")
+    flat_a, flat_b = rows(a.double()), rows(b.double())
     dot, lengths = (flat_a * flat_b).sum(1), flat_a.norm(dim=1) * flat_b.norm(dim=1)
     cosine = dot / lengths
     bent = cosine < _PARALLEL
@@ -210,7 +210,10 @@ def inpaint(
         if there < here:
             z = renoise_step(z, at, to, noise(next(draws)))
         else:
-            z = step(z, calls(z, at), at, to, noise=noise(next(draws)))
+            # The step to the data is that of the flow, as in `sample`: a draw would end in noise.
+            last, drawn = there == len(grid) - 1, noise(next(draws))
+            x0 = calls(z, at)
+            z = ddim_step(z, x0, at, to) if last else step(z, x0, at, to, noise=drawn)
             calls.next_step()
             z = torch.where(mask, q_sample(known, to, noise(next(draws))), z)
         here = there

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from vfn.ops import _coef
-from vfn.ops._coef import NUMBER, Scalar, as_float64, as_logsnr, check_logsnr, from_left, same_shape
+from vfn.ops._coef import (
+    NUMBER,
+    Scalar,
+    as_float64,
+    as_logsnr,
+    check_logsnr,
+    from_left,
+    rows,
+    same_shape,
+)
 from vfn.ops.guidance_rules import GUIDANCE_RULES
 from vfn.ops.integration import Denoiser, Remembered, asked, denoiser_of, remembers, spans
 
@@ -76,9 +85,9 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """
     same_shape(guided, cond, "guided", "cond")
     _check_phi(phi)
-    if not guided.numel():  # of which there is no deviation
+    if guided.shape[1:].numel() < 2 or not guided.numel():  # of which there is no deviation
         return guided.clone()
-    spread, wanted = guided.flatten(1).std(1), cond.flatten(1).std(1)
+    spread, wanted = rows(guided).std(1), rows(cond).std(1)
     ratio = torch.where(spread > 0, wanted / spread, 1.0)
     return guided * from_left(1 - phi + phi * ratio, guided)
 
@@ -112,7 +121,7 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
     if not x0.numel():  # of which there is no quantile
         return x0.clone()
     exact = torch.promote_types(x0.dtype, torch.float32)  # quantile takes no half precision
-    magnitude = torch.quantile(x0.flatten(1).abs().to(exact), quantile, dim=1).clamp(min=1)
+    magnitude = torch.quantile(rows(x0).abs().to(exact), quantile, dim=1).clamp(min=1)
     limit = from_left(magnitude, x0).to(x0.dtype)
     return torch.minimum(torch.maximum(x0, -limit), limit) / limit
 
@@ -261,7 +270,7 @@ def apg_guide(
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each sample [B], in float32 at least."""
     wide = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(wide) * b.to(wide)).flatten(1).sum(1)
+    return rows(a.to(wide) * b.to(wide)).sum(1)
 
 
 def _share(a: Tensor, of: Tensor) -> Tensor:

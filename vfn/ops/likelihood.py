@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vfn.ops._coef import same_shape
+from vfn.ops._coef import rows, same_shape
 from vfn.ops.editing import encode
 from vfn.ops.integration import Denoiser, as_grid
 from vfn.ops.multistep import turn
@@ -86,7 +86,7 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
 
         _, pull, prediction = torch.func.vjp(velocity, z, has_aux=True)  # type: ignore[misc]
         places.append(logsnr)
-        traces.append(torch.stack([(probe * pull(probe)[0]).flatten(1).sum(1) for probe in probes]))
+        traces.append(torch.stack([rows(probe * pull(probe)[0]).sum(1) for probe in probes]))
         return prediction
 
     z, nfe = encode(watched, x0, grid, adams_solver(correct=True))
@@ -94,7 +94,7 @@ def flow_loglik(denoise: Denoiser, x0: Tensor, logsnrs: Tensor, probes: Tensor) 
     angles = turn(torch.stack(places[1:]), torch.stack(places[:-1])).unsqueeze(1)
     at = torch.stack(traces)  # [N+1, P, B]
     integral = 0.5 * (angles * (at[1:] + at[:-1])).sum(0)
-    density = -0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1).sum(1)
+    density = -0.5 * rows(z.double().square() + math.log(2 * math.pi)).sum(1)
     return FlowLoglik((density + integral).to(x0.dtype), nfe + 1)
 
 

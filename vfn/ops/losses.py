@@ -1,10 +1,8 @@
 """Training losses, one value per sample."""
 
-import math
-
 from torch import Tensor
 
-from vfn.ops._coef import Scalar, as_float64, each_logsnr, same_shape
+from vfn.ops._coef import Scalar, as_float64, each_logsnr, rows, same_shape
 from vfn.ops.predictions import Prediction
 from vfn.ops.weightings import WEIGHTINGS
 
@@ -35,7 +33,7 @@ class _Errors:
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
     """Mean over all but the first dimension of the square of what two tensors differ by, [B]."""
     same_shape(a, b, "prediction", "target")
-    return (a - b).square().reshape(a.shape[0], math.prod(a.shape[1:])).mean(1)
+    return rows((a - b).square()).mean(1)
 
 
 def mse_loss(

@@ -310,14 +310,17 @@ def am2_step(z: Tensor, v: Tensor, logsnr_t: Scalar, logsnr_s: Scalar, v_next: T
 def turn(logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
     """The angle ``phi_t - phi_s`` that (alpha, sigma) turns by from t to s, float64.
 
-    Its tangent is ``(1 - exp(-h)) / (exp(l_t/2) + exp(-l_s/2))``, as ``tan phi = exp(-l/2)``;
-    nothing cancels.
+    From l to l + 2h, the less noisy end, its tangent is ``(1 - exp(-h)) / (exp(l/2) +
+    exp(-l/2 - h))``, as ``tan phi = exp(-l/2)``; nothing cancels, and both ends may be infinite.
 
     Returns:
-        angle in [0, pi/2], negative where s is noisier.
+        angle in [-pi/2, pi/2], negative where s is noisier.
     """
-    gap = _coef.one_minus_exp(0.5 * _coef.gap(logsnr_t, logsnr_s))
-    return torch.atan(gap / (torch.exp(0.5 * logsnr_t) + torch.exp(-0.5 * logsnr_s)))
+    back = logsnr_s < logsnr_t
+    low, high = torch.where(back, logsnr_s, logsnr_t), torch.where(back, logsnr_t, logsnr_s)
+    gap = _coef.one_minus_exp(0.5 * _coef.gap(low, high))
+    angle = torch.atan(gap / (torch.exp(0.5 * low) + torch.exp(-0.5 * high)))
+    return torch.where(back, -angle, angle)
 
 
 def add_terms(z: Tensor, terms: list[tuple[Tensor, Tensor]]) -> Tensor:

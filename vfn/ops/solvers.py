@@ -33,7 +33,7 @@ from vfn.ops.multistep import (
 )
 from vfn.ops.predictions import v_from_x0
 from vfn.ops.solver_table import SOLVERS
-from vfn.ops.steps import ancestral_step, ddim_step
+from vfn.ops.steps import ancestral_step, ddim_step, flow_step
 from vfn.ops.words import Ending, VarType, check_choice
 from vfn.parametric import check_options
 
@@ -343,7 +343,7 @@ def _adams(denoise: Denoiser, z: Tensor, span: Span, memory: Any, *, correct: bo
     x0 = denoise(z, span.t)
     v = v_from_x0(z, x0, span.t)
     if memory is None:
-        return Stepped(ddim_step(z, x0, span.t, span.s), x0, (z, v, span.t))
+        return Stepped(flow_step(z, x0, span.t, span.s), x0, (z, v, span.t))
     z_prev, v_prev, logsnr_prev = memory
     if correct:
         z = am2_step(z_prev, v_prev, logsnr_prev, span.t, v)

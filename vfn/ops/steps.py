@@ -50,8 +50,7 @@ def ddim_step(
     same_shape(z, x0, "z", "x0")
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
     if eta == 0:
-        coef_x0 = _coef.alpha(ls) * _coef.one_minus_exp(0.5 * _coef.gap(lt, ls))
-        return linear_combination(_coef.sigma_ratio(ls, lt), z, coef_x0, x0)
+        return linear_combination(_coef.sigma_ratio(ls, lt), z, _of_x0(lt, ls), x0)
     if noise is None:
         raise ValueError(f"expected noise of shape {tuple(z.shape)} for eta={eta}, got None")
     same_shape(z, noise, "z", "noise")
@@ -90,10 +89,31 @@ def ddim_inverse_step(z: Tensor, x0: Tensor, logsnr_s: Scalar, logsnr_t: Scalar)
     """
     same_shape(z, x0, "z", "x0")
     ls, lt = as_logsnr(logsnr_s, z, "logsnr_s"), as_logsnr(logsnr_t, z, "logsnr_t")
-    # alpha_t exp((l_s - l_t)/2) = sigma_t alpha_s/sigma_s stays finite at alpha_t = 0.
-    share = _coef.one_minus_exp(0.5 * _coef.gap(lt, ls))
-    coef_x0 = -_coef.sigma(lt) * _coef.alpha_over_sigma(ls) * share
-    return linear_combination(_coef.sigma_ratio(lt, ls), z, coef_x0, x0)
+    return linear_combination(_coef.sigma_ratio(lt, ls), z, _of_x0_back(ls, lt), x0)
+
+
+def flow_step(z: Tensor, x0: Tensor, logsnr_t: Tensor, logsnr_s: Tensor) -> Tensor:
+    """`ddim_step` where s is less noisy than t, and `ddim_inverse_step` where it is noisier.
+
+    Returns:
+        z_s, shape and dtype of ``z``.
+    """
+    lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
+    back = ls < lt
+    low, high = torch.where(back, ls, lt), torch.where(back, lt, ls)
+    coef_x0 = torch.where(back, _of_x0_back(high, low), _of_x0(low, high))
+    return linear_combination(_coef.sigma_ratio(ls, lt), z, coef_x0, x0)
+
+
+def _of_x0(low: Tensor, high: Tensor) -> Tensor:
+    """What a step of the flow takes of x0, from a level to one that is less noisy."""
+    return _coef.alpha(high) * _coef.one_minus_exp(0.5 * _coef.gap(low, high))
+
+
+def _of_x0_back(high: Tensor, low: Tensor) -> Tensor:
+    """The same backwards; alpha_low exp(h) = sigma_low alpha_high/sigma_high is finite at 0."""
+    share = _coef.one_minus_exp(0.5 * _coef.gap(low, high))
+    return -_coef.sigma(low) * _coef.alpha_over_sigma(high) * share
 
 
 def ancestral_step(
