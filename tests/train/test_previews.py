@@ -115,11 +115,13 @@ def test_what_cannot_guide_is_refused_before_the_first_step(config, plain, tmp_p
     assert find_checkpoint(tmp_path / "passed").step == 4
 
 
-def test_networks_for_few_steps_are_shown_at_1_2_and_4_of_them(config, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"sample_timesteps": 4, "zero_init": 1},
+                                  {"sample_timesteps": 2, "times": (1.0, 0.6)}])  # fmt: skip
+def test_networks_for_few_steps_are_shown_at_1_2_and_4_of_them(config, tmp_path, more):
     """Two rows of each, one below the other: what a run of one step shows is the first two."""
     given = {"steps": 2, "lr": 0.05, "warmup": 0, "second_time": True, "objective": "mean_flow",
              "time_embedding": "smooth", "sampler": "mean_flow", "sample_timesteps": 1}  # fmt: skip
-    train(override(config, given), tmp_path, device="cpu")
+    train(override(config, {**given, **more}), tmp_path, device="cpu")
     with Image.open(RunFiles(tmp_path).preview(2)) as shown:
         width, height = shown.size
         tile = height // 6 - 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from vfn.configs import SampleConfig
 from vfn.configs.settings import changed_section
 from vfn.data import Dataset, Labels
 from vfn.distributed import World
@@ -117,9 +118,8 @@ def save_grid(
         chosen = torch.arange(min(PREVIEW_ROWS * PREVIEW_COLUMNS, len(dataset.images)))
         asked, columns = as_pictures(trained, dataset.rows(chosen)), ()
     width, rows = len(columns) or PREVIEW_COLUMNS, FEW_ROWS if steps else PREVIEW_ROWS
-    settings = [changed_section(trained.config.sample, {"sample_timesteps": n}) for n in steps]
-    parts = []
-    for each in settings or [trained.config.sample]:
+    own, parts = trained.config.sample, []
+    for each in [_in_steps(own, n) for n in steps] or [own]:
         draws = Draws(trained, each, asked, rows * width, seed, weak)
         parts.append(draws.by_all(world, check, title).images)
     names = [f"{n} step{'s' if n > 1 else ''}" if row == 0 else "" for n in steps
@@ -127,6 +127,12 @@ def save_grid(
     if world.rank == 0:
         shown = trained.shown(torch.cat(parts))
         save_png(path, grid(shown, width, row_labels=names, column_labels=columns))
+
+
+def _in_steps(sample: SampleConfig, steps: int) -> SampleConfig:
+    """Settings of sampling with other steps, of which nothing moves in as many as there can be."""
+    still = min(sample.zero_init, steps - 1)
+    return changed_section(sample, {"sample_timesteps": steps, "zero_init": still})
 
 
 def _asked(dataset: Dataset, legend: Labels) -> tuple[Asked, tuple[str, ...]]:
