@@ -109,6 +109,16 @@ def Ranged(_directory):
     from vfn.data.values import ranged
     return as_dataset(torch.rand(20, 2, 4, 4) / 2, values=ranged("float32", -1, 1))
 
+def Mistaken(_directory):
+    from vfn.data.values import ranged
+    return source(read=lambda i: np.zeros((2, 4, 4), np.float32), numbers="float32",
+                  values=ranged("uint16", 0, 1))
+
+def Unscaled(_directory):
+    from vfn.data.values import Values
+    return source(read=lambda i: np.zeros((2, 4, 4), np.float32), numbers="float32",
+                  values=Values("float32", (0.0,) * 3, (1.0,) * 3))
+
 def Besides(_directory):
     images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
     return as_dataset(images, beside=images)
@@ -197,6 +207,8 @@ def test_labels_of_another_width():
         ("NoVectors", "expected finite vectors .* got nan at 0, 0"),
         ("Doubles", "to be one of uint8, uint16, float16, float32, got 'float64'"),
         ("Other", r"0 \(float64 \[2, 4, 4\], expected float32 \[C, H, W\]\)"),
+        ("Mistaken", "expected values of numbers in mine for float32, got uint16; make them alike"),
+        ("Unscaled", "expected 1 or 2 offsets of numbers in mine, one for each channel, got 3"),
         ("Alpha", "expected 1 or 3 channels of 8-bit pictures in mine, got 4"),
         ("Exits", "Exits cannot be opened: SystemExit: 3"),
         ("ExitsLater", r"20 of 20 pictures in mine cannot be used: 0 \(3\)"),

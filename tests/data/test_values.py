@@ -1,5 +1,7 @@
 """Arrays of other numbers than pictures: read, scaled, trained on, drawn, written, judged."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from vfn.data.values import PLAIN, Values, measured, ranged
 from vfn.evaluation import judge
 from vfn.model import shape_of
 from vfn.runs import find_checkpoint
+from vfn.runs.checkpoint import parse_shape
 from vfn.sampling import load, untrained, write_samples
 from vfn.train import train
 
@@ -165,6 +168,62 @@ def test_floats_in_memory_need_their_meaning():
     assert found.values.bounded
     with pytest.raises(ValueError, match="expected pictures within 0..0.1, got .* in picture 0"):
         as_dataset(floats, values=ranged("float32", 0, 0.1))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.int16, torch.bfloat16, torch.int64])
+def test_numbers_that_no_checkpoint_holds_are_refused(kind, tmp_path):
+    """A run on such ones was trained to its end, and its checkpoints could not be opened."""
+    name = str(kind).removeprefix("torch.")
+    images = (torch.randn(20, 2, 8, 8) * 100).to(kind)
+    message = rf"uint8, uint16, float16, float32, got '{name}'; convert them with .float\(\)"
+    with pytest.raises(ValueError, match=f"expected numbers of {message}"):
+        measured(images, name)
+    with pytest.raises(ValueError, match=f"expected pictures of {message}"):
+        as_dataset(images, values=Values(name, (0.0,), (400.0,)))
+    pictures = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"expected pictures beside of {message}"):
+        as_dataset(pictures, beside=images, beside_values=Values(name, (0.0,), (400.0,)))
+    with pytest.raises(ValueError, match=f"expected pictures of {message}"):
+        train(small_config(), tmp_path / "run", dataset=Dataset(images, values=Values(name)))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "scale", "message"),
+    [
+        ((0.0,), (0.0,), r"scales above 0, got \(0.0,\) and \(0.0,\)"),
+        ((0.0,), (-2.0, 3.0), r"scales above 0, got"),
+        ((np.inf,), (1.0,), "finite offsets of pictures"),
+        ((0.0,), (np.nan,), "finite scales above 0"),
+        ((0.0,) * 3, (2.0,) * 3, "expected 1 or 2 offsets of pictures, one for each .*, got 3"),
+        ((0.0,), (), "expected 1 or 2 scales of pictures, .*, got 0"),
+        (0.0, 1.0, "expected offset and scale of pictures as numbers, .*, got 0.0"),
+    ],
+)
+def test_scales_that_no_checkpoint_holds_are_refused(offset, scale, message):
+    with pytest.raises(ValueError, match=message):
+        as_dataset(torch.rand(3, 2, 8, 8), values=Values("float32", offset, scale))
+
+
+def test_scales_of_other_types_are_kept_as_floats(tmp_path):
+    """As a checkpoint gives them back, or the run would not go on with its own pictures."""
+    values = Values("float32", [np.float32(0.5), 1], torch.tensor([1.0, 2.0]))
+    dataset = as_dataset(torch.rand(20, 2, 8, 8), values=values)
+    assert dataset.values == Values("float32", (0.5, 1.0), (1.0, 2.0))
+    train(override(small_config(), {"guidance": 0.0}), tmp_path, dataset=dataset, device="cpu")
+    assert load(tmp_path, "cpu").shape.values == dataset.values
+
+
+def test_a_type_that_values_do_not_name_is_told():
+    with pytest.raises(ValueError, match="expected float16 pictures .* as values say, got float32"):
+        as_dataset(torch.rand(3, 1, 8, 8), values=ranged("float16", 0, 1))
+
+
+def test_a_checkpoint_of_more_scales_than_channels_is_refused():
+    told = {"dtype": "float32", "offset": [0.0] * 3, "scale": [1.0] * 3, "bounded": True}
+    shape = {"channels": 1, "height": 8, "width": 8, "class_names": [], "values": told}
+    with pytest.raises(ValueError, match="expected 1 offsets of values, .*, got 3"):
+        parse_shape(json.dumps(shape))
 
 
 @pytest.fixture(scope="module", params=["range", "deviation"])

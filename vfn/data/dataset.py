@@ -11,7 +11,7 @@ from torch import Tensor
 from vfn.configs import Split
 from vfn.data.given import Vector, vector_of
 from vfn.data.labels import Labels, check_count, check_names
-from vfn.data.values import PLAIN, Values
+from vfn.data.values import PLAIN, Values, checked_values
 from vfn.files import shown
 from vfn.ops import epoch_permutation
 
@@ -86,26 +86,19 @@ def as_dataset(
         Dataset.
 
     Raises:
-        ValueError: for another type or shape, or labels that are out of range.
+        ValueError: for another type or shape, labels that are out of range, or values that no
+            checkpoint can keep.
 
     >>> as_dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([2, 1])).legend.names
     ('1', '2')
     """
     images = torch.as_tensor(images)
     labels = None if labels is None else torch.as_tensor(labels)
-    other = values != PLAIN and images.dtype == getattr(torch, values.dtype) and images.ndim == 4
-    if not other and (
-        images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3)
-    ):
-        raise ValueError(
-            "expected uint8 pictures [N, C, H, W] with C 1 or 3, got "
-            f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}; "
-            "convert them with vfn.data.to_uint8, or say with values what the numbers mean"
-        )
+    values = _meant(images, values)
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
     more = _conditions(images, vectors, tuple(vector_names), beside, beside_values)
-    if other:
+    if not values.plain:
         values.check(images, "pictures")
         more["values"] = values
     if labels is None:
@@ -137,6 +130,25 @@ def as_dataset(
     return Dataset(images, kept, Labels(tuple(texts), tags), **more)
 
 
+def _meant(images: Tensor, values: Values) -> Values:
+    """What the numbers of pictures mean, refused where they are others or no pictures."""
+    kind = str(images.dtype).removeprefix("torch.")
+    got = f"got {kind} {list(images.shape)}"
+    if values != PLAIN:
+        values = checked_values(values, images.shape[1] if images.ndim == 4 else 1, "pictures")
+    if values != PLAIN and (kind != values.dtype or images.ndim != 4):
+        raise ValueError(
+            f"expected {values.dtype} pictures [N, C, H, W], as values say, {got}; convert one of "
+            "them"
+        )
+    if values == PLAIN and (kind != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3)):
+        raise ValueError(
+            f"expected uint8 pictures [N, C, H, W] with C 1 or 3, {got}; convert them with "
+            "vfn.data.to_uint8, or say with values what the numbers mean"
+        )
+    return values
+
+
 def _conditions(
     images: Tensor,
     vectors: Tensor | None,
@@ -155,6 +167,8 @@ def _conditions(
         raise ValueError("expected vectors with vector_names, got None; leave out the names")
     if beside is not None:
         sizes = beside.ndim == 4 and beside.shape[2:] == images.shape[2:]
+        channels = beside.shape[1] if sizes else 1
+        beside_values = checked_values(beside_values, channels, "pictures beside")
         if beside.dtype != getattr(torch, beside_values.dtype) or not sizes:
             raise ValueError(
                 f"expected beside to be {beside_values.dtype} [N, C, {images.shape[2]}, "

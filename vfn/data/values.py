@@ -1,5 +1,6 @@
 """What the numbers of an array mean, and how a network sees them: x = (value - offset) / scale."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn.files import shown
 from vfn.memory import moved
 
 # Kinds of numbers that arrays may hold, by numpy's names.
@@ -206,6 +208,75 @@ def ranged(dtype: str, low: float, high: float) -> Values:
     return Values(dtype, ((low + high) / 2,), ((high - low) / 2,))
 
 
+def check_kind(dtype: str, name: str = "numbers") -> None:
+    """Refuse kinds of numbers that are neither prepared nor drawn.
+
+    Args:
+        dtype: numpy's name of it.
+        name: what the numbers are called.
+
+    Raises:
+        ValueError: for any but `KINDS`.
+
+    >>> check_kind("float64", "depths")
+    Traceback (most recent call last):
+    ValueError: expected depths of uint8, uint16, float16, float32, got 'float64'; convert them ...
+    """
+    if dtype not in KINDS:
+        raise ValueError(
+            f"expected {name} of {', '.join(KINDS)}, got {shown(dtype)}; convert them with .float()"
+        )
+
+
+def checked_values(values: Values, channels: int, name: str) -> Values:
+    """What numbers mean, as checkpoints can keep it.
+
+    Args:
+        values: of a caller's.
+        channels: C of the pictures.
+        name: what the numbers are called.
+
+    Returns:
+        Values, offset and scale as floats.
+
+    Raises:
+        ValueError: for other kinds of numbers than `KINDS`, offsets that are not finite, scales
+            that are not above 0, or neither one of them nor C.
+
+    >>> checked_values(Values("float32", (0,), (2,)), 3, "depths").scale
+    (2.0,)
+    >>> checked_values(Values("float32", (0.0, 1.0), (1.0,)), 3, "depths")
+    Traceback (most recent call last):
+    ValueError: expected 1 or 3 offsets of depths, one for each channel, got 2
+    """
+    check_kind(values.dtype, name)
+    offset, scale = (_floats(each, name) for each in (values.offset, values.scale))
+    for numbers, what in ((offset, "offsets"), (scale, "scales")):
+        if len(numbers) not in (1, channels):
+            few = "1" if channels == 1 else f"1 or {channels}"
+            raise ValueError(
+                f"expected {few} {what} of {name}, one for each channel, got {len(numbers)}"
+            )
+    fit = [math.isfinite(number) for number in offset]
+    fit += [math.isfinite(number) and number > 0 for number in scale]
+    if not all(fit):
+        raise ValueError(
+            f"expected finite offsets of {name} and finite scales above 0, got "
+            f"{shown(offset)} and {shown(scale)}"
+        )
+    return Values(values.dtype, offset, scale, bool(values.bounded))
+
+
+def _floats(numbers: Sequence[float], name: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, numbers))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"expected offset and scale of {name} as numbers, one for each channel or one for "
+            f"all, got {shown(numbers)}"
+        ) from None
+
+
 def measured(
     images: Tensor,
     dtype: str,
@@ -226,12 +297,16 @@ def measured(
     Returns:
         Values.
 
+    Raises:
+        ValueError: for other kinds of numbers than `KINDS`.
+
     >>> floats = torch.tensor([[[[0.5, 2.5]]]])
     >>> measured(floats, "float32")
     Values(dtype='float32', offset=(1.5,), scale=(1.0,), bounded=True)
     >>> measured(floats, "float32", standardise=True).scale
     (1.0,)
     """
+    check_kind(dtype)
     if value_range is not None:
         return ranged(dtype, *value_range)
     if standardise:
