@@ -114,6 +114,48 @@ def test_grey_levels_are_what_they_were():
     assert ranged("uint8", 0, 255) == PLAIN
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.3), (-0.3, 2.7)])
+def test_a_range_ends_where_its_type_does(low, high, tmp_path):
+    """Numpy's nearest half is within it, as it was in training, and the next one is not."""
+    array = np.linspace(low, high, 40 * 64).astype(np.float16).reshape(40, 8, 8, 1)
+    first, last = array.min(), array.max()
+    assert float(first) < low
+    data = load_dataset(settings(tmp_path, array, value_range=(low, high)), "all")
+    assert judge(data, data, ["fd"], device="cpu").figures[0].value == pytest.approx(0, abs=1e-6)
+    ends = data.values.from_unit(torch.tensor([[[[-1.5, -1.0, 1.0, 1.5]]]])).flatten()
+    assert np.array_equal(ends.numpy(), np.stack([first, first, last, last]))
+    for end, way in ((first, -np.inf), (last, np.inf)):
+        beyond = np.nextafter(end, np.float16(way)).reshape(1, 1, 1, 1)
+        with pytest.raises(ValueError, match=f"expected pictures within {low}..{high}, got"):
+            data.values.check(torch.from_numpy(beyond), "pictures")
+
+
+def test_numbers_that_a_type_does_not_hold_are_not_drawn():
+    halves = ranged("float16", 0, 1e5).from_unit(torch.ones(1, 1, 1, 1))
+    assert halves.item() == float(np.finfo(np.float16).max)
+    whole = ranged("uint16", 0.5, 3.5).from_unit(torch.tensor([[[[-1.0, 1.0]]]]))
+    assert whole.flatten().tolist() == [1, 3]
+
+
+def test_each_channel_has_its_own_range():
+    values = Values("float32", (0.5, 105.0), (0.5, 5.0))
+    images = torch.tensor([[0.0, 100.0], [1.0, 110.0]]).view(2, 2, 1, 1)
+    assert as_dataset(images, values=values).values == values
+    images[1, 1] = 99.0
+    with pytest.raises(ValueError, match=r"within 100..110, got 99 in picture 1"):
+        as_dataset(images, values=values)
+
+
+def test_whole_numbers_beyond_their_range_are_refused():
+    images = torch.tensor([10, 4001]).to(torch.uint16).view(2, 1, 1, 1)
+    with pytest.raises(
+        ValueError, match=r"expected pictures within 0..4000, got 4001 in picture 1"
+    ):
+        as_dataset(images, values=ranged("uint16", 0, 4000))
+    for values in (ranged("uint16", 0, 65535), Values("uint16", (9.0,), (1.0,), bounded=False)):
+        assert as_dataset(images, values=values).values == values
+
+
 def test_shown_are_the_channels_that_were_chosen():
     values = ranged("float32", 0, 1)
     images = torch.arange(5.0).view(1, 5, 1, 1).expand(2, 5, 3, 3) / 4

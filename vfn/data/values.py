@@ -107,12 +107,9 @@ class Values(NamedTuple):
         if self.plain:
             return to_uint8(x0)
         offset, scale = self._columns(x0.device)
-        kept = x0.double().clamp(-1, 1) if self.bounded else x0.double()
-        values = kept * scale + offset
         kind: torch.dtype = getattr(torch, self.dtype)
-        if kind.is_floating_point:
-            return values.to(kind)
-        return values.round().clamp(0, torch.iinfo(kind).max).to(kind)
+        values = (x0.double() * scale + offset).clamp(*self._limits(x0.device))
+        return (values if kind.is_floating_point else values.round()).to(kind)
 
     def shown(self, images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
         """Pictures that people can look at.
@@ -150,21 +147,22 @@ class Values(NamedTuple):
         Traceback (most recent call last):
         ValueError: expected depths within 0..1, got 2 in picture 1
         """
-        if self.dtype.startswith("uint"):
-            return
-        low, high = self.offset[0] - self.scale[0], self.offset[0] + self.scale[0]
+        low, high = self._limits(images.device)
+        if self.dtype.startswith("uint") and (low.max(), high.min()) == (
+            0,
+            np.iinfo(self.dtype).max,
+        ):
+            return  # there are no others
         slack = 1e-6 * (high - low)  # of rounding
         first = 0
         for block in _blocks(images):
-            wrong = ~block.isfinite()
-            if self.bounded:
-                wrong |= (block < low - slack) | (block > high + slack)
+            wrong = ~block.isfinite() | (block < low - slack) | (block > high + slack)
             if wrong.any():
-                row = int(wrong.flatten(1).any(1).nonzero()[0])
-                number = block[row][wrong[row]][0].item()
-                within = f"within {low:g}..{high:g}" if self.bounded else "finite"
+                row, channel, *place = wrong.nonzero()[0].tolist()
+                number = block[row, channel, *place].item()
                 raise ValueError(
-                    f"expected {name} {within}, got {number:g} in picture {first + row}"
+                    f"expected {name} {self._within(channel)}, got {number:g} in picture "
+                    f"{first + row}"
                 )
             first += len(block)
 
@@ -178,6 +176,26 @@ class Values(NamedTuple):
             8-bit pictures as they are; others float32, 0..1 where they are bounded.
         """
         return images if self.plain else (self.to_unit(images) + 1) / 2
+
+    def _within(self, channel: int) -> str:
+        """What the numbers of a channel have to be, for a message."""
+        if not self.bounded:
+            return "finite"
+        offset, scale = (each[channel % len(each)] for each in (self.offset, self.scale))
+        return f"within {offset - scale:g}..{offset + scale:g}"
+
+    def _limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Lowest and highest that stored numbers are, [C or 1, 1, 1], float64."""
+        kind: torch.dtype = getattr(torch, self.dtype)
+        whole = not kind.is_floating_point
+        ends = torch.iinfo(kind) if whole else torch.finfo(kind)
+        offset, scale = self._columns(device)
+        low, high = offset - scale, offset + scale
+        if not self.bounded:
+            return torch.full_like(low, ends.min), torch.full_like(high, ends.max)
+        # As the type rounds them: halves have no 0.3, but one above it, which stands for it.
+        low, high = (low.ceil(), high.floor()) if whole else (low.to(kind), high.to(kind))
+        return low.double().clamp(min=ends.min), high.double().clamp(max=ends.max)
 
     def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Offset and scale [C or 1, 1, 1], float64."""
