@@ -1,6 +1,7 @@
 """Conditions beside labels: made of pictures, trained with, asked for, judged, distilled."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -363,6 +364,24 @@ def test_folders_whose_names_do_not_pair_are_refused(tmp_path):
     save_pictures(tmp_path / "beside", {"9.png": level, "9.jpg": level})
     with pytest.raises(ValueError, match=r"partner 9.bmp in \S+own and 9.jpg in \S+beside; rename"):
         load_dataset(settings)
+
+
+@pytest.mark.parametrize("first", [{"channels": 1}, {"on_bad": "refuse", "channels": 3}])
+def test_pictures_that_are_left_out_have_none_beside(first, tmp_path):
+    """Also where the conditions were prepared by settings that leave none out."""
+    for k in range(8):
+        level = np.full((8, 8) if k != 3 else (8, 8, 3), 10 * k, np.uint8)
+        save_pictures(tmp_path / "own", {f"{k}.png": level})
+    np.save(tmp_path / "beside.npy", np.stack([np.full((8, 8), 255 - 10 * k) for k in range(8)])
+            .astype(np.uint8))  # fmt: skip
+    settings = DataConfig(
+        dataset=str(tmp_path / "own"), condition=str(tmp_path / "beside.npy"),
+        data_dir=str(tmp_path / "data"), on_bad="skip",
+    )  # fmt: skip
+    found = load_dataset(replace(settings, **first), "all")
+    assert torch.equal(found.beside[:], 255 - found.images[:, :1])
+    with pytest.raises(ValueError, match="for each of the 8, 1 of which are left out, got 8"):
+        load_dataset(settings, "all")
 
 
 def test_arrays_beside_are_scaled_as_their_numbers_say(shapes, tmp_path):
