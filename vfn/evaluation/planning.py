@@ -11,6 +11,7 @@ from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.configs.schema import SEED
 from vfn.data import Dataset, Labels, data_home, load_held_out, same_data, spec_settings
+from vfn.data.cache_info import parse_values
 from vfn.data.resize import RESIZE
 from vfn.data.values import PLAIN, Values
 from vfn.distributed import World
@@ -196,7 +197,7 @@ def plan_evaluation(
     settings = _told(reals, fakes, seed, bootstrap, size)  # a damaged log is refused
     if isinstance(features, str):
         features = open_extractor(features, weights, world.device, data.data_dir)
-    features = _fitting(features, planned, (reals, fakes), needs)
+    features = _fitting(features, planned, (reals, fakes), needs, values)
     check_needs(chosen, planned._replace(extractor=features))
     sides = [side for side in planned[:3] if isinstance(side, Dataset | Draws)]
     check_room(features, sum(count_of_side(side) or 0 for side in sides), data)
@@ -210,10 +211,13 @@ def plan_evaluation(
 
 
 def _values_of(real: Content, fake: Content) -> Values:
-    """What the numbers of both sides mean: those of a network's data, else of the real pictures."""
+    """What the numbers of both sides mean: as a network, statistics or the real pictures say."""
     for side in (fake, real):
         if isinstance(side, Draws):
             return side.trained.shape.values
+    for side in (real, fake):
+        if isinstance(side, Statistics) and "values" in side.provenance:
+            return parse_values(side.provenance["values"])
     return real.values if isinstance(real, Dataset) else PLAIN
 
 
@@ -476,7 +480,11 @@ def tried(extractor: Extractor, images: torch.Tensor) -> Extractor:
 
 
 def _fitting(
-    extractor: Extractor, planned: Planned, sides: Sequence[Opened], needs: frozenset[Need]
+    extractor: Extractor,
+    planned: Planned,
+    sides: Sequence[Opened],
+    needs: frozenset[Need],
+    values: Values,
 ) -> Extractor:
     """The extractor, tried on two pictures; stored statistics have to be of the same features.
 
@@ -486,10 +494,11 @@ def _fitting(
     Raises:
         ValueError: if anything does not fit.
     """
+    ours = extractor.provenance | values_settings(values)
     for side in sides:
         if isinstance(side.content, Statistics):
-            check_identity(side.content.provenance, extractor.provenance, side.text)
-    if needs & _EXTRACTED and (images := _two_pictures(planned)) is not None:
+            check_identity(side.content.provenance, ours, side.text)
+    if needs & _EXTRACTED and (images := _two_pictures(planned, values)) is not None:
         extractor = tried(extractor, images)
     widths = [width_of_side(side.content) or extractor.width for side in sides]
     if None not in widths and len({*widths}) > 1:
@@ -500,14 +509,14 @@ def _fitting(
     return extractor
 
 
-def _two_pictures(planned: Planned) -> torch.Tensor | None:
+def _two_pictures(planned: Planned, values: Values) -> torch.Tensor | None:
     """Two pictures as an extractor will see them; None where no side has any."""
     for side in (planned.real, planned.fake):
         shape = shape_of_side(side, planned.size)
         if isinstance(side, Dataset) and shape == tuple(side.images.shape[1:]):
             return side.images[torch.arange(2) % len(side.images)]
         if shape is not None and not isinstance(side, Statistics):
-            return torch.zeros(2, *shape, dtype=torch.uint8)
+            return torch.zeros(2, *shape, dtype=torch.uint8 if values.plain else torch.float32)
     return None
 
 
@@ -535,6 +544,11 @@ def check_room(extractor: Extractor, count: int, data: DataConfig) -> int:
 def resize_settings(size: Size | None) -> dict[str, Any]:
     """What a record says of the size that pictures were brought to."""
     return {} if size is None else {"image_size": list(size), "image_resize": RESIZE}
+
+
+def values_settings(values: Values) -> dict[str, Any]:
+    """What a file of statistics says of the numbers that they are of; nothing of 8-bit pictures."""
+    return {} if values.plain else {"values": values._asdict()}
 
 
 def _told(
