@@ -75,6 +75,7 @@ class Plan:
     extractor: of the features. data: where data are, and how the run's are prepared. seed: of
     everything random. bootstrap: resampled sets. size: what all pictures are brought to. subject:
     the network, for metrics of itself. settings: what the figures depend on, as JSON can hold it.
+    values: what the numbers of pictures mean that are still to be drawn.
     """
 
     metrics: dict[str, Metric]
@@ -88,6 +89,7 @@ class Plan:
     size: Size | None
     subject: Subject | None
     settings: dict[str, Any]
+    values: Values = PLAIN
 
 
 def _words(metrics: str | Sequence[str]) -> list[str]:
@@ -206,19 +208,30 @@ def plan_evaluation(
     if "model" in needs and isinstance(fakes.content, Draws) and isinstance(own, Dataset):
         subject = _subject(fakes.content, own)
     return Plan(
-        chosen, reals, fakes, unseen, features, data, seed, bootstrap, size, subject, settings
+        chosen, reals, fakes, unseen, features, data, seed, bootstrap, size, subject, settings,
+        values,
     )  # fmt: skip
 
 
 def _values_of(real: Content, fake: Content) -> Values:
     """What the numbers of both sides mean: as a network, statistics or the real pictures say."""
-    for side in (fake, real):
-        if isinstance(side, Draws):
-            return side.trained.shape.values
+    drawn = [side.trained.shape.values for side in (real, fake) if isinstance(side, Draws)]
+    if drawn:
+        _check_units(drawn[0], drawn[-1])
+        return drawn[0]
     for side in (real, fake):
         if isinstance(side, Statistics) and "values" in side.provenance:
             return parse_values(side.provenance["values"])
     return real.values if isinstance(real, Dataset) else PLAIN
+
+
+def _check_units(real: Values, fake: Values) -> None:
+    """Refuse networks whose numbers cannot be compared as those of the first are."""
+    if fake != real and (real.bounded or fake.dtype != real.dtype):
+        raise ValueError(
+            f"expected networks of numbers of one type and range, got {real.describe()} on the "
+            f"real side and {fake.describe()} on the fake; give what one of them draws as pictures"
+        )
 
 
 def _comparable(side: Content, values: Values, role: str) -> Content:
