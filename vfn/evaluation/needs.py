@@ -281,7 +281,7 @@ def _no_pairs(planned: Planned, _: Metric) -> str:
 
 def _no_levels(planned: Planned, _: Metric) -> str:
     fake = planned.fake
-    if not isinstance(fake, Draws) or fake.trained.shape.values.dtype == "uint8":
+    if not isinstance(fake, Draws) or fake.trained.shape.values.plain:
         return ""
     return f"the 256 levels of 8-bit pictures, got {fake.trained.shape.values.describe()}"
 
