@@ -330,6 +330,20 @@ def test_drawn_numbers_are_written_as_they_are(run, kind, tmp_path):
                            draws.all().images)  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy", "tiff", "safetensors"])
+def test_drawn_halves_are_judged_from_any_format(kind, tmp_path):
+    array = stack("float16", channels=2)
+    data = load_dataset(settings(tmp_path, array, name=f"{kind}.npy"))
+    network = untrained(override(small_config(), {"guidance": 0.0}), shape_of(data))
+    draws = network.draws(5, steps=1)
+    write_samples(draws, tmp_path / "out", kind, animate=False)
+    found, wanted = (judge(data, side, "fd", device="cpu").figures[0].value
+                     for side in (str(tmp_path / "out"), draws))  # fmt: skip
+    assert found == wanted
+    again = read_of[kind](tmp_path / "out").astype(np.float32)
+    assert np.array_equal(again, draws.all().images.float().numpy())
+
+
 def from_tiff(out):
     """By Pillow, page by page."""
     from PIL import Image, ImageSequence
