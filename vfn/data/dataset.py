@@ -12,9 +12,10 @@ from vfn.configs import Split
 from vfn.data.given import Vector, vector_of
 from vfn.data.labels import Labels, check_count, check_names
 from vfn.data.values import PLAIN, Values, checked_values
-from vfn.files import shown
+from vfn.files import shortened, shown
 from vfn.ops import epoch_permutation
 
+Numbers = Tensor | np.ndarray | Sequence[Any]
 HELD_OUT = 0.2
 # The held-out pictures belong to the data set, not to a run: no run's seed moves them.
 _SPLIT_SEED = 0
@@ -60,16 +61,18 @@ class Dataset(NamedTuple):
 
 
 def as_dataset(
-    images: Tensor,
-    labels: Tensor | None = None,
+    images: Numbers,
+    labels: Numbers | None = None,
     names: Sequence[str] | None = None,
-    vectors: Tensor | None = None,
+    vectors: Numbers | None = None,
     vector_names: Sequence[str] = (),
-    beside: Tensor | None = None,
+    beside: Numbers | None = None,
     values: Values = PLAIN,
     beside_values: Values = PLAIN,
 ) -> Dataset:
     """Pictures in memory as a data set, checked.
+
+    All that is given may be tensors, arrays or lists.
 
     Args:
         images: uint8 [N, C, H, W], C 1 (grey) or 3 (RGB).
@@ -92,8 +95,7 @@ def as_dataset(
     >>> as_dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([2, 1])).legend.names
     ('1', '2')
     """
-    images = torch.as_tensor(images)
-    labels = None if labels is None else torch.as_tensor(labels)
+    images = _tensor(images, "pictures")
     values = _meant(images, values)
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
@@ -105,6 +107,7 @@ def as_dataset(
         if names:
             raise ValueError("expected labels with the names, got None; leave out the names")
         return Dataset(images, **more)
+    labels = _tensor(labels, "labels")
     if (
         labels.is_floating_point()
         or labels.ndim not in (1, 2)
@@ -115,6 +118,7 @@ def as_dataset(
             f"expected labels as integers [{len(images)}] or 0/1 tags [{len(images)}, K], "
             f"got {labels.dtype} {list(labels.shape)}"
         )
+    labels = labels.long()  # there is no least one of most unsigned ones
     tags, low, high = labels.ndim == 2, int(labels.min()), int(labels.max())
     count = labels.shape[1] if tags else len(names) if names is not None else high
     check_count(count)
@@ -126,8 +130,19 @@ def as_dataset(
     if len(texts) != count:
         raise ValueError(f"expected {count} names of tags, got {len(texts)}")
     check_names(texts, tags, "names")
-    kept = labels.to(torch.uint8 if tags else torch.int64)
+    kept = labels.to(torch.uint8) if tags else labels
     return Dataset(images, kept, Labels(tuple(texts), tags), **more)
+
+
+def _tensor(given: Numbers, name: str) -> Tensor:
+    """Numbers of a caller's as a tensor."""
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"expected {name} as a tensor, array or list of numbers, got {type(given).__name__} "
+            f"({shortened(str(error))})"
+        ) from None
 
 
 def _meant(images: Tensor, values: Values) -> Values:
@@ -151,16 +166,19 @@ def _meant(images: Tensor, values: Values) -> Values:
 
 def _conditions(
     images: Tensor,
-    vectors: Tensor | None,
+    vectors: Numbers | None,
     names: tuple[str, ...],
-    beside: Tensor | None,
+    beside: Numbers | None,
     beside_values: Values,
 ) -> dict[str, Any]:
     """Numbers and pictures that are conditions, checked."""
     more: dict[str, Any] = {}
+    vectors = None if vectors is None else _tensor(vectors, "vectors")
+    beside = None if beside is None else _tensor(beside, "beside")
     for name, given in (("vectors", vectors), ("beside", beside)):
-        if given is not None and len(given) != len(images):
-            raise ValueError(f"expected {name} of {len(images)} pictures, got {len(given)}")
+        if given is not None and given.shape[:1] != images.shape[:1]:
+            count = len(given) if given.ndim else "one number"
+            raise ValueError(f"expected {name} of {len(images)} pictures, got {count}")
     if vectors is not None:
         more |= {"vectors": vectors.float(), "vector": vector_of(vectors, names)}
     elif names:
