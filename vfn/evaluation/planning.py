@@ -187,7 +187,7 @@ def plan_evaluation(
     # The conditions that a spec gives are those of the run, unless their files are others by now.
     told = isinstance(real, str) and like is not None and like.beside is not None
     own = _own_held_out(drawing, data_dir) if "model" in needs or told else None
-    planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
+    planned = Planned(reals.content, fakes.content, unseen, outlook, size, own, values)
     if usual:
         found, left_out = find_usual(planned)
         chosen = find_metrics(_in_order(words, found))
