@@ -1,6 +1,7 @@
 """Conditions beside labels: made of pictures, trained with, asked for, judged, distilled."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vfn.configs import DataConfig, load, override
 from vfn.data import as_dataset, load_dataset, prepare, to_unit
 from vfn.data.derived import downscaled, grey, masked, with_mask
 from vfn.data.given import derived_kind, vector_of
-from vfn.data.values import ranged
+from vfn.data.values import measured, ranged
 from vfn.evaluation import judge
 from vfn.interop.exports import exporter
 from vfn.model import DataShape
@@ -365,6 +366,24 @@ def test_folders_whose_names_do_not_pair_are_refused(tmp_path):
         load_dataset(settings)
 
 
+@pytest.mark.parametrize("first", [{"channels": 1}, {"on_bad": "refuse", "channels": 3}])
+def test_pictures_that_are_left_out_have_none_beside(first, tmp_path):
+    """Also where the conditions were prepared by settings that leave none out."""
+    for k in range(8):
+        level = np.full((8, 8) if k != 3 else (8, 8, 3), 10 * k, np.uint8)
+        save_pictures(tmp_path / "own", {f"{k}.png": level})
+    np.save(tmp_path / "beside.npy", np.stack([np.full((8, 8), 255 - 10 * k) for k in range(8)])
+            .astype(np.uint8))  # fmt: skip
+    settings = DataConfig(
+        dataset=str(tmp_path / "own"), condition=str(tmp_path / "beside.npy"),
+        data_dir=str(tmp_path / "data"), on_bad="skip",
+    )  # fmt: skip
+    found = load_dataset(replace(settings, **first), "all")
+    assert torch.equal(found.beside[:], 255 - found.images[:, :1])
+    with pytest.raises(ValueError, match="for each of the 8, 1 of which are left out, got 8"):
+        load_dataset(settings, "all")
+
+
 def test_arrays_beside_are_scaled_as_their_numbers_say(shapes, tmp_path):
     """Five channels of floats: trained with, kept in checkpoints, asked for, refused."""
     depths = np.random.default_rng(0).uniform(-3, 5, (60, 8, 8, 5)).astype(np.float32)
@@ -419,6 +438,25 @@ def test_fakes_are_judged_beside_the_pictures_whose_condition_they_have(run, sha
         judge(
             shapes, trained, "loss", num=12, device="cpu"
         )  # it was trained on others than it names
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_the_peak_of_pairs_is_the_width_of_their_range(kind):
+    """By numpy; numbers without a range were judged as if two deviations were one."""
+    draw = np.random.default_rng(0)
+    real, fake = (draw.uniform(100, 500, (6, 2, 12, 12)).astype(kind) for _ in range(2))
+    one, other = (torch.from_numpy(each) for each in (real, fake))
+    values = ranged(kind, 100, 500)
+    sides = [as_dataset(each, values=values) for each in (one, other)]
+    errors = ((real.astype(float) - fake.astype(float)) ** 2).mean((1, 2, 3))
+    found = judge(*sides, ["psnr", "ssim"], device="cpu").figures
+    assert found[0].value == pytest.approx((10 * np.log10(400**2 / errors)).mean(), rel=1e-5)
+    standardised = measured(one, kind, standardise=True)
+    sides = [as_dataset(each, values=standardised) for each in (one, other)]
+    for metric in ("psnr", "ssim"):
+        message = f"{metric} needs numbers of a known range, .*, got {kind}, standardised; train on"
+        with pytest.raises(ValueError, match=message):
+            judge(*sides, metric, device="cpu")
 
 
 def test_pairs_are_needed(shapes):

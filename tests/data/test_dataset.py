@@ -77,6 +77,48 @@ def test_pictures_in_memory_are_a_data_set(labels, names, legend, dtype):
         assert found.labels.tolist() == labels.int().tolist()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int64])
+def test_labels_of_any_whole_numbers(kind):
+    found = as_dataset(PICTURES, np.array([2, 3, 1], kind))
+    assert found.labels.dtype == torch.int64
+    assert found.labels.tolist() == [2, 3, 1]
+    tags = as_dataset(PICTURES, np.eye(3, 2).astype(kind))
+    assert tags.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+    with pytest.raises(ValueError, match=r"expected classes in 1..3, got 0..3"):
+        as_dataset(PICTURES, np.array([0, 3, 1], kind))
+
+
+@pytest.mark.parametrize("make", [np.array, list, torch.tensor])
+def test_arrays_and_lists_are_taken_for_all(make):
+    """Each part becomes the tensor of its numbers."""
+    pictures = [[[[10 * n, 1], [2, 3]]] for n in range(3)]
+    vectors, labels = [[0.5, 1.0], [2.0, -1.0], [0.0, 3.5]], [1, 2, 2]
+    images = np.array(pictures, np.uint8)
+    beside = torch.from_numpy(images) if make is torch.tensor else images
+    found = as_dataset(images, make(labels), vectors=make(vectors), beside=beside)
+    assert (found.vectors.dtype, found.vectors.tolist()) == (torch.float32, vectors)
+    assert (found.beside.dtype, found.beside.tolist()) == (torch.uint8, pictures)
+    assert (found.labels.dtype, found.labels.tolist()) == (torch.int64, labels)
+    assert found.images.tolist() == pictures
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vectors": ["a", "b", "c"]}, r"expected vectors as a tensor, .*, got list \(.*str"),
+        ({"labels": ["a", "b", "c"]}, "expected labels as a tensor, array or list of numbers, got"),
+        ({"beside": "a.npy"}, "expected beside as a tensor, array or list of numbers, got str"),
+        ({"images": [[1], [1, 2]]}, "expected pictures as a tensor, array or list of numbers"),
+        ({"vectors": 3.0}, "expected vectors of 3 pictures, got one number"),
+        ({"vectors": np.ones((2, 1))}, "expected vectors of 3 pictures, got 2"),
+    ],
+)
+def test_what_is_no_numbers_is_one_line(given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        as_dataset(**{"images": PICTURES, **given})
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "names", "message"),
     [

@@ -109,6 +109,29 @@ def Ranged(_directory):
     from vfn.data.values import ranged
     return as_dataset(torch.rand(20, 2, 4, 4) / 2, values=ranged("float32", -1, 1))
 
+def Mistaken(_directory):
+    from vfn.data.values import ranged
+    return source(read=lambda i: np.zeros((2, 4, 4), np.float32), numbers="float32",
+                  values=ranged("uint16", 0, 1))
+
+def Unscaled(_directory):
+    from vfn.data.values import Values
+    return source(read=lambda i: np.zeros((2, 4, 4), np.float32), numbers="float32",
+                  values=Values("float32", (0.0,) * 3, (1.0,) * 3))
+
+def First(_directory):
+    return source(splits={"train": range(2, 20), "test": range(2)})
+
+def Last(_directory):
+    return source(splits={"train": range(18), "test": range(18, 20)})
+
+def Turned(_directory):
+    return source(splits={"test": range(18, 20), "train": range(18)})
+
+def Shuffled(_directory):
+    order = np.random.default_rng().permutation(20)
+    return source(splits={"train": order[:15], "test": order[15:]})
+
 def Besides(_directory):
     images = torch.zeros(20, 1, 4, 4, dtype=torch.uint8)
     return as_dataset(images, beside=images)
@@ -197,6 +220,8 @@ def test_labels_of_another_width():
         ("NoVectors", "expected finite vectors .* got nan at 0, 0"),
         ("Doubles", "to be one of uint8, uint16, float16, float32, got 'float64'"),
         ("Other", r"0 \(float64 \[2, 4, 4\], expected float32 \[C, H, W\]\)"),
+        ("Mistaken", "expected values of numbers in mine for float32, got uint16; make them alike"),
+        ("Unscaled", "expected 1 or 2 offsets of numbers in mine, one for each channel, got 3"),
         ("Alpha", "expected 1 or 3 channels of 8-bit pictures in mine, got 4"),
         ("Exits", "Exits cannot be opened: SystemExit: 3"),
         ("ExitsLater", r"20 of 20 pictures in mine cannot be used: 0 \(3\)"),
@@ -208,6 +233,17 @@ def test_what_is_no_data_set_is_one_line(name, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_dataset(settings(name))
     assert "\n" not in str(raised.value)
+
+
+def test_conditions_of_one_file_follow_the_splits_of_each_data_set(tmp_path):
+    """Each condition is the inverse of its picture, whichever data set was prepared first."""
+    images = np.arange(20 * 4 * 6 * 3).reshape(20, 4, 6, 3).astype(np.uint8)
+    np.save(tmp_path / "beside.npy", 255 - images)
+    for name in ("First", "Last", "Turned", "Shuffled", "First", "Shuffled"):
+        for split in ("train", "test", "all"):
+            asked = settings(name, condition="beside.npy", data_dir=str(tmp_path / "data"))
+            found = load_dataset(asked, split)
+            assert torch.equal(found.beside[:], 255 - found.images)
 
 
 def test_the_meaning_of_numbers_is_kept():

@@ -1,5 +1,7 @@
 """Arrays of other numbers than pictures: read, scaled, trained on, drawn, written, judged."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from vfn.data.values import PLAIN, Values, measured, ranged
 from vfn.evaluation import judge
 from vfn.model import shape_of
 from vfn.runs import find_checkpoint
+from vfn.runs.checkpoint import parse_shape
 from vfn.sampling import load, untrained, write_samples
 from vfn.train import train
 
@@ -111,6 +114,48 @@ def test_grey_levels_are_what_they_were():
     assert ranged("uint8", 0, 255) == PLAIN
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.3), (-0.3, 2.7)])
+def test_a_range_ends_where_its_type_does(low, high, tmp_path):
+    """Numpy's nearest half is within it, as it was in training, and the next one is not."""
+    array = np.linspace(low, high, 40 * 64).astype(np.float16).reshape(40, 8, 8, 1)
+    first, last = array.min(), array.max()
+    assert float(first) < low
+    data = load_dataset(settings(tmp_path, array, value_range=(low, high)), "all")
+    assert judge(data, data, ["fd"], device="cpu").figures[0].value == pytest.approx(0, abs=1e-6)
+    ends = data.values.from_unit(torch.tensor([[[[-1.5, -1.0, 1.0, 1.5]]]])).flatten()
+    assert np.array_equal(ends.numpy(), np.stack([first, first, last, last]))
+    for end, way in ((first, -np.inf), (last, np.inf)):
+        beyond = np.nextafter(end, np.float16(way)).reshape(1, 1, 1, 1)
+        with pytest.raises(ValueError, match=f"expected pictures within {low}..{high}, got"):
+            data.values.check(torch.from_numpy(beyond), "pictures")
+
+
+def test_numbers_that_a_type_does_not_hold_are_not_drawn():
+    halves = ranged("float16", 0, 1e5).from_unit(torch.ones(1, 1, 1, 1))
+    assert halves.item() == float(np.finfo(np.float16).max)
+    whole = ranged("uint16", 0.5, 3.5).from_unit(torch.tensor([[[[-1.0, 1.0]]]]))
+    assert whole.flatten().tolist() == [1, 3]
+
+
+def test_each_channel_has_its_own_range():
+    values = Values("float32", (0.5, 105.0), (0.5, 5.0))
+    images = torch.tensor([[0.0, 100.0], [1.0, 110.0]]).view(2, 2, 1, 1)
+    assert as_dataset(images, values=values).values == values
+    images[1, 1] = 99.0
+    with pytest.raises(ValueError, match=r"within 100..110, got 99 in picture 1"):
+        as_dataset(images, values=values)
+
+
+def test_whole_numbers_beyond_their_range_are_refused():
+    images = torch.tensor([10, 4001]).to(torch.uint16).view(2, 1, 1, 1)
+    with pytest.raises(
+        ValueError, match=r"expected pictures within 0..4000, got 4001 in picture 1"
+    ):
+        as_dataset(images, values=ranged("uint16", 0, 4000))
+    for values in (ranged("uint16", 0, 65535), Values("uint16", (9.0,), (1.0,), bounded=False)):
+        assert as_dataset(images, values=values).values == values
+
+
 def test_shown_are_the_channels_that_were_chosen():
     values = ranged("float32", 0, 1)
     images = torch.arange(5.0).view(1, 5, 1, 1).expand(2, 5, 3, 3) / 4
@@ -165,6 +210,62 @@ def test_floats_in_memory_need_their_meaning():
     assert found.values.bounded
     with pytest.raises(ValueError, match="expected pictures within 0..0.1, got .* in picture 0"):
         as_dataset(floats, values=ranged("float32", 0, 0.1))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.int16, torch.bfloat16, torch.int64])
+def test_numbers_that_no_checkpoint_holds_are_refused(kind, tmp_path):
+    """A run on such ones was trained to its end, and its checkpoints could not be opened."""
+    name = str(kind).removeprefix("torch.")
+    images = (torch.randn(20, 2, 8, 8) * 100).to(kind)
+    message = rf"uint8, uint16, float16, float32, got '{name}'; convert them with .float\(\)"
+    with pytest.raises(ValueError, match=f"expected numbers of {message}"):
+        measured(images, name)
+    with pytest.raises(ValueError, match=f"expected pictures of {message}"):
+        as_dataset(images, values=Values(name, (0.0,), (400.0,)))
+    pictures = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"expected pictures beside of {message}"):
+        as_dataset(pictures, beside=images, beside_values=Values(name, (0.0,), (400.0,)))
+    with pytest.raises(ValueError, match=f"expected pictures of {message}"):
+        train(small_config(), tmp_path / "run", dataset=Dataset(images, values=Values(name)))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "scale", "message"),
+    [
+        ((0.0,), (0.0,), r"scales above 0, got \(0.0,\) and \(0.0,\)"),
+        ((0.0,), (-2.0, 3.0), r"scales above 0, got"),
+        ((np.inf,), (1.0,), "finite offsets of pictures"),
+        ((0.0,), (np.nan,), "finite scales above 0"),
+        ((0.0,) * 3, (2.0,) * 3, "expected 1 or 2 offsets of pictures, one for each .*, got 3"),
+        ((0.0,), (), "expected 1 or 2 scales of pictures, .*, got 0"),
+        (0.0, 1.0, "expected offset and scale of pictures as numbers, .*, got 0.0"),
+    ],
+)
+def test_scales_that_no_checkpoint_holds_are_refused(offset, scale, message):
+    with pytest.raises(ValueError, match=message):
+        as_dataset(torch.rand(3, 2, 8, 8), values=Values("float32", offset, scale))
+
+
+def test_scales_of_other_types_are_kept_as_floats(tmp_path):
+    """As a checkpoint gives them back, or the run would not go on with its own pictures."""
+    values = Values("float32", [np.float32(0.5), 1], torch.tensor([1.0, 2.0]))
+    dataset = as_dataset(torch.rand(20, 2, 8, 8), values=values)
+    assert dataset.values == Values("float32", (0.5, 1.0), (1.0, 2.0))
+    train(override(small_config(), {"guidance": 0.0}), tmp_path, dataset=dataset, device="cpu")
+    assert load(tmp_path, "cpu").shape.values == dataset.values
+
+
+def test_a_type_that_values_do_not_name_is_told():
+    with pytest.raises(ValueError, match="expected float16 pictures .* as values say, got float32"):
+        as_dataset(torch.rand(3, 1, 8, 8), values=ranged("float16", 0, 1))
+
+
+def test_a_checkpoint_of_more_scales_than_channels_is_refused():
+    told = {"dtype": "float32", "offset": [0.0] * 3, "scale": [1.0] * 3, "bounded": True}
+    shape = {"channels": 1, "height": 8, "width": 8, "class_names": [], "values": told}
+    with pytest.raises(ValueError, match="expected 1 offsets of values, .*, got 3"):
+        parse_shape(json.dumps(shape))
 
 
 @pytest.fixture(scope="module", params=["range", "deviation"])
@@ -227,6 +328,20 @@ def test_drawn_numbers_are_written_as_they_are(run, kind, tmp_path):
     if kind == "npz":
         assert torch.equal(read_pictures(str(tmp_path / "out/samples.npz")).images,
                            draws.all().images)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "tiff", "safetensors"])
+def test_drawn_halves_are_judged_from_any_format(kind, tmp_path):
+    array = stack("float16", channels=2)
+    data = load_dataset(settings(tmp_path, array, name=f"{kind}.npy"))
+    network = untrained(override(small_config(), {"guidance": 0.0}), shape_of(data))
+    draws = network.draws(5, steps=1)
+    write_samples(draws, tmp_path / "out", kind, animate=False)
+    found, wanted = (judge(data, side, "fd", device="cpu").figures[0].value
+                     for side in (str(tmp_path / "out"), draws))  # fmt: skip
+    assert found == wanted
+    again = read_of[kind](tmp_path / "out").astype(np.float32)
+    assert np.array_equal(again, draws.all().images.float().numpy())
 
 
 def from_tiff(out):

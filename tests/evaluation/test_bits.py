@@ -1,11 +1,14 @@
 """Bits per dimension: three figures that do not depend on batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.evaluation.conftest import small_network
 from vfn.data import Dataset, Labels
-from vfn.evaluation import bits
+from vfn.data.values import Values, ranged
+from vfn.evaluation import bits, judge
 from vfn.evaluation.bits import bits_per_dim
 
 
@@ -39,6 +42,24 @@ def test_some_pictures_are_evenly_spread(trained, held_out):
     rows = [0, 1, 1, 3]
     other = four._replace(images=four.images[rows], labels=four.labels[rows])
     assert bits_per_dim(trained, four, num=2) != bits_per_dim(trained, other, num=2)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [ranged("uint8", 0, 200), Values("uint8", (90.0,), (30.0,), False), ranged("float32", 0, 1)],
+)
+def test_numbers_that_are_no_grey_levels_have_no_bits(trained, held_out, values):
+    """Also where they are of 8 bits: the levels would lie elsewhere than those that are counted."""
+    images = (held_out.images * 0.5).to(getattr(torch, values.dtype))
+    others = held_out._replace(images=images / 255 if values.dtype == "float32" else images,
+                               values=values)  # fmt: skip
+    network = replace(trained, shape=trained.shape._replace(values=values))
+    message = f"expected 8-bit pictures, whose 256 levels .*, got {values.describe()}; judge"
+    for one, data in ((network, held_out), (trained, others)):
+        with pytest.raises(ValueError, match=message):
+            bits_per_dim(one, data, num=1)
+    with pytest.raises(ValueError, match=f"bpd needs the 256 levels .* got {values.describe()}"):
+        judge(others, network, "bpd", num=4, device="cpu")
 
 
 @pytest.mark.usefixtures("coarse")

@@ -113,6 +113,7 @@ def test_features_that_are_not_finite_are_refused():
     "arrays",
     [
         {"provenance": "[]"}, {"provenance": "5"}, {"provenance": "null"}, {"provenance": "NaN"},
+        {"provenance": '{"values": {"dtype": "float64"}}'}, {"provenance": '{"values": []}'},
         {"provenance": "[" * 10**5}, {"provenance": '{"a": "\\ud800"}'}, {"count": "x"},
         {"count": 1.5}, {"count": 0}, {"count": -3}, {"count": [1, 2]}, {"mu": ["a"]},
         {"mu": 5.0}, {"sigma": [1.0]}, {"sigma": np.eye(3)}, {"mu": [np.inf, 0]}, {"mu": []},

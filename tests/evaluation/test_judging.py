@@ -14,9 +14,10 @@ from PIL import Image
 from tests.evaluation.conftest import small_network
 from tests.helpers.gpu import tf32_flags
 from tests.helpers.small import SHAPE, small_config
-from vfn.configs import DataConfig, dumps
+from vfn.configs import DataConfig, dumps, override
 from vfn.data import Dataset, Labels, load_dataset
 from vfn.data.resize import resized
+from vfn.data.values import Values
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
@@ -24,6 +25,7 @@ from vfn.evaluation.opening import open_held_out
 from vfn.evaluation.record import read_evaluation
 from vfn.evaluation.sides import Figure
 from vfn.files import write_atomic
+from vfn.model import DataShape
 from vfn.ops import Gaussian
 from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
 from vfn.sampling import Draws, untrained, usual_labels
@@ -800,3 +802,48 @@ def test_of_a_run_of_all_pictures_none_are_held_out():
     whole, part = DataConfig(dataset="digits", split="all"), DataConfig(dataset="digits")
     assert open_held_out(REAL, None, whole) is None
     assert len(open_held_out(REAL, None, part).images) == 360
+
+
+def network_of(values):
+    torch.manual_seed(0)
+    config = override(small_config(), {"guidance": 0.0})
+    return untrained(config, DataShape(1, 4, 4, values=values))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_networks_are_compared_in_the_units_of_one(bounded):
+    """The Fréchet distance of what they draw, by numpy: one has ten times the other's numbers."""
+    one = network_of(Values("float32", (2.0,), (4.0,), bounded))
+    other = network_of(Values("float32", (100.0,), (40.0,), bounded=False))
+    draws = [network.draws(60, seed=seed, steps=2) for seed, network in enumerate((other, one))]
+    found = judge(*draws, ["fd"], device="cpu").figures[0].value
+    sides = [(each.all().images.flatten(1).double().numpy() - 100) / 40 for each in draws]
+    (first, second), (mean, mean2) = ([f(s / 2) for s in sides] for f in (covariance, center))
+    root = np.sqrt(np.linalg.eigvals(first @ second).astype(complex)).real.sum()
+    expected = ((mean - mean2) ** 2).sum() + np.trace(first + second) - 2 * root
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def covariance(rows):
+    return np.cov(rows, rowvar=False)
+
+
+def center(rows):
+    return rows.mean(0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        Values("float32", (0.0,), (2.0,)),
+        Values("float32", (0.0,), (1.0,), bounded=False),
+        Values("uint16", (1.0,), (1.0,)),
+        Values("uint8", (100.0,), (100.0,)),
+        Values(),
+    ],
+)
+def test_networks_in_units_of_several_ranges_are_refused(values):
+    other, one = network_of(values), network_of(Values("float32", (0.0,), (1.0,)))
+    with pytest.raises(ValueError, match="networks of numbers of one type and range, got .*float3"):
+        judge(one, other, ["fd"], num=10, device="cpu")
+    assert judge(one, one, ["fd"], num=10, device="cpu").figures

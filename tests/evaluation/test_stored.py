@@ -4,10 +4,17 @@ from inspect import Parameter, signature
 
 import numpy as np
 import pytest
+import torch
 
+from tests.evaluation.conftest import SMALL
 from tests.helpers.processes import killed_while_writing
+from vfn.configs import load, override
+from vfn.data import as_dataset
+from vfn.data.values import Values
 from vfn.evaluation.judging import judge
 from vfn.evaluation.stored import store_reference
+from vfn.model import DataShape
+from vfn.sampling import untrained
 
 
 def test_stored_statistics_give_the_figures_of_the_pictures(tmp_path):
@@ -23,6 +30,63 @@ def test_stored_statistics_give_the_figures_of_the_pictures(tmp_path):
     low, high = one.figure("precision").interval
     assert low < one.figure("precision").value < high
     assert one.figure("kernel_distance").error > 0
+
+
+def numbers(kind, values):
+    """Pictures of other numbers than grey levels, with one value for each channel or for all."""
+    draw = np.random.default_rng(0).integers(10, 200, (40, 2, 4, 4))
+    return as_dataset(torch.from_numpy(draw).to(getattr(torch, kind)), values=values)
+
+
+OTHERS = {
+    "uint16": Values("uint16", (400.0,), (400.0,)),
+    "float32": Values("float32", (90.0, 110.0), (30.0, 50.0), bounded=False),
+    "uint8": Values("uint8", (150.0,), (150.0,)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_stored_statistics_are_in_units_of_their_data(kind, tmp_path):
+    """By numpy; and the figures of the pictures themselves, whichever side they stand for."""
+    values, out = OTHERS[kind], str(tmp_path / "r.npz")
+    data = numbers(kind, values)
+    store_reference(data, out, device="cpu")
+    offset, scale = (np.array(each).reshape(-1, 1, 1) for each in (values.offset, values.scale))
+    expected = ((data.images.numpy() - offset) / scale + 1) / 2
+    with np.load(out) as file:
+        np.testing.assert_allclose(file["features"], expected.reshape(40, -1), rtol=1e-5, atol=1e-6)
+    few = data.rows(torch.arange(25))
+    for sides in ((data, few), (few, data)):
+        stored = [out if side is data else side for side in sides]
+        one, other = (judge(*each, "fid,kid,pr", device="cpu") for each in (sides, stored))
+        assert [figure.value for figure in one.figures] == [f.value for f in other.figures]
+
+
+def network(values):
+    settings = {**SMALL, "guidance": 0.0}
+    return untrained(override(load("digits"), settings), DataShape(2, 4, 4, values=values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (Values("float32", (90.0,), (31.0,), bounded=False), "float32, standardised scaled other"),
+        (Values("float32", (100.0,), (500.0,)), "standardised, and this evaluation float32, -400 "),
+    ],
+)
+def test_statistics_in_other_units_are_refused(values, message, tmp_path):
+    out = str(tmp_path / "r.npz")
+    store_reference(numbers("float32", OTHERS["float32"]), out, device="cpu")
+    with pytest.raises(ValueError, match=f"r.npz has features of numbers .*{message}"):
+        judge(out, network(values), "fid", num=4, device="cpu")
+    assert judge(out, network(OTHERS["float32"]), "fid", num=4, device="cpu").figures[0].value > 0
+
+
+def test_statistics_without_units_are_of_grey_levels(tmp_path):
+    """Those of earlier versions, and of others."""
+    np.savez(tmp_path / "a.npz", mu=np.zeros(32), sigma=np.eye(32))
+    with pytest.raises(ValueError, match="of numbers uint8, 0 to 255, and this .* standardised;"):
+        judge(tmp_path / "a.npz", network(OTHERS["float32"]), "fid", num=4, device="cpu")
 
 
 def test_mean_and_covariance_alone_serve_the_distance(held_out, tmp_path):

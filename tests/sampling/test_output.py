@@ -51,6 +51,18 @@ def test_what_was_written_is_read(tmp_path, kind, channels):
     assert output.present() == set()
 
 
+@pytest.mark.parametrize("kind", [name for name in OUTPUTS if name != "png"])
+@pytest.mark.parametrize("numbers", [torch.uint8, torch.uint16, torch.float16, torch.float32])
+def test_numbers_are_read_as_what_they_were(tmp_path, kind, numbers):
+    images = IMAGES.to(numbers) if not numbers.is_floating_point else (IMAGES / 7).to(numbers)
+    output = open_output(kind, tmp_path, 6)
+    output.write(torch.arange(6), images)
+    output.finish(LABELS, NAMES, False)
+    found = output.read(torch.tensor([5, 0, 2]))
+    assert found.dtype == numbers
+    assert torch.equal(found, images[[5, 0, 2]])
+
+
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
 def test_a_file_that_is_there_is_left_as_it_is(tmp_path, kind):
     """A process that was killed after it had written the file, before it removed the parts."""

@@ -7,6 +7,7 @@ import torch
 
 from vfn.configs import override
 from vfn.data import as_dataset
+from vfn.data.values import measured
 from vfn.progress import Progress
 from vfn.runs import RunFiles
 from vfn.train import distill, train
@@ -52,6 +53,28 @@ def test_few_pictures_cannot_be_evaluated_on_the_way(config, tmp_path, untouched
     three = as_dataset(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="need at least 4 pictures, and the data set has 3"):
         train(override(config, {"eval_every": 2}), tmp_path / "run", dataset=three, device="cpu")
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_type": "kl"}, "with loss_type kl, got {}; use mse"),
+        ({"learned_variance": True}, "with learned_variance true, got {}; use false"),
+    ],
+)
+def test_a_bound_is_one_of_grey_levels(config, tmp_path, untouched, settings, message, standardise):
+    """It ends in the probability of one of 256 levels, which other numbers do not have."""
+    del untouched
+    pictures = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 1, 8, 8)
+    values = measured(pictures, "uint8", None if standardise else (0, 20), standardise)
+    told = message.format("uint8, standardised" if standardise else "uint8, 0 to 20")
+    changed = override(config, {**settings, "train_timesteps": 10})
+    dataset = as_dataset(pictures, values=values)
+    with pytest.raises(ValueError, match=f"expected 8-bit pictures, .* {told}"):
+        train(changed, tmp_path / "run", dataset=dataset, device="cpu")
+    with pytest.raises(AssertionError, match="there was work before"):
+        train(changed, tmp_path / "run", dataset=as_dataset(pictures), device="cpu")
 
 
 def test_names_that_no_grid_can_show(config, tmp_path, untouched, monkeypatch):

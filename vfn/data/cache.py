@@ -27,7 +27,7 @@ from vfn.data.given import Vector, vector_of
 from vfn.data.labels import Labels
 from vfn.data.mapped import map_pictures
 from vfn.data.source import Bad, Fit, Rows, Source, bad_line, cover, read_rows
-from vfn.data.values import PLAIN, Values, measured
+from vfn.data.values import PLAIN, Values, checked_values, measured
 from vfn.files import (
     check_space,
     few,
@@ -356,8 +356,15 @@ def _values(
     if not source.numbers:
         return PLAIN
     if source.values is not None and not settings.scaled:
-        source.values.check(images, f"numbers in {printable(source.origin)}")
-        return source.values
+        name = f"numbers in {printable(source.origin)}"
+        known = checked_values(source.values, images.shape[1], name)
+        if known.dtype != source.numbers:
+            raise ValueError(
+                f"expected values of {name} for {source.numbers}, got {known.dtype}; make them "
+                "alike"
+            )
+        known.check(images, name)
+        return known
     trained = next(filter(None, splits.values()), None)
     span, standardise = settings.value_range, settings.standardise
     values = measured(images, source.numbers, span, standardise, trained)

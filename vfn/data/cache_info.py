@@ -186,7 +186,7 @@ def parse_values(told: Any) -> Values:
     if fits:
         numbers = [told["offset"], told["scale"]]
         fits = told["dtype"] in KINDS and isinstance(told["bounded"], bool)
-        fits = fits and all(isinstance(row, list) and row for row in numbers)
+        fits = fits and all(isinstance(row, list | tuple) and row for row in numbers)
         fits = fits and all(
             type(number) in (int, float) and math.isfinite(number)
             for row in numbers

@@ -11,10 +11,11 @@ from torch import Tensor
 from vfn.configs import Split
 from vfn.data.given import Vector, vector_of
 from vfn.data.labels import Labels, check_count, check_names
-from vfn.data.values import PLAIN, Values
-from vfn.files import shown
+from vfn.data.values import PLAIN, Values, checked_values
+from vfn.files import shortened, shown
 from vfn.ops import epoch_permutation
 
+Numbers = Tensor | np.ndarray | Sequence[Any]
 HELD_OUT = 0.2
 # The held-out pictures belong to the data set, not to a run: no run's seed moves them.
 _SPLIT_SEED = 0
@@ -60,16 +61,18 @@ class Dataset(NamedTuple):
 
 
 def as_dataset(
-    images: Tensor,
-    labels: Tensor | None = None,
+    images: Numbers,
+    labels: Numbers | None = None,
     names: Sequence[str] | None = None,
-    vectors: Tensor | None = None,
+    vectors: Numbers | None = None,
     vector_names: Sequence[str] = (),
-    beside: Tensor | None = None,
+    beside: Numbers | None = None,
     values: Values = PLAIN,
     beside_values: Values = PLAIN,
 ) -> Dataset:
     """Pictures in memory as a data set, checked.
+
+    All that is given may be tensors, arrays or lists.
 
     Args:
         images: uint8 [N, C, H, W], C 1 (grey) or 3 (RGB).
@@ -86,32 +89,25 @@ def as_dataset(
         Dataset.
 
     Raises:
-        ValueError: for another type or shape, or labels that are out of range.
+        ValueError: for another type or shape, labels that are out of range, or values that no
+            checkpoint can keep.
 
     >>> as_dataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([2, 1])).legend.names
     ('1', '2')
     """
-    images = torch.as_tensor(images)
-    labels = None if labels is None else torch.as_tensor(labels)
-    other = values != PLAIN and images.dtype == getattr(torch, values.dtype) and images.ndim == 4
-    if not other and (
-        images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3)
-    ):
-        raise ValueError(
-            "expected uint8 pictures [N, C, H, W] with C 1 or 3, got "
-            f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}; "
-            "convert them with vfn.data.to_uint8, or say with values what the numbers mean"
-        )
+    images = _tensor(images, "pictures")
+    values = _meant(images, values)
     if not images.numel():
         raise ValueError(f"expected pictures, got none: {list(images.shape)}")
     more = _conditions(images, vectors, tuple(vector_names), beside, beside_values)
-    if other:
+    if not values.plain:
         values.check(images, "pictures")
         more["values"] = values
     if labels is None:
         if names:
             raise ValueError("expected labels with the names, got None; leave out the names")
         return Dataset(images, **more)
+    labels = _tensor(labels, "labels")
     if (
         labels.is_floating_point()
         or labels.ndim not in (1, 2)
@@ -122,6 +118,7 @@ def as_dataset(
             f"expected labels as integers [{len(images)}] or 0/1 tags [{len(images)}, K], "
             f"got {labels.dtype} {list(labels.shape)}"
         )
+    labels = labels.long()  # there is no least one of most unsigned ones
     tags, low, high = labels.ndim == 2, int(labels.min()), int(labels.max())
     count = labels.shape[1] if tags else len(names) if names is not None else high
     check_count(count)
@@ -133,28 +130,63 @@ def as_dataset(
     if len(texts) != count:
         raise ValueError(f"expected {count} names of tags, got {len(texts)}")
     check_names(texts, tags, "names")
-    kept = labels.to(torch.uint8 if tags else torch.int64)
+    kept = labels.to(torch.uint8) if tags else labels
     return Dataset(images, kept, Labels(tuple(texts), tags), **more)
+
+
+def _tensor(given: Numbers, name: str) -> Tensor:
+    """Numbers of a caller's as a tensor."""
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"expected {name} as a tensor, array or list of numbers, got {type(given).__name__} "
+            f"({shortened(str(error))})"
+        ) from None
+
+
+def _meant(images: Tensor, values: Values) -> Values:
+    """What the numbers of pictures mean, refused where they are others or no pictures."""
+    kind = str(images.dtype).removeprefix("torch.")
+    got = f"got {kind} {list(images.shape)}"
+    if values != PLAIN:
+        values = checked_values(values, images.shape[1] if images.ndim == 4 else 1, "pictures")
+    if values != PLAIN and (kind != values.dtype or images.ndim != 4):
+        raise ValueError(
+            f"expected {values.dtype} pictures [N, C, H, W], as values say, {got}; convert one of "
+            "them"
+        )
+    if values == PLAIN and (kind != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3)):
+        raise ValueError(
+            f"expected uint8 pictures [N, C, H, W] with C 1 or 3, {got}; convert them with "
+            "vfn.data.to_uint8, or say with values what the numbers mean"
+        )
+    return values
 
 
 def _conditions(
     images: Tensor,
-    vectors: Tensor | None,
+    vectors: Numbers | None,
     names: tuple[str, ...],
-    beside: Tensor | None,
+    beside: Numbers | None,
     beside_values: Values,
 ) -> dict[str, Any]:
     """Numbers and pictures that are conditions, checked."""
     more: dict[str, Any] = {}
+    vectors = None if vectors is None else _tensor(vectors, "vectors")
+    beside = None if beside is None else _tensor(beside, "beside")
     for name, given in (("vectors", vectors), ("beside", beside)):
-        if given is not None and len(given) != len(images):
-            raise ValueError(f"expected {name} of {len(images)} pictures, got {len(given)}")
+        if given is not None and given.shape[:1] != images.shape[:1]:
+            count = len(given) if given.ndim else "one number"
+            raise ValueError(f"expected {name} of {len(images)} pictures, got {count}")
     if vectors is not None:
         more |= {"vectors": vectors.float(), "vector": vector_of(vectors, names)}
     elif names:
         raise ValueError("expected vectors with vector_names, got None; leave out the names")
     if beside is not None:
         sizes = beside.ndim == 4 and beside.shape[2:] == images.shape[2:]
+        channels = beside.shape[1] if sizes else 1
+        beside_values = checked_values(beside_values, channels, "pictures beside")
         if beside.dtype != getattr(torch, beside_values.dtype) or not sizes:
             raise ValueError(
                 f"expected beside to be {beside_values.dtype} [N, C, {images.shape[2]}, "

@@ -4,8 +4,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, get_args
+
+import numpy as np
 
 from vfn.configs import DataConfig, Split
 from vfn.data import arrays
@@ -207,6 +211,8 @@ def prepare(settings: DataConfig | str, fresh: bool = False) -> Prepared:
     """
     settings = _settings_of(settings)
     origin = _find(settings)
+    if origin.content is None:  # read once: another reading may come in another order
+        origin = origin._replace(source=cache(origin.source))
     prepared = _prepared(origin, fresh)
     if settings.condition is None or derived_kind(settings.condition) is not None:
         return prepared
@@ -244,17 +250,26 @@ def _beside(settings: DataConfig, origin: _Origin, prepared: Prepared, fresh: bo
         made = made._replace(splits=like.splits, labels=None, class_names=())
         return _in_order(made, order) if order else made
 
-    both = found._replace(
-        content=lambda: [content and content(), origin.content and origin.content(), *order],
-        source=source,
-    )
-    beside = _prepared(both, fresh)
+    def told() -> list[Any]:
+        own = origin.content() if origin.content else _rows_told(origin.source())
+        return [content and content(), own, *order]
+
+    if prepared.bad:  # some prepared by other settings may lie there, which leave out none
+        source()
+    beside = _prepared(found._replace(content=told, source=source), fresh)
     if beside.images.shape[2:] != prepared.images.shape[2:]:
         raise ValueError(
             f"expected condition {shown(settings.condition)} to have pictures of the size of the "
             f"others, {_size_text(prepared)}, got {_size_text(beside)}; use --image-size"
         )
     return beside
+
+
+def _rows_told(source: Source) -> list[Any]:
+    """What tells which picture of a source comes in which row, as JSON can hold it."""
+    splits = {split: np.array(numbers, np.int64) for split, numbers in source.splits.items()}
+    hashes = [[split, sha256(numbers.tobytes()).hexdigest()] for split, numbers in splits.items()]
+    return [len(source.names), *hashes]
 
 
 def _partners(beside: Path, own: Path) -> list[int]:

@@ -1,5 +1,6 @@
 """What the numbers of an array mean, and how a network sees them: x = (value - offset) / scale."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn.files import shown
 from vfn.memory import moved
 
 # Kinds of numbers that arrays may hold, by numpy's names.
@@ -105,12 +107,9 @@ class Values(NamedTuple):
         if self.plain:
             return to_uint8(x0)
         offset, scale = self._columns(x0.device)
-        kept = x0.double().clamp(-1, 1) if self.bounded else x0.double()
-        values = kept * scale + offset
         kind: torch.dtype = getattr(torch, self.dtype)
-        if kind.is_floating_point:
-            return values.to(kind)
-        return values.round().clamp(0, torch.iinfo(kind).max).to(kind)
+        values = (x0.double() * scale + offset).clamp(*self._limits(x0.device))
+        return (values if kind.is_floating_point else values.round()).to(kind)
 
     def shown(self, images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
         """Pictures that people can look at.
@@ -148,21 +147,22 @@ class Values(NamedTuple):
         Traceback (most recent call last):
         ValueError: expected depths within 0..1, got 2 in picture 1
         """
-        if self.dtype.startswith("uint"):
-            return
-        low, high = self.offset[0] - self.scale[0], self.offset[0] + self.scale[0]
+        low, high = self._limits(images.device)
+        if self.dtype.startswith("uint") and (low.max(), high.min()) == (
+            0,
+            np.iinfo(self.dtype).max,
+        ):
+            return  # there are no others
         slack = 1e-6 * (high - low)  # of rounding
         first = 0
         for block in _blocks(images):
-            wrong = ~block.isfinite()
-            if self.bounded:
-                wrong |= (block < low - slack) | (block > high + slack)
+            wrong = ~block.isfinite() | (block < low - slack) | (block > high + slack)
             if wrong.any():
-                row = int(wrong.flatten(1).any(1).nonzero()[0])
-                number = block[row][wrong[row]][0].item()
-                within = f"within {low:g}..{high:g}" if self.bounded else "finite"
+                row, channel, *place = wrong.nonzero()[0].tolist()
+                number = block[row, channel, *place].item()
                 raise ValueError(
-                    f"expected {name} {within}, got {number:g} in picture {first + row}"
+                    f"expected {name} {self._within(channel)}, got {number:g} in picture "
+                    f"{first + row}"
                 )
             first += len(block)
 
@@ -176,6 +176,26 @@ class Values(NamedTuple):
             8-bit pictures as they are; others float32, 0..1 where they are bounded.
         """
         return images if self.plain else (self.to_unit(images) + 1) / 2
+
+    def _within(self, channel: int) -> str:
+        """What the numbers of a channel have to be, for a message."""
+        if not self.bounded:
+            return "finite"
+        offset, scale = (each[channel % len(each)] for each in (self.offset, self.scale))
+        return f"within {offset - scale:g}..{offset + scale:g}"
+
+    def _limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Lowest and highest that stored numbers are, [C or 1, 1, 1], float64."""
+        kind: torch.dtype = getattr(torch, self.dtype)
+        whole = not kind.is_floating_point
+        ends = torch.iinfo(kind) if whole else torch.finfo(kind)
+        offset, scale = self._columns(device)
+        low, high = offset - scale, offset + scale
+        if not self.bounded:
+            return torch.full_like(low, ends.min), torch.full_like(high, ends.max)
+        # As the type rounds them: halves have no 0.3, but one above it, which stands for it.
+        low, high = (low.ceil(), high.floor()) if whole else (low.to(kind), high.to(kind))
+        return low.double().clamp(min=ends.min), high.double().clamp(max=ends.max)
 
     def _columns(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Offset and scale [C or 1, 1, 1], float64."""
@@ -206,6 +226,75 @@ def ranged(dtype: str, low: float, high: float) -> Values:
     return Values(dtype, ((low + high) / 2,), ((high - low) / 2,))
 
 
+def check_kind(dtype: str, name: str = "numbers") -> None:
+    """Refuse kinds of numbers that are neither prepared nor drawn.
+
+    Args:
+        dtype: numpy's name of it.
+        name: what the numbers are called.
+
+    Raises:
+        ValueError: for any but `KINDS`.
+
+    >>> check_kind("float64", "depths")
+    Traceback (most recent call last):
+    ValueError: expected depths of uint8, uint16, float16, float32, got 'float64'; convert them ...
+    """
+    if dtype not in KINDS:
+        raise ValueError(
+            f"expected {name} of {', '.join(KINDS)}, got {shown(dtype)}; convert them with .float()"
+        )
+
+
+def checked_values(values: Values, channels: int, name: str) -> Values:
+    """What numbers mean, as checkpoints can keep it.
+
+    Args:
+        values: of a caller's.
+        channels: C of the pictures.
+        name: what the numbers are called.
+
+    Returns:
+        Values, offset and scale as floats.
+
+    Raises:
+        ValueError: for other kinds of numbers than `KINDS`, offsets that are not finite, scales
+            that are not above 0, or neither one of them nor C.
+
+    >>> checked_values(Values("float32", (0,), (2,)), 3, "depths").scale
+    (2.0,)
+    >>> checked_values(Values("float32", (0.0, 1.0), (1.0,)), 3, "depths")
+    Traceback (most recent call last):
+    ValueError: expected 1 or 3 offsets of depths, one for each channel, got 2
+    """
+    check_kind(values.dtype, name)
+    offset, scale = (_floats(each, name) for each in (values.offset, values.scale))
+    for numbers, what in ((offset, "offsets"), (scale, "scales")):
+        if len(numbers) not in (1, channels):
+            few = "1" if channels == 1 else f"1 or {channels}"
+            raise ValueError(
+                f"expected {few} {what} of {name}, one for each channel, got {len(numbers)}"
+            )
+    fit = [math.isfinite(number) for number in offset]
+    fit += [math.isfinite(number) and number > 0 for number in scale]
+    if not all(fit):
+        raise ValueError(
+            f"expected finite offsets of {name} and finite scales above 0, got "
+            f"{shown(offset)} and {shown(scale)}"
+        )
+    return Values(values.dtype, offset, scale, bool(values.bounded))
+
+
+def _floats(numbers: Sequence[float], name: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, numbers))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"expected offset and scale of {name} as numbers, one for each channel or one for "
+            f"all, got {shown(numbers)}"
+        ) from None
+
+
 def measured(
     images: Tensor,
     dtype: str,
@@ -226,12 +315,16 @@ def measured(
     Returns:
         Values.
 
+    Raises:
+        ValueError: for other kinds of numbers than `KINDS`.
+
     >>> floats = torch.tensor([[[[0.5, 2.5]]]])
     >>> measured(floats, "float32")
     Values(dtype='float32', offset=(1.5,), scale=(1.0,), bounded=True)
     >>> measured(floats, "float32", standardise=True).scale
     (1.0,)
     """
+    check_kind(dtype)
     if value_range is not None:
         return ranged(dtype, *value_range)
     if standardise:

@@ -65,7 +65,7 @@ def bits_per_dim(
 
     Raises:
         ValueError: without a weight of a network that takes one as an input, or one that it does
-            not know.
+            not know; for other numbers than the 256 levels of 8-bit pictures.
 
     >>> from vfn.configs import load, override
     >>> from vfn.data import load_dataset
@@ -76,6 +76,12 @@ def bits_per_dim(
     ['bits_bound_discrete', 'bits_bound_continuous', 'bits_flow']
     """
     check_weight(trained, guidance)
+    for values in (trained.shape.values, held_out.values):
+        if not values.plain:
+            raise ValueError(
+                "expected 8-bit pictures, whose 256 levels bits per dimension are of, got "
+                f"{values.describe()}; judge such a network by its loss"
+            )
     diffusion, device = trained.config.diffusion, trained.device
     count = len(held_out.images) if num is None else min(num, len(held_out.images))
     counted = []

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfn.data.cache_info import parse_values
 from vfn.distributed import ALONE, World, gather, share, smallest
 from vfn.evaluation.extractors import Extractor, Outputs
 from vfn.files import given_path, short, write_atomic
@@ -222,7 +223,8 @@ def read_statistics(path: str | Path, extractor: Extractor | None = None) -> Sta
         if name in found and not np.isfinite(found[name]).all():
             raise ValueError(f"{name} in {path} is not finite; compute it again")
     if extractor is not None:
-        check_identity(provenance, extractor.provenance, str(path))
+        own = {"values": provenance.get("values")}  # of the pictures, not of the extractor
+        check_identity(provenance, extractor.provenance | own, str(path))
     features, logits = (
         torch.from_numpy(found[name]).float() if name in found else None
         for name in ("features", "logits")
@@ -244,8 +246,9 @@ def check_identity(found: Mapping[str, Any], ours: Mapping[str, Any], where: str
     """Refuse features that are others than ours.
 
     Args:
-        found: what statistics say of their features; what they do not say is not compared.
-        ours: the same of the other side's extractor, as far as it is known.
+        found: what statistics say of their features; what they do not say is not compared, but
+            for ``values``, what the numbers of their pictures mean: without, they are of 8 bits.
+        ours: the same of the other side, as far as it is known.
         where: the statistics' file.
 
     Raises:
@@ -257,6 +260,15 @@ def check_identity(found: Mapping[str, Any], ours: Mapping[str, Any], where: str
                 f"{where} has features with {name} {short(found[name])}, and this evaluation "
                 f"{ours.get(name)}; compute both with the same"
             )
+    theirs, mine = (parse_values(each.get("values")) for each in (found, ours))
+    if theirs != mine:
+        told = [each.describe() for each in (theirs, mine)]
+        scaled = " scaled otherwise" if told[0] == told[1] else ""
+        raise ValueError(
+            f"{where} has features of numbers {told[0]}, and this evaluation {told[1]}{scaled}; "
+            "store those of the run's own pictures (vfn.evaluation.store_reference), or give "
+            "pictures"
+        )
 
 
 # What a file of statistics may hold, and of how many dimensions.
@@ -267,6 +279,10 @@ def _check_stored(path: Path, found: dict[str, np.ndarray], provenance: Any) -> 
     """Refuse parts of a file that are not what their names say."""
     if not isinstance(provenance, dict):
         raise ValueError(f"expected provenance in {path} to be an object, got {short(provenance)}")
+    try:
+        parse_values(provenance.get("values"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); compute it again") from None
     for name, array in found.items():
         if name == "provenance":
             continue

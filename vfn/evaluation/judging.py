@@ -11,7 +11,7 @@ from vfn.distributed import World, check_alike, from_first, processes, together
 from vfn.evaluation.evaluating import computed, extracted, reason_of
 from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.features import Kept, Statistics
-from vfn.evaluation.needs import Content, Size, needed
+from vfn.evaluation.needs import Content, needed
 from vfn.evaluation.opening import Given, relabelled
 from vfn.evaluation.planning import Plan, plan_evaluation
 from vfn.evaluation.record import Evaluation, not_finite
@@ -166,7 +166,7 @@ def seen_by(plan: Plan, world: World, kept: Kept | None = None) -> Judged | None
     Raises:
         ValueError: for pictures or features that are not finite.
     """
-    real, fake = (_present(side.content, plan.size, world) for side in (plan.real, plan.fake))
+    real, fake = (_present(side.content, plan, world) for side in (plan.real, plan.fake))
     held_out = plan.held_out
     if held_out is not None:
         held_out = held_out._replace(images=resized(held_out.images, plan.size))
@@ -235,12 +235,12 @@ def _tell_of(faults: list[str], judged: Judged, others: bool) -> None:
     say(f"{message}; {'it is' if len(faults) == 1 else 'they are'} left out")
 
 
-def _present(content: Content, size: Size | None, world: World) -> Dataset | Statistics:
-    """A side whose pictures are there, all of one size."""
+def _present(content: Content, plan: Plan, world: World) -> Dataset | Statistics:
+    """A side whose pictures are there, all of one size and in the same units."""
     if isinstance(content, Statistics):
         return content
     if isinstance(content, Dataset):
-        return content._replace(images=resized(content.images, size))
+        return content._replace(images=resized(content.images, plan.size))
     drawn, legend = content.by_all(world, strict=True), content.trained.shape.legend
-    images = resized(content.trained.shape.values.compared(drawn.images), size)
+    images = resized(plan.values.compared(drawn.images), plan.size)
     return Dataset(images, drawn.classes if legend.names else None, legend)

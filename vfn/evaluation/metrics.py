@@ -15,7 +15,7 @@ USUAL = "usual"  # in place of a word: the usual metrics that lack nothing
 Better = Literal["lower", "higher", ""]
 # gaussian: mean and covariance of both sides. features, logits: of every picture. labels: one
 # class for every picture of all sides. model: the network that drew the fakes. pairs: a fake for
-# each real picture. grey levels: pictures of 8 bits.
+# each real picture. grey levels: pictures of 8 bits. range: numbers that lie within a known one.
 Need = Literal[
     "gaussian",
     "real features",
@@ -27,6 +27,7 @@ Need = Literal[
     "model",
     "pairs",
     "grey levels",
+    "range",
 ]
 Part = Literal["figures", "loss_by_logsnr", "bits_per_dim"]
 
@@ -190,13 +191,13 @@ METRICS: Table[Metric] = Table(
         "psnr": Metric(
             text="peak signal-to-noise ratio of each fake beside its real picture",
             target="vfn.evaluation.pair_figures:psnr_figures",
-            needs=frozenset(["pairs"]),
+            needs=frozenset(["pairs", "range"]),
             figures=(FigureKind("psnr", "PSNR", "higher", unit="dB"),),
         ),
         "ssim": Metric(
             text="structural similarity of each fake and its real picture",
             target="vfn.evaluation.pair_figures:ssim_figures",
-            needs=frozenset(["pairs"]),
+            needs=frozenset(["pairs", "range"]),
             figures=(FigureKind("ssim", "SSIM", "higher"),),
         ),
         "loss": Metric(

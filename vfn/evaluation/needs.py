@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from vfn.data import Dataset, Labels
+from vfn.data.values import PLAIN, Values
 from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.metrics import METRICS, Metric, Need, usual_metrics
@@ -19,7 +20,8 @@ class Planned(NamedTuple):
     """The sides of an evaluation before any work; pictures of a network are not drawn yet.
 
     extractor: what is known of it. size: height and width that all pictures are brought to. unseen:
-    held-out pictures of the data of the network itself; a text says why there are none.
+    held-out pictures of the data of the network itself; a text says why there are none. values:
+    what the numbers of both sides mean, which are scaled by them.
     """
 
     real: Content
@@ -28,6 +30,7 @@ class Planned(NamedTuple):
     extractor: Extractor | Outlook
     size: Size | None = None
     unseen: Dataset | str | None = None
+    values: Values = PLAIN
 
 
 def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:
@@ -281,9 +284,18 @@ def _no_pairs(planned: Planned, _: Metric) -> str:
 
 def _no_levels(planned: Planned, _: Metric) -> str:
     fake = planned.fake
-    if not isinstance(fake, Draws) or fake.trained.shape.values.dtype == "uint8":
+    if not isinstance(fake, Draws) or fake.trained.shape.values.plain:
         return ""
     return f"the 256 levels of 8-bit pictures, got {fake.trained.shape.values.describe()}"
+
+
+def _no_range(planned: Planned, _: Metric) -> str:
+    if planned.values.bounded:
+        return ""
+    return (
+        f"numbers of a known range, whose width is its peak, got {planned.values.describe()}; "
+        "train on data with --value-range in place of --standardise"
+    )
 
 
 def _kind_of_labels(side: Dataset | Draws | None) -> Labels | None:
@@ -306,4 +318,5 @@ _FAULTS: dict[Need, Callable[[Planned, Metric], str]] = {
     "model": _no_model,
     "pairs": _no_pairs,
     "grey levels": _no_levels,
+    "range": _no_range,
 }

@@ -11,6 +11,7 @@ from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.configs.schema import SEED
 from vfn.data import Dataset, Labels, data_home, load_held_out, same_data, spec_settings
+from vfn.data.cache_info import parse_values
 from vfn.data.resize import RESIZE
 from vfn.data.values import PLAIN, Values
 from vfn.distributed import World
@@ -74,6 +75,7 @@ class Plan:
     extractor: of the features. data: where data are, and how the run's are prepared. seed: of
     everything random. bootstrap: resampled sets. size: what all pictures are brought to. subject:
     the network, for metrics of itself. settings: what the figures depend on, as JSON can hold it.
+    values: what the numbers of pictures mean that are still to be drawn.
     """
 
     metrics: dict[str, Metric]
@@ -87,6 +89,7 @@ class Plan:
     size: Size | None
     subject: Subject | None
     settings: dict[str, Any]
+    values: Values = PLAIN
 
 
 def _words(metrics: str | Sequence[str]) -> list[str]:
@@ -184,7 +187,7 @@ def plan_evaluation(
     # The conditions that a spec gives are those of the run, unless their files are others by now.
     told = isinstance(real, str) and like is not None and like.beside is not None
     own = _own_held_out(drawing, data_dir) if "model" in needs or told else None
-    planned = Planned(reals.content, fakes.content, unseen, outlook, size, own)
+    planned = Planned(reals.content, fakes.content, unseen, outlook, size, own, values)
     if usual:
         found, left_out = find_usual(planned)
         chosen = find_metrics(_in_order(words, found))
@@ -196,7 +199,7 @@ def plan_evaluation(
     settings = _told(reals, fakes, seed, bootstrap, size)  # a damaged log is refused
     if isinstance(features, str):
         features = open_extractor(features, weights, world.device, data.data_dir)
-    features = _fitting(features, planned, (reals, fakes), needs)
+    features = _fitting(features, planned, (reals, fakes), needs, values)
     check_needs(chosen, planned._replace(extractor=features))
     sides = [side for side in planned[:3] if isinstance(side, Dataset | Draws)]
     check_room(features, sum(count_of_side(side) or 0 for side in sides), data)
@@ -205,16 +208,30 @@ def plan_evaluation(
     if "model" in needs and isinstance(fakes.content, Draws) and isinstance(own, Dataset):
         subject = _subject(fakes.content, own)
     return Plan(
-        chosen, reals, fakes, unseen, features, data, seed, bootstrap, size, subject, settings
+        chosen, reals, fakes, unseen, features, data, seed, bootstrap, size, subject, settings,
+        values,
     )  # fmt: skip
 
 
 def _values_of(real: Content, fake: Content) -> Values:
-    """What the numbers of both sides mean: those of a network's data, else of the real pictures."""
-    for side in (fake, real):
-        if isinstance(side, Draws):
-            return side.trained.shape.values
+    """What the numbers of both sides mean: as a network, statistics or the real pictures say."""
+    drawn = [side.trained.shape.values for side in (real, fake) if isinstance(side, Draws)]
+    if drawn:
+        _check_units(drawn[0], drawn[-1])
+        return drawn[0]
+    for side in (real, fake):
+        if isinstance(side, Statistics) and "values" in side.provenance:
+            return parse_values(side.provenance["values"])
     return real.values if isinstance(real, Dataset) else PLAIN
+
+
+def _check_units(real: Values, fake: Values) -> None:
+    """Refuse networks whose numbers cannot be compared as those of the first are."""
+    if fake != real and (real.bounded or fake.dtype != real.dtype):
+        raise ValueError(
+            f"expected networks of numbers of one type and range, got {real.describe()} on the "
+            f"real side and {fake.describe()} on the fake; give what one of them draws as pictures"
+        )
 
 
 def _comparable(side: Content, values: Values, role: str) -> Content:
@@ -476,7 +493,11 @@ def tried(extractor: Extractor, images: torch.Tensor) -> Extractor:
 
 
 def _fitting(
-    extractor: Extractor, planned: Planned, sides: Sequence[Opened], needs: frozenset[Need]
+    extractor: Extractor,
+    planned: Planned,
+    sides: Sequence[Opened],
+    needs: frozenset[Need],
+    values: Values,
 ) -> Extractor:
     """The extractor, tried on two pictures; stored statistics have to be of the same features.
 
@@ -486,10 +507,11 @@ def _fitting(
     Raises:
         ValueError: if anything does not fit.
     """
+    ours = extractor.provenance | values_settings(values)
     for side in sides:
         if isinstance(side.content, Statistics):
-            check_identity(side.content.provenance, extractor.provenance, side.text)
-    if needs & _EXTRACTED and (images := _two_pictures(planned)) is not None:
+            check_identity(side.content.provenance, ours, side.text)
+    if needs & _EXTRACTED and (images := _two_pictures(planned, values)) is not None:
         extractor = tried(extractor, images)
     widths = [width_of_side(side.content) or extractor.width for side in sides]
     if None not in widths and len({*widths}) > 1:
@@ -500,14 +522,14 @@ def _fitting(
     return extractor
 
 
-def _two_pictures(planned: Planned) -> torch.Tensor | None:
+def _two_pictures(planned: Planned, values: Values) -> torch.Tensor | None:
     """Two pictures as an extractor will see them; None where no side has any."""
     for side in (planned.real, planned.fake):
         shape = shape_of_side(side, planned.size)
         if isinstance(side, Dataset) and shape == tuple(side.images.shape[1:]):
             return side.images[torch.arange(2) % len(side.images)]
         if shape is not None and not isinstance(side, Statistics):
-            return torch.zeros(2, *shape, dtype=torch.uint8)
+            return torch.zeros(2, *shape, dtype=torch.uint8 if values.plain else torch.float32)
     return None
 
 
@@ -535,6 +557,11 @@ def check_room(extractor: Extractor, count: int, data: DataConfig) -> int:
 def resize_settings(size: Size | None) -> dict[str, Any]:
     """What a record says of the size that pictures were brought to."""
     return {} if size is None else {"image_size": list(size), "image_resize": RESIZE}
+
+
+def values_settings(values: Values) -> dict[str, Any]:
+    """What a file of statistics says of the numbers that they are of; nothing of 8-bit pictures."""
+    return {} if values.plain else {"values": values._asdict()}
 
 
 def _told(

@@ -14,7 +14,13 @@ from vfn.distributed import check_alike, processes, together
 from vfn.evaluation.extractors import Extractor, check_extractor, check_given, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
 from vfn.evaluation.opening import Pictures, open_pictures
-from vfn.evaluation.planning import check_room, checked_size, resize_settings, tried
+from vfn.evaluation.planning import (
+    check_room,
+    checked_size,
+    resize_settings,
+    tried,
+    values_settings,
+)
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.files import check_place, check_space, given_path
 from vfn.memory import in_memory
@@ -96,7 +102,8 @@ def store_reference(
                 raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
             if isinstance(features, str):
                 features = open_extractor(features, weights, world.device, data_dir)
-            images = resized(content.images, size)
+            values = content.values
+            images = resized(values.compared(content.images), size)
             features = tried(features, images[:2])
             room = check_room(features, count, data)
             wanted = (room if keep else 0) + 8 * (features.width or 0) ** 2
@@ -108,6 +115,7 @@ def store_reference(
             provenance = {
                 **found.provenance,
                 **resize_settings(size),
+                **values_settings(values),
                 "real": text,
                 "shape": list(images.shape),
                 "version": __version__,

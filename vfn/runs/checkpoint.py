@@ -22,6 +22,7 @@ from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.data.cache_info import parse_values
 from vfn.data.given import Vector
+from vfn.data.values import checked_values
 from vfn.files import few, given_path, open_atomic, short, shortened, shown
 from vfn.model import DataShape
 from vfn.progress import say
@@ -479,7 +480,10 @@ def parse_shape(text: str) -> DataShape:
     if type(beside) is not int or not 0 <= beside <= SIDE:
         raise ValueError(f"expected a number of channels beside the pictures, got {short(text)}")
     vector = _parse_vector(values.get("vector", {}))
-    scaling = (parse_values(values.get(key)) for key in ("values", "beside_values"))
+    scaling = [
+        checked_values(parse_values(values.get(key)), channels or 1, key)
+        for key, channels in (("values", sizes[0]), ("beside_values", beside))
+    ]
     return DataShape(*sizes, Labels(names, tags), vector, beside, *scaling)
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Protocol
 import numpy as np
 import torch
 from PIL import Image, ImageSequence
+from PIL.TiffImagePlugin import TiffImageFile
 from safetensors import safe_open
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from vfn.sampling.output_table import OUTPUTS
 PARTS = ".parts"
 _SAFE = {"uint8": "U8", "uint16": "U16", "float16": "F16", "float32": "F32"}
 _METHODS = ("present", "write", "read", "finish", "clear")
+_DESCRIPTION = 270  # the number of TIFF's tag ImageDescription
 _DISK_BLOCK = 4096  # bytes that the smallest file takes
 
 
@@ -304,7 +306,8 @@ class TiffFolder(PngFolder):
         for number, image in zip(indices.tolist(), images.numpy(), strict=True):
             pages = [Image.fromarray(page) for page in _pages(image)]
             buffer = io.BytesIO()
-            pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+            told = {_DESCRIPTION: "float16"} if image.dtype == np.float16 else {}
+            pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:], tiffinfo=told)
             write_atomic(self.place / self._name(number), buffer.getvalue())
 
     def read(self, indices: Tensor) -> Tensor:
@@ -313,8 +316,11 @@ class TiffFolder(PngFolder):
         for number in indices.tolist():
             path = self.place / self._name(number)
             with _understanding(path), Image.open(path, formats=("TIFF",)) as picture:
+                assert isinstance(picture, TiffImageFile)
+                halves = picture.tag_v2.get(_DESCRIPTION) == "float16"
                 pages = [np.array(page) for page in ImageSequence.Iterator(picture)]
             stacked = np.stack(pages) if pages[0].ndim == 2 else np.moveaxis(pages[0], -1, 0)
+            stacked = stacked.astype(np.float16) if halves else stacked
             found.append(torch.from_numpy(np.ascontiguousarray(stacked)))
         return torch.stack(found)
 
@@ -323,7 +329,7 @@ def _pages(image: np.ndarray) -> list[np.ndarray]:
     """A picture [C, H, W] as what Pillow writes: RGB of 8 bits, or channel by channel."""
     if image.dtype == np.uint8 and len(image) == 3:
         return [np.ascontiguousarray(np.moveaxis(image, 0, -1))]
-    # Pillow has no halves; as float32 they keep their values.
+    # Pillow has no halves; as float32 they keep their values, and the description tells.
     kept = image.astype(np.float32) if image.dtype == np.float16 else image
     return [np.ascontiguousarray(channel) for channel in kept]
 

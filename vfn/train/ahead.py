@@ -36,11 +36,12 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
         shape: of its data.
 
     Raises:
-        ValueError: for paths that are led away from what nobody says, settings of sampling that the
-            network cannot follow, names of labels that no grid can show, or too few pictures to
-            evaluate.
+        ValueError: for paths that are led away from what nobody says, a bound of other numbers than
+            grey levels, settings of sampling that the network cannot follow, names of labels that
+            no grid can show, or too few pictures to evaluate.
     """
     _check_led_paths(config, shape)
+    _check_bound(config, shape)
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     for name in shape.legend.names:
         if not is_utf8(name):
@@ -70,6 +71,19 @@ def _check_led_paths(config: Config, shape: DataShape) -> None:
     else:
         return
     raise ValueError(f"guided paths of {diffusion.objective} need {missing}; leave out {setting}")
+
+
+def _check_bound(config: Config, shape: DataShape) -> None:
+    """Refuse the variational bound, which ends in one of 256 grey levels, of other numbers."""
+    diffusion = config.diffusion
+    if not diffusion.uses_bound or shape.values.plain:
+        return
+    kl = diffusion.loss_type == "kl"
+    setting, other = ("loss_type kl", "mse") if kl else ("learned_variance true", "false")
+    raise ValueError(
+        f"expected 8-bit pictures, whose 256 levels the bound is of, with {setting}, got "
+        f"{shape.values.describe()}; use {other}"
+    )
 
 
 def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None:
