@@ -88,6 +88,27 @@ def given_path(given: object) -> Path:
     raise ValueError(f"expected a path, got {shown(given)}; {where}")
 
 
+def at_home(name: str | Path) -> Path:
+    """A path whose ~ is somebody's home directory.
+
+    Args:
+        name: as a person writes it.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: if there is nobody of that name.
+
+    >>> at_home("~/data") == Path.home() / "data"
+    True
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"'{shortened(str(name))}' is no path ({printable(str(error))})") from None
+
+
 def temporary_of(path: Path, end: str = "tmp") -> Path:
     """A neighbour of a file that this process alone writes, and that tells who that is.
 

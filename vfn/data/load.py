@@ -18,7 +18,7 @@ from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
 from vfn.data.tar import tar_files, tar_source
-from vfn.files import few, printable, shortened, shown
+from vfn.files import at_home, few, printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
 ARCHIVES = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"}
@@ -131,7 +131,7 @@ def data_home(settings: DataConfig) -> Path:
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
     """
-    return _at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
+    return at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
 
 
 def data_name(name: str) -> str:
@@ -168,7 +168,7 @@ def settled(settings: DataConfig) -> DataConfig:
     """
     home, condition = settings.data_dir, settings.condition
     if home is not None:
-        home = os.path.abspath(_at_home(home))  # noqa: PTH100  # links stay
+        home = os.path.abspath(at_home(home))  # noqa: PTH100  # links stay
     if condition is not None and derived_kind(condition) is None:
         condition = str(_resolved(condition))
     return replace(
@@ -501,16 +501,8 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
 
 def _resolved(name: str) -> Path:
     """The path that a name is, absolute and without links."""
-    path = _at_home(name)
+    path = at_home(name)
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None
-
-
-def _at_home(name: str) -> Path:
-    """A path whose ~ is somebody's home directory."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:  # nobody of that name
         raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None

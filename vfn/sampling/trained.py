@@ -193,7 +193,7 @@ class Trained:
         Args:
             given: the path of numbers (``.npy`` or ``.csv``, [N, D]) or pictures (a folder,
                 ``.npy``, ``.npz``, ``dataset:NAME[:split]``); numbers as a tensor; or a data set.
-            num: how many rows are wanted; all if None.
+            num: how many rows are wanted, 1 at least; all if None.
 
         Returns:
             Conditions, of N pictures.
@@ -206,7 +206,8 @@ class Trained:
         >>> fourfold.condition("dataset:digits:test", 3).image.shape
         torch.Size([3, 2, 8, 8])
         """
-        return open_condition(given, self.config, self.shape, num).conditions
+        found = open_condition(given, self.config, self.shape, num).conditions
+        return found.each(lambda value: value[:num])
 
     def shown(self, images: Tensor) -> Tensor:
         """Pictures of the network's data as grids show them.
