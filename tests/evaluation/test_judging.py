@@ -466,6 +466,34 @@ def test_a_folder_of_samples_is_understood(tmp_path, run, kind):
     assert found.settings["fake_classes"] == [0.0, 0.5]
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "npz", "npy", "safetensors"])
+def test_pictures_without_a_label_are_judged_by_what_needs_none(tmp_path, run, capsys, kind):
+    """Half of them have one; the figure is that of the same pictures as a tensor."""
+    from vfn.sampling import load, write_samples
+
+    draws = load(run, "cpu").draws(20, torch.tensor([0, 8]), guidance=0.0)
+    write_samples(draws, tmp_path / "a", kind, grid=False, animate=False)
+    drawn = draws.all()
+    alone = judge(REAL, drawn.images, "fd", device="cpu")
+    for given in (str(tmp_path / "a"), draws, drawn):
+        found = judge(REAL, given, "fd", device="cpu")
+        assert values(found) == values(alone)
+        each = 10 if given is drawn else 1  # what was drawn says no longer what was asked in turn
+        assert found.settings["labels"] == ",".join(["no label", "7"] * each)
+        with pytest.raises(ValueError, match="needs a label of every picture, and 10 of 20 fake"):
+            judge(REAL, given, "agreement", device="cpu")
+        judge(REAL, given, "usual", device="cpu")
+        assert "left out: agreement, which needs a label of every" in capsys.readouterr().err
+    if kind in ("png", "npz"):
+        place = tmp_path / "a" / ("images" if kind == "png" else "samples.npz")
+        assert values(judge(REAL, place, "fd", device="cpu")) == values(alone)
+        with pytest.raises(ValueError, match="and 10 of 20 fake ones have none"):
+            judge(REAL, place, "agreement", device="cpu")
+        with pytest.raises(ValueError, match="needs a label of every picture, and 10 of 20 real"):
+            judge(place, "dataset:digits:test", "agreement", device="cpu",
+                  held_out="dataset:digits:test")  # fmt: skip
+
+
 DRAWN = {
     "churn": {"sampler": "heun", "churn": 0.2},
     "rule": {

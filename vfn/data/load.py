@@ -377,7 +377,7 @@ def read_pictures(
         labelled: without, the labels and their names do not matter.
 
     Returns:
-        Dataset.
+        Dataset; pictures that `vfn.sampling.write_samples` wrote without a label have 0.
 
     Raises:
         ValueError: if there is nothing there, or it cannot be read.
@@ -389,7 +389,7 @@ def read_pictures(
         known = load_dataset(spec_settings(spec, settings or DataConfig()))
         return known._replace(images=resized(known.images, size))
     own = DataConfig(dataset=spec, test_share=0.0, image_size=size)
-    found = _find_files(own, labelled)
+    found = _find_files(own, labelled, partly=True)
     if found is None:
         raise ValueError(
             f"expected pictures at {shown(spec)}: an existing folder, an .npy or .npz file, "
@@ -471,7 +471,9 @@ def _source_of(known: Standard, settings: DataConfig) -> Source:
         return known.source(home)
 
 
-def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
+def _find_files(
+    settings: DataConfig, labelled: bool = True, partly: bool = False
+) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
     if files := tar_files(path):
@@ -485,7 +487,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), folder_state(path)],
-            lambda: folder_source(path, settings.test_share, labelled),
+            lambda: folder_source(path, settings.test_share, labelled, partly),
             settings,
             path,
         )
@@ -493,7 +495,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],
-            lambda: array_source(path, settings.test_share, labelled, settings.scaled),
+            lambda: array_source(path, settings.test_share, labelled, settings.scaled, partly),
             settings,
         )
     return None

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from vfn.data import Dataset, Labels
 from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
@@ -244,6 +247,8 @@ def _no_labels(planned: Planned, _: Metric) -> str:
             return f"labels, and the {role} pictures have none"
         if labels.tags:
             return f"one class a picture, the {role} ones have tags"
+        if fault := _unlabelled(side, role):
+            return fault
         legends.append(labels)
     real, *others = legends
     known_names = set(real.names)
@@ -258,6 +263,18 @@ def _no_labels(planned: Planned, _: Metric) -> str:
         if len(known) and bool((known == known[0]).all()):
             return "real pictures of two classes or more, got those of one"
     return ""
+
+
+def _unlabelled(side: Dataset | Draws | None, role: str) -> str:
+    """What is said of a side some of whose pictures have no label; nothing if all have one."""
+    if isinstance(side, Draws):
+        labels: Tensor | None = side.asked.of(torch.arange(side.num))
+    else:
+        labels = None if side is None else side.labels
+    count = 0 if labels is None else int((labels == 0).sum())
+    if labels is None or not count:
+        return ""
+    return f"a label of every picture, and {count} of {len(labels)} {role} ones have none"
 
 
 def _no_model(planned: Planned, _: Metric) -> str:

@@ -345,8 +345,8 @@ class Trained:
 
         Raises:
             ValueError: for settings that do not exist, do not fit the network or belong to another
-                solver, labels that the network does not know, or a weaker network that does not
-                fit.
+                solver, labels that the network does not know or that guidance does not lead to, or
+                a weaker network that does not fit.
 
         >>> digits = untrained("digits")
         >>> draws = digits.draws(labels=["7"], steps=8)
@@ -367,6 +367,8 @@ class Trained:
         rows = max((len(value) for value in asked.conditions.keywords().values()), default=0)
         count = num or rows or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
+        if self.shape.legend.names:
+            self._check_guided(asked.labels[:count], chosen.guidance)
         weak = None
         if chosen.guide_with is not None and chosen.guide_weight:
             weak = self.weaker(settings.get("guide_with", chosen.guide_with))
