@@ -11,6 +11,7 @@ from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.metrics import METRICS, Metric, Need, usual_metrics
 from vfn.files import shortened
+from vfn.numbers import whole
 from vfn.sampling import Draws
 from vfn.tables import load_object
 
@@ -107,12 +108,12 @@ def find_usual(planned: Planned) -> tuple[dict[str, Metric], list[str]]:
     return {word: metric for word, metric in usual.items() if not faults[word]}, left_out
 
 
-def check_bootstrap(bootstrap: int) -> None:
-    """Refuse a number of resampled sets that gives no interval."""
-    if bootstrap == 1 or bootstrap < 0:
-        raise ValueError(
-            f"an interval needs at least 2 resampled sets, got --bootstrap {bootstrap}"
-        )
+def check_bootstrap(bootstrap: int) -> int:
+    """A number of resampled sets, of any kind; one that gives no interval is refused."""
+    number = whole(bootstrap, "bootstrap", 0)
+    if number == 1:
+        raise ValueError(f"an interval needs at least 2 resampled sets, got --bootstrap {number}")
+    return number
 
 
 def check_shapes(planned: Planned) -> None:
