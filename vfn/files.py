@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# An absolute path at the beginning of a text, or after run:, dataset:, an option's = or a comma:
+# what is before it, and its last two parts. hf://owner/name is none.
+_ABSOLUTE = re.compile(r"(^|[=:,'\"])(?!//)(?:/+[^/:,]+)*?/+([^/:,]+(?:/+[^/:,]+)?)/*(?=$|[:,])")
 DEEPEST = 64  # levels of JSON
 SILENT = 24 * 3600.0  # seconds after which a process of another machine is taken to write no more
 
@@ -305,6 +309,23 @@ def reason_of(error: BaseException) -> str:
     "KeyError: 'a\\nb'"
     """
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+
+
+def without_places(text: str) -> str:
+    """A text for others, in which absolute paths of this machine have their last two parts alone.
+
+    Args:
+        text: a path, perhaps after ``run:``, ``dataset:`` or ``--option=``, or before ``:split``.
+
+    Returns:
+        the text; anything else as it is.
+
+    >>> without_places("dataset:/home/me/data/cats:test"), without_places("--out=/home/me/runs/a/")
+    ('dataset:data/cats:test', '--out=runs/a')
+    >>> without_places("runs/a"), without_places("hf://owner/name")
+    ('runs/a', 'hf://owner/name')
+    """
+    return _ABSOLUTE.sub(r"\1\2", text)
 
 
 def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:

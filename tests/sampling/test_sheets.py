@@ -179,6 +179,8 @@ def test_pictures_come_out_of_the_noise(trained):
         ),
         ([{"grid": "karras"}, {}], ["gridkarras", "gridtime"], ["grid = karras", "grid = time"]),
         ([{"sample_batch": 1}, {}], ["", ""], ["abm2, w = 0"] * 2),
+        ([{"guide_with": "run:/home/me/runs/a"}, {}],
+         ["guiderun..home.me.runs.a", "guide-none"], ["away from run:runs/a", "away from none"]),
     ],
 )  # fmt: skip
 def test_names_tell_what_differs(given, folders, titles):

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.configs import SampleConfig
-from vfn.files import shortened
+from vfn.files import shortened, without_places
 from vfn.numbers import number_of
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
@@ -332,7 +332,8 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     """
     parts = {"sampler": settings.sampler, "guidance": f"w = {_text(settings.guidance)}"}
     if "guide_with" in names:
-        parts["guide_with"] = f"away from {shortened(settings.guide_with or 'none', 40)}"
+        weak = without_places(settings.guide_with or "none")  # sheets go into reports
+        parts["guide_with"] = f"away from {shortened(weak, 40)}"
     if "guide_weight" in names:
         parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
     others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
