@@ -1,5 +1,7 @@
 """What shows pictures: which of them stand where, under which words."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -207,6 +209,49 @@ def test_long_sets_of_tags_make_no_wide_grid():
     heads = panel(draws).column_labels
     assert heads[1] == "a long tag 0"
     assert len(heads[0]) < 80
+
+
+def test_no_sheet_is_as_wide_as_its_words(monkeypatch):
+    """Classes, tags and times of any length: of each text the first sixty letters."""
+    names = tuple(f"{k} {'long ' * 30}".strip() for k in range(4))
+    classes, tags = Labels(names), Labels(names, tags=True)
+    network = untrained(small_config(), SHAPE._replace(legend=classes))
+    tagged = untrained(small_config(), SHAPE._replace(legend=tags))
+    lists = tuple(round(1 - k / 70, 4) for k in range(64))
+    heads = []
+    monkeypatch.setattr(
+        "vfn.sampling.sheets.grid",
+        lambda images, columns, row_labels, column_labels: heads.extend(
+            [*row_labels, *column_labels]
+        ),
+    )
+    for several in (
+        variants(network, {"steps": [1, 2]}, num=4),
+        variants(tagged, {"steps": [1, 2]}, num=2, labels=["+".join(names), names[0]]),
+        variants(network, {"times": [lists, (*lists[:-1], 0.01)]}, num=4, steps=64),
+    ):
+        blocks = comparison(several, [reader(0)[0]] * 2)
+        assert all(len(text) < 70 for text, _ in blocks)
+    labels = torch.arange(8) % 4 + 1
+    panel(network.draws(8, of_each(labels, classes))).draw(torch.zeros(8, 1, 8, 8).byte())
+    combined = ask(tags, tags=[",".join(names[:2]), ",".join(names[2:])])
+    panel(tagged.draws(4, combined)).draw(torch.zeros(4, 1, 8, 8).byte())
+    assert len(heads) > 20
+    assert max(map(len, heads)) < 70
+
+
+def test_settings_of_one_title_have_blocks_of_their_own(trained):
+    """Two folders that end alike: neither takes the place of the other's rows."""
+    several = variants(trained, {"steps": [2, 4]}, num=4)
+    weak = ["/home/me/runs/a", "/home/you/runs/a"]
+    both = [
+        replace(draws, settings=replace(draws.settings, guide_with=each))
+        for each in weak
+        for draws in several
+    ]
+    blocks = comparison(both, [reader(10 * k)[0] for k in range(4)])
+    assert [text for text, _ in blocks] == ["away from runs/a"] * 2
+    assert [[last_tile(p, above) for above in (1, 0)] for _, p in blocks] == [[0, 10], [20, 30]]
 
 
 def test_a_grid_of_tags_as_the_data_have_them_has_no_heads():

@@ -68,14 +68,14 @@ def _arranged(draws: Draws, rows: int) -> Panel:
         indices = torch.arange(min(num, len(asked.labels)))
         columns = min(len(indices), len(asked.columns))
         lines = -(-len(indices) // columns)
-        return Panel(indices, columns, asked.rows[:lines], asked.columns[:columns])
+        return Panel(indices, columns, _heads(asked.rows[:lines]), _heads(asked.columns[:columns]))
     if asked.each and asked.names and asked.labels.ndim == 1:
         return _panel_by_class(draws, rows)
     turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
     shown = every[every % turn < columns]
-    heads = [] if asked.each else [shortened(name, LONGEST_HEAD) for name in asked.names[:columns]]
+    heads = [] if asked.each else _heads(asked.names[:columns])
     return _by_label(shown, heads) if heads else Panel(shown, columns, (), heads)
 
 
@@ -89,7 +89,12 @@ def _panel_by_class(draws: Draws, most: int) -> Panel:
     }
     rows = max(full, key=lambda rows: (rows * len(full[rows]), rows))
     indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1)
-    return _by_label(indices.flatten(), [names[k - 1] if k else "" for k in full[rows]])
+    return _by_label(indices.flatten(), _heads([names[k - 1] if k else "" for k in full[rows]]))
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    """Texts over columns or beside rows, which make no picture wide."""
+    return [shortened(name, LONGEST_HEAD) for name in names]
 
 
 def _by_label(indices: Tensor, heads: list[str]) -> Panel:
@@ -121,19 +126,21 @@ def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
         ]
     asked, num = several[0].asked, several[0].num
     count = min(num, len(asked.labels) if asked.names else PLAIN_COLUMNS, GRID_COLUMNS)
-    first = torch.arange(count)
-    groups: dict[str, dict[str, Tensor]] = {}
+    first, heads = torch.arange(count), _heads(asked.names[:count])
+    # By the settings themselves, of which a title may be cut.
+    groups: dict[str, tuple[str, dict[str, Tensor]]] = {}
     for draws, pictures in zip(several, read, strict=True):
-        rows = groups.setdefault(title(draws.settings, names), {})
+        apart = repr([getattr(draws.settings, name) for name in names if name != STEPS])
+        _, rows = groups.setdefault(apart, (title(draws.settings, names), {}))
         rows[number_of(draws.settings.sample_timesteps, "step")] = pictures(first)
     return [
         (
             text,
-            Panel(first, count, list(rows), asked.names[:count], several[0].trained.shown).draw(
+            Panel(first, count, list(rows), heads, several[0].trained.shown).draw(
                 torch.cat([*rows.values()])
             ),
         )
-        for text, rows in groups.items()
+        for text, rows in groups.values()
     ]
 
 
@@ -336,7 +343,11 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
         parts["guide_with"] = f"away from {shortened(weak, 40)}"
     if "guide_weight" in names:
         parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
-    others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
+    others = {
+        name: shortened(f"{name} = {_text(getattr(settings, name))}", LONGEST_HEAD)
+        for name in names
+        if name != STEPS
+    }
     told = [text for name, text in (others | parts).items() if name in names]
     return ", ".join(told or parts.values())
 
