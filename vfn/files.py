@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -309,6 +310,44 @@ def reason_of(error: BaseException) -> str:
     "KeyError: 'a\\nb'"
     """
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+
+
+def file_name(text: str, most: int = 160, end: bool = False) -> str:
+    """A text as a file's name, or a part of one; one that is too long is cut.
+
+    Args:
+        text: of any length.
+        most: bytes that it may have; file systems allow 255, and temporary files need some of them.
+        end: keep its end, and not its beginning.
+
+    Returns:
+        the text, or so much of it and eight letters of its SHA-256, by which it differs from others
+        that are alike up to there.
+
+    >>> file_name("a" * 20, most=20), file_name("a" * 21, most=20)
+    ('aaaaaaaaaaaaaaaaaaaa', 'aaaaaaaaaaa-7df8e299')
+    """
+    whole = os.fsencode(text)
+    if len(whole) <= most:
+        return text
+    room = most - 9
+    kept = (whole[-room:] if end else whole[:room]).decode(errors="ignore")
+    return f"{kept}-{short_digest(text)}"
+
+
+def short_digest(text: str) -> str:
+    """Eight letters by which a text differs from others.
+
+    Args:
+        text: any.
+
+    Returns:
+        the first of its SHA-256.
+
+    >>> short_digest("a")
+    'ca978112'
+    """
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
 
 
 def without_places(text: str) -> str:

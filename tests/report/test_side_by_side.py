@@ -63,6 +63,14 @@ def test_places_of_the_machine_are_no_part_of_the_page(pair):
     assert page.count("guide_with = &quot;run:.../weak&quot;") == 2
 
 
+def test_runs_of_long_names_have_a_page(pair):
+    long = pair[1].rename(pair[1].parent / ("x" * 250))
+    page = compare([pair[0], long])
+    assert page.name.startswith("compare-xxx")
+    assert "x" * 250 in page.read_text()
+    assert compare([pair[0], long]) == page
+
+
 def test_figures_of_both_stand_in_one_table(pair):
     page = compare(pair).read_text()
     heads = re.search(r'<table class="figures".*?</thead>', page, flags=re.S)[0]

@@ -17,6 +17,7 @@ from vfn.sampling.sheets import (
     comparison,
     denoising_frames,
     folder_name,
+    folder_names,
     panel,
     title,
     varied,
@@ -190,6 +191,44 @@ def test_names_tell_what_differs(given, folders, titles):
     names = varied(settings)
     assert [folder_name(one, names) for one in settings] == folders
     assert [title(one, names) for one in settings] == titles
+
+
+def names_of(**compared):
+    """Folders of settings that differ in some fields."""
+    fields = list(compared)
+    several = [SampleConfig(**dict(zip(fields, values, strict=True)))
+               for values in zip(*compared.values(), strict=True)]  # fmt: skip
+    return folder_names(several, varied(several))
+
+
+def test_long_names_of_folders_are_cut_and_differ():
+    """A file system takes 255 bytes; what is left out is told by a hash."""
+    early, late = (tuple(round(k - k * i / 70, 4) for i in range(64)) for k in (1.0, 0.99))
+    late = (*early[:-1], late[-1])  # they differ in the last time alone
+    for compared in (
+        {"sample_timesteps": (64, 64), "times": (early, late)},
+        {"guide_with": ("/data/first/" + "x" * 60 + "/run", "/data/second/" + "x" * 60 + "/run")},
+        {"guide_with": ("é" * 300, "é" * 300 + "a"), "guidance": (1.0, 2.0)},
+        {"sampler": ("mine:" + "S" * 400, "mine:" + "S" * 401), "grid": ("time", "karras")},
+    ):
+        names = names_of(**compared)
+        assert len({*names}) == 2
+        assert all(len(name.encode()) <= 240 for name in names)
+    tail = "x" * 60 + ".run"
+    first, _ = names_of(guide_with=("/data/first/" + "x" * 60 + "/run", "20"))
+    assert first.startswith("guide" + tail[-51:] + "-")
+    assert len(first) == len("guide") + 60
+
+
+def test_names_of_folders_differ_exactly_where_settings_do():
+    """Two paths that are written alike once their strokes are dots get a hash each, no others."""
+    alike = names_of(guide_with=("/runs/a", "runs/a", "runs.a", "b", "runs/a"))
+    assert len({*alike}) == 4
+    assert alike[1] == alike[4] != alike[0]
+    assert alike[3] == "guideb"
+    assert all(name.startswith("guideruns.a-") for name in (*alike[:3], alike[4]))
+    exact = "a" * 60
+    assert names_of(guide_with=(exact, None)) == [f"guide{exact}", "guide-none"]
 
 
 def test_a_grid_of_labels_as_the_data_have_them():

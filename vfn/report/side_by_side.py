@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from vfn.configs.settings import flat_values
-from vfn.files import check_place, given_path, without_places, write_atomic
+from vfn.files import check_place, file_name, given_path, without_places, write_atomic
 from vfn.report.drawings import draw_levels, draw_losses_beside, loss_by_logsnr
 from vfn.report.evaluated import evaluated, in_order, titles_of_runs
 from vfn.report.frame import document
@@ -59,7 +59,8 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"expected different runs to compare, got {' '.join(map(str, paths))}")
     others = "-".join(path.resolve().name for path in paths[1:])
-    page = given_path(out) if out is not None else paths[0] / f"compare-{others}.html"
+    name = f"{file_name(f'compare-{others}')}.html"
+    page = given_path(out) if out is not None else paths[0] / name
     check_place(page)
     contents = dict(zip(run_names(paths), map(read_run, paths), strict=True))
     write_atomic(page, _page(contents))

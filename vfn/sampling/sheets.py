@@ -1,6 +1,8 @@
 """What shows the pictures of a job: grids, sheets that compare, frames of an animation."""
 
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.configs import SampleConfig
-from vfn.files import shortened, without_places
+from vfn.files import file_name, short_digest, shortened, without_places
 from vfn.numbers import number_of
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
@@ -19,6 +21,7 @@ STEPS = "sample_timesteps"
 GRID_COLUMNS, GRID_ROWS = 20, 10  # most columns of labels, and most rows, of a grid
 PLAIN_COLUMNS = 10  # without labels
 LONGEST_HEAD = 60  # letters over a column, as sets of tags can have hundreds
+LONGEST_PART, LONGEST_NAME = 60, 240  # of a folder's name, which has 255 bytes at most
 COMPARED_ROWS = 4
 FRAMES = 32
 ANIMATED = 50  # pictures in an animation, or a few more
@@ -321,7 +324,32 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
         "guide_with": f"guide{_place(settings.guide_with)}",
         "guide_weight": f"weight{_text(settings.guide_weight)}",
     }
-    return "-".join(short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names)
+    parts = [short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names]
+    whole = "-".join(parts)
+    if len(os.fsencode(whole)) > LONGEST_NAME:
+        whole = "-".join(file_name(part, LONGEST_PART) for part in parts)
+    return file_name(whole, LONGEST_NAME)
+
+
+def folder_names(several: Sequence[SampleConfig], names: Sequence[str]) -> list[str]:
+    """What folders are called whose settings differ in some fields; as names do where these do.
+
+    Args:
+        several: the settings of each.
+        names: the fields.
+
+    Returns:
+        those of `folder_name`; a hash follows where other settings would have the same, as paths
+        with a dot in place of a stroke.
+
+    >>> folder_names([SampleConfig(guide_with=run) for run in ("a", "b/c", "b.c")], ["guide_with"])
+    ['guidea', 'guideb.c-a8fd6899', 'guideb.c-ec6d8bc1']
+    """
+    called = [folder_name(one, names) for one in several]
+    apart = [repr([getattr(one, name) for name in names]) for one in several]
+    pairs = list(zip(called, apart, strict=True))
+    sharing = Counter(name for name, _ in set(pairs))
+    return [name if sharing[name] == 1 else f"{name}-{short_digest(text)}" for name, text in pairs]
 
 
 def title(settings: SampleConfig, names: Sequence[str]) -> str:
@@ -344,7 +372,7 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     if "guide_weight" in names:
         parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
     others = {
-        name: shortened(f"{name} = {_text(getattr(settings, name))}", LONGEST_HEAD)
+        name: file_name(f"{name} = {_text(getattr(settings, name))}", LONGEST_HEAD)
         for name in names
         if name != STEPS
     }
@@ -355,7 +383,7 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
 def _place(guide_with: str | None) -> str:
     """A step or a path as a part of a file name, which does not grow with it."""
     text = (guide_with or "-none").strip("/").replace("/", ".").replace(":", ".")
-    return text if len(text) <= 60 else text[-60:]
+    return text if len(text) <= LONGEST_PART else file_name(text, LONGEST_PART, end=True)
 
 
 def _text(value: Any) -> str:
