@@ -14,7 +14,7 @@ from vfn.cli import main
 from vfn.configs import DataConfig, load, override
 from vfn.data import as_dataset, load_dataset, prepare, to_unit
 from vfn.data.derived import downscaled, grey, masked, with_mask
-from vfn.data.given import derived_kind, vector_of
+from vfn.data.given import Vector, derived_kind, vector_of
 from vfn.data.values import measured, ranged
 from vfn.evaluation import judge
 from vfn.interop.exports import exporter
@@ -267,6 +267,70 @@ def test_numbers_of_a_file_are_asked_for_by_the_command(
         assert len(text.splitlines()) == 1
 
 
+def numbered():
+    """A network on two numbers of mean 1 and deviation 2."""
+    shape = DataShape(1, 8, 8, vector=Vector(("row", "column"), (1.0, 1.0), (2.0, 2.0)))
+    return untrained(told_config(), shape)
+
+
+@pytest.mark.parametrize("name", ["v.csv", "V.CSV", "v.npy", "V.NPY"])
+def test_files_of_numbers_are_found_by_any_spelling(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if name.lower().endswith("csv"):
+        (tmp_path / name).write_text("1,5\n-1,3\n")
+    else:
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.array([[1.0, 5.0], [-1.0, 3.0]]))
+    expected = torch.tensor([[0.0, 2.0, 1.0], [-1.0, 1.0, 1.0]])
+    for place in (f"~/{name}", tmp_path / name):
+        assert torch.equal(numbered().condition(place).vector, expected)
+
+
+def test_numbers_in_memory_are_of_any_type():
+    """As those of files are: (5 - 1) / 2 and (3 - 1) / 2."""
+    whole = [[5, 3]]
+    for given in (torch.tensor(whole), np.array(whole), np.array(whole, np.uint16),
+                  torch.tensor(whole, dtype=torch.uint8), np.array(whole, ">f4")):  # fmt: skip
+        assert numbered().condition(given).vector.tolist() == [[2.0, 1.0, 1.0]]
+    for given, message in ((torch.tensor([[True, False]]), "as floats .* got bool"),
+                           (np.array([["5", "3"]]), "got an array of <U1"),
+                           (torch.ones(2), r"or a data set, got \[2\]"),
+                           (np.ones((1, 2, 3, 4)), r"or a data set, got \[1, 2, 3, 4\]"),
+                           ("", "expected a path, got ''")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            numbered().condition(given)
+
+
+def test_numbers_that_float32_does_not_hold_are_refused(tmp_path):
+    large = torch.tensor([[0.0, 1e39]], dtype=torch.float64)
+    np.save(tmp_path / "v.npy", large.numpy())
+    for given in (large, tmp_path / "v.npy"):
+        with pytest.raises(ValueError, match="to be finite in float32, got 1e.39.* at 0, 1"):
+            numbered().condition(given)
+    with pytest.raises(ValueError, match="expected vectors to be finite in float32, got 1e.39"):
+        as_dataset(torch.zeros(1, 1, 8, 8).byte(), vectors=large)
+    vector = Vector(("row", "column"), (0.0, 0.0), (1.0, 1e-3))
+    tight = untrained(told_config(), DataShape(1, 8, 8, vector=vector))
+    with pytest.raises(ValueError, match="got 3e.38 at 0, 1, which float32 does not hold stan"):
+        tight.condition(torch.tensor([[0.0, 3e38]]))
+
+
+@pytest.mark.parametrize("num", [0, -1, 1.5, True])
+def test_rows_are_a_whole_number(num):
+    fourfold = untrained(override(load("digits"), {"condition": "downscale:4"}))
+    with pytest.raises(ValueError, match="expected num to be a whole number of at least 1, got"):
+        fourfold.condition("dataset:digits:test", num)
+
+
+def test_as_many_rows_are_given_as_are_wanted_of_anything(tmp_path):
+    rows = torch.arange(10.0).view(5, 2)
+    np.save(tmp_path / "v.npy", rows.numpy())
+    for given in (rows, tmp_path / "v.npy", numbered().condition(rows)):
+        found = numbered().condition(given, 3).vector
+        torch.testing.assert_close(found[:, :2], (rows[:3] - 1) / 2)
+    assert numbered().condition(rows, 9).vector.shape == (5, 3)
+
+
 def test_pictures_stand_for_what_is_made_of_them():
     """Small ones, and whole ones that are made small."""
     trained = untrained(override(load("digits"), {"condition": "downscale:4"}))
@@ -296,6 +360,59 @@ def test_a_mask_of_a_file_says_what_is_known(tmp_path):
     np.savez(tmp_path / "holes.npz", arr_0=images.movedim(1, -1).numpy(), mask=mask[:, :4])
     with pytest.raises(ValueError, match=r"expected a mask \[2, 8, 8\], got \[2, 4, 8\]"):
         trained.condition(str(tmp_path / "holes.npz"))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.5, "0.5"), (-0.4, "-0.4"), (256, "256"), (math.nan, "nan")]
+)
+def test_a_mask_of_other_values_is_refused_as_it_is(value, told, tmp_path):
+    """Cast to whole bytes each of them was 0: nothing known."""
+    trained = untrained(override(load("digits"), {"condition": "mask"}))
+    mask = np.ones((2, 8, 8))
+    mask[1, 2, 3] = value
+    np.savez(tmp_path / "holes.npz", arr_0=np.full((2, 8, 8, 1), 200, np.uint8), mask=mask)
+    with pytest.raises(ValueError, match=f"expected a mask of 0 and 1, got {told}; compare"):
+        trained.condition(tmp_path / "holes.npz")
+
+
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32, np.uint16])
+def test_a_mask_may_be_of_any_type(kind, tmp_path):
+    trained = untrained(override(load("digits"), {"condition": "mask"}))
+    mask = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype(kind)
+    np.savez(tmp_path / "HOLES.NPZ", arr_0=np.full((2, 8, 8, 1), 200, np.uint8), mask=mask)
+    (tmp_path / "HOLES.NPZ.npz").rename(tmp_path / "HOLES.NPZ")
+    made = trained.condition(tmp_path / "HOLES.NPZ").image.numpy()
+    grey = 200 / 255 * 2 - 1
+    np.testing.assert_allclose(made[:, 0], grey * mask.astype(np.float32), atol=1e-6)
+    assert (made[:, 1] == mask.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((2, 8, 8, 1), 200 / 255, np.float32), "to be of uint8, got float32"),
+        (np.full((2, 4, 4, 1), 200, np.uint8), r"pictures \[1, 8, 8\], got \[1, 4, 4\]"),
+        (np.full((2, 8, 8, 3), 200, np.uint8), r"pictures \[1, 8, 8\], got \[3, 8, 8\]"),
+    ],
+)
+def test_pictures_under_a_mask_are_like_those_of_the_network(images, message, tmp_path):
+    """Floats of 0..1 would all be taken for nearly black."""
+    trained = untrained(override(load("digits"), {"condition": "mask"}))
+    np.savez(tmp_path / "holes.npz", arr_0=images, mask=np.ones(images.shape[:3], np.uint8))
+    with pytest.raises(ValueError, match=message):
+        trained.condition(tmp_path / "holes.npz")
+    np.savez(tmp_path / "text.npz", arr_0=images, mask=np.full(images.shape[:3], "yes"))
+    with pytest.raises(ValueError, match="expected"):
+        trained.condition(tmp_path / "text.npz")
+
+
+def test_conditions_on_other_axes_are_refused_before_the_network():
+    trained = untrained(override(load("digits"), {"condition": "mask"}))
+    for size in ((2, 2, 4, 4), (2, 8, 8), (0, 2, 8, 8)):
+        with pytest.raises(ValueError, match=r"image of the conditions as \[N, C, 8, 8\], got"):
+            trained.draws(2, condition=Conditions(image=torch.ones(size)))
+    with pytest.raises(ValueError, match=r"vector of the conditions as \[N, D\], got \[4\]"):
+        trained.draws(2, condition=Conditions(vector=torch.ones(4)))
 
 
 # Pictures beside others

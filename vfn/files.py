@@ -1,10 +1,12 @@
 """Files that are there whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# An absolute path at the beginning of a text, or after run:, dataset:, an option's = or a comma:
+# what is before it, and its last two parts. hf://owner/name is none.
+_ABSOLUTE = re.compile(r"(^|[=:,'\"])(?!//)(?:/+[^/:,]+)*?/+([^/:,]+(?:/+[^/:,]+)?)/*(?=$|[:,])")
 DEEPEST = 64  # levels of JSON
 SILENT = 24 * 3600.0  # seconds after which a process of another machine is taken to write no more
 
@@ -86,6 +91,27 @@ def given_path(given: object) -> Path:
         return Path(given)
     where = "the current directory is ." if given == "" else "give a text or a pathlib.Path"
     raise ValueError(f"expected a path, got {shown(given)}; {where}")
+
+
+def at_home(name: str | Path) -> Path:
+    """A path whose ~ is somebody's home directory.
+
+    Args:
+        name: as a person writes it.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: if there is nobody of that name.
+
+    >>> at_home("~/data") == Path.home() / "data"
+    True
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"'{shortened(str(name))}' is no path ({printable(str(error))})") from None
 
 
 def temporary_of(path: Path, end: str = "tmp") -> Path:
@@ -284,6 +310,61 @@ def reason_of(error: BaseException) -> str:
     "KeyError: 'a\\nb'"
     """
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 300)
+
+
+def file_name(text: str, most: int = 160, end: bool = False) -> str:
+    """A text as a file's name, or a part of one; one that is too long is cut.
+
+    Args:
+        text: of any length.
+        most: bytes that it may have; file systems allow 255, and temporary files need some of them.
+        end: keep its end, and not its beginning.
+
+    Returns:
+        the text, or so much of it and eight letters of its SHA-256, by which it differs from others
+        that are alike up to there.
+
+    >>> file_name("a" * 20, most=20), file_name("a" * 21, most=20)
+    ('aaaaaaaaaaaaaaaaaaaa', 'aaaaaaaaaaa-7df8e299')
+    """
+    whole = os.fsencode(text)
+    if len(whole) <= most:
+        return text
+    room = most - 9
+    kept = (whole[-room:] if end else whole[:room]).decode(errors="ignore")
+    return f"{kept}-{short_digest(text)}"
+
+
+def short_digest(text: str) -> str:
+    """Eight letters by which a text differs from others.
+
+    Args:
+        text: any.
+
+    Returns:
+        the first of its SHA-256.
+
+    >>> short_digest("a")
+    'ca978112'
+    """
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def without_places(text: str) -> str:
+    """A text for others, in which absolute paths of this machine have their last two parts alone.
+
+    Args:
+        text: a path, perhaps after ``run:``, ``dataset:`` or ``--option=``, or before ``:split``.
+
+    Returns:
+        the text; anything else as it is.
+
+    >>> without_places("dataset:/home/me/data/cats:test"), without_places("--out=/home/me/runs/a/")
+    ('dataset:data/cats:test', '--out=runs/a')
+    >>> without_places("runs/a"), without_places("hf://owner/name")
+    ('runs/a', 'hf://owner/name')
+    """
+    return _ABSOLUTE.sub(r"\1\2", text)
 
 
 def few(texts: Iterable[str], most: int = 10, longest: int = 80, joint: str = ", ") -> str:

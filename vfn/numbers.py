@@ -1,5 +1,6 @@
 """Whole numbers as callers give them, and as people read them."""
 
+import math
 import operator
 from typing import Any
 
@@ -36,6 +37,34 @@ def whole(value: Any, name: str, low: int, high: int | None = None) -> int:
         span = f"of at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"expected {name} to be a whole number {span}, got {shown(value)}")
     return number
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number of any kind, of Python, numpy or torch, as Python's own.
+
+    Args:
+        value: the number; true, false and texts are none.
+        name: what it is called.
+
+    Returns:
+        the number.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> number(1, "within")
+    1.0
+    >>> number("0.07", "sigma_rel")
+    Traceback (most recent call last):
+    ValueError: expected sigma_rel to be a finite number, got '0.07'
+    """
+    try:
+        found = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: of several, by torch
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"expected {name} to be a finite number, got {shown(value)}")
+    return found
 
 
 def number_of(count: int, noun: str) -> str:

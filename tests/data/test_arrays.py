@@ -84,7 +84,7 @@ def test_training_numbers_the_labels_that_have_no_names(tmp_path):
         (
             {"arr_0": noise(2, 2, 2), "arr_1": [1, 2], "class_names": ["a", "b"]},
             "classes 0..1 .* with 1..2, 2 class_names; with class_names, or with a 0 among them, "
-            "classes count from 0$",
+            "classes count from 0, and -1 is none$",
         ),
         (
             {"arr_0": noise(1, 2, 2), "arr_1": [0], "class_names": [1.5]},
@@ -149,6 +149,24 @@ def test_names_or_a_zero_make_classes_count_from_zero(tmp_path, arrays, labels, 
     np.savez(tmp_path / "a.npz", arr_0=noise(3, 2, 2), **arrays)
     found = read_pictures(str(tmp_path / "a.npz"))
     assert (found.labels.tolist(), found.legend.names) == (labels, names)
+
+
+def test_pictures_without_a_class_are_read_and_not_trained_on(tmp_path):
+    """-1 is what `vfn sample` writes for them; where classes count from 1 it is a mistake."""
+    images = noise(4, 2, 2)
+    np.savez(tmp_path / "a.npz", images, np.array([1, -1, 0, 1]), class_names=["cat", "dog"])
+    found = read_pictures(str(tmp_path / "a.npz"))
+    assert (found.labels.tolist(), found.legend.names) == ([2, 0, 1, 2], ("cat", "dog"))
+    settings = DataConfig(dataset=str(tmp_path / "a.npz"), data_dir=str(tmp_path / "home"))
+    with pytest.raises(ValueError, match=r"cannot be used: a.npz\[1\] \(no label in arr_1\)"):
+        load_dataset(settings)
+    kept = load_dataset(replace(settings, on_bad="skip", test_share=0.0))
+    assert kept.labels.tolist() == [2, 1, 2]
+    for labels, names in (([1, -1, 2, 1], []), ([0, -2, 1, 0], ["cat", "dog"])):
+        more = {"class_names": names} if names else {}
+        np.savez(tmp_path / "b.npz", images, np.array(labels), **more)
+        with pytest.raises(ValueError, match="expected arr_1 in .* to be classes"):
+            read_pictures(str(tmp_path / "b.npz"))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 8), (2, 1, 1, 64), (3, 8, 8, 5), (2, 3, 3, 16)])

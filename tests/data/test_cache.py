@@ -44,8 +44,8 @@ from vfn.data import folder, prepare
 source_of = folder.folder_source
 counter = Path(sys.argv[2])
 
-def slow(path, test_share, labelled):
-    source = source_of(path, test_share, labelled)
+def slow(*given):
+    source = source_of(*given)
     def read(number):
         time.sleep(0.005)
         with counter.open("a") as file:

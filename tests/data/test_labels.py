@@ -48,6 +48,11 @@ def test_classes_survive_as_text(labels):
     assert CLASSES.parse(",".join(CLASSES.texts(torch.tensor(labels)))).tolist() == labels
 
 
+@given(st.lists(st.integers(0, 4), min_size=1))
+def test_classes_and_none_survive_as_a_list(labels):
+    assert CLASSES.parse(CLASSES.texts(torch.tensor(labels))).tolist() == labels
+
+
 def test_a_class_that_is_called_all():
     """The word stands for every class, also where one has that name."""
     assert Labels(("all", "none")).parse("all").tolist() == [1, 2]

@@ -18,17 +18,27 @@ from vfn.configs import DataConfig, dumps, override
 from vfn.data import Dataset, Labels, load_dataset
 from vfn.data.resize import resized
 from vfn.data.values import Values
+from vfn.evaluation import (
+    bits_per_dim,
+    evaluate,
+    loss_by_logsnr,
+    mean_held_out_loss,
+    own_draws,
+    paired_draws,
+    preview_figures,
+)
 from vfn.evaluation.extractors import PIXELS, Extractor, Outputs, extractor_of
 from vfn.evaluation.features import Statistics, compute_statistics, save_statistics
 from vfn.evaluation.judging import judge
 from vfn.evaluation.opening import open_held_out
+from vfn.evaluation.planning import checked_size
 from vfn.evaluation.record import read_evaluation
-from vfn.evaluation.sides import Figure
+from vfn.evaluation.sides import Figure, Sides
 from vfn.files import write_atomic
 from vfn.model import DataShape
 from vfn.ops import Gaussian
 from vfn.runs import Checkpoint, DataMark, RunFiles, save_checkpoint
-from vfn.sampling import Draws, untrained, usual_labels
+from vfn.sampling import Draws, as_data, untrained, usual_labels
 
 REAL = "dataset:digits"
 
@@ -468,6 +478,34 @@ def test_a_folder_of_samples_is_understood(tmp_path, run, kind):
     assert found.settings["fake_classes"] == [0.0, 0.5]
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "npz", "npy", "safetensors"])
+def test_pictures_without_a_label_are_judged_by_what_needs_none(tmp_path, run, capsys, kind):
+    """Half of them have one; the figure is that of the same pictures as a tensor."""
+    from vfn.sampling import load, write_samples
+
+    draws = load(run, "cpu").draws(20, torch.tensor([0, 8]), guidance=0.0)
+    write_samples(draws, tmp_path / "a", kind, grid=False, animate=False)
+    drawn = draws.all()
+    alone = judge(REAL, drawn.images, "fd", device="cpu")
+    for given in (str(tmp_path / "a"), draws, drawn):
+        found = judge(REAL, given, "fd", device="cpu")
+        assert values(found) == values(alone)
+        each = 10 if given is drawn else 1  # what was drawn says no longer what was asked in turn
+        assert found.settings["labels"] == ",".join(["no label", "7"] * each)
+        with pytest.raises(ValueError, match="needs a label of every picture, and 10 of 20 fake"):
+            judge(REAL, given, "agreement", device="cpu")
+        judge(REAL, given, "usual", device="cpu")
+        assert "left out: agreement, which needs a label of every" in capsys.readouterr().err
+    if kind in ("png", "npz"):
+        place = tmp_path / "a" / ("images" if kind == "png" else "samples.npz")
+        assert values(judge(REAL, place, "fd", device="cpu")) == values(alone)
+        with pytest.raises(ValueError, match="and 10 of 20 fake ones have none"):
+            judge(REAL, place, "agreement", device="cpu")
+        with pytest.raises(ValueError, match="needs a label of every picture, and 10 of 20 real"):
+            judge(place, "dataset:digits:test", "agreement", device="cpu",
+                  held_out="dataset:digits:test")  # fmt: skip
+
+
 DRAWN = {
     "churn": {"sampler": "heun", "churn": 0.2},
     "rule": {
@@ -791,10 +829,67 @@ def test_numbers_of_numpy_are_written(tmp_path):
     assert [settings[name] for name in ("num", "seed", "bootstrap")] == [20, 1, 2]
 
 
-@pytest.mark.parametrize("given", [{"num": 1.5}, {"seed": -1}, {"bootstrap": 2.5}])
+@pytest.mark.parametrize(
+    "given", [{"num": 1.5}, {"seed": -1}, {"bootstrap": 2.5}, {"bootstrap": "2"}, {"num": "2"}]
+)
 def test_what_is_no_whole_number_is_refused(given):
     with pytest.raises(ValueError, match="to be a whole number"):
         judge("dataset:digits:train", "dataset:digits:test", ["fd"], device="cpu", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        (np.int64(16), (16, 16)),
+        (torch.tensor(16), (16, 16)),
+        ((np.int32(16), 8), (16, 8)),
+        ([4], (4, 4)),
+        (np.array([16, 8]), (16, 8)),
+    ],
+)
+def test_a_size_is_of_any_whole_numbers(given, size):
+    found = checked_size(given)
+    assert found == size
+    assert {*map(type, found)} == {int}
+
+
+@pytest.mark.parametrize(
+    "given", ["16", "1", (16.5, 16), 16.0, True, (16, True), (), (1, 2, 3), (0, 4), 2**15 + 1, {4}]
+)
+def test_what_is_no_size_is_refused(given):
+    with pytest.raises(ValueError, match="expected image_size to be height,width, or one number"):
+        judge("dataset:digits:train", "dataset:digits:test", ["fd"], image_size=given)
+
+
+def test_numbers_of_other_functions_are_refused_or_taken(trained, held_out):
+    """Whole ones of any kind are as Python's; of everything else one line says what it was."""
+    some = held_out.rows(torch.arange(20))
+    for ask in (
+        lambda n: usual_labels(trained, n, as_data=True),
+        lambda n: as_data(trained, n),
+        lambda n: as_data(trained, 4, seed=n),
+        lambda n: own_draws(trained, n),
+        lambda n: paired_draws(small_network(trained.shape.legend), some, n),
+        lambda n: bits_per_dim(trained, some, num=n),
+        lambda n: bits_per_dim(trained, some, num=1, seed=n),
+        lambda n: loss_by_logsnr(trained, some, seed=n),
+        lambda n: loss_by_logsnr(trained, some, batch=n),
+        lambda n: mean_held_out_loss(trained, some, seed=n),
+        lambda n: mean_held_out_loss(trained, some, batch=n),
+        lambda n: preview_figures(trained, some, n),
+        lambda n: preview_figures(trained, some, 5, seed=n),
+        lambda n: evaluate(Sides(some, some), ["fd"], seed=n),
+        lambda n: evaluate(Sides(some, some), ["fd"], bootstrap=n),
+    ):
+        for number in ("2", 2.5, True, -1):
+            with pytest.raises(ValueError, match=r"expected \w+ to be a whole number"):
+                ask(number)
+    for guidance in ("0.5", [0.5], True):
+        for ask in (bits_per_dim, loss_by_logsnr):
+            with pytest.raises(ValueError, match="expected guidance to be a finite number, got"):
+                ask(trained, some, guidance=guidance)
+    assert loss_by_logsnr(trained, some, seed=np.int64(3)) == loss_by_logsnr(trained, some, seed=3)
+    assert torch.equal(as_data(trained, np.int64(9)).labels, as_data(trained, 9).labels)
 
 
 def test_of_a_run_of_all_pictures_none_are_held_out():

@@ -60,8 +60,14 @@ def test_what_cannot_be_shown_is_refused(sides):
     real, fake = sides
     with pytest.raises(ValueError, match="expected real pictures, got statistics"):
         nearest_pictures(compute_statistics(real, PIXELS), fake)
-    with pytest.raises(ValueError, match="expected count and neighbours >= 1, got 0 and 5"):
-        nearest_pictures(real, fake, 0)
+    for number in (0, 2.5, "3", True):
+        for name in ("count", "neighbours"):
+            with pytest.raises(
+                ValueError, match=f"expected {name} to be a whole number of at least 1, got"
+            ):
+                nearest_pictures(real, fake, **{name: number})
+    found = nearest_pictures(real, fake, np.int64(2), torch.tensor(3))
+    assert torch.equal(found.images, nearest_pictures(real, fake, 2, 3).images)
 
 
 def test_the_command_draws_a_row_for_each(sides, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -145,9 +146,14 @@ def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1}, "expected 2 to 16 steps, got 1; one begins at t = 1"),
+        ({"steps": 1}, "expected steps to be a whole number in 2..16, got 1"),
         ({"metric": "loss"}, "expected a metric with a figure of pictures, got loss; fd has one"),
+        ({"steps": 2.0}, "expected steps to be a whole number in 2..16, got 2.0"),
+        ({"steps": "2"}, "expected steps to be a whole number in 2..16, got '2'"),
+        ({"num": "9"}, "expected num to be a whole number of at least 1, got '9'"),
+        ({"seed": 1.5}, "expected seed to be a whole number in 0..9223372036854775807, got 1.5"),
         ({"within": 0.0}, "expected within above 0 and below 1, got 0"),
+        ({"within": "0.1"}, "expected within to be a finite number, got '0.1'"),
         ({"num": 1}, "fd"),
         (
             {"grid": "logsnr", "num": 10},
@@ -163,6 +169,19 @@ def test_the_command_ends_in_words_for_sampling(undisturbed, forks, tmp_path):
 def test_what_cannot_be_searched_is_refused(trained, options, message):
     with pytest.raises(ValueError, match=message):
         best_times(trained, device="cpu", **{"real": DIGITS_FILE, **options})
+
+
+def test_a_search_takes_numbers_of_any_kind():
+    def loss(times):
+        return (times[1] - 0.7) ** 2
+
+    expected = search_times(loss, 2, within=1e-3, rounds=2)
+    assert search_times(loss, np.int64(2), within=np.float64(1e-3), rounds=np.int8(2)) == expected
+    for options in ({"steps": 2.5}, {"steps": "2"}, {"steps": 0}, {"steps": 2, "rounds": 1.5}):
+        with pytest.raises(ValueError, match="to be a whole number of at least"):
+            search_times(loss, **options)
+    with pytest.raises(ValueError, match="expected within to be a finite number, got None"):
+        search_times(loss, 2, within=None)
 
 
 def test_trials_of_a_figure_that_is_better_when_higher_are_that_figure(trained, monkeypatch):

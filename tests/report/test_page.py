@@ -4,7 +4,7 @@ import re
 import shutil
 from base64 import b64decode, b64encode
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -432,7 +432,36 @@ def test_places_of_the_machine_are_no_part_of_the_page(run):
     at = {"real": "/home/me/data/cats", "fake": "run:/home/me/runs/a", "run": "/home/me/runs/a",
           "guide_with": "/home/me/runs/weak"}  # fmt: skip
     (run / "metrics-w0.json").write_text(json.dumps(EVALUATION | {"settings": at}))
+    other = at | {"real": "dataset:/home/me/data/my dogs:test", "guide_with": "run:/home/me/runs/w"}
+    (run / "metrics-w1.json").write_text(json.dumps(EVALUATION | {"settings": other}))
     page = _page(run)
     assert "/home/me" not in page
-    for part in ("data/cats", "run:runs/a", "runs/weak"):
+    for part in ("data/cats", "run:runs/a", "runs/weak", "dataset:data/my dogs:test", "run:runs/w"):
         assert part in page
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("vfn eval --real dataset:/home/me/cats:test", "vfn eval --real dataset:me/cats:test"),
+        ("vfn report '/home/me/my runs/a b/'", "vfn report 'my runs/a b'"),
+        ("vfn report /home/me/my\\ runs/a", "vfn report 'my runs/a'"),
+        ("vfn x --out=/home/me/r/a /home/me/r/a/b | less", "vfn x --out=r/a a/b | less"),
+        ("vfn x /home/me/r/a /home/me/r/a/b | less", "vfn x r/a a/b '|' less"),
+        ("vfn train --config digits && ls 'a b'", "vfn train --config digits && ls 'a b'"),
+        ("vfn load hf://owner/name runs/a", "vfn load hf://owner/name runs/a"),
+        ("vfn report '/home/me/runs/a", "vfn report 'runs/a"),
+    ],
+)
+def test_commands_name_no_place_of_the_machine(run, line, shown):
+    (run / "commands.json").write_text(json.dumps([line, "vfn report"]))
+    assert f"<code>{escape(shown)}\nvfn report</code>" in _page(run)
+
+
+@pytest.mark.parametrize("place", ["'/home/me/o \"b\"/cats'", '"/home/me/o\'b/cats/"'])
+def test_configurations_name_no_place_of_the_machine(bare, place):
+    text = dumps(Config()).replace('"digits"', place)
+    (bare / "config.toml").write_text(text)
+    page = _page(bare)
+    assert "/home/me" not in page
+    assert f"dataset = {escape(place[0])}.../cats{escape(place[0])}" in page

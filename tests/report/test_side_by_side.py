@@ -39,6 +39,38 @@ def test_settings_that_differ_and_no_others(pair):
     ]
 
 
+def test_places_of_the_machine_are_no_part_of_the_page(pair):
+    """It may be mailed, as that of a run: of a path the last parts are enough."""
+    values = {"dataset": "/home/me/data/cats", "condition": "/home/me/data/edges",
+              "data_dir": "/home/me/cache", "guide_with": "run:/home/me/runs/weak"}  # fmt: skip
+    own = override(load("digits"), values)
+    (pair[0] / "config.toml").write_text(dumps(own))
+    (pair[1] / "config.toml").write_text(dumps(override(own, {"condition": "/home/me/new/edges"})))
+    line = "vfn eval --real dataset:/home/me/data/cats --fake runs/a"
+    for run in pair:
+        (run / "commands.json").write_text(json.dumps([line]))
+    judged(pair[1], real="dataset:/home/me/data/cats:test", condition="/home/me/data/edges")
+    page = compare(pair).read_text()
+    assert "/home/me" not in page
+    assert "me/data" not in page
+    table = re.search(r"Settings that differ</?.*?</table>", page, flags=re.S)[0]
+    assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', table) == [
+        ("condition", "data/edges", "new/edges")
+    ]
+    for part in ("dataset:data/cats:test", "--real dataset:data/cats --fake runs/a"):
+        assert part in page
+    assert page.count("condition = &quot;.../edges&quot;") == 2
+    assert page.count("guide_with = &quot;run:.../weak&quot;") == 2
+
+
+def test_runs_of_long_names_have_a_page(pair):
+    long = pair[1].rename(pair[1].parent / ("x" * 250))
+    page = compare([pair[0], long])
+    assert page.name.startswith("compare-xxx")
+    assert "x" * 250 in page.read_text()
+    assert compare([pair[0], long]) == page
+
+
 def test_figures_of_both_stand_in_one_table(pair):
     page = compare(pair).read_text()
     heads = re.search(r'<table class="figures".*?</thead>', page, flags=re.S)[0]

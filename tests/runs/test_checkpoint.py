@@ -97,6 +97,14 @@ def test_labels_are_kept(tmp_path, legend):
     assert load_checkpoint(tmp_path / "a").shape == shape
 
 
+@pytest.mark.parametrize("keep", [0, -1, 1.5, "2", True])
+def test_at_least_the_one_that_is_written_is_kept(run, keep):
+    save_checkpoint(run, small_checkpoint(step=1), keep=1)
+    with pytest.raises(ValueError, match="expected keep to be a whole number of at least 1, got"):
+        save_checkpoint(run, small_checkpoint(step=2), keep=keep)
+    assert [*run.checkpoint_steps()] == [1]
+
+
 def test_only_the_newest_are_kept(run):
     for step in range(5):
         save_checkpoint(run, small_checkpoint(step=step), keep=2)

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from vfn.runs import read_log, read_stages, seconds_until
@@ -52,6 +53,14 @@ BAD = ["{}", "[]", "3", "null", "NaN", '"text"', "[" * 100_000, "", "\ufeff{}", 
        '{"step": 1, "seconds": {}}', '{"step": 1, "loss": true}',
        '{"step": 1, "loss_by_logsnr": ["a"]}', '{"step": 1, "loss": [[1]]}',
        '{"step": 1, "\\u0007": "x"}']  # fmt: skip
+
+
+def test_a_step_of_a_log_is_a_whole_number(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 20, "seconds": 1.5}\n')
+    assert seconds_until(tmp_path / "log.jsonl", np.int64(20)) == 1.5
+    for step in ("20", 20.5, None):
+        with pytest.raises(ValueError, match="expected step to be a whole number"):
+            seconds_until(tmp_path / "log.jsonl", step)
 
 
 @pytest.mark.parametrize("line", BAD, ids=range(len(BAD)))

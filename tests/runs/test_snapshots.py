@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -108,6 +109,8 @@ def test_fewer_snapshots_are_worse(averaged, tmp_path):
         (-1.0, "got -1"),
         (0.0, "got 0"),
         (float("nan"), "got nan"),
+        ("0.07", "expected sigma_rel to be a finite number, got '0.07'"),
+        (None, "expected sigma_rel to be a finite number, got None"),
     ],
 )
 def test_lengths_that_are_not_spanned(averaged, sigma_rel, message):
@@ -123,6 +126,10 @@ def test_lengths_that_are_not_spanned(averaged, sigma_rel, message):
             "expected a step in 20..400, from the first snapshot of .* to the last, got",
         ),
         ({"step": 401}, "expected a step in 20..400"),
+        ({"step": "40"}, "expected step to be a whole number of at least 0, got '40'"),
+        ({"profiles": 0.05}, "expected profiles as a list of numbers, got 0.05"),
+        ({"profiles": "0.05"}, "expected profiles as a list of numbers, got '0.05'"),
+        ({"profiles": ["0.05"]}, "expected each of profiles to be a finite number, got '0.05'"),
         (
             {"profiles": (0.05, 0.07)},
             "expected ema_profiles 0.05, 0.07 in every snapshot, and that",
@@ -132,6 +139,13 @@ def test_lengths_that_are_not_spanned(averaged, sigma_rel, message):
 def test_what_was_not_kept(averaged, asked, message):
     with pytest.raises(ValueError, match=message):
         stored_averages(averaged[0].path, **asked)
+
+
+def test_lengths_of_numpy_are_numbers(averaged):
+    run = averaged[0].path
+    found = reconstruct(run, np.float64(0.08), np.int64(400), np.array([0.05, 0.1]))
+    expected = reconstruct(run, 0.08, 400, [0.05, 0.1])
+    assert all(torch.equal(found.ema[name], value) for name, value in expected.ema.items())
 
 
 def test_one_profile_alone_spans_less(averaged):

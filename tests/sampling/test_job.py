@@ -292,6 +292,16 @@ def test_a_sheet_of_an_earlier_version_does_not_say_what_it_shows(trained, tmp_p
     assert compared_folders(tmp_path) == ["w0", "w1"]
 
 
+def test_lists_of_many_times_have_folders_of_their_own(trained, tmp_path):
+    """No file system takes a name of all of them."""
+    lists = [tuple(round(1 - (1 - end) * i / 63, 6) for i in range(64)) for end in (0.01, 0.02)]
+    compared = variants(trained, {"times": lists}, num=1, steps=64)
+    written = write_samples(compared, tmp_path, animate=False)
+    assert sorted(compared_folders(tmp_path)) == sorted(one.folder.name for one in written)
+    assert all((one.folder / "grid.png").is_file() for one in written)
+    assert [one.present for one in write_samples(compared, tmp_path, animate=False)] == [1, 1]
+
+
 def test_any_setting_can_be_compared(trained, tmp_path):
     compared = variants(trained, {"eta": [0.0, 0.5]}, num=2, sampler="ddim")
     written = write_samples(compared, tmp_path)

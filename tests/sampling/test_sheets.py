@@ -1,5 +1,7 @@
 """What shows pictures: which of them stand where, under which words."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from vfn.sampling.sheets import (
     comparison,
     denoising_frames,
     folder_name,
+    folder_names,
     panel,
     title,
     varied,
@@ -179,6 +182,8 @@ def test_pictures_come_out_of_the_noise(trained):
         ),
         ([{"grid": "karras"}, {}], ["gridkarras", "gridtime"], ["grid = karras", "grid = time"]),
         ([{"sample_batch": 1}, {}], ["", ""], ["abm2, w = 0"] * 2),
+        ([{"guide_with": "run:/home/me/runs/a"}, {}],
+         ["guiderun..home.me.runs.a", "guide-none"], ["away from run:runs/a", "away from none"]),
     ],
 )  # fmt: skip
 def test_names_tell_what_differs(given, folders, titles):
@@ -186,6 +191,44 @@ def test_names_tell_what_differs(given, folders, titles):
     names = varied(settings)
     assert [folder_name(one, names) for one in settings] == folders
     assert [title(one, names) for one in settings] == titles
+
+
+def names_of(**compared):
+    """Folders of settings that differ in some fields."""
+    fields = list(compared)
+    several = [SampleConfig(**dict(zip(fields, values, strict=True)))
+               for values in zip(*compared.values(), strict=True)]  # fmt: skip
+    return folder_names(several, varied(several))
+
+
+def test_long_names_of_folders_are_cut_and_differ():
+    """A file system takes 255 bytes; what is left out is told by a hash."""
+    early, late = (tuple(round(k - k * i / 70, 4) for i in range(64)) for k in (1.0, 0.99))
+    late = (*early[:-1], late[-1])  # they differ in the last time alone
+    for compared in (
+        {"sample_timesteps": (64, 64), "times": (early, late)},
+        {"guide_with": ("/data/first/" + "x" * 60 + "/run", "/data/second/" + "x" * 60 + "/run")},
+        {"guide_with": ("é" * 300, "é" * 300 + "a"), "guidance": (1.0, 2.0)},
+        {"sampler": ("mine:" + "S" * 400, "mine:" + "S" * 401), "grid": ("time", "karras")},
+    ):
+        names = names_of(**compared)
+        assert len({*names}) == 2
+        assert all(len(name.encode()) <= 240 for name in names)
+    tail = "x" * 60 + ".run"
+    first, _ = names_of(guide_with=("/data/first/" + "x" * 60 + "/run", "20"))
+    assert first.startswith("guide" + tail[-51:] + "-")
+    assert len(first) == len("guide") + 60
+
+
+def test_names_of_folders_differ_exactly_where_settings_do():
+    """Two paths that are written alike once their strokes are dots get a hash each, no others."""
+    alike = names_of(guide_with=("/runs/a", "runs/a", "runs.a", "b", "runs/a"))
+    assert len({*alike}) == 4
+    assert alike[1] == alike[4] != alike[0]
+    assert alike[3] == "guideb"
+    assert all(name.startswith("guideruns.a-") for name in (*alike[:3], alike[4]))
+    exact = "a" * 60
+    assert names_of(guide_with=(exact, None)) == [f"guide{exact}", "guide-none"]
 
 
 def test_a_grid_of_labels_as_the_data_have_them():
@@ -205,6 +248,49 @@ def test_long_sets_of_tags_make_no_wide_grid():
     heads = panel(draws).column_labels
     assert heads[1] == "a long tag 0"
     assert len(heads[0]) < 80
+
+
+def test_no_sheet_is_as_wide_as_its_words(monkeypatch):
+    """Classes, tags and times of any length: of each text the first sixty letters."""
+    names = tuple(f"{k} {'long ' * 30}".strip() for k in range(4))
+    classes, tags = Labels(names), Labels(names, tags=True)
+    network = untrained(small_config(), SHAPE._replace(legend=classes))
+    tagged = untrained(small_config(), SHAPE._replace(legend=tags))
+    lists = tuple(round(1 - k / 70, 4) for k in range(64))
+    heads = []
+    monkeypatch.setattr(
+        "vfn.sampling.sheets.grid",
+        lambda images, columns, row_labels, column_labels: heads.extend(
+            [*row_labels, *column_labels]
+        ),
+    )
+    for several in (
+        variants(network, {"steps": [1, 2]}, num=4),
+        variants(tagged, {"steps": [1, 2]}, num=2, labels=["+".join(names), names[0]]),
+        variants(network, {"times": [lists, (*lists[:-1], 0.01)]}, num=4, steps=64),
+    ):
+        blocks = comparison(several, [reader(0)[0]] * 2)
+        assert all(len(text) < 70 for text, _ in blocks)
+    labels = torch.arange(8) % 4 + 1
+    panel(network.draws(8, of_each(labels, classes))).draw(torch.zeros(8, 1, 8, 8).byte())
+    combined = ask(tags, tags=[",".join(names[:2]), ",".join(names[2:])])
+    panel(tagged.draws(4, combined)).draw(torch.zeros(4, 1, 8, 8).byte())
+    assert len(heads) > 20
+    assert max(map(len, heads)) < 70
+
+
+def test_settings_of_one_title_have_blocks_of_their_own(trained):
+    """Two folders that end alike: neither takes the place of the other's rows."""
+    several = variants(trained, {"steps": [2, 4]}, num=4)
+    weak = ["/home/me/runs/a", "/home/you/runs/a"]
+    both = [
+        replace(draws, settings=replace(draws.settings, guide_with=each))
+        for each in weak
+        for draws in several
+    ]
+    blocks = comparison(both, [reader(10 * k)[0] for k in range(4)])
+    assert [text for text, _ in blocks] == ["away from runs/a"] * 2
+    assert [[last_tile(p, above) for above in (1, 0)] for _, p in blocks] == [[0, 10], [20, 30]]
 
 
 def test_a_grid_of_tags_as_the_data_have_them_has_no_heads():

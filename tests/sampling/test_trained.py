@@ -26,7 +26,7 @@ from vfn.runs import (
     save_checkpoint,
     write_checkpoint,
 )
-from vfn.sampling import ask, untrained
+from vfn.sampling import ask, untrained, write_samples
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -325,6 +325,21 @@ def test_labels_as_the_network_takes_them(trained):
     assert torch.equal(again.all().images, drawn.all().images)
     assert again.all().labels == ["3", "7"] * 2
     assert trained.draws(2, torch.tensor([0]), guidance=0.0).asked.names == [""]
+
+
+def test_guidance_leads_to_labels_alone(trained, tmp_path):
+    """It is refused before anything is written; of labels that no picture gets nothing is said."""
+    none_among = torch.tensor([8, 0])
+    for labels in (none_among, ["7", ""]):
+        with pytest.raises(ValueError, match=r"labels in 1..10 with guidance, got 0 at 1, which"):
+            write_samples(trained.draws(2, labels, guidance=0.5), tmp_path / "out")
+        assert trained.draws(1, labels, guidance=0.5).num == 1
+        drawn = trained.draws(2, labels, guidance=0.0).all()
+        assert (drawn.labels, drawn.classes.tolist()) == (["7", ""], [8, 0])
+    assert not (tmp_path / "out").exists()
+    within = {"guidance": 0.5, "guidance_interval": (-3.0, 5.0)}
+    with pytest.raises(ValueError, match="with guidance, got 0 at 1"):
+        trained.draws(2, none_among, **within)
 
 
 @pytest.mark.parametrize(

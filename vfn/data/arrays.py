@@ -1,6 +1,6 @@
 """Pictures in one ``.npy`` or ``.npz`` file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ _LABEL_KEYS = {"label", "labels", "class", "classes", "target", "targets", "tags
 
 
 def array_source(
-    path: Path, test_share: float, labelled: bool = True, scaled: bool = False
+    path: Path,
+    test_share: float,
+    labelled: bool = True,
+    scaled: bool = False,
+    partly: bool = False,
 ) -> Source:
     """The pictures of an array file.
 
@@ -32,10 +36,12 @@ def array_source(
             the same as ``arr_0``, perhaps labels as ``arr_1``, classes [N] or 0/1 tags [N, K], and
             perhaps ``class_names``, K texts, ``vectors``, numbers of each picture [N, D], and
             ``vector_names``, D texts. Classes count from 0 if there are names or a 0 among them,
-            as in the files of ADM and torch-fidelity; else from 1.
+            as in the files of ADM and torch-fidelity; else from 1. Where they count from 0, -1 is
+            no class.
         test_share: share of the test split.
         labelled: without, nothing but the pictures matters.
         scaled: whether settings say what uint8 numbers mean, which are not pictures then.
+        partly: whether pictures of no class are good; their label is 0.
 
     Returns:
         Source.
@@ -79,11 +85,19 @@ def array_source(
             "drop an alpha channel with array[..., :3], or say with --value-range or --standardise "
             "what other numbers mean"
         )
-    read = partial(nth_picture if pictures else nth_array, images)
+    read: Callable[[int], Any] = partial(nth_picture if pictures else nth_array, images)
+    if labels is not None and labels.ndim == 1 and not partly:
+        read = partial(_read_labelled, read, labels)
     numbers = "" if pictures else images.dtype.name
     return Source(
         str(path), names, read, labels, class_names, splits, vectors, vector_names, numbers
     )
+
+
+def _read_labelled(read: Callable[[int], Any], labels: np.ndarray, number: int) -> Any:
+    if not labels[number]:
+        raise ValueError("no label in arr_1")
+    return read(number)
 
 
 def _check_axes(images: np.ndarray, where: str) -> None:

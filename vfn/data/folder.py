@@ -31,7 +31,9 @@ RUN_SIGNS = ("config.toml", "checkpoints")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def folder_source(path: Path, test_share: float, labelled: bool = True) -> Source:
+def folder_source(
+    path: Path, test_share: float, labelled: bool = True, partly: bool = False
+) -> Source:
     """The pictures of a folder and of the folders in it; hidden ones are left out.
 
     Args:
@@ -39,6 +41,7 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
             columns ``file`` and ``label`` (one class), or ``file`` and ``tags`` (joined by ``+``).
         test_share: share of the test split.
         labelled: without, neither ``labels.csv`` nor names of folders matter.
+        partly: whether pictures with an empty label in ``labels.csv`` are good; theirs is 0.
 
     Returns:
         Source.
@@ -57,6 +60,9 @@ def folder_source(path: Path, test_share: float, labelled: bool = True) -> Sourc
         kind, names = None, found
     elif has_table(path):
         kind, texts = read_table(path / TABLE)
+        if kind == "label":
+            kept = found if partly else ()
+            texts = {name: text for name, text in texts.items() if text or name in kept}
         names = sorted({*found, *texts})  # a row without its picture is a bad picture
         reasons = dict.fromkeys(set(names) - set(texts), f"no label in {TABLE}")
         reasons |= {name: _reason_unfound(path, name) for name in texts.keys() - set(found)}
@@ -212,7 +218,8 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
         path: the file.
 
     Returns:
-        ``label`` or ``tags``, and the text, without blanks at its ends, of each file that has one;
+        ``label`` or ``tags``, and the text, without blanks at its ends and perhaps empty, of each
+        file;
         ``./a.png``, ``.\a.png`` and ``a.png`` with the whole path of its folder are ``a.png``.
 
     Raises:
@@ -242,7 +249,7 @@ def read_table(path: Path) -> tuple[str, dict[str, str]]:
                 f"expected tags joined by {TAG_SEPARATOR} for {shortened(name)} in {where}, got "
                 f"'{shortened(text)}'; a tag has no {TAG_SEPARATOR} in its name"
             )
-    return kind, {name: text for name, text in rows if text or kind == "tags"}
+    return kind, {name: text for name, text in rows}  # noqa: C416  # lists of two
 
 
 def _inside(folder: Path, name: str) -> str:
@@ -262,7 +269,7 @@ def _labels(
     if kind is None:
         return None, ()
     if kind == "label":
-        classes = tuple(sorted(set(texts.values())))
+        classes = tuple(sorted(set(texts.values()) - {""}))
         number = {name: k for k, name in enumerate(classes, 1)}
         return np.array([number.get(texts.get(name, ""), 0) for name in names]), classes
     split = {text: [part.strip() for part in text.split(TAG_SEPARATOR)] for text in texts.values()}

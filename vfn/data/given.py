@@ -78,7 +78,7 @@ def vector_of(values: "Tensor", names: tuple[str, ...] = ()) -> Vector:
 
 
 def check_numbers(values: "Tensor", name: str = "vectors") -> None:
-    """Refuse numbers that are no floats [N, D], or not finite; the first is named.
+    """Refuse numbers that are no floats [N, D], or not finite in float32; the first is named.
 
     Args:
         values: what is given.
@@ -89,14 +89,16 @@ def check_numbers(values: "Tensor", name: str = "vectors") -> None:
 
     >>> check_numbers(torch.tensor([[1.0], [float("nan")]]))
     Traceback (most recent call last):
-    ValueError: expected finite vectors, got nan at 1, 0
+    ValueError: expected vectors to be finite in float32, got nan at 1, 0
     """
     if not values.is_floating_point() or values.ndim != 2 or 0 in values.shape:
         kind = str(values.dtype).removeprefix("torch.")
         raise ValueError(f"expected {name} as floats [N, D], got {kind} {list(values.shape)}")
-    if not (finite := values.isfinite()).all():
+    if not (finite := values.float().isfinite()).all():
         row, column = (~finite).nonzero()[0].tolist()
-        raise ValueError(f"expected finite {name}, got {values[row, column]} at {row}, {column}")
+        raise ValueError(
+            f"expected {name} to be finite in float32, got {values[row, column]} at {row}, {column}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

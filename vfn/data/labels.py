@@ -38,7 +38,8 @@ class Labels(NamedTuple):
         """Labels by their names, as a network takes them.
 
         Args:
-            asked: names in a list, each as it is; or one text of them, separated by commas, such as
+            asked: names in a list, each as it is, an empty one for no label, as `texts` gives it;
+                or one text of them, separated by commas, such as
                 ``"3,7"``, or for tags ``"Smiling+Blond_Hair,Male"``. In a text a name stands in
                 double quotes if it has a comma or quotes of its own, which are doubled, as in CSV:
                 ``'"salt, pepper",cat'``. The text ``"all"`` is every class, or every tag alone,
@@ -59,6 +60,7 @@ class Labels(NamedTuple):
         import torch
 
         parts = _texts(asked)
+        in_list = not isinstance(parts, str)
         if parts == "all":
             parts = list(self.names)
         if isinstance(parts, str):
@@ -72,7 +74,9 @@ class Labels(NamedTuple):
         if self.tags:
             count = len(self.names)
             return torch.tensor([_tag_row(part, numbers, count) for part in parts])
-        return torch.tensor([_number(part, numbers) + 1 for part in parts])
+        return torch.tensor(
+            [0 if in_list and not part else _number(part, numbers) + 1 for part in parts]
+        )
 
     def listed(self) -> str:
         """The first names, as `parse` takes them, for a message.

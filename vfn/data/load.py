@@ -22,7 +22,7 @@ from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
 from vfn.data.tar import tar_files, tar_source
-from vfn.files import few, printable, shortened, shown
+from vfn.files import at_home, few, printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
 ARCHIVES = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"}
@@ -135,7 +135,7 @@ def data_home(settings: DataConfig) -> Path:
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
     """
-    return _at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
+    return at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
 
 
 def data_name(name: str) -> str:
@@ -172,7 +172,7 @@ def settled(settings: DataConfig) -> DataConfig:
     """
     home, condition = settings.data_dir, settings.condition
     if home is not None:
-        home = os.path.abspath(_at_home(home))  # noqa: PTH100  # links stay
+        home = os.path.abspath(at_home(home))  # noqa: PTH100  # links stay
     if condition is not None and derived_kind(condition) is None:
         condition = str(_resolved(condition))
     return replace(
@@ -392,7 +392,7 @@ def read_pictures(
         labelled: without, the labels and their names do not matter.
 
     Returns:
-        Dataset.
+        Dataset; pictures that `vfn.sampling.write_samples` wrote without a label have 0.
 
     Raises:
         ValueError: if there is nothing there, or it cannot be read.
@@ -404,7 +404,7 @@ def read_pictures(
         known = load_dataset(spec_settings(spec, settings or DataConfig()))
         return known._replace(images=resized(known.images, size))
     own = DataConfig(dataset=spec, test_share=0.0, image_size=size)
-    found = _find_files(own, labelled)
+    found = _find_files(own, labelled, partly=True)
     if found is None:
         raise ValueError(
             f"expected pictures at {shown(spec)}: an existing folder, an .npy or .npz file, "
@@ -486,7 +486,9 @@ def _source_of(known: Standard, settings: DataConfig) -> Source:
         return known.source(home)
 
 
-def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
+def _find_files(
+    settings: DataConfig, labelled: bool = True, partly: bool = False
+) -> _Origin | None:
     """The folder or array file that settings name."""
     path = _resolved(settings.dataset)
     if files := tar_files(path):
@@ -500,7 +502,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), folder_state(path)],
-            lambda: folder_source(path, settings.test_share, labelled),
+            lambda: folder_source(path, settings.test_share, labelled, partly),
             settings,
             path,
         )
@@ -508,7 +510,7 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
         return _Origin(
             path.name,
             lambda: [_RULES, str(path), file_state(path)],
-            lambda: array_source(path, settings.test_share, labelled, settings.scaled),
+            lambda: array_source(path, settings.test_share, labelled, settings.scaled, partly),
             settings,
         )
     return None
@@ -516,16 +518,8 @@ def _find_files(settings: DataConfig, labelled: bool = True) -> _Origin | None:
 
 def _resolved(name: str) -> Path:
     """The path that a name is, absolute and without links."""
-    path = _at_home(name)
+    path = at_home(name)
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None
-
-
-def _at_home(name: str) -> Path:
-    """A path whose ~ is somebody's home directory."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:  # nobody of that name
         raise ValueError(f"'{shortened(name)}' is no path ({printable(str(error))})") from None

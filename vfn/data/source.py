@@ -261,10 +261,10 @@ def checked_labels(
         count: pictures.
         class_names: K of them, or none.
         what: what they are called in the message.
-        first: the number of the first class, 1 or 0.
+        first: the number of the first class, 1, or 0, beside which -1 stands for no label.
 
     Returns:
-        int64 [N], 1..K, or uint8 [N, K].
+        int64 [N], 1..K, 0 for none, or uint8 [N, K].
 
     Raises:
         ValueError: for another shape, or values that are no labels, or too many.
@@ -279,12 +279,15 @@ def checked_labels(
     if whole and labels.ndim == 2 and low >= 0 and high <= 1 and names in (0, labels.shape[1]):
         if 0 < labels.shape[1] <= MOST_NAMES:
             return labels.astype(np.uint8)
-    elif whole and labels.ndim == 1 and low >= first and high < first + (names or MOST_NAMES):
+    elif (
+        whole and labels.ndim == 1 and low >= (first or -1) and high < first + (names or MOST_NAMES)
+    ):
         return labels.astype(np.int64) + (1 - first)
     told = f", {names} class_names" if names else ""
     classes = "classes 1..K" if first else f"classes 0..{names - 1 if names else 'K-1'}"
     most = "" if names else f" with K at most {MOST_NAMES}"
-    why = "" if first else "; with class_names, or with a 0 among them, classes count from 0"
+    why = "; with class_names, or with a 0 among them, classes count from 0, and -1 is none"
+    why = "" if first else why
     raise ValueError(
         f"expected {what} to be {classes} [{count}] or 0/1 tags [{count}, K]{most}, "
         f"got {shortened(str(labels.dtype))} {list(labels.shape)} with {low}..{high}{told}{why}"

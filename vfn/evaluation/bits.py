@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from vfn.configs import DiffusionConfig
+from vfn.configs.schema import SEED
 from vfn.data import Dataset
 from vfn.evaluation.held_out import check_weight, some_of
 from vfn.evaluation.metrics import KINDS
 from vfn.evaluation.sides import Figure, Judged
 from vfn.model import fixed_conditions, schedule_of
+from vfn.numbers import whole
 from vfn.ops import (
     Denoiser,
     VarType,
@@ -65,7 +67,7 @@ def bits_per_dim(
 
     Raises:
         ValueError: without a weight of a network that takes one as an input, or one that it does
-            not know; for other numbers than the 256 levels of 8-bit pictures.
+            not know; for numbers that are none, and other pictures than of 256 levels.
 
     >>> from vfn.configs import load, override
     >>> from vfn.data import load_dataset
@@ -75,6 +77,7 @@ def bits_per_dim(
     >>> [figure.key for figure in bits_per_dim(new, load_dataset("digits", "test"), num=1)]
     ['bits_bound_discrete', 'bits_bound_continuous', 'bits_flow']
     """
+    seed = whole(seed, "seed", 0, SEED)
     check_weight(trained, guidance)
     for values in (trained.shape.values, held_out.values):
         if not values.plain:
@@ -83,7 +86,8 @@ def bits_per_dim(
                 f"{values.describe()}; judge such a network by its loss"
             )
     diffusion, device = trained.config.diffusion, trained.device
-    count = len(held_out.images) if num is None else min(num, len(held_out.images))
+    count = len(held_out.images)
+    count = count if num is None else min(whole(num, "num", 1), count)
     counted = []
     with Progress(count, "picture", "bits per dimension") as progress:
         for keys in some_of(torch.arange(len(held_out.images)), count).split(BATCH):

@@ -6,14 +6,22 @@ from typing import Any
 
 import torch
 
+from vfn.configs.schema import SEED
 from vfn.data import Dataset
 from vfn.distributed import ALONE, World
 from vfn.evaluation.extractors import PIXELS, Extractor
 from vfn.evaluation.features import Kept, Statistics
 from vfn.evaluation.metrics import Metric, Need
-from vfn.evaluation.needs import Planned, check_needs, find_metrics, needed
+from vfn.evaluation.needs import (
+    Planned,
+    check_bootstrap,
+    check_needs,
+    find_metrics,
+    needed,
+)
 from vfn.evaluation.sides import Figure, Judged, Sides
 from vfn.files import short
+from vfn.numbers import whole
 from vfn.tables import is_object_name, load_object, outside
 
 _LARGE = 1e12  # of features, whose powers are summed
@@ -54,6 +62,7 @@ def evaluate(
     ['Precision', 'Recall']
     """
     metrics = find_metrics(names)
+    seed, bootstrap = whole(seed, "seed", 0, SEED), check_bootstrap(bootstrap)
     check_needs(metrics, Planned(*sides, extractor), bootstrap)
     judged = extracted(sides, metrics, extractor, world)
     if world.rank:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from vfn.configs.schema import SEED
 from vfn.data import Dataset
 from vfn.distributed import ALONE, World, total
 from vfn.evaluation.evaluating import evaluate
@@ -21,6 +22,7 @@ from vfn.nn import (
     takes_second_time,
     with_params,
 )
+from vfn.numbers import number, whole
 from vfn.objective import (
     Batch,
     Objective,
@@ -67,11 +69,14 @@ def check_weight(trained: Trained, guidance: float | None) -> None:
         guidance: w of it.
 
     Raises:
-        ValueError: if the network takes it as an input, and it is None or out of its range.
+        ValueError: if it is no number, or the network takes it as an input, and it is None or out
+            of its range.
 
     >>> from vfn.sampling import untrained
     >>> check_weight(untrained("digits"), None)
     """
+    if guidance is not None:
+        number(guidance, "guidance")
     span = guidance_range(trained.model)
     if span is None:
         return
@@ -106,8 +111,8 @@ def loss_by_logsnr(
         for each bin ``low``, ``high``, ``loss`` and ``count``.
 
     Raises:
-        ValueError: without a weight of a network that takes one, or with one of a network that
-            takes none.
+        ValueError: without a weight of a network that takes one, with one of a network that takes
+            none, or for numbers that are none.
 
     >>> from vfn.data import load_dataset
     >>> from vfn.sampling import untrained
@@ -116,6 +121,7 @@ def loss_by_logsnr(
     >>> len(rows), sorted(rows[0])
     (8, ['count', 'high', 'loss', 'low'])
     """
+    seed, batch = whole(seed, "seed", 0, SEED), whole(batch, "batch", 1)
     check_weight(trained, guidance)
     if guidance is not None and guidance_range(trained.model) is None:
         raise ValueError(
@@ -125,8 +131,8 @@ def loss_by_logsnr(
     diffusion = trained.config.diffusion
     network = with_params(trained.model, trained.params)
     rows = []
-    for number, (low, high) in enumerate(pairwise(logsnr_edges(diffusion).tolist())):
-        batches = _bin_batches(trained, held_out, (number, low, high), seed, guidance, batch)
+    for place, (low, high) in enumerate(pairwise(logsnr_edges(diffusion).tolist())):
+        batches = _bin_batches(trained, held_out, (place, low, high), seed, guidance, batch)
         loss = held_out_loss(network, batches, diffusion).mean().item()
         rows.append({"low": low, "high": high, "loss": loss, "count": len(held_out.images)})
     return rows
@@ -193,12 +199,16 @@ def mean_held_out_loss(
     Returns:
         the loss, the same on every process.
 
+    Raises:
+        ValueError: for a seed or batch that is no whole number in its range.
+
     >>> from vfn.data import load_dataset
     >>> from vfn.sampling import untrained
     >>> some = load_dataset("digits", "test").rows(torch.arange(20))
     >>> 1 < mean_held_out_loss(untrained("digits"), some) < 3
     True
     """
+    seed, batch = whole(seed, "seed", 0, SEED), whole(batch, "batch", 1)
     diffusion = trained.config.diffusion
     if two_times is None:
         two_times = objective is not batch_loss or OBJECTIVES.find(diffusion.objective).two_times
@@ -280,12 +290,16 @@ def preview_figures(
     Returns:
         the figures; on other processes than the first an empty list.
 
+    Raises:
+        ValueError: for a number or seed that is no whole number in its range.
+
     >>> from vfn.data import load_dataset
     >>> from vfn.sampling import untrained
     >>> found = preview_figures(untrained("digits"), load_dataset("digits"), num=20)
     >>> [figure.key for figure in found]
     ['frechet_distance', 'precision', 'recall']
     """
+    num, seed = whole(num, "num", 1), whole(seed, "seed", 0, SEED)
     legend = trained.shape.legend
     asked = ask(legend)
     if legend.tags and dataset.labels is not None:

@@ -16,6 +16,7 @@ from vfn.evaluation.opening import Given
 from vfn.evaluation.planning import plan_evaluation
 from vfn.evaluation.sides import Judged, features_of
 from vfn.memory import in_memory
+from vfn.numbers import whole
 from vfn.ops import nearest_distances
 from vfn.pictures import grid
 
@@ -79,15 +80,15 @@ def nearest_pictures(
         NearestPictures, on all processes.
 
     Raises:
-        ValueError: for numbers below 1, statistics in place of pictures, or what does not fit.
+        ValueError: for other than whole numbers from 1 on, statistics in place of pictures, or what
+            does not fit.
 
     >>> found = nearest_pictures("dataset:digits", "dataset:digits:test", 2, 3, device="cpu")
     >>> found.images.shape, bool((found.distances.diff() >= 0).all())
     (torch.Size([2, 4, 1, 8, 8]), True)
     """
     weights = None if weights is None else Path(weights)
-    if count < 1 or neighbours < 1:
-        raise ValueError(f"expected count and neighbours >= 1, got {count} and {neighbours}")
+    count, neighbours = whole(count, "count", 1), whole(neighbours, "neighbours", 1)
     options: dict[str, Any] = {"features": features, "weights": weights, "num": num, "seed": seed,
                                "image_size": image_size, "device": device,
                                "data_dir": data_dir}  # fmt: skip

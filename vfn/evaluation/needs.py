@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from vfn.data import Dataset, Labels
 from vfn.data.values import PLAIN, Values
 from vfn.evaluation.extractors import Extractor, Outlook
 from vfn.evaluation.features import Statistics
 from vfn.evaluation.metrics import METRICS, Metric, Need, usual_metrics
 from vfn.files import shortened
+from vfn.numbers import whole
 from vfn.sampling import Draws
 from vfn.tables import load_object
 
@@ -107,12 +111,12 @@ def find_usual(planned: Planned) -> tuple[dict[str, Metric], list[str]]:
     return {word: metric for word, metric in usual.items() if not faults[word]}, left_out
 
 
-def check_bootstrap(bootstrap: int) -> None:
-    """Refuse a number of resampled sets that gives no interval."""
-    if bootstrap == 1 or bootstrap < 0:
-        raise ValueError(
-            f"an interval needs at least 2 resampled sets, got --bootstrap {bootstrap}"
-        )
+def check_bootstrap(bootstrap: int) -> int:
+    """A number of resampled sets, of any kind; one that gives no interval is refused."""
+    number = whole(bootstrap, "bootstrap", 0)
+    if number == 1:
+        raise ValueError(f"an interval needs at least 2 resampled sets, got --bootstrap {number}")
+    return number
 
 
 def check_shapes(planned: Planned) -> None:
@@ -247,6 +251,8 @@ def _no_labels(planned: Planned, _: Metric) -> str:
             return f"labels, and the {role} pictures have none"
         if labels.tags:
             return f"one class a picture, the {role} ones have tags"
+        if fault := _unlabelled(side, role):
+            return fault
         legends.append(labels)
     real, *others = legends
     known_names = set(real.names)
@@ -261,6 +267,18 @@ def _no_labels(planned: Planned, _: Metric) -> str:
         if len(known) and bool((known == known[0]).all()):
             return "real pictures of two classes or more, got those of one"
     return ""
+
+
+def _unlabelled(side: Dataset | Draws | None, role: str) -> str:
+    """What is said of a side some of whose pictures have no label; nothing if all have one."""
+    if isinstance(side, Draws):
+        labels: Tensor | None = side.asked.of(torch.arange(side.num))
+    else:
+        labels = None if side is None else side.labels
+    count = 0 if labels is None else int((labels == 0).sum())
+    if labels is None or not count:
+        return ""
+    return f"a label of every picture, and {count} of {len(labels)} {role} ones have none"
 
 
 def _no_model(planned: Planned, _: Metric) -> str:

@@ -125,7 +125,7 @@ def _open_drawn(drawn: Drawn) -> Opened:
     tags = drawn.classes.ndim == 2
     legend = Labels(_among(drawn.labels, tags), tags)
     asked = Asked(legend.parse(drawn.labels), drawn.labels)
-    told = {"labels": labels_text(asked, Labels())}
+    told = {"labels": labels_text(asked, Labels((), tags))}
     return Opened(_IN_MEMORY, Dataset(drawn.images, asked.labels, legend), told)
 
 
@@ -222,7 +222,8 @@ def labels_text(asked: Asked, legend: Labels) -> str:
         return split_text(asked)
     if not legend.tags and names == [*legend.names]:
         return "in turn"
-    return ",".join(names) if len(names) <= MANY else f"{len(names)} of them, in turn"
+    texts = [name or ("" if legend.tags else "no label") for name in names]
+    return ",".join(texts) if len(names) <= MANY else f"{len(names)} of them, in turn"
 
 
 def _samples(folder: Path, record: Mapping[str, Any]) -> Dataset:
@@ -265,7 +266,7 @@ def _classes(record: Mapping[str, Any]) -> tuple[str, ...]:
 def _among(names: Sequence[str], tags: bool) -> tuple[str, ...]:
     """The classes or tags that stand in some labels."""
     if not tags:
-        return tuple(sorted({*names}))
+        return tuple(sorted({*names} - {""}))
     return tuple(sorted({tag for name in names for tag in name.split(TAG_SEPARATOR)} - {""}))
 
 

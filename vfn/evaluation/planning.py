@@ -152,8 +152,7 @@ def plan_evaluation(
     usual = USUAL in words
     asked = [word for word in words if word != USUAL]
     chosen = find_metrics(asked) if asked or not usual else {}
-    check_bootstrap(bootstrap)
-    num, bootstrap = whole(num, "num", 1), whole(bootstrap, "bootstrap", 0)
+    num, bootstrap = whole(num, "num", 1), check_bootstrap(bootstrap)
     seed = whole(seed, "seed", 0, SEED)
     size = checked_size(image_size)
     if weights is not None and isinstance(features, Extractor):
@@ -273,13 +272,18 @@ def checked_size(image_size: int | Sequence[int] | None) -> Size | None:
     """
     if image_size is None:
         return None
-    sides = [image_size] if isinstance(image_size, int) else list(image_size)
-    if len(sides) not in (1, 2) or not all(1 <= side <= 2**15 for side in sides):
+    several = isinstance(image_size, Sequence) or getattr(image_size, "ndim", 0) == 1
+    sides: list[Any] = list(image_size) if several else [image_size]  # type: ignore[arg-type]
+    try:
+        numbers = [whole(side, "image_size", 1, 2**15) for side in sides]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or isinstance(image_size, str):
         raise ValueError(
             f"expected image_size to be height,width, or one number for a square, within 1..{2**15}"
-            f", got {','.join(map(str, sides))}"
+            f", got {shown(image_size)}"
         )
-    return sides[0], sides[-1]
+    return numbers[0], numbers[-1]
 
 
 def _data_of(
@@ -349,7 +353,8 @@ def paired_draws(
         Draws.
 
     Raises:
-        ValueError: if there are no pictures, or they lack what the network takes.
+        ValueError: if there are no pictures, they lack what the network takes, or ``num`` is no
+            whole number of at least 1.
 
     >>> from vfn.configs import load, override
     >>> from vfn.data import load_dataset
@@ -358,6 +363,7 @@ def paired_draws(
     >>> paired_draws(untrained(config), load_dataset(config.data, "test"), 20).num
     20
     """
+    num = whole(num, "num", 1)
     if like is None:
         raise ValueError(
             f"this model takes {trained.conditioned}, which an evaluation takes of the real side: "

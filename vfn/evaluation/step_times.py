@@ -14,6 +14,7 @@ from vfn.evaluation.extractors import Extractor
 from vfn.evaluation.judging import Given, Judge
 from vfn.evaluation.metrics import METRICS, FigureKind
 from vfn.evaluation.planning import own_data, own_draws
+from vfn.numbers import number, whole
 from vfn.progress import say
 from vfn.sampling import Trained, load
 
@@ -85,6 +86,10 @@ def search_times(
     Returns:
         losses by times, as they were tried; times have three digits.
 
+    Raises:
+        ValueError: for steps or rounds that are no whole numbers in their range, or ``within`` out
+            of 0..1.
+
     Source: as Song et al. 2023 (2303.01469), section 5 and appendix C, choose the times of their
     sampler.
 
@@ -92,6 +97,8 @@ def search_times(
     >>> min(tried, key=tried.get)
     (1.0, 0.7)
     """
+    steps, within = whole(steps, "steps", 1), _exactness(within)
+    rounds = whole(rounds, "rounds", 0)
     tried: dict[tuple[float, ...], float] = {}
 
     def of(times: tuple[float, ...]) -> float:
@@ -115,6 +122,13 @@ def search_times(
         if best == before:
             break
     return {times: value for times, value in tried.items() if value < math.inf}
+
+
+def _exactness(within: float) -> float:
+    """How exact a time is to be, as Python's own number."""
+    if not 0 < (found := number(within, "within")) < 1:
+        raise ValueError(f"expected within above 0 and below 1, got {found:g}")
+    return found
 
 
 def best_times(
@@ -167,10 +181,8 @@ def best_times(
     >>> len(found.times), min(found.trials.values()) == found.trials[found.times]
     (2, True)
     """
-    if not 2 <= steps <= MOST_STEPS:
-        raise ValueError(f"expected 2 to {MOST_STEPS} steps, got {steps}; one begins at t = 1")
-    if not 0 < within < 1:
-        raise ValueError(f"expected within above 0 and below 1, got {within:g}")
+    steps, num = whole(steps, "steps", 2, MOST_STEPS), whole(num, "num", 1)
+    seed, within = whole(seed, "seed", 0, SEED), _exactness(within)
     if sought := [name for name in SOUGHT if name in settings]:
         raise ValueError(f"expected no {sought[0]}, as where steps begin is sought; leave it out")
     entry = METRICS.find(metric)

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from vfn.evaluation import Evaluation, Figure, is_number
 from vfn.evaluation.metrics import KINDS
+from vfn.files import without_places
 from vfn.report.markup import ARROWS, MISSING, Cell, details, paragraph, plain, table
-from vfn.runs.directory import RUN
 
 # Settings that tell columns apart, with what they are called; the first ones first.
 _HEADS = {
@@ -27,7 +26,7 @@ _HEADS = {
 _EQUAL = {"num": "numbers of pictures", "real": "real pictures", "extractor": "features"}
 _UNITS = {"train_seconds": "s"}
 # Where things are on the machine is nobody's business, in a page that may be mailed.
-_PRIVATE, _PLACES = {"run"}, {"real", "fake", "guide_with"}
+_PRIVATE = {"run"}
 
 
 def evaluated(evaluations: Sequence[Evaluation], titles: Sequence[str] | None = None) -> str:
@@ -270,7 +269,4 @@ def _setting(name: str, value: Any) -> str:
     ('run:runs/a', 'dataset:digits')
     """
     text = plain(value)
-    path = Path(text.removeprefix(RUN))
-    if name not in _PLACES or not path.is_absolute():
-        return text
-    return (RUN if text.startswith(RUN) else "") + str(Path(*path.parts[-2:]))
+    return text if name == "labels" else without_places(text)

@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -16,7 +17,7 @@ import numpy as np
 from vfn import __version__
 from vfn.configs import Config, SampleConfig
 from vfn.evaluation import AXES, KINDS
-from vfn.files import few, write_atomic
+from vfn.files import few, without_places, write_atomic
 from vfn.nn import NETWORKS
 from vfn.numbers import number_of
 from vfn.report.drawings import OF_TRAINING, draw_all, loss_by_logsnr
@@ -51,7 +52,8 @@ from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _FOLDERS = 6  # of samples, and of comparisons
-_PLACE = re.compile(r'"/(?:[^"\n]*)(/[^"\n/]+)/?"')  # an absolute path in TOML, and its last part
+# An absolute path in TOML, perhaps after run:, and its last part.
+_PLACE = re.compile(r"""(["'])((?:run:|dataset:)?)/(?:(?!\1)[^\n])*(/(?:(?!\1)[^\n/])+)/?\1""")
 
 
 def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:
@@ -121,10 +123,8 @@ def _sections(contents: RunContents, plots: Mapping[str, bytes]) -> list[Section
             plot("loss_by_logsnr"),
         ),
         section("Samples during training", _previews(files)),
-        section(commands_title([contents]), code("\n".join(contents.commands))),
-        section(
-            "Configuration", details(files.config.name, code(_without_places(contents.config_text)))
-        ),
+        section(commands_title([contents]), commands(contents.commands)),
+        section("Configuration", details(files.config.name, configuration(contents.config_text))),
     ]
 
 
@@ -132,6 +132,49 @@ def commands_title(several: Sequence[RunContents]) -> str:
     """Over the commands of runs: without a list they are those of evaluations alone."""
     listed = all(contents.files.commands.is_file() for contents in several)
     return "How to reproduce" if listed else "Commands of the evaluations"
+
+
+def commands(lines: Sequence[str]) -> str:
+    """Commands as markup, in which paths of this machine have their last two parts alone.
+
+    Args:
+        lines: a command each.
+
+    Returns:
+        markup; nothing without commands.
+
+    >>> commands(["vfn report '/home/me/my runs/a'"])
+    '<pre><code>vfn report &#x27;my runs/a&#x27;</code></pre>'
+    """
+    return code("\n".join(map(_without_places_in_words, lines)))
+
+
+def _without_places_in_words(line: str) -> str:
+    try:
+        words = shlex.split(line)
+    except ValueError:  # somebody's own list
+        words = line.split()
+    kept = [without_places(word) for word in words]
+    for word, instead in zip(words, kept, strict=True):
+        if word != instead and word not in line:  # escaped, or another is the beginning of it
+            return shlex.join(kept)
+        line = line.replace(word, instead)
+    return line
+
+
+def configuration(toml: str) -> str:
+    """A configuration as markup, in which paths of this machine have their last part alone.
+
+    Args:
+        toml: its text.
+
+    Returns:
+        markup.
+
+    >>> configuration('dataset = "/home/me/pictures"')
+    '<pre><code>dataset = &quot;.../pictures&quot;</code></pre>'
+    """
+    return code(_PLACE.sub(r"\1\2...\3\1", toml))
 
 
 def _place(path: Path, contents: RunContents) -> str:
@@ -342,18 +385,6 @@ def _data(config: Config) -> str:
     """What the data set is called, wherever it lies: pages are sent to others."""
     name = config.data.dataset
     return Path(name).name if Path(name).is_absolute() else name
-
-
-def _without_places(toml: str) -> str:
-    """A configuration in which paths of this machine have their last part alone.
-
-    Returns:
-        the text.
-
-    >>> _without_places('dataset = "/home/me/pictures"')
-    'dataset = ".../pictures"'
-    """
-    return _PLACE.sub(r'"...\1"', toml)
 
 
 def _network(word: str) -> str:

@@ -6,13 +6,20 @@ from html import escape
 from pathlib import Path
 
 from vfn.configs.settings import flat_values
-from vfn.files import check_place, given_path, write_atomic
+from vfn.files import check_place, file_name, given_path, without_places, write_atomic
 from vfn.report.drawings import draw_levels, draw_losses_beside, loss_by_logsnr
 from vfn.report.evaluated import evaluated, in_order, titles_of_runs
 from vfn.report.frame import document
 from vfn.report.heard import curves_table, in_words, levels_in_words, levels_table
-from vfn.report.markup import Section, chart, code, details, paragraph, plain, section, table
-from vfn.report.page import commands_title, preview, sample_grids, versions
+from vfn.report.markup import Section, chart, details, paragraph, plain, section, table
+from vfn.report.page import (
+    commands,
+    commands_title,
+    configuration,
+    preview,
+    sample_grids,
+    versions,
+)
 from vfn.report.read import RunContents, read_run
 from vfn.runs import run_path
 
@@ -52,7 +59,8 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"expected different runs to compare, got {' '.join(map(str, paths))}")
     others = "-".join(path.resolve().name for path in paths[1:])
-    page = given_path(out) if out is not None else paths[0] / f"compare-{others}.html"
+    name = f"{file_name(f'compare-{others}')}.html"
+    page = given_path(out) if out is not None else paths[0] / name
     check_place(page)
     contents = dict(zip(run_names(paths), map(read_run, paths), strict=True))
     write_atomic(page, _page(contents))
@@ -73,7 +81,7 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     """
     whole = [path.resolve() for path in paths]
     for parts in range(1, max(len(path.parts) for path in whole)):
-        names = ["/".join(path.parts[-parts:]) for path in whole]
+        names = ["/".join(path.parts[1:][-parts:]) for path in whole]
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in whole]
@@ -101,11 +109,11 @@ def _sections(contents: Mapping[str, RunContents]) -> list[Section]:
         ),
         section(
             commands_title(list(contents.values())),
-            _beside(contents, lambda each: code("\n".join(each.commands))),
+            _beside(contents, lambda each: commands(each.commands)),
         ),
         section(
             "Configuration",
-            *(details(name, code(each.config_text)) for name, each in contents.items()),
+            *(details(name, configuration(each.config_text)) for name, each in contents.items()),
         ),
     ]
 
@@ -126,7 +134,7 @@ def _differing(contents: Mapping[str, RunContents]) -> str:
     """A row for each setting that is not the same in all runs."""
     values = [flat_values(each.config) for each in contents.values()]
     rows = [
-        [escape(name), *(escape(plain(each[name])) for each in values)]
+        [escape(name), *(escape(without_places(plain(each[name]))) for each in values)]
         for name in values[0]
         if name not in _PLACES and any(each[name] != values[0][name] for each in values)
     ]

@@ -25,6 +25,7 @@ from vfn.data.given import Vector
 from vfn.data.values import checked_values
 from vfn.files import few, given_path, open_atomic, short, shortened, shown
 from vfn.model import DataShape
+from vfn.numbers import whole
 from vfn.progress import say
 from vfn.runs.directory import RunFiles, run_path
 from vfn.runs.foreign import foreign_config
@@ -168,6 +169,7 @@ def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
         the file's path.
 
     Raises:
+        ValueError: if ``keep`` is no whole number of at least 1.
         OSError: if the file cannot be written; earlier ones are left as they were.
 
     >>> from vfn.sampling import untrained
@@ -177,6 +179,7 @@ def save_checkpoint(run: RunFiles, checkpoint: Checkpoint, keep: int) -> Path:
     >>> save_checkpoint(RunFiles("run"), new._replace(moments=moments), keep=1).name
     'step-00000000.safetensors'
     """
+    keep = whole(keep, "keep", 1)
     path = run.checkpoint(checkpoint.step)
     write_checkpoint(path, checkpoint)
     # Files of later steps are damaged ones that the run began before: they count for nothing.
@@ -422,8 +425,8 @@ def groups_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     {'ema': {'in.weight': tensor([0.])}}
     """
     groups: dict[str, dict[str, Tensor]] = {}
-    for whole, value in tensors.items():
-        group, _, name = whole.partition(".")
+    for full, value in tensors.items():
+        group, _, name = full.partition(".")
         groups.setdefault(group, {})[name] = value
     return groups
 

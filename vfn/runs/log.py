@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from vfn.files import given_path, printable, short, shortened
+from vfn.numbers import whole
 
 RISEN = 0.01  # of a loss; what differs by less has not changed
 _LISTED = "_by_logsnr"  # end of the names of what has a number for each bin
@@ -99,13 +100,14 @@ def seconds_until(path: str | Path, step: int) -> float | None:
         seconds.
 
     Raises:
-        ValueError: if the log is damaged.
+        ValueError: if the log is damaged, or ``step`` is no whole number.
 
     >>> lines = ('{"step": 20, "seconds": 1.5}', '{"step": 40, "seconds": 2.5}', "")
     >>> _ = Path("log.jsonl").write_text("\n".join(lines))
     >>> seconds_until("log.jsonl", 30), seconds_until("nowhere.jsonl", 30)
     (1.5, None)
     """
+    step = whole(step, "step", 0)
     passed = [e["seconds"] for e in read_log(path) if "seconds" in e and e["step"] <= step]
     return max(passed, default=None)
 

@@ -6,7 +6,7 @@ checkpoint has them. The values are in float32: weights of a reconstruction are 
 signs, so that the rounding of float16 would be larger than what it is to find.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Config, loads
-from vfn.files import few
+from vfn.files import few, shown
 from vfn.model import DataShape
-from vfn.numbers import whole
+from vfn.numbers import number, whole
 from vfn.ops import combine, posthoc_ema_fit, posthoc_ema_weights, sigma_rel_to_gamma
 from vfn.progress import Progress
 from vfn.runs.checkpoint import (
@@ -143,6 +143,7 @@ class StoredAverages:
         Raises:
             ValueError: it says which lengths they span.
         """
+        sigma_rel = number(sigma_rel, "sigma_rel")
         if 0 < sigma_rel < LONGEST and self._spans(sigma_rel):
             return
         spanned = [length for length in _TRIED if self._spans(length)]
@@ -166,6 +167,7 @@ class StoredAverages:
             ValueError: if the snapshots do not span it, or one is damaged or of another network.
         """
         self.check(sigma_rel)
+        sigma_rel = float(sigma_rel)
         weights = posthoc_ema_weights(*self._wanted(sigma_rel)).view(len(self.steps), -1)
         first = self.last.profiles[self.lengths[0]]
         # In float64, to which all others are added.
@@ -220,6 +222,7 @@ def stored_averages(
     >>> found.steps, found.lengths
     ([50, 100], [0.05, 0.1])
     """
+    profiles = None if profiles is None else _lengths(profiles)
     files = RunFiles(run_path(run))
     known = sorted(files.snapshot_steps())
     if not known:
@@ -237,6 +240,13 @@ def stored_averages(
     steps = [at for at in known if at <= wanted]
     last = load_snapshot(files.snapshot(steps[-1]))
     return StoredAverages(files, wanted, steps, chosen(last, profiles), last)
+
+
+def _lengths(given: Sequence[float]) -> list[float]:
+    """Lengths of profiles as Python's own numbers."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"expected profiles as a list of numbers, got {shown(given)}")
+    return [number(length, "each of profiles") for length in given]
 
 
 def chosen(snapshot: Snapshot, lengths: Sequence[float] | None) -> Sequence[float]:

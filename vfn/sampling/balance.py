@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from vfn.configs import Split
+from vfn.configs.schema import SEED
 from vfn.data import Labels, find_prepared
 from vfn.data.labels import AS_DATA
+from vfn.numbers import whole
 from vfn.ops import epoch_permutation
 from vfn.progress import say
 from vfn.runs import other_pictures
@@ -54,6 +56,7 @@ def usual_labels(
     >>> usual_labels(untrained("digits"), 3, as_data=True).labels.tolist()
     [10, 10, 1]
     """
+    num, seed = whole(num, "num", 1), whole(seed, "seed", 0, SEED)
     legend = trained.shape.legend
     if as_data and not legend.names:
         raise ValueError(
@@ -96,7 +99,7 @@ def as_data(
     [1, 3, 9, 6]
     """
     legend = trained.shape.legend
-    count = num or PER_LABEL * len(legend.names)
+    count = PER_LABEL * len(legend.names) if num is None else whole(num, "num", 1)
     asked = usual_labels(trained, count, seed, as_data=True, split=split)
     if shares := class_shares(asked.labels, legend):
         say(f"labels {split_text(asked)}: {legend.describe()}, {balance_text(shares)}")

@@ -12,9 +12,11 @@ from vfn.configs import Config
 from vfn.data import Dataset, load_dataset, read_pictures, spec_settings
 from vfn.data.derived import known, with_mask
 from vfn.data.given import check_numbers, derived_kind
-from vfn.files import few, shortened, shown
+from vfn.data.values import Values
+from vfn.files import at_home, few, given_path, shortened, shown
 from vfn.model import DataShape, fixed_conditions, image_channels
 from vfn.nn import Conditions
+from vfn.numbers import whole
 from vfn.sampling.asked import Asked, ask, of_each
 from vfn.tables import load_object
 
@@ -60,8 +62,9 @@ def check_condition(config: Config, shape: DataShape, given: Conditions) -> None
         given: what is asked.
 
     Raises:
-        ValueError: it says what is missing.
+        ValueError: it says what is missing, or of another size.
     """
+    _check_axes(given, shape)
     wanted = [shape.vector.dim, image_channels(config, shape)]
     there = [0 if value is None else value.shape[1] for value in (given.vector, given.image)]
     if wanted == there:
@@ -72,6 +75,20 @@ def check_condition(config: Config, shape: DataShape, given: Conditions) -> None
     if not any(there):
         raise ValueError(f"this model takes {text}: give them with {OPTION}, or condition=")
     raise ValueError(f"this model takes {text}, got {few(given.keywords())} of {max(there)}")
+
+
+def _check_axes(given: Conditions, shape: DataShape) -> None:
+    """Refuse conditions of no picture, or on other axes than a network has."""
+    vector, image, (height, width) = given.vector, given.image, shape.size[1:]
+    if vector is not None and (vector.ndim != 2 or not len(vector)):
+        raise ValueError(f"expected vector of the conditions as [N, D], got {list(vector.shape)}")
+    if image is None:
+        return
+    if image.ndim != 4 or not len(image) or tuple(image.shape[2:]) != (height, width):
+        raise ValueError(
+            f"expected image of the conditions as [N, C, {height}, {width}], got "
+            f"{list(image.shape)}"
+        )
 
 
 class Beside(NamedTuple):
@@ -98,27 +115,18 @@ def open_condition(
     Raises:
         ValueError: if they are not what the network takes.
     """
+    num = None if num is None else whole(num, "num", 1)
     if isinstance(given, Conditions):
         return Beside(given)
     if not conditioned_text(config, shape):
         raise ValueError("this model takes nothing but labels; leave out the condition")
     name = f"condition {shown(str(given))}" if isinstance(given, str | Path) else "the condition"
-    if isinstance(given, np.ndarray):
-        given = torch.from_numpy(given)
-    if isinstance(given, Tensor):
-        if given.ndim == 2:
-            return Beside(_of_numbers(given, shape, name))
-        raise ValueError(
-            f"expected {name} as numbers [N, D] or a data set, got {list(given.shape)}"
-        )
+    if isinstance(given, Tensor | np.ndarray):
+        return Beside(_of_numbers(_numbers(given, name), shape, name))
     if isinstance(given, str | Path):
-        if not str(given).startswith("dataset:"):
-            numbers = _read_numbers(Path(given), name)
-            if numbers is not None:
-                return Beside(_of_numbers(numbers, shape, name))
-            masked = _masked(Path(given), name, config, shape)
-            if masked is not None:
-                return Beside(masked)
+        found = _of_file(given, name, config, shape)
+        if found is not None:
+            return Beside(found)
         given = _read(str(given), config, shape)
     if not isinstance(given, Dataset):
         raise ValueError(
@@ -162,6 +170,17 @@ def as_pictures(trained: "Trained", like: Dataset) -> Asked:
     return asked._replace(conditions=trained.condition(like))
 
 
+def _of_file(given: str | Path, name: str, config: Config, shape: DataShape) -> Conditions | None:
+    """Numbers of a file, or its pictures under a mask; None of what holds pictures alone."""
+    if str(given).startswith("dataset:"):
+        return None
+    path = at_home(given_path(given))
+    numbers = _read_numbers(path, name)
+    if numbers is not None:
+        return _of_numbers(numbers, shape, name)
+    return _masked(path, name, config, shape)
+
+
 def _read(text: str, config: Config, shape: DataShape) -> Dataset:
     """Pictures by their name; those of the network's own data set with all that stands beside."""
     if text.startswith("dataset:"):
@@ -203,13 +222,7 @@ def _image(given: Dataset, rows: Tensor, config: Config, shape: DataShape, name:
     size, kind = shape.size[1:], derived_kind(config.data.condition)
     values = shape.beside_values if kind is None else shape.values
     images = given.images if given.beside is None or kind is not None else given.beside
-    if images.dtype != getattr(torch, values.dtype):
-        raise ValueError(
-            f"expected {name} to be of {values.dtype}, got "
-            f"{str(images.dtype).removeprefix('torch.')}"
-        )
-    values.check(images[rows], name)
-    pictures = values.to_unit(images[rows])
+    pictures = _to_unit(images[rows], values, name)
     if kind is None:
         return known(pictures, size)
     if tuple(pictures.shape[1:]) == shape.size:  # like those that are drawn
@@ -226,6 +239,31 @@ def _image(given: Dataset, rows: Tensor, config: Config, shape: DataShape, name:
     return made
 
 
+def _to_unit(images: Tensor, values: Values, name: str) -> Tensor:
+    """Pictures as a network sees them, if they are of the kind that it was trained on."""
+    if images.dtype != getattr(torch, values.dtype):
+        raise ValueError(
+            f"expected {name} to be of {values.dtype}, got "
+            f"{str(images.dtype).removeprefix('torch.')}"
+        )
+    values.check(images, name)
+    return values.to_unit(images)
+
+
+def _numbers(given: Tensor | np.ndarray, name: str) -> Tensor:
+    """Numbers in memory, of any type that holds some, as floats; of the right axes or not."""
+    if isinstance(given, np.ndarray):
+        if given.dtype.kind not in "fiu":
+            raise ValueError(f"expected {name} as numbers [N, D], got an array of {given.dtype}")
+        given = torch.from_numpy(np.array(given, dtype=np.float64))
+    if given.ndim != 2:
+        raise ValueError(
+            f"expected {name} as numbers [N, D] or a data set, got {list(given.shape)}"
+        )
+    are_whole = not given.is_floating_point() and not given.is_complex()
+    return given.double() if are_whole and given.dtype != torch.bool else given
+
+
 def _of_numbers(numbers: Tensor, shape: DataShape, name: str) -> Conditions:
     check_numbers(numbers, name)
     names = shape.vector.names
@@ -236,21 +274,29 @@ def _of_numbers(numbers: Tensor, shape: DataShape, name: str) -> Conditions:
             if names
             else f"expected {name} to be pictures, got numbers {list(numbers.shape)}"
         )
-    return Conditions(shape.vector.of(numbers.float()))
+    found = shape.vector.of(numbers.float())
+    if not (finite := found.isfinite()).all():
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ValueError(
+            f"expected {name} to be numbers like those of the training, got "
+            f"{numbers[row, column]:g} at {row}, {column}, which float32 does not hold standardised"
+        )
+    return Conditions(found)
 
 
 def _read_numbers(path: Path, name: str) -> Tensor | None:
     """Numbers of an .npy file with two axes, or of a .csv file; None for anything else."""
-    if path.suffix == ".csv" and path.is_file():
+    suffix = path.suffix.lower()
+    if suffix == ".csv" and path.is_file():
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = [[float(text) for text in row] for row in csv.reader(file) if row]
             return torch.tensor(rows, dtype=torch.float64)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, csv.Error) as error:
             raise ValueError(
                 f"expected {name} to be rows of numbers ({shortened(str(error))})"
             ) from None
-    if path.suffix != ".npy" or not path.is_file():
+    if suffix != ".npy" or not path.is_file():
         return None
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -264,18 +310,34 @@ def _read_numbers(path: Path, name: str) -> Tensor | None:
 def _masked(path: Path, name: str, config: Config, shape: DataShape) -> Conditions | None:
     """Pictures with a mask of what is known of them; None of a file without one."""
     kind = derived_kind(config.data.condition)
-    if kind is None or kind.word != "mask" or path.suffix != ".npz" or not path.is_file():
+    if kind is None or kind.word != "mask" or path.suffix.lower() != ".npz" or not path.is_file():
         return None
     try:
         # numpy leaves a file open that is no archive.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if "mask" not in file:
                 return None
-            mask = torch.from_numpy(np.array(file["mask"], dtype=np.uint8))
+            mask = np.asarray(file["mask"])
     except Exception as error:  # a damaged file: nearly anything
         raise ValueError(
             f"{name} cannot be read ({shortened(' '.join(str(error).split()))})"
         ) from None
     images = read_pictures(str(path), labelled=False).images
-    shape.values.check(images, name)
-    return Conditions(image=with_mask(shape.values.to_unit(images), mask))
+    if tuple(images.shape[1:]) != shape.size:
+        raise ValueError(
+            f"expected {name} to have pictures {list(shape.size)}, got {list(images.shape[1:])}"
+        )
+    return Conditions(image=with_mask(_to_unit(images, shape.values, name), _zeros_and_ones(mask)))
+
+
+def _zeros_and_ones(mask: np.ndarray) -> Tensor:
+    """A mask of any type; other values are refused before they are cut to whole ones."""
+    if mask.dtype.kind not in "biuf":
+        raise ValueError(f"expected a mask of 0 and 1, got {shortened(str(mask.dtype))}")
+    wrong = (mask != 0) & (mask != 1)
+    if wrong.any():
+        raise ValueError(
+            f"expected a mask of 0 and 1, got {mask[wrong][0].item():g}; compare it with a "
+            "threshold, as mask > 0.5"
+        )
+    return torch.from_numpy(np.asarray(mask == 1))

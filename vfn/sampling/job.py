@@ -55,7 +55,7 @@ from vfn.sampling.sheets import (
     animated_panel,
     comparison,
     denoising_frames,
-    folder_name,
+    folder_names,
     panel,
     varied,
 )
@@ -317,8 +317,7 @@ def _folders(several: Sequence[Draws], out: Path, kind: str) -> list[_Folder]:
                 "expected draws of one network, number, labels and seed, which differ in their "
                 "settings; write others to another directory"
             )
-    names = varied(settings)
-    paths = [out / folder_name(one, names) for one in settings]
+    paths = [out / name for name in folder_names(settings, varied(settings))]
     if len(set(paths)) < len(paths):
         raise ValueError("expected draws whose settings differ, got some that are the same")
     return [_Folder(draws, path, kind) for draws, path in zip(several, paths, strict=True)]

@@ -1,6 +1,8 @@
 """What shows the pictures of a job: grids, sheets that compare, frames of an animation."""
 
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.configs import SampleConfig
-from vfn.files import shortened
+from vfn.files import file_name, short_digest, shortened, without_places
 from vfn.numbers import number_of
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
@@ -19,6 +21,7 @@ STEPS = "sample_timesteps"
 GRID_COLUMNS, GRID_ROWS = 20, 10  # most columns of labels, and most rows, of a grid
 PLAIN_COLUMNS = 10  # without labels
 LONGEST_HEAD = 60  # letters over a column, as sets of tags can have hundreds
+LONGEST_PART, LONGEST_NAME = 60, 240  # of a folder's name, which has 255 bytes at most
 COMPARED_ROWS = 4
 FRAMES = 32
 ANIMATED = 50  # pictures in an animation, or a few more
@@ -68,14 +71,14 @@ def _arranged(draws: Draws, rows: int) -> Panel:
         indices = torch.arange(min(num, len(asked.labels)))
         columns = min(len(indices), len(asked.columns))
         lines = -(-len(indices) // columns)
-        return Panel(indices, columns, asked.rows[:lines], asked.columns[:columns])
+        return Panel(indices, columns, _heads(asked.rows[:lines]), _heads(asked.columns[:columns]))
     if asked.each and asked.names and asked.labels.ndim == 1:
         return _panel_by_class(draws, rows)
     turn = len(asked.labels) if asked.names and not asked.each else PLAIN_COLUMNS
     columns = min(num, turn, GRID_COLUMNS)
     every = torch.arange(min(num, rows * turn))
     shown = every[every % turn < columns]
-    heads = [] if asked.each else [shortened(name, LONGEST_HEAD) for name in asked.names[:columns]]
+    heads = [] if asked.each else _heads(asked.names[:columns])
     return _by_label(shown, heads) if heads else Panel(shown, columns, (), heads)
 
 
@@ -89,7 +92,12 @@ def _panel_by_class(draws: Draws, most: int) -> Panel:
     }
     rows = max(full, key=lambda rows: (rows * len(full[rows]), rows))
     indices = torch.stack([places[k][:rows] for k in full[rows]], dim=1)
-    return _by_label(indices.flatten(), [names[k - 1] if k else "" for k in full[rows]])
+    return _by_label(indices.flatten(), _heads([names[k - 1] if k else "" for k in full[rows]]))
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    """Texts over columns or beside rows, which make no picture wide."""
+    return [shortened(name, LONGEST_HEAD) for name in names]
 
 
 def _by_label(indices: Tensor, heads: list[str]) -> Panel:
@@ -121,19 +129,21 @@ def comparison(several: Sequence[Draws], read: Sequence[Read]) -> list[Block]:
         ]
     asked, num = several[0].asked, several[0].num
     count = min(num, len(asked.labels) if asked.names else PLAIN_COLUMNS, GRID_COLUMNS)
-    first = torch.arange(count)
-    groups: dict[str, dict[str, Tensor]] = {}
+    first, heads = torch.arange(count), _heads(asked.names[:count])
+    # By the settings themselves, of which a title may be cut.
+    groups: dict[str, tuple[str, dict[str, Tensor]]] = {}
     for draws, pictures in zip(several, read, strict=True):
-        rows = groups.setdefault(title(draws.settings, names), {})
+        apart = repr([getattr(draws.settings, name) for name in names if name != STEPS])
+        _, rows = groups.setdefault(apart, (title(draws.settings, names), {}))
         rows[number_of(draws.settings.sample_timesteps, "step")] = pictures(first)
     return [
         (
             text,
-            Panel(first, count, list(rows), asked.names[:count], several[0].trained.shown).draw(
+            Panel(first, count, list(rows), heads, several[0].trained.shown).draw(
                 torch.cat([*rows.values()])
             ),
         )
-        for text, rows in groups.items()
+        for text, rows in groups.values()
     ]
 
 
@@ -314,7 +324,32 @@ def folder_name(settings: SampleConfig, names: Sequence[str]) -> str:
         "guide_with": f"guide{_place(settings.guide_with)}",
         "guide_weight": f"weight{_text(settings.guide_weight)}",
     }
-    return "-".join(short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names)
+    parts = [short.get(name, f"{name}{_text(getattr(settings, name))}") for name in names]
+    whole = "-".join(parts)
+    if len(os.fsencode(whole)) > LONGEST_NAME:
+        whole = "-".join(file_name(part, LONGEST_PART) for part in parts)
+    return file_name(whole, LONGEST_NAME)
+
+
+def folder_names(several: Sequence[SampleConfig], names: Sequence[str]) -> list[str]:
+    """What folders are called whose settings differ in some fields; as names do where these do.
+
+    Args:
+        several: the settings of each.
+        names: the fields.
+
+    Returns:
+        those of `folder_name`; a hash follows where other settings would have the same, as paths
+        with a dot in place of a stroke.
+
+    >>> folder_names([SampleConfig(guide_with=run) for run in ("a", "b/c", "b.c")], ["guide_with"])
+    ['guidea', 'guideb.c-a8fd6899', 'guideb.c-ec6d8bc1']
+    """
+    called = [folder_name(one, names) for one in several]
+    apart = [repr([getattr(one, name) for name in names]) for one in several]
+    pairs = list(zip(called, apart, strict=True))
+    sharing = Counter(name for name, _ in set(pairs))
+    return [name if sharing[name] == 1 else f"{name}-{short_digest(text)}" for name, text in pairs]
 
 
 def title(settings: SampleConfig, names: Sequence[str]) -> str:
@@ -332,10 +367,15 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
     """
     parts = {"sampler": settings.sampler, "guidance": f"w = {_text(settings.guidance)}"}
     if "guide_with" in names:
-        parts["guide_with"] = f"away from {shortened(settings.guide_with or 'none', 40)}"
+        weak = without_places(settings.guide_with or "none")  # sheets go into reports
+        parts["guide_with"] = f"away from {shortened(weak, 40)}"
     if "guide_weight" in names:
         parts["guide_weight"] = f"weight = {_text(settings.guide_weight)}"
-    others = {name: f"{name} = {_text(getattr(settings, name))}" for name in names if name != STEPS}
+    others = {
+        name: file_name(f"{name} = {_text(getattr(settings, name))}", LONGEST_HEAD)
+        for name in names
+        if name != STEPS
+    }
     told = [text for name, text in (others | parts).items() if name in names]
     return ", ".join(told or parts.values())
 
@@ -343,7 +383,7 @@ def title(settings: SampleConfig, names: Sequence[str]) -> str:
 def _place(guide_with: str | None) -> str:
     """A step or a path as a part of a file name, which does not grow with it."""
     text = (guide_with or "-none").strip("/").replace("/", ".").replace(":", ".")
-    return text if len(text) <= 60 else text[-60:]
+    return text if len(text) <= LONGEST_PART else file_name(text, LONGEST_PART, end=True)
 
 
 def _text(value: Any) -> str:

@@ -194,7 +194,7 @@ class Trained:
         Args:
             given: the path of numbers (``.npy`` or ``.csv``, [N, D]) or pictures (a folder,
                 ``.npy``, ``.npz``, ``dataset:NAME[:split]``); numbers as a tensor; or a data set.
-            num: how many rows are wanted; all if None.
+            num: how many rows are wanted, 1 at least; all if None.
 
         Returns:
             Conditions, of N pictures.
@@ -207,7 +207,8 @@ class Trained:
         >>> fourfold.condition("dataset:digits:test", 3).image.shape
         torch.Size([3, 2, 8, 8])
         """
-        return open_condition(given, self.config, self.shape, num).conditions
+        found = open_condition(given, self.config, self.shape, num).conditions
+        return found.each(lambda value: value[:num])
 
     def shown(self, images: Tensor) -> Tensor:
         """Pictures of the network's data as grids show them.
@@ -345,8 +346,8 @@ class Trained:
 
         Raises:
             ValueError: for settings that do not exist, do not fit the network or belong to another
-                solver, labels that the network does not know, or a weaker network that does not
-                fit.
+                solver, labels that the network does not know or that guidance does not lead to, or
+                a weaker network that does not fit.
 
         >>> digits = untrained("digits")
         >>> draws = digits.draws(labels=["7"], steps=8)
@@ -367,6 +368,8 @@ class Trained:
         rows = max((len(value) for value in asked.conditions.keywords().values()), default=0)
         count = num or rows or (each if asked.names else UNLABELLED)
         check_labels(asked.labels, len(self.shape.legend.names), self.shape.legend.tags)
+        if self.shape.legend.names:
+            self._check_guided(asked.labels[:count], chosen.guidance)
         weak = self._weaker_for(chosen, settings.get("guide_with", chosen.guide_with))
         return Draws(self, self._fitting(chosen, count), asked, count, seed, weak)
 
