@@ -9,12 +9,14 @@ from typing import get_args, get_type_hints
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from tests.helpers.small import small_checkpoint
 from tests.test_docs import FACES
 from vfn.cli import app
-from vfn.evaluation import read_statistics, save_statistics
+from vfn.configs import load as load_config
+from vfn.evaluation import judge, read_statistics, save_statistics, store_reference
 from vfn.evaluation.features import Statistics
 from vfn.interop import export_diffusers, export_hub, export_pt2, import_diffusers
 from vfn.pictures import save_animation, save_png
@@ -98,6 +100,30 @@ def test_what_is_no_path_is_refused(function, given, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="^expected a path, got "):
         function(given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_home_everywhere(tmp_path, monkeypatch):
+    """Shells leave the ~ of --out=~/run as it is, and Python that of any text."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    run = RunFiles("~/run")
+    write_checkpoint(run.checkpoint(3), small_checkpoint())
+    assert run.path == tmp_path / "run"
+    (tmp_path / "own.toml").write_text("[train]\nsteps = 7\n", encoding="utf-8")
+    assert load_config("~/own.toml").train.steps == 7
+    drawn = load("run:~/run", "cpu").draws(20, steps=1)
+    write_samples(drawn, "~/samples")
+    store_reference("dataset:digits:test", "~/ref.npz", device="cpu")
+    (tmp_path / "ref.npz").rename(tmp_path / "REF.NPZ")
+    found = judge("~/REF.NPZ", "~/samples", ["fd"], device="cpu")
+    assert found.figures[0].value > 0
+    command = ["export", "~/run", "--out=~/one.safetensors"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert (tmp_path / "one.safetensors").is_file()
+    assert list((tmp_path / "work").iterdir()) == []
+    with pytest.raises(ValueError, match=r"'~nobody-at-all/x' is no path .* begins with ~ is \./~"):
+        load("~nobody-at-all/x")
 
 
 def untrained_checkpoint():

@@ -71,7 +71,7 @@ def write_atomic(path: str | Path, content: bytes | str, durable: bool = True) -
 
 
 def given_path(given: object) -> Path:
-    """The path that somebody has given.
+    """The path that somebody has given, whose ~ is somebody's home directory.
 
     Args:
         given: text or a path.
@@ -80,38 +80,25 @@ def given_path(given: object) -> Path:
         the path.
 
     Raises:
-        ValueError: for anything else, and an empty name, which Python takes for the current
-            directory, and a shell gives for a variable that is not set.
+        ValueError: for anything else, an empty name, which Python takes for the current directory,
+            and a shell gives for a variable that is not set; or if there is nobody of that name.
 
+    >>> given_path("~/data") == Path.home() / "data"
+    True
     >>> given_path("")
     Traceback (most recent call last):
     ValueError: expected a path, got ''; the current directory is .
     """
     if isinstance(given, Path) or (given and isinstance(given, str)):
-        return Path(given)
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                f"'{shortened(str(given))}' is no path ({printable(str(error))}); a name that "
+                "begins with ~ is ./~..."
+            ) from None
     where = "the current directory is ." if given == "" else "give a text or a pathlib.Path"
     raise ValueError(f"expected a path, got {shown(given)}; {where}")
-
-
-def at_home(name: str | Path) -> Path:
-    """A path whose ~ is somebody's home directory.
-
-    Args:
-        name: as a person writes it.
-
-    Returns:
-        the path.
-
-    Raises:
-        ValueError: if there is nobody of that name.
-
-    >>> at_home("~/data") == Path.home() / "data"
-    True
-    """
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"'{shortened(str(name))}' is no path ({printable(str(error))})") from None
 
 
 def temporary_of(path: Path, end: str = "tmp") -> Path:

@@ -19,7 +19,7 @@ from vfn.configs.schema import (
     TrainConfig,
 )
 from vfn.configs.settings import flat_fields, from_tables, override, renewed, to_tables
-from vfn.files import shortened, shown
+from vfn.files import given_path, shortened, shown
 
 __all__ = [
     "Config",
@@ -95,7 +95,7 @@ def read(name: str) -> str:
                 "or a path to a .toml file"
             )
         return (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
-    path = Path(name)
+    path = given_path(name)
     if not path.is_file():
         raise ValueError(f"config file {name} does not exist; presets are {', '.join(presets())}")
     try:

@@ -22,7 +22,7 @@ from vfn.data.resize import resize_and_crop, resized
 from vfn.data.source import Source
 from vfn.data.standard import DATASETS, Standard
 from vfn.data.tar import tar_files, tar_source
-from vfn.files import at_home, few, printable, shortened, shown
+from vfn.files import few, given_path, printable, shortened, shown
 from vfn.tables import is_object_name, outside
 
 ARCHIVES = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"}
@@ -135,7 +135,7 @@ def data_home(settings: DataConfig) -> Path:
     >>> data_home(DataConfig(data_dir="/data"))
     PosixPath('/data')
     """
-    return at_home(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
+    return given_path(settings.data_dir or os.environ.get(DATA_VARIABLE) or "~/.cache/vfn")
 
 
 def data_name(name: str) -> str:
@@ -172,7 +172,7 @@ def settled(settings: DataConfig) -> DataConfig:
     """
     home, condition = settings.data_dir, settings.condition
     if home is not None:
-        home = os.path.abspath(at_home(home))  # noqa: PTH100  # links stay
+        home = os.path.abspath(given_path(home))  # noqa: PTH100  # links stay
     if condition is not None and derived_kind(condition) is None:
         condition = str(_resolved(condition))
     return replace(
@@ -518,7 +518,7 @@ def _find_files(
 
 def _resolved(name: str) -> Path:
     """The path that a name is, absolute and without links."""
-    path = at_home(name)
+    path = given_path(name)
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vfn.files import shown
+from vfn.files import given_path, shown
 from vfn.tables import Entry, Table, how_to_install
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def open_extractor(
     >>> open_extractor("pixels").name
     'pixels'
     """
-    weights = None if weights is None else Path(weights)
+    weights = None if weights is None else given_path(weights)
     check_extractor(name, weights, data_dir)
     entry = EXTRACTORS.find(name)
     if entry.url:

@@ -17,7 +17,7 @@ from vfn.evaluation.planning import Plan, plan_evaluation
 from vfn.evaluation.record import Evaluation, not_finite
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.evaluation.sides import Judged, Sides
-from vfn.files import few
+from vfn.files import few, given_path
 from vfn.memory import in_memory
 from vfn.model import float32_products
 from vfn.progress import say
@@ -81,7 +81,7 @@ class Judge:
             ValueError: for anything that the work would fail by.
         """
         first = self._extractor is None
-        weights = Path(self.weights) if first and self.weights is not None else None
+        weights = given_path(self.weights) if first and self.weights is not None else None
         with together(world):
             plan = plan_evaluation(
                 self.real, fake, self.metrics, world, held_out=self.held_out,

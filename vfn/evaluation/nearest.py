@@ -15,6 +15,7 @@ from vfn.evaluation.judging import seen_by
 from vfn.evaluation.opening import Given
 from vfn.evaluation.planning import plan_evaluation
 from vfn.evaluation.sides import Judged, features_of
+from vfn.files import given_path
 from vfn.memory import in_memory
 from vfn.numbers import whole
 from vfn.ops import nearest_distances
@@ -87,7 +88,7 @@ def nearest_pictures(
     >>> found.images.shape, bool((found.distances.diff() >= 0).all())
     (torch.Size([2, 4, 1, 8, 8]), True)
     """
-    weights = None if weights is None else Path(weights)
+    weights = None if weights is None else given_path(weights)
     count, neighbours = whole(count, "count", 1), whole(neighbours, "neighbours", 1)
     options: dict[str, Any] = {"features": features, "weights": weights, "num": num, "seed": seed,
                                "image_size": image_size, "device": device,

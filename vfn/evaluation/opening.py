@@ -22,7 +22,7 @@ from vfn.data import (
 from vfn.data.labels import TAG_SEPARATOR
 from vfn.evaluation.features import Statistics, holds_statistics, read_statistics
 from vfn.evaluation.needs import Content, Size
-from vfn.files import few
+from vfn.files import few, given_path
 from vfn.runs import RunFiles, seconds_until
 from vfn.runs.directory import run_of
 from vfn.sampling import Asked, Drawn, Draws, Trained, ask, load, split_text
@@ -82,8 +82,8 @@ def open_side(
     if isinstance(given, Statistics):
         return Opened("statistics in memory", given)
     if isinstance(given, str | Path):
-        path = Path(given)
-        if path.suffix == ".npz" and holds_statistics(path, lean):
+        path = given_path(given)
+        if path.suffix.lower() == ".npz" and holds_statistics(path, lean):
             return Opened(str(given), read_statistics(path))
     return open_pictures(given, data, size, labelled, ", statistics, or a run or network")
 
@@ -143,7 +143,7 @@ def _channels_first(array: np.ndarray) -> Tensor:
 
 
 def _open_path(spec: str, data: DataConfig, size: Size | None, labelled: bool) -> Opened:
-    folder = Path(spec)
+    folder = given_path(spec)
     record = None if spec.startswith("dataset:") else _record_of(folder)
     if record is not None:
         return Opened(spec, _samples(folder, record), _told(record))
@@ -168,7 +168,7 @@ def _record_of(folder: Path) -> dict[str, Any] | None:
 
 def data_of_samples(given: object) -> DataConfig | None:
     """How the data were prepared of the run that drew a folder of pictures, where it is at hand."""
-    record = _record_of(Path(given)) if isinstance(given, str | Path) else None
+    record = _record_of(given_path(given)) if isinstance(given, str | Path) else None
     run = record.get("run") if record else None
     if not isinstance(run, str) or not RunFiles(run).config.exists():
         return None

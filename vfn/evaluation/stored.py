@@ -84,7 +84,7 @@ def store_reference(
     'digits.npz: mean, covariance and features of 360 pictures'
     """
     out = given_path(out)
-    weights = None if weights is None else Path(weights)
+    weights = None if weights is None else given_path(weights)
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
     size = checked_size(image_size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vfn.configs import DataConfig
 from vfn.data import data_home
 from vfn.evaluation.extractors import Extractor, Features, Outputs
-from vfn.files import locked, make_directory, write_atomic
+from vfn.files import given_path, locked, make_directory, write_atomic
 from vfn.model import float32_products
 from vfn.tables import how_to_install
 
@@ -63,7 +63,7 @@ def check_weights(name: str, entry: Features, weights: Path | None, data_dir: st
         ValueError: it says where they are looked for.
     """
     variable = os.environ.get(_variable(name))
-    named = weights or (Path(variable) if variable else None)
+    named = weights or (given_path(variable) if variable else None)
     if named is not None and not named.is_file():
         raise ValueError(f"weights {named} cannot be read: No such file")
     path = _kept(entry, data_dir)
@@ -90,7 +90,7 @@ def _kept(entry: Features, data_dir: str | None) -> Path:
 def _find_weights(name: str, entry: Features, data_dir: str | None) -> tuple[Path, str]:
     """The weights from the environment or the cache, and how their hash has to begin."""
     if named := os.environ.get(_variable(name)):
-        return Path(named), ""
+        return given_path(named), ""
     path = _kept(entry, data_dir)
     # Where no hash is published, that of the download tells whether the file is still the same.
     kept = path.with_name(f"{path.name}.sha256")

@@ -13,7 +13,7 @@ from vfn.data import Dataset, load_dataset, read_pictures, spec_settings
 from vfn.data.derived import known, with_mask
 from vfn.data.given import check_numbers, derived_kind
 from vfn.data.values import Values
-from vfn.files import at_home, few, given_path, shortened, shown
+from vfn.files import few, given_path, shortened, shown
 from vfn.model import DataShape, fixed_conditions, image_channels
 from vfn.nn import Conditions
 from vfn.numbers import whole
@@ -174,7 +174,7 @@ def _of_file(given: str | Path, name: str, config: Config, shape: DataShape) -> 
     """Numbers of a file, or its pictures under a mask; None of what holds pictures alone."""
     if str(given).startswith("dataset:"):
         return None
-    path = at_home(given_path(given))
+    path = given_path(given)
     numbers = _read_numbers(path, name)
     if numbers is not None:
         return _of_numbers(numbers, shape, name)
