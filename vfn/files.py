@@ -9,14 +9,17 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 # An absolute path at the beginning of a text, or after run:, dataset:, an option's = or a comma:
 # what is before it, and its last two parts. hf://owner/name is none.
-_ABSOLUTE = re.compile(r"(^|[=:,'\"])(?!//)(?:/+[^/:,]+)*?/+([^/:,]+(?:/+[^/:,]+)?)/*(?=$|[:,])")
+_ABSOLUTE = re.compile(
+    r"(^|[=,'\"]\s*|(?<=[A-Za-z]):(?!//[^/]))(?:/+[^/:,]+)*?/+([^/:,]+(?:/+[^/:,]+)?)/*(?=$|[:,])"
+)
 DEEPEST = 64  # levels of JSON
 SILENT = 24 * 3600.0  # seconds after which a process of another machine is taken to write no more
 
@@ -335,6 +338,26 @@ def short_digest(text: str) -> str:
     'ca978112'
     """
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def told_apart(texts: Sequence[str], wholes: Sequence[str]) -> list[str]:
+    """Texts that differ wherever what they stand for does.
+
+    Args:
+        texts: perhaps shortened.
+        wholes: what each stands for.
+
+    Returns:
+        the texts; a hash follows those that others have as well, for something else.
+
+    >>> told_apart(["a", "b", "a"], ["x/a", "b", "y/a"])
+    ['a-5356176b', 'b', 'a-8187477f']
+    """
+    pairs = list(zip(texts, wholes, strict=True))
+    sharing = Counter(text for text, _ in set(pairs))
+    return [
+        text if sharing[text] == 1 else f"{text}-{short_digest(whole)}" for text, whole in pairs
+    ]
 
 
 def without_places(text: str) -> str:

@@ -102,6 +102,15 @@ def test_arrays_and_lists_are_taken_for_all(make):
     assert found.images.tolist() == pictures
 
 
+def test_whole_numbers_are_vectors_and_no_pictures():
+    vectors = as_dataset(PICTURES, vectors=[[1, 2], [3, 4], [5, 6]]).vectors
+    assert (vectors.dtype, vectors.tolist()) == (torch.float32, [[1, 2], [3, 4], [5, 6]])
+    with pytest.raises(ValueError, match=r"got int64 .*; convert them with \.to\(torch\.uint8\)"):
+        as_dataset(PICTURES.tolist())
+    with pytest.raises(ValueError, match=r"got float32 .*; convert them with vfn\.data\.to_uint8"):
+        as_dataset(PICTURES.float())
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -14,7 +14,7 @@ from vfn.data.values import Values
 from vfn.evaluation.judging import judge
 from vfn.evaluation.stored import store_reference
 from vfn.model import DataShape
-from vfn.sampling import untrained
+from vfn.sampling import untrained, write_samples
 
 
 def test_stored_statistics_give_the_figures_of_the_pictures(tmp_path):
@@ -80,6 +80,19 @@ def test_statistics_in_other_units_are_refused(values, message, tmp_path):
     with pytest.raises(ValueError, match=f"r.npz has features of numbers .*{message}"):
         judge(out, network(values), "fid", num=4, device="cpu")
     assert judge(out, network(OTHERS["float32"]), "fid", num=4, device="cpu").figures[0].value > 0
+
+
+@pytest.mark.parametrize("kind", ["drawn", "written"])
+def test_numbers_that_say_nothing_of_themselves_are_not_stored(kind, tmp_path):
+    """As statistics of grey levels they would be held to such."""
+    draws = network(Values("uint16", (32767.5,), (32767.5,))).draws(4, steps=1)
+    given = draws.all()
+    if kind == "written":
+        given = str(tmp_path / "samples")
+        write_samples(draws, given, kind="npz")
+    with pytest.raises(ValueError, match=r"whose numbers have a meaning, got uint16; give vfn\.d"):
+        store_reference(given, str(tmp_path / "r.npz"), device="cpu")
+    assert not (tmp_path / "r.npz").exists()
 
 
 def test_statistics_without_units_are_of_grey_levels(tmp_path):

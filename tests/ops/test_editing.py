@@ -57,6 +57,27 @@ def test_encoding_goes_all_the_way_to_pure_noise(solver):
     assert torch.equal(by_adams, by_ddim)
 
 
+@pytest.mark.parametrize("levels", [[-5.0, 9.0], [-math.inf, 9.0], [-5.0, 1.0, 9.0]])
+@pytest.mark.parametrize("back", [False, True])
+def test_adams_solver_has_the_derivative_by_the_levels(levels, back):
+    """Of its first step those of DDIM, also at the end in data."""
+    grid = torch.tensor(levels, dtype=torch.float64, requires_grad=True)
+    z = start_noise(3, 2)
+
+    def slope(solver):
+        if back:
+            made = ops.encode(MIXTURE.denoise, z, grid, solver).z
+        else:
+            made = ops.sample(MIXTURE.denoise, z, grid, solver).x0
+        return torch.autograd.grad(made.sum(), grid)[0]
+
+    by_adams = slope(ops.adams_solver())
+    assert by_adams[1:].isfinite().all()
+    if len(levels) == 2:
+        by_ddim = slope(ops.editing.DDIM_INVERSE if back else ops.ddim_solver())
+        torch.testing.assert_close(by_adams, by_ddim, equal_nan=True)
+
+
 def test_encoding_needs_a_finite_end():
     with pytest.raises(ValueError, match="ends at a finite logsnr to encode from, got \\+inf"):
         ops.encode(MIXTURE.denoise, torch.zeros(1, 2), ops.karras_grid(4))

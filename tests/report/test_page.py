@@ -458,6 +458,28 @@ def test_commands_name_no_place_of_the_machine(run, line, shown):
     assert f"<code>{escape(shown)}\nvfn report</code>" in _page(run)
 
 
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("file:///home/me/data/cats", "data/cats"),
+        ("//home/me/data/cats", "data/cats"),
+        ("tar:/home/me/data/cats", "data/cats"),
+        (["/home/me/data/cats", "run:/home/me/runs/a"], "data/cats, run:runs/a"),
+        ("/home/me/data/cats, /home/me/runs/a", "data/cats, runs/a"),
+    ],
+)
+def test_settings_of_evaluations_name_no_place_of_the_machine(run, place, shown):
+    (run / "metrics.json").write_text(json.dumps(EVALUATION | {"settings": {"real": place}}))
+    page = _page(run)
+    assert "/home/me" not in page
+    assert shown in page
+
+
+def test_what_is_no_place_stays(run):
+    (run / "metrics.json").write_text(json.dumps(EVALUATION | {"settings": {"real": "12:/30"}}))
+    assert "12:/30" in _page(run)
+
+
 @pytest.mark.parametrize("place", ["'/home/me/o \"b\"/cats'", '"/home/me/o\'b/cats/"'])
 def test_configurations_name_no_place_of_the_machine(bare, place):
     text = dumps(Config()).replace('"digits"', place)

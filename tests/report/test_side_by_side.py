@@ -115,6 +115,29 @@ def test_heads_say_in_which_settings_evaluations_of_several_runs_differ(pair):
     assert "Figures compare only at equal numbers of pictures (40, 100)." in page
 
 
+def test_places_with_the_same_end_are_still_others(pair):
+    """In the settings, over the columns, and in what figures hang on."""
+    run, other = pair
+    (run / "metrics-w0.json").unlink()
+    places = [f"/home/me/{age}/data/cats" for age in ("old", "new")]
+    own = override(load("digits"), {"guide_with": places[0], "dataset": places[0]})
+    (run / "config.toml").write_text(dumps(own))
+    changed = {"guide_with": places[1], "dataset": places[1]}
+    (other / "config.toml").write_text(dumps(override(own, changed)))
+    for each, place in zip(pair, places, strict=True):
+        judged(each, guidance=0.5, num=40, real=f"dataset:{place}:test")
+    page = compare(pair).read_text()
+    assert "/home/me" not in page
+    table = re.search(r"Settings that differ</?.*?</table>", page, flags=re.S)[0]
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', table)
+    assert [name for name, *_ in rows] == ["dataset", "guide_with"]
+    for _, ours, theirs in rows:
+        assert ours != theirs
+        assert ours[:-8] == theirs[:-8]
+    assert len({*heads(page)}) == 2
+    assert "Figures compare only at equal real pictures (dataset:data/cats:test-" in page
+
+
 def test_heads_are_names_where_settings_are_the_same(pair):
     run, other = pair
     (run / "metrics-w0.json").unlink()

@@ -72,7 +72,7 @@ def as_dataset(
 ) -> Dataset:
     """Pictures in memory as a data set, checked.
 
-    All that is given may be tensors, arrays or lists.
+    All that is given may be tensors or arrays; labels and vectors may be lists, too.
 
     Args:
         images: uint8 [N, C, H, W], C 1 (grey) or 3 (RGB).
@@ -157,9 +157,10 @@ def _meant(images: Tensor, values: Values) -> Values:
             "them"
         )
     if values == PLAIN and (kind != "uint8" or images.ndim != 4 or images.shape[1] not in (1, 3)):
+        way = "vfn.data.to_uint8" if images.is_floating_point() else ".to(torch.uint8)"
         raise ValueError(
-            f"expected uint8 pictures [N, C, H, W] with C 1 or 3, {got}; convert them with "
-            "vfn.data.to_uint8, or say with values what the numbers mean"
+            f"expected uint8 pictures [N, C, H, W] with C 1 or 3, {got}; convert them with {way}, "
+            "or say with values what the numbers mean"
         )
     return values
 
@@ -180,6 +181,8 @@ def _conditions(
             count = len(given) if given.ndim else "one number"
             raise ValueError(f"expected {name} of {len(images)} pictures, got {count}")
     if vectors is not None:
+        whole = vectors.dtype != torch.bool and not vectors.dtype.is_floating_point
+        vectors = vectors.double() if whole and not vectors.is_complex() else vectors
         more |= {"vectors": vectors.float(), "vector": vector_of(vectors, names)}
     elif names:
         raise ValueError("expected vectors with vector_names, got None; leave out the names")

@@ -287,7 +287,7 @@ def checked_labels(
     classes = "classes 1..K" if first else f"classes 0..{names - 1 if names else 'K-1'}"
     most = "" if names else f" with K at most {MOST_NAMES}"
     why = "; with class_names, or with a 0 among them, classes count from 0, and -1 is none"
-    why = "" if first else why
+    why = why if low == -1 or not first else ""
     raise ValueError(
         f"expected {what} to be {classes} [{count}] or 0/1 tags [{count}, K]{most}, "
         f"got {shortened(str(labels.dtype))} {list(labels.shape)} with {low}..{high}{told}{why}"

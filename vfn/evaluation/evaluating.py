@@ -8,6 +8,7 @@ import torch
 
 from vfn.configs.schema import SEED
 from vfn.data import Dataset
+from vfn.data.values import PLAIN, Values
 from vfn.distributed import ALONE, World
 from vfn.evaluation.extractors import PIXELS, Extractor
 from vfn.evaluation.features import Kept, Statistics
@@ -16,6 +17,7 @@ from vfn.evaluation.needs import (
     Planned,
     check_bootstrap,
     check_needs,
+    comparable,
     find_metrics,
     needed,
 )
@@ -54,7 +56,8 @@ def evaluate(
         the figures, in order; on other processes than the first an empty list.
 
     Raises:
-        ValueError: for an unknown name, pictures of different shapes, or what a metric lacks.
+        ValueError: for an unknown name, pictures of different shapes or types, or what a metric
+            lacks.
 
     >>> from vfn.data import load_dataset
     >>> sides = Sides(load_dataset("digits"), load_dataset("digits", "test"))
@@ -63,12 +66,23 @@ def evaluate(
     """
     metrics = find_metrics(names)
     seed, bootstrap = whole(seed, "seed", 0, SEED), check_bootstrap(bootstrap)
-    check_needs(metrics, Planned(*sides, extractor), bootstrap)
+    sides, values = _in_one_unit(sides)
+    check_needs(metrics, Planned(*sides, extractor, values=values), bootstrap)
     judged = extracted(sides, metrics, extractor, world)
     if world.rank:
         return []
     judged = judged._replace(seed=seed, bootstrap=bootstrap, references=references)
     return [figure for word in metrics for figure in computed(word, metrics[word], judged)]
+
+
+def _in_one_unit(sides: Sides) -> tuple[Sides, Values]:
+    """Sides with their numbers as metrics compare them, and what these mean on the real one."""
+    known = [side.values for side in sides if isinstance(side, Dataset)]
+    if all(values.plain for values in known):
+        return sides, PLAIN
+    roles = ("real", "fake", "held-out")
+    each = (comparable(side, known[0], role) for side, role in zip(sides, roles, strict=True))
+    return Sides(*each), known[0]
 
 
 def extracted(

@@ -1,7 +1,7 @@
 """What metrics cannot do without, checked for all of them before any work."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,33 @@ class Planned(NamedTuple):
     size: Size | None = None
     unseen: Dataset | str | None = None
     values: Values = PLAIN
+
+
+def comparable(side: Content | None, values: Values, role: str) -> Any:
+    """A side with its numbers as metrics compare them.
+
+    Args:
+        side: pictures; anything else stays as it is.
+        values: what the numbers of all sides mean.
+        role: what the side is called in messages.
+
+    Returns:
+        the side, of 8-bit pictures or of floats.
+
+    Raises:
+        ValueError: for numbers of another type, or out of their range.
+    """
+    if not isinstance(side, Dataset):
+        return side
+    if side.images.dtype != getattr(torch, values.dtype):
+        raise ValueError(
+            f"expected {role} pictures of {values.dtype}, as the others are, got "
+            f"{str(side.images.dtype).removeprefix('torch.')}"
+        )
+    if values.plain:
+        return side
+    values.check(side.images, f"{role} pictures")
+    return side._replace(images=values.compared(side.images), values=PLAIN)
 
 
 def find_metrics(names: str | Sequence[str]) -> dict[str, Metric]:

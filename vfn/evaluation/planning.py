@@ -32,6 +32,7 @@ from vfn.evaluation.needs import (
     check_bootstrap,
     check_model,
     check_needs,
+    comparable,
     count_of_side,
     find_metrics,
     find_usual,
@@ -177,10 +178,10 @@ def plan_evaluation(
     fakes = opened(fake, drawing, False)
     unseen = _unseen(real, held_out, data, size, needs)
     values = _values_of(reals.content, fakes.content)
-    reals = reals._replace(content=_comparable(reals.content, values, "real"))
-    fakes = fakes._replace(content=_comparable(fakes.content, values, "fake"))
+    reals = reals._replace(content=comparable(reals.content, values, "real"))
+    fakes = fakes._replace(content=comparable(fakes.content, values, "fake"))
     if unseen is not None:
-        compared = _comparable(unseen, values, "held-out")
+        compared = comparable(unseen, values, "held-out")
         unseen = compared if isinstance(compared, Dataset) else None
     outlook = outlook_of(features, shape_of_side(reals.content, size))
     # The conditions that a spec gives are those of the run, unless their files are others by now.
@@ -231,21 +232,6 @@ def _check_units(real: Values, fake: Values) -> None:
             f"expected networks of numbers of one type and range, got {real.describe()} on the "
             f"real side and {fake.describe()} on the fake; give what one of them draws as pictures"
         )
-
-
-def _comparable(side: Content, values: Values, role: str) -> Content:
-    """A side with its numbers as metrics compare them."""
-    if not isinstance(side, Dataset):
-        return side
-    if side.images.dtype != getattr(torch, values.dtype):
-        raise ValueError(
-            f"expected {role} pictures of {values.dtype}, as the others are, got "
-            f"{str(side.images.dtype).removeprefix('torch.')}"
-        )
-    if values.plain:
-        return side
-    values.check(side.images, f"{role} pictures")
-    return side._replace(images=values.compared(side.images), values=PLAIN)
 
 
 def legend_of(content: Content) -> Labels | None:

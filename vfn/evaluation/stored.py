@@ -10,9 +10,11 @@ from vfn import __version__
 from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
+from vfn.data.values import Values
 from vfn.distributed import check_alike, processes, together
 from vfn.evaluation.extractors import Extractor, check_extractor, check_given, open_extractor
 from vfn.evaluation.features import compute_statistics, save_statistics
+from vfn.evaluation.needs import comparable
 from vfn.evaluation.opening import Pictures, open_pictures
 from vfn.evaluation.planning import (
     check_room,
@@ -102,8 +104,8 @@ def store_reference(
                 raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
             if isinstance(features, str):
                 features = open_extractor(features, weights, world.device, data_dir)
-            values = content.values
-            images = resized(values.compared(content.images), size)
+            values = _units_of(content)
+            images = resized(comparable(content, values, "real").images, size)
             features = tried(features, images[:2])
             room = check_room(features, count, data)
             wanted = (room if keep else 0) + 8 * (features.width or 0) ** 2
@@ -124,3 +126,14 @@ def store_reference(
             if not world.rank:
                 save_statistics(out, found._replace(provenance=provenance))
     return StoredReference(out, count, keep)
+
+
+def _units_of(pictures: Dataset) -> Values:
+    """What the numbers of pictures mean, which statistics have to say."""
+    values, kind = pictures.values, str(pictures.images.dtype).removeprefix("torch.")
+    if values.plain and kind != "uint8":
+        raise ValueError(
+            f"expected 8-bit pictures, or others whose numbers have a meaning, got {kind}; give "
+            "vfn.data.as_dataset(pictures, values=), or own_pictures() of a network"
+        )
+    return values

@@ -99,9 +99,11 @@ def flow_step(z: Tensor, x0: Tensor, logsnr_t: Tensor, logsnr_s: Tensor) -> Tens
         z_s, shape and dtype of ``z``.
     """
     lt, ls = as_logsnr(logsnr_t, z, "logsnr_t"), as_logsnr(logsnr_s, z, "logsnr_s")
-    back = ls < lt
-    low, high = torch.where(back, ls, lt), torch.where(back, lt, ls)
-    coef_x0 = torch.where(back, _of_x0_back(high, low), _of_x0(low, high))
+    back, none = ls < lt, torch.zeros_like(ls)
+    # The other way is asked of levels at which it, and its derivative, are numbers.
+    ahead = _of_x0(torch.where(back, none, lt), torch.where(back, none, ls))
+    behind = _of_x0_back(torch.where(back, lt, none), torch.where(back, ls, none))
+    coef_x0 = torch.where(back, behind, ahead)
     return linear_combination(_coef.sigma_ratio(ls, lt), z, coef_x0, x0)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from vfn.evaluation import Evaluation, Figure, is_number
 from vfn.evaluation.metrics import KINDS
-from vfn.files import without_places
-from vfn.report.markup import ARROWS, MISSING, Cell, details, paragraph, plain, table
+from vfn.files import told_apart
+from vfn.report.markup import ARROWS, MISSING, Cell, details, for_others, paragraph, plain, table
 
 # Settings that tell columns apart, with what they are called; the first ones first.
 _HEADS = {
@@ -129,9 +129,9 @@ def _apart(evaluations: Sequence[Evaluation]) -> list[list[str]]:
     """For each setting in which evaluations differ its text in each of them."""
     values = {name: [each.settings.get(name) for each in evaluations] for name in _HEADS}
     return [
-        [f"{text} {_setting(name, value)}".strip() for value in values[name]]
+        [f"{text} {told}".strip() for told in _told(name, values[name])]
         for name, text in _HEADS.items()
-        if len({json.dumps(value, sort_keys=True) for value in values[name]}) > 1
+        if len({*_wholes(values[name])}) > 1
     ]
 
 
@@ -142,15 +142,11 @@ def _numbered(titles: Sequence[str]) -> list[str]:
 
 def _unequal(evaluations: Sequence[Evaluation]) -> str:
     """A sentence where figures of some evaluations are not to be held to those of others."""
-    found = {
-        what: dict.fromkeys(
-            _setting(name, each.settings[name])
-            for each in evaluations
-            if each.settings.get(name) is not None
-        )
-        for name, what in _EQUAL.items()
-    }
-    told = [f"{what} ({', '.join(values)})" for what, values in found.items() if len(values) > 1]
+    found = {}
+    for name, what in _EQUAL.items():
+        values = [each.settings.get(name) for each in evaluations]
+        found[what] = dict.fromkeys(_told(name, [value for value in values if value is not None]))
+    told = [f"{what} ({', '.join(texts)})" for what, texts in found.items() if len(texts) > 1]
     return f"Figures compare only at equal {' and '.join(told)}." if told else ""
 
 
@@ -252,21 +248,26 @@ def _settings(evaluations: Sequence[Evaluation], titles: Sequence[str]) -> str:
     names = dict.fromkeys(n for settings in each for n in settings if n not in _PRIVATE)
     rows = []
     for name in names:
-        texts = [_setting(name, settings.get(name)) for settings in each]
+        texts = _told(name, [settings.get(name) for settings in each])
         unit = _UNITS.get(name, "")
         rows.append([escape(str(name)), *(escape(f"{text} {unit}".rstrip()) for text in texts)])
     heads = ["Setting", *map(escape, titles)]
     return table(heads, rows, "settings", "Settings of the evaluations")
 
 
-def _setting(name: str, value: Any) -> str:
-    """A setting as text; of an absolute path its last two parts.
+def _told(name: str, values: Sequence[Any]) -> list[str]:
+    """Values of a setting as texts, which differ where they do; of absolute paths the last parts.
 
     Returns:
-        text.
+        a text for each.
 
-    >>> _setting("fake", "run:/home/me/runs/a"), _setting("real", "dataset:digits")
-    ('run:runs/a', 'dataset:digits')
+    >>> _told("fake", ["run:/home/me/runs/a", None]), _told("real", ["dataset:digits"])
+    (['run:runs/a', '–'], ['dataset:digits'])
     """
-    text = plain(value)
-    return text if name == "labels" else without_places(text)
+    show = plain if name == "labels" else for_others
+    return told_apart([show(value) for value in values], _wholes(values))
+
+
+def _wholes(values: Sequence[Any]) -> list[str]:
+    """Texts that are the same where values are."""
+    return [json.dumps(value, sort_keys=True) for value in values]

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vfn.files import without_places
+
 MISSING = "–"
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -146,6 +148,23 @@ def table(
 {body}
 </tbody>
 </table></div>"""
+
+
+def for_others(value: Any) -> str:
+    """A value as `plain` writes it, in which paths of this machine have their last two parts alone.
+
+    Args:
+        value: of a file.
+
+    Returns:
+        text.
+
+    >>> for_others(["/home/me/runs/a", "run:/home/me/runs/b"]), for_others("dataset:digits")
+    ('runs/a, run:runs/b', 'dataset:digits')
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(map(for_others, value))
+    return without_places(plain(value))
 
 
 def plain(value: Any) -> str:

@@ -52,8 +52,8 @@ from vfn.train.distillation.plan import stages_of
 
 _PREVIEWS = 12  # a page that is mailed cannot hold the previews of a long run
 _FOLDERS = 6  # of samples, and of comparisons
-# An absolute path in TOML, perhaps after run:, and its last part.
-_PLACE = re.compile(r"""(["'])((?:run:|dataset:)?)/(?:(?!\1)[^\n])*(/(?:(?!\1)[^\n/])+)/?\1""")
+# An absolute path in TOML, perhaps after a word such as run:, and its last part.
+_PLACE = re.compile(r"""(["'])((?:[A-Za-z]\w*:)?)/(?:(?!\1)[^\n])*(/(?:(?!\1)[^\n/])+)/?\1""")
 
 
 def report(run: str | Path, add: Sequence[str | Path] = ()) -> Path:

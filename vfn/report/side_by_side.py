@@ -6,12 +6,12 @@ from html import escape
 from pathlib import Path
 
 from vfn.configs.settings import flat_values
-from vfn.files import check_place, file_name, given_path, without_places, write_atomic
+from vfn.files import check_place, file_name, given_path, told_apart, write_atomic
 from vfn.report.drawings import draw_levels, draw_losses_beside, loss_by_logsnr
 from vfn.report.evaluated import evaluated, in_order, titles_of_runs
 from vfn.report.frame import document
 from vfn.report.heard import curves_table, in_words, levels_in_words, levels_table
-from vfn.report.markup import Section, chart, details, paragraph, plain, section, table
+from vfn.report.markup import Section, chart, details, for_others, paragraph, section, table
 from vfn.report.page import (
     commands,
     commands_title,
@@ -133,14 +133,19 @@ def _beside(contents: Mapping[str, RunContents], show: Callable[[RunContents], s
 def _differing(contents: Mapping[str, RunContents]) -> str:
     """A row for each setting that is not the same in all runs."""
     values = [flat_values(each.config) for each in contents.values()]
-    rows = [
-        [escape(name), *(escape(without_places(plain(each[name]))) for each in values)]
+    differ = {
+        name: [each[name] for each in values]
         for name in values[0]
         if name not in _PLACES and any(each[name] != values[0][name] for each in values)
+    }
+    rows = [
+        [name, *told_apart([*map(for_others, found)], [*map(repr, found)])]
+        for name, found in differ.items()
     ]
     data = [each.config.data.dataset for each in contents.values()]
     if len({*data}) > 1:
-        rows.insert(0, ["dataset", *(escape(Path(name).name) for name in data)])
+        rows.insert(0, ["dataset", *told_apart([Path(name).name for name in data], data)])
+    rows = [[*map(escape, row)] for row in rows]
     if not rows:
         return paragraph("All settings are the same.")
     return table(["Setting", *map(escape, contents)], rows, "settings", "Settings that differ")

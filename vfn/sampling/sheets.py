@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vfn.configs import SampleConfig
-from vfn.files import file_name, short_digest, shortened, without_places
+from vfn.files import file_name, shortened, told_apart, without_places
 from vfn.numbers import number_of
 from vfn.pictures import grid
 from vfn.sampling.draws import DrawingBar, Draws, Watch, evaluations
@@ -347,9 +346,7 @@ def folder_names(several: Sequence[SampleConfig], names: Sequence[str]) -> list[
     """
     called = [folder_name(one, names) for one in several]
     apart = [repr([getattr(one, name) for name in names]) for one in several]
-    pairs = list(zip(called, apart, strict=True))
-    sharing = Counter(name for name, _ in set(pairs))
-    return [name if sharing[name] == 1 else f"{name}-{short_digest(text)}" for name, text in pairs]
+    return told_apart(called, apart)
 
 
 def title(settings: SampleConfig, names: Sequence[str]) -> str:

@@ -13,9 +13,6 @@ from vfn.parametric import Parametric
 from vfn.tables import Entry, Table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vfn.nn import Conditions
     from vfn.objective import Objective
     from vfn.ops import Denoiser, Learned
 
@@ -27,11 +24,11 @@ WithAuxiliary = Callable[..., "Learned"]
 class Weak(NamedTuple):
     """A weaker network that a teacher is led away from.
 
-    denoiser: what it says of a batch with some labels, or None, and other conditions; the third
-    argument is whether its x0 is held within [-1, 1]. guidance: w of it.
+    denoiser: ``denoiser(labels, conditions, clip=True)``, what it says of a batch with some labels,
+    or None, and other conditions, held within [-1, 1] or not. guidance: w of it.
     """
 
-    denoiser: "Callable[[Tensor | None, Conditions, bool], Denoiser]"
+    denoiser: "Callable[..., Denoiser]"
     guidance: float
 
 

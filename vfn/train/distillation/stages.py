@@ -521,12 +521,12 @@ def _frozen(checkpoint: Checkpoint, world: World, called: str) -> Trained:
     )
 
 
-def _said_by(weak: Trained) -> Callable[[Tensor | None, Conditions, bool], Denoiser]:
+def _said_by(weak: Trained) -> Callable[..., Denoiser]:
     """What a network says of a batch under some conditions; it may know no labels."""
     diffusion, labelled = weak.config.diffusion, bool(weak.shape.legend.names)
     schedule, out_type = schedule_of(diffusion), diffusion.model_out_type
 
-    def said(labels: Tensor | None, conditions: Conditions, clip: bool) -> Denoiser:
+    def said(labels: Tensor | None, conditions: Conditions, clip: bool = True) -> Denoiser:
         asked = labels if labelled else None
         return denoiser(
             weak.model, None, schedule, out_type, asked, clip=clip, conditions=conditions
