@@ -59,8 +59,9 @@ def number(value: Any, name: str) -> float:
     ValueError: expected sigma_rel to be a finite number, got '0.07'
     """
     try:
-        kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-        found = math.nan if kind in ("bool", "str", "bytes") else float(value)
+        kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        none = isinstance(value, bool | str | bytes) or kind == "bool"
+        found = math.nan if none else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: of several, by torch
         found = math.nan
     if not math.isfinite(found):

@@ -111,6 +111,7 @@ def test_fewer_snapshots_are_worse(averaged, tmp_path):
         (float("nan"), "got nan"),
         ("0.07", "expected sigma_rel to be a finite number, got '0.07'"),
         (None, "expected sigma_rel to be a finite number, got None"),
+        (np.str_("0.07"), "expected sigma_rel to be a finite number, got .*0.07"),
         (torch.tensor(True), r"expected sigma_rel to be a finite number, got tensor\(True\)"),
     ],
 )

@@ -27,7 +27,6 @@ from vfn.ops import (
     x0_from_mean_velocity,
     zero_init,
 )
-from vfn.ops._coef import as_float64
 from vfn.ops.guidance import PLAIN
 from vfn.ops.integration import asked, denoiser_of, remembers, spans
 from vfn.ops.schedules import level_at
@@ -151,8 +150,9 @@ def denoiser(
 
     Returns:
         ``denoise(z, logsnr) -> x0``; with ``variance`` x0 and the fraction along the channels, as
-        `learned_ancestral_solver` wants it. A `Remembering` one where the rule remembers; a
-        `vfn.ops.Spanning` one of a network that takes a second time, unless ``weak`` is none.
+        `learned_ancestral_solver` wants it. A `Remembering` one where the rule or ``weak``
+        remembers; a `vfn.ops.Spanning` one of a network that takes a second time, where ``weak`` is
+        one as well, if there is any.
 
     Raises:
         ValueError: if guidance is negative, or asked for without labels, or not what the network
@@ -247,8 +247,9 @@ def denoiser(
 
 def _each(logsnr: Tensor | float, z: Tensor) -> Tensor:
     """A logsnr for each picture [B], of one for all or with axes of length 1 behind."""
-    value = as_float64(logsnr, "logsnr", z.device)
-    return value.reshape(-1).expand(z.shape[0])
+    if not isinstance(logsnr, Tensor):  # a number keeps its digits where z is of half precision
+        logsnr = torch.as_tensor(logsnr, dtype=torch.float64, device=z.device)
+    return logsnr.reshape(-1).expand(z.shape[0])
 
 
 def _number(strength: Strength, name: str) -> float | None:
