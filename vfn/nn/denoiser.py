@@ -246,10 +246,9 @@ def denoiser(
 
 
 def _each(logsnr: Tensor | float, z: Tensor) -> Tensor:
-    """A logsnr for each picture [B], of one for all or with axes of length 1 behind."""
-    if not isinstance(logsnr, Tensor):  # a number keeps its digits where z is of half precision
-        logsnr = torch.as_tensor(logsnr, dtype=torch.float64, device=z.device)
-    return logsnr.reshape(-1).expand(z.shape[0])
+    """A logsnr for each picture [B], float64, of one for all or with axes of length 1 behind."""
+    value = torch.as_tensor(logsnr, dtype=torch.float64, device=z.device)
+    return value.reshape(-1).expand(z.shape[0])
 
 
 def _number(strength: Strength, name: str) -> float | None:
