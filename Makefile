@@ -30,7 +30,8 @@ check: $(INSTALLED)  ## formatting, lint, types: what has to pass before a commi
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## the documentation site: build/docs/index.html, opens without a network
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -c docs -d build/doctrees . build/docs
+	# read anew each time: a kept reading overlooks docstrings that reach a page through another module
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --jobs auto -c docs -d build/doctrees . build/docs
 
 oldest: $(INSTALLED)  ## the core's tests on the oldest torch that is declared; leaves it in .venv
 	$(BIN)/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*'

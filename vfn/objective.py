@@ -66,7 +66,7 @@ class Batch(NamedTuple):
 
     @property
     def conditions(self) -> tuple[Tensor | None, ...]:
-        """What a network is given beside z and t, in order: labels, and guidance."""
+        """The labels and then the guidance that a network is given beside z and t."""
         return (self.labels,) if self.guidance is None else (self.labels, self.guidance)
 
     @property

@@ -33,7 +33,7 @@ class Vector(NamedTuple):
 
     @property
     def dim(self) -> int:
-        """Numbers that a network is given: one more than there are, or 0."""
+        """Numbers that a network is given, which is one more than there are, or 0."""
         return len(self.names) + 1 if self.names else 0
 
     def of(self, values: "Tensor") -> "Tensor":

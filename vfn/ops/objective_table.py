@@ -97,7 +97,7 @@ class ObjectiveEntry(Parametric):
 
     @property
     def two_times(self) -> bool:
-        """Whether it may ask for a second time: it needs one, or it is from outside."""
+        """Whether it may ask for a second time, as those that need one or come from outside do."""
         return self.second_time or self.parameters is None
 
     def lacking(self, word: str, second_time: bool, time_embedding: str) -> list[str]:
