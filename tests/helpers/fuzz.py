@@ -26,6 +26,8 @@ from typing import NamedTuple
 SECONDS, MEMORY = 2.0, 2**30
 LONGEST = 2000  # letters of a refusal, beside what the person has written
 
+Change = Callable[[bytes, Random], bytes]
+
 
 class Subject(NamedTuple):
     """Something that is fuzzed.
@@ -36,6 +38,24 @@ class Subject(NamedTuple):
 
     change: Callable[[Random], str]
     read: Callable[[], object]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a new file: what is mapped to memory of the one before must not be cut."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def of_file(path: Path, content: bytes, change: Change, read: Callable[[], object]) -> Subject:
+    """A subject of one file."""
+
+    def changed(rng: Random) -> str:
+        put(path, change(content, rng))
+        return path.name
+
+    put(path, content)
+    read()  # what is damaged below was good
+    return Subject(changed, read)
 
 
 @dataclass
