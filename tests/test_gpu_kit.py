@@ -246,7 +246,7 @@ def test_files_with_tests_of_a_gpu_are_read_and_no_others():
     files = list(ROOT.glob("tests/**/*.py"))
     read = {path.name for path in files if not pytest_ignore_collect(path, asked)}
     assert {"test_gpu.py", "test_contract.py", "test_dropout.py", "test_loop.py"} <= read
-    assert "test_diffusers.py" not in read
+    assert "test_diffusers_import.py" not in read
     assert not any(pytest_ignore_collect(path, usual) for path in files)
 
 
