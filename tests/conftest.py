@@ -1,4 +1,4 @@
-"""Golden numbers, the settings of the property-based tests, and tests that run on a GPU."""
+"""Golden numbers, what rooms share, settings of property-based tests, and tests on a GPU."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.helpers.conditioned import shapes, told_run
 from tests.helpers.fixtures import forks, undisturbed
 from tests.helpers.gpu import (
     cuda,
@@ -29,6 +30,8 @@ __all__ = [
     "pytest_collection_modifyitems",
     "pytest_ignore_collect",
     "pytest_runtest_setup",
+    "shapes",
+    "told_run",
     "undisturbed",
 ]
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vfn.nn import Transformer, UNet
+from vfn.nn import Conditions, Transformer, UNet, denoiser
+from vfn.ops import logsnr_schedule
 
 NETWORKS = {
     "unet": lambda **more: UNet(2, 2, 32, (1,), 1, **more),
@@ -94,3 +95,13 @@ def test_guidance_is_seen_by_its_place_in_the_range(build):
     for share in (0.0, 0.5, 1.0):
         one, other = torch.full((2,), 2 * share), torch.full((2,), 1 + 4 * share)
         torch.testing.assert_close(low(*inputs, one), high(*inputs, other))
+
+
+def test_numbers_alone_are_enough_for_guidance():
+    model = Transformer(1, 1, 2, 16, 1, 2, vector_dim=2)
+    schedule = logsnr_schedule("cosine")
+    vector = Conditions(vector=torch.ones(3, 2))
+    denoise = denoiser(model, None, schedule, "v", guidance=1.0, conditions=vector)
+    assert denoise(torch.randn(3, 1, 4, 4), torch.zeros(3)).shape == (3, 1, 4, 4)
+    with pytest.raises(ValueError, match="expected labels for guidance 1.0, got None"):
+        denoiser(model, None, schedule, "v", guidance=1.0)
