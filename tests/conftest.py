@@ -46,6 +46,12 @@ def _seeded():
     torch.manual_seed(0)
 
 
+def pytest_fixture_setup(fixturedef):
+    """What tests share is made before they are seeded: from the same numbers, too."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 def _load(name: str) -> dict[str, torch.Tensor]:
     with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
