@@ -449,6 +449,8 @@ def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any])
 @eval_command.command("reference")
 @click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
 @click.option("--out", required=True, type=PATH, help=".npz file")
+@click.option("--run", type=RUN, help="run to be judged with them: prepare dataset:NAME as its "
+              "pictures are, and take numbers in its units")  # fmt: skip
 @features_option
 @weights_option
 @size_option
@@ -459,6 +461,7 @@ def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any])
 def reference_command(
     real: str,
     out: Path,
+    run: Path | None,
     features: str,
     weights: Path | None,
     size: tuple[int, ...] | None,
@@ -473,6 +476,7 @@ def reference_command(
         real,
         out,
         features,
+        run=run,
         keep=keep,
         weights=weights,
         image_size=size,
