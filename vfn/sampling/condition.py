@@ -195,8 +195,8 @@ def _read(text: str, config: Config, shape: DataShape) -> Dataset:
     if small or size == (height, width):
         return found
     say(
-        f"{printable(text)}: pictures of {size[0]} x {size[1]} are cropped and brought to {height} x "
-        f"{width} as those of the training were"
+        f"{printable(text)}: pictures of {size[0]} x {size[1]} are cropped and brought to {height} "
+        f"x {width} as those of the training were"
     )
     like = config.data if kind is not None else replace(config.data, channels=None)
     return read_alike(text, like, (height, width))
