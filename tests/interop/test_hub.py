@@ -14,6 +14,7 @@ from tests.helpers.strangers import CODE, left_by_code
 from vfn.cli import app
 from vfn.configs import override
 from vfn.interop import export_hub, push
+from vfn.interop.hub_export import for_others
 from vfn.runs import find_checkpoint, write_checkpoint
 from vfn.runs.directory import run_of
 from vfn.runs.hub import hub_name
@@ -102,6 +103,31 @@ def test_places_are_for_whoever_opens_it(kept, tmp_path):
     assert (config.data, config.train.trackers, config.train.lr) == (
         small_config().data, None, 0.125
     )  # fmt: skip
+
+
+def test_the_hub_is_not_told_where_things_are_here(run, kept, tmp_path, capfd):
+    """Neither by the page nor by the file of the weights."""
+    here = {"dataset": "/home/me/data/cats", "data_dir": "/home/me/kept", "num_workers": 7}
+    checkpoint = small_checkpoint()
+    checkpoint = checkpoint._replace(config=override(checkpoint.config, here))
+    write_checkpoint(tmp_path / "own.safetensors", checkpoint)
+    export_hub(tmp_path / "own.safetensors", tmp_path / "folder")
+    for path in (tmp_path / "folder").iterdir():
+        assert b"/home" not in path.read_bytes(), path
+        assert b"data/cats" in path.read_bytes(), path
+    kept("me/digits", tmp_path / "folder")
+    config, data = load("hf://me/digits", "cpu").config, checkpoint.config.data
+    assert config == override(
+        checkpoint.config, {"dataset": "data/cats", "data_dir": None, "num_workers": None}
+    )
+    assert data.dataset == "/home/me/data/cats"
+    assert "nobody" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [*CODE.values(), {"guide_with": "/home/me/poor"}])
+def test_a_line_tells_what_the_hub_would_refuse(settings, capfd):
+    for_others(override(small_config(), settings))
+    assert "as hf://owner/name nobody can open what is written: expected" in capfd.readouterr().err
 
 
 def test_a_file_of_something_else(kept, tmp_path):
