@@ -105,7 +105,7 @@ def test_places_are_for_whoever_opens_it(kept, tmp_path):
     )  # fmt: skip
 
 
-def test_the_hub_is_not_told_where_things_are_here(run, kept, tmp_path, capfd):
+def test_the_hub_is_not_told_where_things_are_here(kept, tmp_path, capfd):
     """Neither by the page nor by the file of the weights."""
     here = {"dataset": "/home/me/data/cats", "data_dir": "/home/me/kept", "num_workers": 7}
     checkpoint = small_checkpoint()

@@ -87,8 +87,8 @@ def _data(trained: Trained) -> str:
     data = trained.data
     count = f"{data.pictures} pictures" if data else "Pictures"
     return (
-        f"{count} of `{_called(trained)}`, {channels} x {height} x {width}, {trained.shape.legend.describe()}. "
-        "Their own terms hold for what is drawn as well."
+        f"{count} of `{_called(trained)}`, {channels} x {height} x {width}, "
+        f"{trained.shape.legend.describe()}. Their own terms hold for what is drawn as well."
     )
 
 
