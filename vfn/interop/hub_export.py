@@ -22,7 +22,7 @@ from vfn.progress import say
 from vfn.runs import export_model, find_checkpoint
 from vfn.runs.foreign import OF_A_PERSON, foreign_config
 from vfn.runs.hub import HUB, WEIGHTS, hub_name, hub_package
-from vfn.sampling import load
+from vfn.sampling import Trained, load
 
 
 def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> str:
@@ -63,23 +63,32 @@ def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> 
         "multitags": legend.tags,
         "config": to_tables(checkpoint.config),
     }
-    use = (
-        "```python\nimport vfn\n\n"
-        'model = vfn.load("hf://OWNER/NAME")  # or the path of model.safetensors\n'
-        "model.sample(8).pil()\n```"
-    )
     make_directory(out.parent)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:
         folder = Path(temporary) / "made"
         export_model(checkpoint, folder / WEIGHTS)
         write_json(folder / "config.json", described)
-        write_atomic(folder / "README.md", card(trained, Path(run), "vfn", [("Use", use)], licence))
+        write_atomic(folder / "README.md", _card(trained, Path(run), licence))
         if load(folder / WEIGHTS, "cpu").digest != trained.digest:
             raise ValueError("what was written is not what the run has; nothing was kept")
         if out.is_dir():
             out.rmdir()
         folder.rename(out)
     return f"{out}: averaged parameters of step {checkpoint.step}, configuration and card"
+
+
+def _card(trained: Trained, run: Path, licence: str | None) -> str:
+    """A card whose lines draw what this network draws, given what it takes."""
+    asked = "8, condition=CONDITION" if trained.conditioned else "8"
+    told = f"  # CONDITION: {trained.conditioned}" if trained.conditioned else ""
+    shape = trained.shape
+    drawn = "pil()" if shape.values.dtype == "uint8" and shape.channels in (1, 3) else "images"
+    use = (
+        "```python\nimport vfn\n\n"
+        'model = vfn.load("hf://OWNER/NAME")  # or the path of model.safetensors\n'
+        f"model.sample({asked}).{drawn}{told}\n```"
+    )
+    return card(trained, run, "vfn", [("Use", use)], licence)
 
 
 def for_others(config: Config) -> Config:
