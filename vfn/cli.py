@@ -7,7 +7,7 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import wraps
@@ -373,9 +373,7 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
 
     drawn = run_of(options["fake"]) is not None
     if not drawn:
-        why = f"goes with --fake run:DIR, got {options['fake']}; leave it out"
-        drawing = () if run_of(options["real"]) else ("num",)
-        refuse_given(context, (*drawing, "labels", "dataset", "condition", "bpd", *names), why)
+        _refuse_drawing(context, options, ("labels", "dataset", "condition", "bpd", *names))
     from vfn.files import check_place
 
     json_path: Path | None = options["json_path"]
@@ -404,6 +402,19 @@ def _judge(context: click.Context, options: dict[str, Any]) -> None:
         replace(result, command=shlex.join(["vfn", *context.obj])).write(json_path)
         say(f"figures are in {json_path}")
     click.echo(result.table())
+
+
+def _refuse_drawing(
+    context: click.Context, options: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """Refuse what only a run heeds, beside pictures; ``num`` where neither side is one."""
+    from vfn.runs.directory import run_of
+
+    real, fake = options["real"], options["fake"]
+    there = fake.startswith("dataset:") or given_path(fake).exists()
+    ways = "leave it out" if there else "there is nothing of that name"
+    num = () if run_of(real) else ("num",)
+    refuse_given(context, (*num, *names), f"goes with --fake run:DIR, got {fake}; {ways}")
 
 
 def _draws(options: dict[str, Any], names: list[str]) -> "Draws":
@@ -449,6 +460,8 @@ def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any])
 @eval_command.command("reference")
 @click.option("--real", required=True, help="real pictures: dataset:NAME[:split], folder or .npz")
 @click.option("--out", required=True, type=PATH, help=".npz file")
+@click.option("--run", type=RUN, help="run to be judged with them: prepare dataset:NAME as its "
+              "pictures are, and take numbers in its units")  # fmt: skip
 @features_option
 @weights_option
 @size_option
@@ -459,6 +472,7 @@ def _paired(trained: "Trained", options: dict[str, Any], chosen: dict[str, Any])
 def reference_command(
     real: str,
     out: Path,
+    run: Path | None,
     features: str,
     weights: Path | None,
     size: tuple[int, ...] | None,
@@ -473,6 +487,7 @@ def reference_command(
         real,
         out,
         features,
+        run=run,
         keep=keep,
         weights=weights,
         image_size=size,
@@ -497,7 +512,10 @@ def reference_command(
 @size_option
 @device_option
 @data_dir_option
-def nearest_command(out: Path, size: tuple[int, ...] | None, **options: Any) -> None:
+@click.pass_context
+def nearest_command(
+    context: click.Context, out: Path, size: tuple[int, ...] | None, **options: Any
+) -> None:
     """Draw the pictures that are nearest to real ones, with these beside them.
 
     Copies of pictures that were trained on are seen there first.
@@ -505,7 +523,10 @@ def nearest_command(out: Path, size: tuple[int, ...] | None, **options: Any) -> 
     from vfn.evaluation import nearest_pictures
     from vfn.files import check_place
     from vfn.pictures import save_png
+    from vfn.runs.directory import run_of
 
+    if run_of(options["fake"]) is None:
+        _refuse_drawing(context, options, () if run_of(options["real"]) else ("seed",))
     if out.suffix != ".png":
         raise ValueError(f"expected --out to end in .png, got {out}")
     check_place(out)

@@ -327,3 +327,14 @@ def test_a_tar_file_that_is_cut_meanwhile_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[: 512 + 10])
     with pytest.raises(ValueError, match="a.tar is cut short"):
         source.read(0)
+
+
+@pytest.mark.parametrize("classes", [[0, 2], ["cat", "fox"]])
+def test_names_that_lack_a_class_are_refused(classes):
+    """They gave way to numbers, or to the texts that were found, without a word."""
+    items = [(Image.new("L", (8, 8)), each) for each in classes]
+    with pytest.raises(ValueError, match="expected names of all classes.* got cat, dog; name each"):
+        from_items(items, DataConfig(), ["cat", "dog"])
+    found = from_items(items, DataConfig(), ["cat", "dog", "fox"])
+    assert found.legend.names == ("cat", "dog", "fox")
+    assert found.labels.tolist() == [1, 3]

@@ -105,6 +105,18 @@ def test_what_rows_do_not_have_of_pictures_is_told(tmp_path, capfd):
     assert f"2 of 6 pictures in {tmp_path}: in other colours than sRGB" in told
 
 
+def test_what_moves_is_told_and_its_first_frame_taken(tmp_path, capfd):
+    frames = [picture(6, 9).point(lambda level, by=by: level ^ by) for by in (0, 64, 128)]
+    for name in ("a.png", "b.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    frames[1].save(tmp_path / "c.png")
+    frames[2].save(tmp_path / "d.jpg", "MPO", save_all=True, append_images=frames[:1])
+    found = read_pictures(str(tmp_path))
+    assert f"2 of 4 pictures in {tmp_path}: of several frames, of which" in capfd.readouterr().err
+    for row in found.images[:2]:
+        assert np.array_equal(row.numpy(), expected(frames[0]))
+
+
 def test_a_profile_counts_where_pillow_cannot_read_it(tmp_path, capfd, monkeypatch):
     """As one that is built without the library of colours."""
 

@@ -9,11 +9,11 @@ import torch
 from tests.evaluation.conftest import SMALL
 from tests.helpers.processes import killed_while_writing
 from vfn.configs import load, override
-from vfn.data import as_dataset
+from vfn.data import as_dataset, hold_out, load_dataset
 from vfn.data.values import Values
 from vfn.evaluation.judging import judge
 from vfn.evaluation.stored import store_reference
-from vfn.model import DataShape
+from vfn.model import DataShape, shape_of
 from vfn.sampling import untrained, write_samples
 
 
@@ -165,5 +165,43 @@ def test_a_data_set_is_known_however_its_path_is_written(tmp_path, monkeypatch):
 
 def test_what_all_evaluations_take_goes_by_name():
     kinds = {name: each.kind for name, each in signature(store_reference).parameters.items()}
-    by_name = ["keep", "weights", "image_size", "device", "data_dir"]
+    by_name = ["run", "keep", "weights", "image_size", "device", "data_dir"]
     assert [name for name, kind in kinds.items() if kind is Parameter.KEYWORD_ONLY] == by_name
+
+
+@pytest.mark.parametrize(
+    "settings", [{"standardise": True}, {"value_range": (-20.0, 30.0), "crop": (1, 0, 4, 4)}]
+)
+def test_statistics_beside_a_run_are_in_its_units(settings, tmp_path):
+    """Of a split that was not trained on, by numpy; and the figures of `judge` beside the run."""
+    draw = np.random.default_rng(0).normal(3, 5, (60, 6, 5, 1)).clip(-20, 30).astype(np.float32)
+    np.save(tmp_path / "numbers.npy", draw)
+    model = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,)}
+    named = {"dataset": str(tmp_path / "numbers.npy"), "data_dir": str(tmp_path / "home")}
+    config = override(load("digits"), {**model, **named, **settings, "test_share": 0.5})
+    data = load_dataset(config.data)
+    trained = untrained(config, shape_of(data))
+    spec, out = f"dataset:{tmp_path / 'numbers.npy'}:test", tmp_path / "r.npz"
+    assert store_reference(spec, out, run=trained, device="cpu").pictures == 30
+    kept = draw[hold_out(60, "test", 0.5).numpy()]
+    if "crop" in settings:
+        kept, offset, scale = kept[:, 1:5, :4], 5, 25
+    else:
+        first = draw[hold_out(60, "train", 0.5).numpy()].astype(np.float64)
+        offset, scale = first.mean(), first.std()
+    expected = ((kept.astype(np.float64) - offset) / scale + 1) / 2
+    with np.load(out) as file:
+        np.testing.assert_allclose(file["features"], expected.reshape(30, -1), atol=1e-5)
+    drawn = trained.draws(30, steps=1, guidance=0)
+    stored, whole = (judge(side, drawn, "fid", device="cpu") for side in (out, spec))
+    assert stored.figure("frechet_distance").value == whole.figure("frechet_distance").value
+
+
+def test_a_run_is_not_taken_for_its_real_pictures(tmp_path):
+    """Its folder holds sample grids, which were read as pictures."""
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "config.toml").write_text("")
+    (tmp_path / "run" / "log.jsonl").write_text("")
+    for real in (tmp_path / "run", f"run:{tmp_path / 'run'}"):
+        with pytest.raises(ValueError, match=r"got the run .*; its own are dataset:NAME.* --run"):
+            store_reference(real, tmp_path / "r.npz", device="cpu")

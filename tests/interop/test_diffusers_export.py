@@ -72,6 +72,17 @@ def test_the_card(exported):
         assert part in text
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_card_guides_no_network_that_cannot_be_guided(tmp_path, share):
+    """It had never seen a picture without its label, or one with it; `sample` refuses it, too."""
+    config = override(small_config(), {"p_uncond": share, "guidance": 0.0})
+    write_checkpoint(RunFiles(tmp_path / "run").checkpoint(3), small_checkpoint(config))
+    with pytest.raises(ValueError, match="use --guidance 0"):
+        load(tmp_path / "run", "cpu").draws(2, guidance=0.5)
+    export_diffusers(tmp_path / "run", tmp_path / "made")
+    assert '["0", "1"], guidance=0, steps=50' in (tmp_path / "made" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("legend", [Labels(), Labels(("a", "b"))])
 def test_the_card_of_a_student_draws_it_in_its_own_steps(tmp_path, legend):
     """And without guidance, which it has in it."""

@@ -157,6 +157,66 @@ def test_a_side_file_runs_no_code(run, copy, tmp_path, monkeypatch, setting):
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_folder_as_those_of_ddpm_were_published(tmp_path, kind):
+    """Network and scheduler in one folder, and the names that layers of attention had then."""
+    torch.manual_seed(0)
+    theirs = moved(diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=None,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), downsample_padding=0,
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), flip_sin_to_cos=False, freq_shift=1,
+    ))  # fmt: skip
+    folder = tmp_path / "ddpm"
+    theirs.save_pretrained(folder, safe_serialization=kind == "safetensors")
+    diffusers.DDPMScheduler(variance_type="fixed_large").save_pretrained(folder)
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    index = {"_class_name": "DDPMPipeline", **parts}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    nested = tmp_path / "nested"
+    theirs.save_pretrained(nested / "unet")
+    diffusers.DDPMScheduler(variance_type="fixed_large").save_pretrained(nested / "scheduler")
+    path = folder / f"diffusion_pytorch_model.{kind}"
+    state = load_file(path) if kind == "safetensors" else torch.load(path, weights_only=True)
+    then = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for now, before in then.items():
+        state = {k.replace(f".{now}.", f".{before}."): v for k, v in state.items()}
+    assert sum(".proj_attn." in key for key in state) == 8
+    if kind == "safetensors":
+        save_file(state, path, {"format": "pt"})
+    else:
+        torch.save(state, path)
+    opened = diffusers.DDPMPipeline.from_pretrained(folder, low_cpu_mem_usage=False).unet
+    torch.testing.assert_close(dict(opened.state_dict()), dict(theirs.state_dict()))
+    found, plain = read_diffusers(folder), read_diffusers(nested)
+    assert (found.config, found.shape) == (plain.config, plain.shape)
+    assert found.config.sample.var_type == "fixed_large"
+    assert found.ema.keys() == plain.ema.keys()
+    for name, value in plain.ema.items():
+        assert torch.equal(found.ema[name], value), name
+
+
+@pytest.mark.parametrize("kind", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_scheduler_without_betas_is_not_taken_for_one(copy, tmp_path, kind):
+    (copy / "vfn.safetensors").unlink()
+    getattr(diffusers, kind)().save_pretrained(copy / "scheduler")
+    with pytest.raises(ValueError, match=f"expected a scheduler of betas, .*, got '{kind}'"):
+        import_diffusers(copy, None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_draws_latents_is_not_taken_for_a_network_of_pictures(copy, tmp_path):
+    (copy / "vfn.safetensors").unlink()
+    path = copy / "model_index.json"
+    index = json.loads(path.read_text()) | {"safety_checker": [None, None]}
+    path.write_text(json.dumps(index))
+    read_diffusers(copy)
+    path.write_text(json.dumps(index | {"vqvae": ["diffusers", "VQModel"]}))
+    for folder in (copy, copy / "unet"):
+        with pytest.raises(ValueError, match="unet and scheduler alone, got vqvae beside them"):
+            import_diffusers(folder, None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_were_trained_on_elsewhere_come_as_they_are(run, copy):
     path = copy / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(path)

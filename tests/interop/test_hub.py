@@ -9,11 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.helpers.small import small_checkpoint, small_config
+from tests.helpers.small import SHAPE, small_checkpoint, small_config
 from tests.helpers.strangers import CODE, left_by_code
 from vfn.cli import app
 from vfn.configs import override
+from vfn.data.values import PLAIN, ranged
 from vfn.interop import export_hub, push
+from vfn.interop.hub_export import for_others
+from vfn.model import DataShape
 from vfn.runs import find_checkpoint, write_checkpoint
 from vfn.runs.directory import run_of
 from vfn.runs.hub import hub_name
@@ -102,6 +105,48 @@ def test_places_are_for_whoever_opens_it(kept, tmp_path):
     assert (config.data, config.train.trackers, config.train.lr) == (
         small_config().data, None, 0.125
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pictures", "numbers", "condition"])
+def test_the_lines_of_the_card_draw(kind, tmp_path):
+    settings = {"condition": "downscale:2"} if kind == "condition" else {}
+    values = ranged("float32", 0, 1) if kind == "numbers" else PLAIN
+    shape = DataShape(1, 8, 8, SHAPE.legend, values=values)
+    checkpoint = small_checkpoint(override(small_config(), settings), shape)
+    write_checkpoint(tmp_path / "own.safetensors", checkpoint)
+    export_hub(tmp_path / "own.safetensors", tmp_path / "folder")
+    text = (tmp_path / "folder" / "README.md").read_text()
+    lines = text.partition("```python\n")[2].partition("```")[0]
+    place = str(tmp_path / "folder" / "model.safetensors")
+    drawn = lines.replace("hf://OWNER/NAME", place).replace("model.sample", "drawn = model.sample")
+    known = {"CONDITION": "dataset:digits:test"}
+    exec(drawn, known)
+    assert len(known["drawn"]) == 8
+
+
+def test_the_hub_is_not_told_where_things_are_here(kept, tmp_path, capfd):
+    """Neither by the page nor by the file of the weights."""
+    here = {"dataset": "/home/me/data/cats", "data_dir": "/home/me/kept", "num_workers": 7}
+    checkpoint = small_checkpoint()
+    checkpoint = checkpoint._replace(config=override(checkpoint.config, here))
+    write_checkpoint(tmp_path / "own.safetensors", checkpoint)
+    export_hub(tmp_path / "own.safetensors", tmp_path / "folder")
+    for path in (tmp_path / "folder").iterdir():
+        assert b"/home" not in path.read_bytes(), path
+        assert b"data/cats" in path.read_bytes(), path
+    kept("me/digits", tmp_path / "folder")
+    config, data = load("hf://me/digits", "cpu").config, checkpoint.config.data
+    assert config == override(
+        checkpoint.config, {"dataset": "data/cats", "data_dir": None, "num_workers": None}
+    )
+    assert data.dataset == "/home/me/data/cats"
+    assert "nobody" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [*CODE.values(), {"guide_with": "/home/me/poor"}])
+def test_a_line_tells_what_the_hub_would_refuse(settings, capfd):
+    for_others(override(small_config(), settings))
+    assert "as hf://owner/name nobody can open what is written: expected" in capfd.readouterr().err
 
 
 def test_a_file_of_something_else(kept, tmp_path):

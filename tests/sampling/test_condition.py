@@ -3,18 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.conditioned import QUICK, TOLD, told_config
 from vfn.cli import main
 from vfn.configs import load, override
 from vfn.data import as_dataset, load_dataset
 from vfn.data.given import Vector
-from vfn.model import DataShape
+from vfn.data.values import to_unit
+from vfn.model import DataShape, fixed_conditions, shape_of
 from vfn.nn import Conditions
 from vfn.runs import find_checkpoint
 from vfn.sampling import load as load_run
 from vfn.sampling import untrained
 from vfn.train import train
+
+ONE_LEVEL = {"hid_channels": 32, "ch_multipliers": (1,), "apply_attn": (False,)}
 
 
 def test_a_picture_follows_its_own_conditions_in_any_batch(told_run, shapes):
@@ -166,6 +170,45 @@ def test_pictures_stand_for_what_is_made_of_them():
         trained.sample(2)
     with pytest.raises(ValueError, match="this model takes nothing but labels"):
         untrained("digits").sample(2, condition="dataset:digits")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"condition": "grey", "crop": (2, 1, 8, 8)},
+        {"condition": "grey", "crop": (2, 1, 8, 8), "image_size": (4, 4)},
+        {"condition": "downscale:2", "image_size": (8, 8)},
+        {"condition": "mask", "image_size": (4, 4), "channels": 1},
+        {"condition": "others", "crop": (2, 1, 8, 8)},
+    ],
+)
+def test_pictures_of_another_size_are_prepared_as_those_of_the_training(
+    settings, tmp_path, monkeypatch, capsys
+):
+    """What is cut off in training, and how sizes are changed, is not seen in their size."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for folder in ("own", "others"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            array = draw.integers(0, 256, (13, 10, 3), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / folder / f"{name}.png")
+    data = {"dataset": "own", "data_dir": "home", "test_share": 0.0, **settings}
+    config = override(load("digits"), {**ONE_LEVEL, **data})
+    known = load_dataset(config.data)
+    asked = untrained(config, shape_of(known))
+    given = "others" if settings["condition"] == "others" else "own"
+    capsys.readouterr()
+    found = asked.condition(given).image
+    height, width = known.images.shape[2:]
+    said = f"own: pictures of 13 x 10 are cropped and brought to {height} x {width} as those of the"
+    assert said.replace("own", given) in capsys.readouterr().err
+    rows = torch.arange(3)
+    if given == "others":
+        expected = torch.cat([to_unit(known.beside), torch.ones(3, 1, 8, 8)], 1)
+    else:
+        expected = fixed_conditions(known, rows, to_unit(known.images), config.data.condition).image
+    assert torch.equal(found, expected)
 
 
 def test_conditions_on_other_axes_are_refused_before_the_network():

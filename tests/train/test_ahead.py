@@ -36,6 +36,7 @@ def full(monkeypatch, free):
     [
         ({"sampler": "no.such:solver"}, "no.such:solver cannot be imported"),
         ({"logsnr_schedule": "legacy", "grid": "logsnr"}, "expected finite limits"),
+        ({"shown_channels": (0, 3, 0)}, "expected shown_channels in 0..0, .* got 3; use --shown"),
         ({"trackers": ("no.such:tracker",)}, "no.such:tracker cannot be imported"),
         ({"trackers": (f"{__name__}:NOTHING",)}, "to be a function of a run and its step, got int"),
         ({"dataset": "a\udcff"}, r"settings that are UTF-8, got dataset = .a\\udcff"),

@@ -14,6 +14,7 @@ from vfn.data.cache import in_memory
 from vfn.data.dataset import Dataset, as_dataset
 from vfn.data.labels import check_count
 from vfn.data.source import Source, to_picture
+from vfn.files import few
 
 PICTURES = ("image", "img", "picture", "png", "jpg", "pixel_values")  # keys of items
 LABELS = ("label", "labels", "fine_label", "class", "cls")
@@ -45,7 +46,7 @@ def from_items(items: Any, settings: DataConfig, names: Sequence[str] = ()) -> D
             arrays [H, W] or [H, W, C], tensors [C, H, W]. Classes are whole numbers from 0 on, or
             texts.
         settings: size, crop, channels, and what to do about bad pictures.
-        names: of the classes, where the data set does not name them itself.
+        names: of all classes, where the data set does not name them itself.
 
     Returns:
         Dataset.
@@ -78,7 +79,13 @@ def from_items(items: Any, settings: DataConfig, names: Sequence[str] = ()) -> D
         return as_dataset(prepared.images)
     if lacking := [i for i in kept if classes[i] is None]:
         raise ValueError(f"{called[lacking[0]]} has no class, and others have one")
-    labels, texts = _classes(found, _names_of(items) or list(names))
+    own = _names_of(items)
+    labels, texts = _classes(found, own or list(names))
+    if names and not own and texts != list(names):
+        raise ValueError(
+            f"expected names of all classes, which are {few(texts)}, got {few(names)}; name each, "
+            "or leave out the names"
+        )
     return as_dataset(prepared.images, labels, texts)
 
 

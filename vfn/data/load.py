@@ -414,6 +414,37 @@ def read_pictures(
     return everything.dataset("all")
 
 
+def read_alike(path: str, like: DataConfig, size: tuple[int, int]) -> Dataset:
+    """Pictures of a folder or array file, cropped and brought to a size as a data set's are.
+
+    Args:
+        path: of the folder or file; all of it is read into memory.
+        like: settings of that data set.
+        size: height and width of its pictures.
+
+    Returns:
+        Dataset.
+
+    Raises:
+        ValueError: if there is nothing there, it cannot be read, or does not hold the crop.
+
+    >>> read_alike("nowhere", DataConfig(dataset="digits"), (8, 8))
+    Traceback (most recent call last):
+    ValueError: expected pictures at 'nowhere': an existing folder, an .npy or .npz file
+    """
+    known = DATASETS.get(like.dataset)
+    own = DataConfig(
+        dataset=path, test_share=0.0, image_size=size, channels=like.channels,
+        crop=like.crop or (known.crop if known is not None else None),
+    )  # fmt: skip
+    found = _find_files(own, partly=True)
+    if found is None:
+        raise ValueError(
+            f"expected pictures at {shown(path)}: an existing folder, an .npy or .npz file"
+        )
+    return in_memory(found.source(), own).dataset("all")
+
+
 def spec_settings(spec: str, like: DataConfig) -> DataConfig:
     """Settings of ``dataset:NAME[:split]``: those of ``like`` if it is the data set of that NAME.
 

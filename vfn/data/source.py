@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Modes with 8 bits a channel; others (16 bits, floating point) would lose what they hold.
 _GREY = {"1", "L", "LA"}
 _COLOUR = {"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+_ANIMATED = ("PNG", "WEBP")  # of a JPEG, cameras hide others behind the picture, such as its depth
 # Layouts of more than 8 bits a channel in a file; the mode hides them, as Pillow cuts to 8.
 _DEEP = re.compile(r";(1[0-6]|32)[A-Z]")
 _BLOCK = 32  # pictures on their way for each thread
@@ -32,6 +33,7 @@ _NAMED = 3  # bad pictures that a message names
 _LONGEST = 300  # letters of a bad picture and of what is wrong with it
 # What a viewer heeds and a row of a picture does not, and what to do about it.
 _TRANSPARENT = "transparent in places, where what is stored beneath is seen; lay it on a ground"
+_MOVING = "of several frames, of which the first is taken; save them as pictures of their own"
 _PROFILED = "in other colours than sRGB, whose profile is passed over; convert it to sRGB"
 
 
@@ -380,6 +382,8 @@ def _unheeded(picture: Image.Image) -> list[str]:
     if picture.has_transparency_data:
         alpha = picture.convert("RGBA").getchannel("A")
         found += [_TRANSPARENT] if alpha.getextrema() != (255, 255) else []
+    if picture.format in _ANIMATED and getattr(picture, "is_animated", False):
+        found.append(_MOVING)
     if (profile := picture.info.get("icc_profile")) and not _is_srgb(profile):
         found.append(_PROFILED)
     return found

@@ -160,7 +160,7 @@ def plan_evaluation(
         raise ValueError(f"expected weights with the name of features, got {features.name}")
     drawing, other = open_network(fake, device), open_network(real, device)
     check_model(chosen, drawing is not None)
-    data = _data_of(drawing if drawing is not None else other, (fake, real), data_dir)
+    data = data_of(drawing if drawing is not None else other, (fake, real), data_dir)
     if isinstance(features, str):
         check_extractor(features, weights, data.data_dir)
     needs = needed([*chosen.values(), *(METRICS.values() if usual else ())])
@@ -272,10 +272,22 @@ def checked_size(image_size: int | Sequence[int] | None) -> Size | None:
     return numbers[0], numbers[-1]
 
 
-def _data_of(
+def data_of(
     network: Trained | Draws | None, sides: Sequence[Given], data_dir: str | None
 ) -> DataConfig:
-    """How data of a network, or of the one that drew a side, are prepared, and where they are."""
+    """How data are prepared, and where they are.
+
+    Args:
+        network: whose data's settings count.
+        sides: without a network, the run's that drew one of these.
+        data_dir: where the data are; as the run says if None.
+
+    Returns:
+        DataConfig.
+
+    >>> data_of(None, (), "/data").data_dir
+    '/data'
+    """
     trained = network.trained if isinstance(network, Draws) else network
     if trained is not None:
         data = trained.config.data

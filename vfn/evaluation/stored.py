@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 
 from vfn import __version__
-from vfn.configs import DataConfig
 from vfn.data import Dataset, data_home
 from vfn.data.resize import resized
 from vfn.data.values import Values
@@ -19,6 +18,7 @@ from vfn.evaluation.opening import Pictures, open_pictures
 from vfn.evaluation.planning import (
     check_room,
     checked_size,
+    data_of,
     resize_settings,
     tried,
     values_settings,
@@ -26,6 +26,8 @@ from vfn.evaluation.planning import (
 from vfn.evaluation.shards import SHARDS, resumable
 from vfn.files import check_place, check_space, given_path
 from vfn.memory import in_memory
+from vfn.runs.directory import run_of
+from vfn.sampling import Trained, load
 
 
 class StoredReference(NamedTuple):
@@ -55,6 +57,7 @@ def store_reference(
     out: str | Path,
     features: str | Extractor = "pixels",
     *,
+    run: str | Path | Trained | None = None,
     keep: bool = True,
     weights: str | Path | None = None,
     image_size: int | Sequence[int] | None = None,
@@ -68,6 +71,8 @@ def store_reference(
             `judge`.
         out: .npz file.
         features: a word of `EXTRACTORS`, ``package.module:Name``, or an `Extractor`.
+        run: whose pictures are to be compared with these: ``dataset:NAME`` is prepared as its data
+            are, and numbers are taken in its units, as `judge` does beside it.
         keep: keep the features, for more than fid and is.
         weights: file of the features' network, as of `open_extractor`.
         image_size: what the pictures are brought to, as of `judge`.
@@ -78,7 +83,8 @@ def store_reference(
         StoredReference.
 
     Raises:
-        ValueError: for pictures or weights that do not fit, or a disk without room.
+        ValueError: for pictures or weights that do not fit, a run in place of pictures, or a disk
+            without room.
         OSError: if ``out`` cannot be written.
 
     >>> from vfn.data import load_dataset
@@ -89,12 +95,14 @@ def store_reference(
     weights = None if weights is None else given_path(weights)
     if out.suffix != ".npz":
         raise ValueError(f"expected --out to end in .npz, got {out}")
+    _check_real(real)
     size = checked_size(image_size)
     check_given(features)
     if isinstance(features, str):
         check_extractor(features, weights, data_dir)
     check_place(out)
-    data = DataConfig(data_dir=data_dir)
+    trained = None if run is None else _opened(run)
+    data = data_of(trained, (), data_dir)
     with processes(device) as world:
         with together(world):
             text, content, _ = open_pictures(real, data, size, labelled=False)
@@ -104,7 +112,7 @@ def store_reference(
                 raise ValueError(f"a covariance needs at least 2 pictures, got {count}")
             if isinstance(features, str):
                 features = open_extractor(features, weights, world.device, data_dir)
-            values = _units_of(content)
+            values = _units_of(content) if trained is None else trained.shape.values
             images = resized(comparable(content, values, "real").images, size)
             features = tried(features, images[:2])
             room = check_room(features, count, data)
@@ -128,12 +136,25 @@ def store_reference(
     return StoredReference(out, count, keep)
 
 
+def _check_real(real: object) -> None:
+    """Refuse a run where pictures are expected: what lies in its folder is none of its data."""
+    if (path := run_of(real)) is not None:
+        raise ValueError(
+            f"expected real pictures, got the run {path}; its own are dataset:NAME[:split], with "
+            f"--run {path}"
+        )
+
+
+def _opened(run: str | Path | Trained) -> Trained:
+    return run if isinstance(run, Trained) else load(run, "cpu")
+
+
 def _units_of(pictures: Dataset) -> Values:
     """What the numbers of pictures mean, which statistics have to say."""
     values, kind = pictures.values, str(pictures.images.dtype).removeprefix("torch.")
     if values.plain and kind != "uint8":
         raise ValueError(
             f"expected 8-bit pictures, or others whose numbers have a meaning, got {kind}; give "
-            "vfn.data.as_dataset(pictures, values=), or own_pictures() of a network"
+            "vfn.data.as_dataset(pictures, values=), or with --run a network of such numbers"
         )
     return values

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vfn import __version__
 from vfn.evaluation import read_evaluation
-from vfn.files import printable, shown
+from vfn.files import printable, shown, without_places
 from vfn.numbers import number_of
 from vfn.runs import RunFiles, run_path
 from vfn.sampling import Trained
@@ -63,7 +63,7 @@ def card(
     parts = [f"## {title}\n\n{text}" for title, text in [*sections, ("Data", _data(trained))]]
     parts += [f"## Evaluation\n\n{text}" for text in [_evaluations(run)] if text]
     parts.append(f"## Licence\n\n{licence or UNNAMED}")
-    title = f"# {printable(trained.config.data.dataset)}, {number_of(trained.step, 'step')}"
+    title = f"# {_called(trained)}, {number_of(trained.step, 'step')}"
     made = f"Exported by vfn {__version__}: {'averaged' if trained.averaged else 'raw'} parameters."
     return "\n\n".join(["\n".join(head), title, made + _distilled(trained), *parts]) + "\n"
 
@@ -77,14 +77,18 @@ def _distilled(trained: Trained) -> str:
     return f" Distilled by {printable(distill.method)}, to be drawn by {sample.sampler} in {steps}."
 
 
+def _called(trained: Trained) -> str:
+    """The name of the pictures, without their place on this machine: cards are for others."""
+    return printable(without_places(trained.config.data.dataset))
+
+
 def _data(trained: Trained) -> str:
     channels, height, width = trained.shape.size
     data = trained.data
     count = f"{data.pictures} pictures" if data else "Pictures"
-    name = printable(trained.config.data.dataset)
     return (
-        f"{count} of `{name}`, {channels} x {height} x {width}, {trained.shape.legend.describe()}. "
-        "Their own terms hold for what is drawn as well."
+        f"{count} of `{_called(trained)}`, {channels} x {height} x {width}, "
+        f"{trained.shape.legend.describe()}. Their own terms hold for what is drawn as well."
     )
 
 

@@ -214,7 +214,9 @@ def _card(trained: Trained, run: Path, gap: Gap, licence: str | None) -> str:
     """What it is, how to draw with it, and how far it is from the run."""
     names, own = trained.shape.legend.names, trained.config.sample
     student = trained.config.distill.asked
-    steps, guidance = (own.sample_timesteps, own.guidance) if student else (50, 0.5)
+    guided = 0 < trained.config.diffusion.p_uncond < 1  # of others one branch is not trained
+    usual = (50, 0.5 if guided else 0.0)
+    steps, guidance = (own.sample_timesteps, own.guidance) if student else usual
     if names:
         use = (
             "from diffusers import DiffusionPipeline\n\n"

@@ -12,7 +12,7 @@ from vfn.configs.schema import SIDE
 from vfn.data import Labels
 from vfn.data.labels import MOST_NAMES
 from vfn.data.standard import DATASETS
-from vfn.files import given_path, printable, read_json, shortened, shown
+from vfn.files import few, given_path, printable, read_json, shortened, shown
 from vfn.interop.adopted import (
     UNKNOWN,
     check_free,
@@ -46,9 +46,11 @@ from vfn.runs import Checkpoint
 from vfn.runs.checkpoint import parse_shape, read_whole
 from vfn.runs.foreign import foreign_config
 
-WEIGHTS, SCHEDULER = "diffusion_pytorch_model", "scheduler/scheduler_config.json"
+WEIGHTS, SCHEDULER, INDEX = "diffusion_pytorch_model", "scheduler_config.json", "model_index.json"
 RANGE = {"beta_start": 1e-4, "beta_end": 0.02}
 KNOWN_TYPES = {theirs: ours for ours, theirs in TYPES.items()}
+# Layers of attention as diffusers called them until 0.14; published networks still do.
+EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class Side(NamedTuple):
@@ -68,7 +70,8 @@ def import_diffusers(folder: str | Path, source: Any, out: str | Path) -> Path:
     exact at their times, and classes get numbers as names.
 
     Args:
-        folder: of a pipeline, or of ``unet`` alone with ``scheduler`` beside it.
+        folder: of a pipeline, with ``unet`` and ``scheduler`` or both in one as DDPM's were
+            published; or of ``unet`` alone with ``scheduler`` beside it.
         source: nothing, or ``{"dataset": name}`` of the pictures that it was trained on.
         out: run directory, which must not hold a run.
 
@@ -124,6 +127,7 @@ def read_diffusers(folder: Path, source: Any = None) -> Checkpoint:
         )
     options = options_from_diffusers(given)
     _check_channels(given)
+    _check_pictures(home)
     side = _side(home)
     state = _weights(unet)
     names, null_row = _classes(home, given, state, side)
@@ -142,13 +146,21 @@ def read_diffusers(folder: Path, source: Any = None) -> Checkpoint:
 
 
 def _places(folder: Path) -> tuple[Path, Path]:
-    """The folder of the pipeline and that of the network."""
-    for home, unet in ((folder, folder / "unet"), (folder.parent, folder)):
-        if (unet / "config.json").is_file():
-            return home, unet
+    """The folder of the pipeline and that of the network, which may be one."""
+    if (folder / "unet" / "config.json").is_file():
+        return folder, folder / "unet"
+    if (folder / "config.json").is_file():
+        whole = any((folder / name).is_file() for name in (INDEX, SCHEDULER))
+        return folder if whole else folder.parent, folder
     raise ValueError(
         f"expected a folder of diffusers with unet/config.json at {printable(str(folder))}"
     )
+
+
+def _scheduler(home: Path) -> Path:
+    """The file of the scheduler, which has a folder of its own or none."""
+    path = home / "scheduler" / SCHEDULER
+    return path if path.is_file() or not (home / SCHEDULER).is_file() else home / SCHEDULER
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -164,13 +176,21 @@ def _weights(unet: Path) -> dict[str, Tensor]:
         found = load_pickled(pickled)
         if not isinstance(found, Mapping):
             raise ValueError(f"expected tensors by name in {printable(str(pickled))}")
-        return plain_tensors(found, printable(str(pickled)))
+        return _named(plain_tensors(found, printable(str(pickled))))
     if not safe.is_file():
         raise ValueError(
             f"expected weights in {printable(str(safe))}, which does not exist; weights in several "
             "files have to be saved anew as one"
         )
-    return load_tensors(safe)
+    return _named(load_tensors(safe))
+
+
+def _named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters by the names that they have today."""
+    return {
+        ".".join(EARLIER.get(part, part) for part in name.split(".")): value
+        for name, value in state.items()
+    }
 
 
 def _side(home: Path) -> Side | None:
@@ -205,7 +225,7 @@ def _classes(
         raise ValueError(f"expected class_embedding.weight of {rows} rows in the weights")
     if side is not None:
         return side.shape.legend.names, True
-    index = home / "model_index.json"
+    index = home / INDEX
     named = _object(index).get("id2label") if index.is_file() else None
     numbers = [str(i) for i in range(1, rows)]
     if isinstance(named, dict) and [*named] == numbers:
@@ -247,7 +267,7 @@ def _differs(side: Side, home: Path, given: Mapping[str, Any], net: UNet) -> boo
     del expected["dropout"], expected["sample_size"]
     if any(given.get(key, DEFAULTS[key]) != value for key, value in expected.items()):
         return True
-    path = home / SCHEDULER
+    path = _scheduler(home)
     if not path.is_file():
         return False
     settings, found = scheduler_settings(side.config.diffusion), _object(path)
@@ -277,7 +297,7 @@ def _shape(given: Mapping[str, Any], source: Any, names: tuple[str, ...]) -> Dat
 
 def _config(home: Path, options: Mapping[str, Any], source: Any, drops: bool) -> Config:
     """A configuration for the network and its noise levels; how it was trained is not known."""
-    scheduler = home / SCHEDULER
+    scheduler = _scheduler(home)
     if not scheduler.is_file():
         raise ValueError(
             f"expected {printable(str(scheduler))}, which says what the network predicts and at "
@@ -305,7 +325,7 @@ def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
         settings by name.
 
     Raises:
-        ValueError: for another kind of noise levels or prediction.
+        ValueError: for another kind of noise levels or prediction, such as EDM's.
 
     >>> settings = diffusion_from_scheduler({"beta_schedule": "linear"})
     >>> settings["model_out_type"], settings["schedule_options"]["beta_end"]
@@ -313,6 +333,11 @@ def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
     """
     steps, kind = found.get("num_train_timesteps", TIMES), found.get("beta_schedule", "linear")
     predicts, betas = found.get("prediction_type", "epsilon"), found.get("trained_betas")
+    if not {"beta_schedule", "trained_betas"} & {*found}:
+        raise ValueError(
+            "expected a scheduler of betas, which says beta_schedule or trained_betas, got "
+            f"{shown(found.get('_class_name', 'one of another kind'))}"
+        )
     if steps != TIMES:
         raise ValueError(f"expected num_train_timesteps {TIMES}, got {shown(steps)}")
     if predicts not in [*KNOWN_TYPES]:  # a list, since JSON may hold what has no hash
@@ -345,6 +370,20 @@ def diffusion_from_scheduler(found: Mapping[str, Any]) -> dict[str, Any]:
         "schedule_options": options,
         "var_type": "fixed_large" if found.get("variance_type") == "fixed_large" else "fixed_small",
     }
+
+
+def _check_pictures(home: Path) -> None:
+    """Refuse a pipeline whose network draws what another one makes pictures of."""
+    index = home / INDEX
+    parts = _object(index) if index.is_file() else {}
+    known = ("unet", "scheduler", "id2label")
+    others = [name for name in parts if name[:1] != "_" and name not in known]
+    others = [name for name in others if isinstance(parts[name], list) and any(parts[name])]
+    if others:
+        raise ValueError(
+            f"expected a pipeline of unet and scheduler alone, got {few(others, 3)} beside them; "
+            "what such a network draws are no pictures, and has no place here"
+        )
 
 
 def _check_channels(given: Mapping[str, Any]) -> None:

@@ -2,15 +2,27 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from vfn import __version__
-from vfn.configs.settings import to_tables
-from vfn.files import given_path, make_directory, shortened, shown, write_atomic, write_json
+from vfn.configs import Config
+from vfn.configs.settings import from_tables, override, to_tables
+from vfn.files import (
+    given_path,
+    make_directory,
+    shortened,
+    shown,
+    without_places,
+    write_atomic,
+    write_json,
+)
 from vfn.interop.card import card, check_licence
 from vfn.interop.diffusers_export import check_empty
+from vfn.progress import say
 from vfn.runs import export_model, find_checkpoint
+from vfn.runs.foreign import OF_A_PERSON, foreign_config
 from vfn.runs.hub import HUB, WEIGHTS, hub_name, hub_package
-from vfn.sampling import load
+from vfn.sampling import Trained, load
 
 
 def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> str:
@@ -40,6 +52,7 @@ def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> 
     check_empty(out)
     check_licence(licence)
     checkpoint, trained = find_checkpoint(run), load(run, "cpu")
+    checkpoint = checkpoint._replace(config=for_others(checkpoint.config))
     legend = checkpoint.shape.legend
     described = {
         "library": "vfn",
@@ -50,23 +63,64 @@ def export_hub(run: str | Path, out: str | Path, licence: str | None = None) -> 
         "multitags": legend.tags,
         "config": to_tables(checkpoint.config),
     }
-    use = (
-        "```python\nimport vfn\n\n"
-        'model = vfn.load("hf://OWNER/NAME")  # or the path of model.safetensors\n'
-        "model.sample(8).pil()\n```"
-    )
     make_directory(out.parent)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:
         folder = Path(temporary) / "made"
         export_model(checkpoint, folder / WEIGHTS)
         write_json(folder / "config.json", described)
-        write_atomic(folder / "README.md", card(trained, Path(run), "vfn", [("Use", use)], licence))
+        write_atomic(folder / "README.md", _card(trained, Path(run), licence))
         if load(folder / WEIGHTS, "cpu").digest != trained.digest:
             raise ValueError("what was written is not what the run has; nothing was kept")
         if out.is_dir():
             out.rmdir()
         folder.rename(out)
     return f"{out}: averaged parameters of step {checkpoint.step}, configuration and card"
+
+
+def _card(trained: Trained, run: Path, licence: str | None) -> str:
+    """A card whose lines draw what this network draws, given what it takes."""
+    asked = "8, condition=CONDITION" if trained.conditioned else "8"
+    told = f"  # CONDITION: {trained.conditioned}" if trained.conditioned else ""
+    shape = trained.shape
+    drawn = "pil()" if shape.values.dtype == "uint8" and shape.channels in (1, 3) else "images"
+    use = (
+        "```python\nimport vfn\n\n"
+        'model = vfn.load("hf://OWNER/NAME")  # or the path of model.safetensors\n'
+        f"model.sample({asked}).{drawn}{told}\n```"
+    )
+    return card(trained, run, "vfn", [("Use", use)], licence)
+
+
+def for_others(config: Config) -> Config:
+    """A configuration without what is of this machine: the hub shows it to everybody.
+
+    A line tells if the hub's side would refuse to open it.
+
+    Args:
+        config: of a run.
+
+    Returns:
+        Config; of absolute paths the last two parts are left.
+
+    >>> from vfn.configs import DataConfig
+    >>> for_others(Config(data=DataConfig(dataset="/home/me/cats", data_dir="/data"))).data.dataset
+    'me/cats'
+    """
+    tables = to_tables(override(config, dict.fromkeys(OF_A_PERSON)))
+    shared = from_tables(_without_places(tables), "the configuration")
+    try:
+        foreign_config(shared, "it", "others have to name the file itself")
+    except ValueError as error:
+        say(f"as hf://owner/name nobody can open what is written: {error}")
+    return shared
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_places(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return without_places(value) if isinstance(value, str) else value
 
 
 def check_push(name: str) -> str:

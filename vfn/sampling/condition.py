@@ -1,6 +1,7 @@
 """What a network takes beside labels, from whatever stands for it when pictures are asked for."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,11 +13,13 @@ from vfn.configs import Config
 from vfn.data import Dataset, load_dataset, read_pictures, spec_settings
 from vfn.data.derived import known, with_mask
 from vfn.data.given import check_numbers, derived_kind
+from vfn.data.load import read_alike
 from vfn.data.values import Values
-from vfn.files import few, given_path, shortened, shown
+from vfn.files import few, given_path, printable, shortened, shown
 from vfn.model import DataShape, fixed_conditions, image_channels
 from vfn.nn import Conditions
 from vfn.numbers import whole
+from vfn.progress import say
 from vfn.sampling.asked import Asked, ask, of_each
 from vfn.tables import load_object
 
@@ -185,13 +188,18 @@ def _read(text: str, config: Config, shape: DataShape) -> Dataset:
     """Pictures by their name; those of the network's own data set with all that stands beside."""
     if text.startswith("dataset:"):
         return load_dataset(spec_settings(text, config.data))
-    kind = derived_kind(config.data.condition)
-    wanted = shape.size[1:]
+    kind, (height, width) = derived_kind(config.data.condition), shape.size[1:]
     found = read_pictures(text)
-    small = kind is not None and kind.number and tuple(found.images.shape[2:]) != wanted
-    if small or tuple(found.images.shape[2:]) == wanted:
+    size = tuple(found.images.shape[2:])
+    small = kind is not None and kind.number and (size[0] < height or size[1] < width)
+    if small or size == (height, width):
         return found
-    return read_pictures(text, size=wanted)
+    say(
+        f"{printable(text)}: pictures of {size[0]} x {size[1]} are cropped and brought to {height} "
+        f"x {width} as those of the training were"
+    )
+    like = config.data if kind is not None else replace(config.data, channels=None)
+    return read_alike(text, like, (height, width))
 
 
 def _of_pictures(

@@ -37,11 +37,12 @@ def check_ahead(config: Config, dataset: Dataset, shape: DataShape) -> None:
 
     Raises:
         ValueError: for paths that are led away from what nobody says, a bound of other numbers than
-            grey levels, settings of sampling that the network cannot follow, names of labels that
-            no grid can show, or too few pictures to evaluate.
+            grey levels, channels or names of labels that no grid can show, settings of sampling
+            that the network cannot follow, or too few pictures to evaluate.
     """
     _check_led_paths(config, shape)
     _check_bound(config, shape)
+    _check_shown(config, shape)
     check_sampling(config.sample, config, shape, config.model.guidance_range)
     for name in shape.legend.names:
         if not is_utf8(name):
@@ -84,6 +85,16 @@ def _check_bound(config: Config, shape: DataShape) -> None:
         f"expected 8-bit pictures, whose 256 levels the bound is of, with {setting}, got "
         f"{shape.values.describe()}; use {other}"
     )
+
+
+def _check_shown(config: Config, shape: DataShape) -> None:
+    """Refuse channels that there are not: no grid of the run could be drawn, now or later."""
+    wrong = [number for number in config.data.shown_channels or () if number >= shape.channels]
+    if wrong:
+        raise ValueError(
+            f"expected shown_channels in 0..{shape.channels - 1}, of the {shape.channels} that the "
+            f"data have, got {wrong[0]}; use --shown-channels 0"
+        )
 
 
 def check_room(runs: Sequence[tuple[RunFiles, Config]], parameters: int) -> None:
