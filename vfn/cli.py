@@ -645,7 +645,9 @@ def info_command(
 
 @app.command("export")
 @click.argument("run", type=RUN)
-@click.option("--out", type=PATH, help="file or folder that is not there; not needed with --push")
+@click.option(
+    "--out", type=PATH, help="file, or folder that is empty or not there; not needed with --push"
+)
 @click.option(
     "--format", "kind", type=Word(EXPORTS), help="what for  [safetensors, hub with --push]"
 )
