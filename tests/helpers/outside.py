@@ -74,6 +74,22 @@ class Spare(Small):
         self.spare, self.drop = nn.Linear(2, 2), nn.Identity()
 
 
+class Shallow(Small):
+    """One that leaves a layer out at every other call in training, by chance; without dropout."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.drop = nn.Identity()
+
+    def forward(self, z, t, y=None):
+        wave = t.to(z.dtype).view(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
+        h = self.inner(torch.cat([z, wave], 1)) + self.labels(y)[..., None, None]
+        if not self.training or torch.rand(()) < 0.5:
+            h = h + self.middle(h)
+        return self.outer(torch.relu(h))
+
+
 class Abrupt(Small):
     """Guidance changes it from the start."""
 
