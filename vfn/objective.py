@@ -174,9 +174,10 @@ def logsnr_edges(diffusion: DiffusionConfig, device: torch.device | None = None)
     Returns:
         [LOGSNR_BINS + 1].
     """
-    # Not the very end: legacy's logsnr is infinite at t=0.
-    ends = torch.tensor([1.0, 1e-4], dtype=torch.float64)
-    lowest, highest = schedule_of(diffusion).logsnr(ends).tolist()
+    # Not the very ends where they are infinite: that of legacy at t=0, of others at t=1.
+    times = torch.tensor([1.0, 1 - 1e-4, 1e-4], dtype=torch.float64)
+    last, near, highest = schedule_of(diffusion).logsnr(times).tolist()
+    lowest = last if math.isfinite(last) else near
     return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64, device=device)
 
 
