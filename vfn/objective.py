@@ -384,7 +384,7 @@ def loss_of(
         Learned.
 
     Raises:
-        ValueError: for a loss of another shape, or figures that are no tensors.
+        ValueError: for a loss of another shape, or figures that are no tensors by their names.
 
     >>> batch = Batch(torch.zeros(2, 1, 8, 8), None, torch.zeros(2), torch.zeros(2, 1, 8, 8))
     >>> loss_of(lambda *_: torch.zeros(()), torch.nn.Identity(), batch, DiffusionConfig())
@@ -399,6 +399,11 @@ def loss_of(
         raise ValueError(
             f"expected the objective to give a loss of each of {count} pictures, [{count}], "
             f"got {got}"
+        )
+    if not isinstance(learned.figures, Mapping):
+        raise ValueError(
+            "expected figures of the objective by their names, {name: tensor}, got "
+            f"{type(learned.figures).__name__}"
         )
     for name, value in learned.figures.items():
         if not isinstance(value, Tensor):

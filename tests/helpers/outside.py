@@ -160,6 +160,11 @@ def squares(live, _fixed, paths, _update, scale=1.0):
     return Learned(scale * error, {"scale": error.new_tensor(scale)})
 
 
+def breaks(live, _fixed, paths, _update):
+    """An objective with a mistake in it."""
+    return Learned(live(paths.z, paths.logsnr).no_such_method(), {})
+
+
 def no_loss(_live, _fixed, _paths, _update):
     """No objective."""
     return 7

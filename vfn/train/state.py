@@ -223,7 +223,7 @@ def train_step(
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
-        figures.append({n: v.square() if n in roots else v for n, v in told.items()})
+        figures.append(_apart(told, roots))
     _check_figures(figures)
     lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
@@ -245,6 +245,14 @@ def train_step(
         ema_update_(average, state.params, decay)
     means = {name: torch.stack([told[name] for told in figures]).mean() for name in figures[0]}
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means, roots)
+
+
+def _apart(figures: Mapping[str, Tensor], roots: Sequence[str]) -> dict[str, Tensor]:
+    """Figures of a micro-batch as numbers whose mean can be taken, of roots the squares."""
+    # They stay until the next line of the log, and what they were computed from shall not.
+    apart = {name: value.detach() for name, value in figures.items()}
+    numbers = {n: v if v.is_floating_point() else v.float() for n, v in apart.items()}
+    return {name: v.square() if name in roots else v for name, v in numbers.items()}
 
 
 def _check_figures(figures: Sequence[Mapping[str, Tensor]]) -> None:
