@@ -154,6 +154,20 @@ def last_stage(plan):
 AGAIN = Method(stages=last_stage, objective=lambda _teacher, _stage: batch_loss)
 
 
+def broken_loss(_network, batch, _diffusion):
+    """An objective that fails."""
+    return batch.no_such_part
+
+
+# Methods with mistakes in them.
+NO_STAGES = AGAIN._replace(stages=lambda _plan: [])
+TWICE = AGAIN._replace(stages=lambda plan: 2 * last_stage(plan))
+NOT_LISTED = AGAIN._replace(stages=lambda _plan: 3)
+FORGETFUL = AGAIN._replace(objective=lambda _teacher, _stage: None)
+TEACHES_NOBODY = AGAIN._replace(objective=lambda: batch_loss)
+BROKEN = AGAIN._replace(objective=lambda _teacher, _stage: broken_loss)
+
+
 def squares(live, _fixed, paths, _update, scale=1.0):
     """An objective: the velocity of the pairs themselves."""
     error = (live(paths.z, paths.logsnr) - paths.dz).square().flatten(1).mean(1)

@@ -13,7 +13,7 @@ from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, conditions_of, output_channels
 from vfn.nn import guidance_range, keyed_dropout
 from vfn.nn.conditioning import Conditioned
-from vfn.objective import loss_of, objective_of
+from vfn.objective import Objective, loss_of
 from vfn.ops import OBJECTIVES
 from vfn.tables import outside
 from vfn.train.batches import draws_two_times, make_batch
@@ -91,27 +91,33 @@ def check_network(
             )
 
 
-def check_objective(
-    model: nn.Module, config: Config, dataset: Dataset, device: torch.device
+def try_objective(
+    objective: Objective,
+    called: str,
+    model: nn.Module,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    takes_step: bool = False,
 ) -> None:
     """Try an objective of the user's on two pictures, which may fail in any way.
 
     Args:
+        objective: loss of each picture.
+        called: what messages call it.
         model: the network, on the device.
-        config: of the run, which names the objective.
+        config: of the run.
         dataset: its pictures.
         device: where it is tried.
+        takes_step: see `make_batch`.
 
     Raises:
         ValueError: if it fails, or gives no loss of each picture.
     """
-    word = config.diffusion.objective
-    if word in OBJECTIVES:
-        return
     span, second = guidance_range(model), draws_two_times(model, config, own=False)
-    batch = make_batch(dataset, config, torch.arange(2), device, span, second)
-    with torch.random.fork_rng(_gpus(device)), outside(f"objective {word} fails"):
-        loss_of(objective_of(config.diffusion), model.eval(), batch, config.diffusion)
+    batch = make_batch(dataset, config, torch.arange(2), device, span, second, takes_step)
+    with torch.random.fork_rng(_gpus(device)), outside(f"{called} fails"):
+        loss_of(objective, model.eval(), batch, config.diffusion)
 
 
 def _gpus(device: torch.device) -> list[torch.device]:

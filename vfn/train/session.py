@@ -60,7 +60,7 @@ from vfn.train.alike import FREE, differing, of_condition, of_optimizer
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import fitted
-from vfn.train.networks import check_network, check_objective, leaves_out
+from vfn.train.networks import check_network, leaves_out, try_objective
 from vfn.train.state import (
     TrainState,
     init_state,
@@ -196,8 +196,9 @@ def open_run(
         model = build_model(config, shape) if given.model is None else given.model
         model = model.to(world.device)
     check_network(model, config, dataset, shape, world.device)
-    if given.objective is None:
-        check_objective(model, config, dataset, world.device)
+    word = config.diffusion.objective
+    if given.objective is None and word not in OBJECTIVES:
+        try_objective(objective, f"objective {word}", model, config, dataset, world.device)
     several = world.size > 1
     unused = several and largest(leaves_out(model, config, dataset, world.device), world) > 0
     if given.model is not None:
