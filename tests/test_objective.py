@@ -8,7 +8,15 @@ import torch
 from vfn import ops
 from vfn.configs import DiffusionConfig
 from vfn.model import schedule_of
-from vfn.objective import Batch, batch_loss, check_diffusion
+from vfn.objective import (
+    LOGSNR_BINS,
+    Batch,
+    batch_loss,
+    binned,
+    check_diffusion,
+    logsnr_edges,
+    loss_of,
+)
 
 STEPS = 10
 
@@ -163,3 +171,23 @@ def test_the_loss_of_flow_matching_is_the_error_of_its_velocity(out_type):
     # The limits move t by exp(-30).
     torch.testing.assert_close(batch_loss(network, batch, diffusion), expected, rtol=1e-11, atol=0)
     torch.testing.assert_close(seen[0], x_t / scale, rtol=0, atol=1e-12)
+
+
+def test_figures_have_names():
+    batch, figures = batch_of([0.5, 0.6]), [torch.ones(())]
+    with pytest.raises(ValueError, match=r"figures of the objective by their names, .* got list"):
+        loss_of(lambda *_: ops.Learned(batch.t, figures), half, batch, DiffusionConfig())
+
+
+def test_bins_of_a_schedule_without_an_end():
+    """Pure noise at t=1 is a level of -inf, which stands in the first bin."""
+    own = DiffusionConfig(logsnr_schedule="tests.helpers.outside_math:endless")
+    edges = logsnr_edges(own)
+    assert edges.isfinite().all()
+    assert (edges.diff() > 0).all()
+    times = torch.tensor([1.0, 1 - 1e-5, 0.5 + 1e-3, 0.5 - 1e-3, 1e-5], dtype=torch.float64)
+    _, counts = binned(torch.ones(5), times, own)
+    middle = LOGSNR_BINS // 2
+    places = [0, middle - 1, middle, LOGSNR_BINS - 1]
+    assert counts.nonzero().flatten().tolist() == places
+    assert counts[places].tolist() == [2, 1, 1, 1]

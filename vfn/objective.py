@@ -174,9 +174,10 @@ def logsnr_edges(diffusion: DiffusionConfig, device: torch.device | None = None)
     Returns:
         [LOGSNR_BINS + 1].
     """
-    # Not the very end: legacy's logsnr is infinite at t=0.
-    ends = torch.tensor([1.0, 1e-4], dtype=torch.float64)
-    lowest, highest = schedule_of(diffusion).logsnr(ends).tolist()
+    # Not the very ends where they are infinite: that of legacy at t=0, of others at t=1.
+    times = torch.tensor([1.0, 1 - 1e-4, 1e-4], dtype=torch.float64)
+    last, near, highest = schedule_of(diffusion).logsnr(times).tolist()
+    lowest = last if math.isfinite(last) else near
     return torch.linspace(lowest, highest, LOGSNR_BINS + 1, dtype=torch.float64, device=device)
 
 
@@ -383,7 +384,7 @@ def loss_of(
         Learned.
 
     Raises:
-        ValueError: for a loss of another shape, or figures that are no tensors.
+        ValueError: for a loss of another shape, or figures that are no tensors by their names.
 
     >>> batch = Batch(torch.zeros(2, 1, 8, 8), None, torch.zeros(2), torch.zeros(2, 1, 8, 8))
     >>> loss_of(lambda *_: torch.zeros(()), torch.nn.Identity(), batch, DiffusionConfig())
@@ -398,6 +399,11 @@ def loss_of(
         raise ValueError(
             f"expected the objective to give a loss of each of {count} pictures, [{count}], "
             f"got {got}"
+        )
+    if not isinstance(learned.figures, Mapping):
+        raise ValueError(
+            "expected figures of the objective by their names, {name: tensor}, got "
+            f"{type(learned.figures).__name__}"
         )
     for name, value in learned.figures.items():
         if not isinstance(value, Tensor):

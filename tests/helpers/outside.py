@@ -74,6 +74,22 @@ class Spare(Small):
         self.spare, self.drop = nn.Linear(2, 2), nn.Identity()
 
 
+class Shallow(Small):
+    """One that leaves a layer out at every other call in training, by chance; without dropout."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.drop = nn.Identity()
+
+    def forward(self, z, t, y=None):
+        wave = t.to(z.dtype).view(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
+        h = self.inner(torch.cat([z, wave], 1)) + self.labels(y)[..., None, None]
+        if not self.training or torch.rand(()) < 0.5:
+            h = h + self.middle(h)
+        return self.outer(torch.relu(h))
+
+
 class Abrupt(Small):
     """Guidance changes it from the start."""
 
@@ -138,10 +154,29 @@ def last_stage(plan):
 AGAIN = Method(stages=last_stage, objective=lambda _teacher, _stage: batch_loss)
 
 
+def broken_loss(_network, batch, _diffusion):
+    """An objective that fails."""
+    return batch.no_such_part
+
+
+# Methods with mistakes in them.
+NO_STAGES = AGAIN._replace(stages=lambda _plan: [])
+TWICE = AGAIN._replace(stages=lambda plan: 2 * last_stage(plan))
+NOT_LISTED = AGAIN._replace(stages=lambda _plan: 3)
+FORGETFUL = AGAIN._replace(objective=lambda _teacher, _stage: None)
+TEACHES_NOBODY = AGAIN._replace(objective=lambda: batch_loss)
+BROKEN = AGAIN._replace(objective=lambda _teacher, _stage: broken_loss)
+
+
 def squares(live, _fixed, paths, _update, scale=1.0):
     """An objective: the velocity of the pairs themselves."""
     error = (live(paths.z, paths.logsnr) - paths.dz).square().flatten(1).mean(1)
     return Learned(scale * error, {"scale": error.new_tensor(scale)})
+
+
+def breaks(live, _fixed, paths, _update):
+    """An objective with a mistake in it."""
+    return Learned(live(paths.z, paths.logsnr).no_such_method(), {})
 
 
 def no_loss(_live, _fixed, _paths, _update):

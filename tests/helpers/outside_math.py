@@ -20,6 +20,14 @@ def arch(logsnr_min, logsnr_max, bend=1.0):
     return ops.LogSNRSchedule(lambda t: logsnr_max - span * t**bend, time)
 
 
+def endless(logsnr_min, logsnr_max):
+    """A schedule from all to nothing, whatever the limits: straight paths between them."""
+    del logsnr_min, logsnr_max
+    return ops.LogSNRSchedule(
+        lambda t: 2 * (torch.log1p(-t) - t.log()), lambda logsnr: torch.sigmoid(-logsnr / 2)
+    )
+
+
 def no_schedule(logsnr_min, logsnr_max):
     """A factory that forgot to return what it made."""
 

@@ -1,5 +1,7 @@
 """The uncertainty of noise levels: what it starts at, and what it can follow."""
 
+import math
+
 import pytest
 import torch
 
@@ -20,6 +22,14 @@ def test_it_starts_at_zero_without_a_draw():
 def test_a_number_for_each_level(dtype):
     u = Uncertainty()(torch.zeros(3, dtype=dtype))
     assert (u.shape, u.dtype) == ((3,), torch.float32)
+
+
+def test_pure_noise_is_a_level_like_any_other():
+    module = Uncertainty()
+    torch.nn.init.ones_(module.weight)
+    far, farther = (module(torch.tensor([level])) for level in (-701.0, -math.inf))
+    assert far == farther
+    assert far.isfinite()
 
 
 def test_only_parameters_are_kept():

@@ -26,7 +26,7 @@ from vfn.objective import batch_loss
 from vfn.runs import RunFiles, export_model, find_checkpoint, load_checkpoint
 from vfn.train import Observer, loop, session, train
 from vfn.train.batches import image_indices
-from vfn.train.state import StepResult
+from vfn.train.state import FIRST_LOSS_SCALE, StepResult
 
 
 @pytest.mark.usefixtures("deterministic")
@@ -170,6 +170,31 @@ def test_a_new_run_starts_from_another_s_average(config, tmp_path):
         begun, first = find_checkpoint(out), find_checkpoint(tmp_path / "first")
         assert begun.step == 1
         assert all(torch.equal(begun.params[name], first.ema[name]) for name in first.ema)
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_a_network_that_leaves_parts_out_by_chance_resumes_exactly(config, tmp_path, each_device):
+    """Adam counts the updates of each parameter, of which some are part of fewer than others."""
+    settings = {"network": "tests.helpers.outside:Shallow", "steps": 12, "preview_every": 0}
+    config = override(config, settings)
+    train(config, tmp_path / "whole", device=each_device)
+    train(override(config, {"steps": 7}), tmp_path / "parts", device=each_device)
+    train(config, tmp_path / "parts", resume=True, device=each_device)
+    counters = find_checkpoint(tmp_path / "whole").counters
+    assert 0 < counters["updates of middle.weight"] < counters["updates"] == 12
+    assert differing(tmp_path / "whole", tmp_path / "parts") == []
+
+
+def test_a_run_that_goes_on_in_fp16_scales_its_loss_as_one_that_begins_so(config, tmp_path):
+    """What the run before counted of a scale meant nothing."""
+    settings = override(config, {"precision": "fp16", "preview_every": 0})
+    for steps, precision in ((2, "fp32"), (3, "fp16"), (4, "fp16")):
+        changed = override(settings, {"steps": steps, "precision": precision})
+        train(changed, tmp_path, resume=steps > 2, device="cpu")
+        found = find_checkpoint(tmp_path).counters
+        scaled = precision == "fp16"
+        assert found["loss_scale"] == (FIRST_LOSS_SCALE if scaled else 1)
+        assert found["since_change"] == (steps - 2 if scaled else 0)
 
 
 @pytest.mark.slow

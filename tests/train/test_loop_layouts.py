@@ -74,6 +74,15 @@ def test_a_network_with_parameters_that_nothing_comes_of(forks, tmp_path):
     assert_same_trajectory(tmp_path / "2", tmp_path / "1")
 
 
+def test_a_network_that_leaves_parts_out_by_chance(forks, tmp_path):
+    """Each process draws what it leaves out, and none waits for a gradient that does not come."""
+    script = tmp_path / "script.py"
+    script.write_text(SPARE.replace("Spare", "Shallow"))
+    forks.run(tmp_path / "2", 12, script=script, processes=2)
+    counters = [tensors(tmp_path / "2")[f"counters.updates{n}"] for n in ("", " of middle.bias")]
+    assert counters[0] == 12 > counters[1] > 0
+
+
 def test_a_network_that_no_gradient_reaches_is_no_traceback(forks, tmp_path):
     """Two processes say what one says."""
     script = tmp_path / "script.py"

@@ -360,6 +360,13 @@ def test_an_objective_of_somebody_else(config, tmp_path):
     assert [entry["scale"] for entry in seen if "scale" in entry] == [3.0, 3.0]
 
 
+def test_an_objective_of_somebody_else_is_tried_before_anything_is_written(config, tmp_path):
+    settings = override(config, {"objective": "tests.helpers.outside:breaks"})
+    with pytest.raises(ValueError, match=r"objective .*:breaks fails: AttributeError"):
+        train(settings, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_objective_that_gives_something_else_is_refused(config):
     batch = Batch(torch.zeros(2, 1, 8, 8), None, torch.full((2,), 0.5), torch.zeros(2, 1, 8, 8))
     diffusion = override(config, {"objective": "tests.helpers.outside:no_loss"}).diffusion

@@ -110,6 +110,26 @@ def test_figures_are_means_over_the_micro_batches(config):
     assert result.figures["latest"] == (parts[0].t.max() + parts[1].t.max()) / 2
 
 
+def test_figures_are_numbers_that_keep_nothing_of_the_step(config):
+    """They stay until the next line of the log, which may be hundreds of steps away."""
+    config, dataset = override(config, {"accumulate": 2}), load_dataset(config.data)
+    model = build_model(config, shape_of(dataset))
+    parts = [make_batch(dataset, config, torch.arange(8) + 8 * part, CPU) for part in range(2)]
+
+    calls = []
+
+    def objective(network, batch, diffusion):
+        loss = batch_loss(network, batch, diffusion)
+        calls.append(batch)
+        number = torch.tensor(len(calls))
+        return Learned(loss, {"mean": loss.mean(), "number": number, "second": number > 1})
+
+    result = train_step(init_state(model, config.train), model, parts, config, objective)
+    assert (result.figures["number"], result.figures["second"]) == (1.5, 0.5)
+    assert result.figures["mean"].item() == pytest.approx(result.loss.item())
+    assert not any(value.requires_grad for value in result.figures.values())
+
+
 @pytest.mark.parametrize("odd", [0, 1])
 def test_figures_of_some_micro_batches_are_refused_before_the_step(config, odd):
     config, dataset = override(config, {"accumulate": 2}), load_dataset(config.data)

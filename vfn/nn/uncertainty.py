@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vfn.ops.words import FARTHEST
+
 FREQUENCIES = 64
 SPAN = 8.0  # of logsnr: the slowest features turn once in some of it, the fastest in a third
 
@@ -42,11 +44,12 @@ class Uncertainty(nn.Module):
         """The uncertainty u at noise levels.
 
         Args:
-            logsnr: finite, [B], any floating dtype.
+            logsnr: [B], any floating dtype; levels beyond ±700, such as pure noise, are one.
 
         Returns:
             u [B], float32.
         """
-        turned = logsnr.double().unsqueeze(-1) * self.angles
+        level = logsnr.double().clamp(-FARTHEST, FARTHEST)
+        turned = level.unsqueeze(-1) * self.angles
         features = torch.cat([turned.cos(), turned.sin()], -1) * math.sqrt(2)
         return features.to(self.weight.dtype) @ self.weight + self.bias

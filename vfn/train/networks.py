@@ -1,5 +1,6 @@
-"""Whether a network can be trained on some pictures: a user's own may fail in any way."""
+"""Whether a network can be trained on some pictures: what is a user's own may fail in any way."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +11,19 @@ from vfn.data import Dataset
 from vfn.files import reason_of
 from vfn.memory import in_memory, is_shortage, shortage
 from vfn.model import DataShape, build_model, conditions_of, output_channels
-from vfn.nn import guidance_range
+from vfn.nn import guidance_range, keyed_dropout
 from vfn.nn.conditioning import Conditioned
+from vfn.objective import Objective, loss_of
 from vfn.ops import OBJECTIVES
+from vfn.tables import outside
+from vfn.train.batches import draws_two_times, make_batch
 from vfn.train.layout import SMALLER
 
 NO_BUFFERS = (
     "and buffers are not in checkpoints; make it a parameter, nn.Parameter(..., "
     "requires_grad=False)"
 )
+TRIALS = 64  # of a network with chance in it: about the work of a step
 _CAST = "; t is float64: cast it with t.to(z.dtype)"
 
 
@@ -86,10 +91,44 @@ def check_network(
             )
 
 
-def leaves_out(model: nn.Module, config: Config, dataset: Dataset, device: torch.device) -> bool:
-    """Whether a network has parameters that its predictions do not depend on.
+def try_objective(
+    objective: Objective,
+    called: str,
+    model: nn.Module,
+    config: Config,
+    dataset: Dataset,
+    device: torch.device,
+    takes_step: bool = False,
+) -> None:
+    """Try an objective of the user's on two pictures, which may fail in any way.
 
-    Processes that average gradients wait for those of all parameters unless they are told.
+    Args:
+        objective: loss of each picture.
+        called: what messages call it.
+        model: the network, on the device.
+        config: of the run.
+        dataset: its pictures.
+        device: where it is tried.
+        takes_step: see `make_batch`.
+
+    Raises:
+        ValueError: if it fails, or gives no loss of each picture.
+    """
+    span, second = guidance_range(model), draws_two_times(model, config, own=False)
+    batch = make_batch(dataset, config, torch.arange(2), device, span, second, takes_step)
+    with torch.random.fork_rng(_gpus(device)), outside(f"{called} fails"):
+        loss_of(objective, model.eval(), batch, config.diffusion)
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def leaves_out(model: nn.Module, config: Config, dataset: Dataset, device: torch.device) -> bool:
+    """Whether a network has parameters that its predictions do not depend on, always or at times.
+
+    Processes that average gradients wait for those of all parameters unless they are told. One that
+    draws numbers as it is trained, as for stochastic depth, is tried many times.
 
     Args:
         model: the network, on the device.
@@ -101,13 +140,40 @@ def leaves_out(model: nn.Module, config: Config, dataset: Dataset, device: torch
         whether there is one.
     """
     params = [value for value in model.parameters() if value.requires_grad]
+    gpus = _gpus(device)
     doing = in_memory("trying the network on 2 pictures", SMALLER)
-    with doing, torch.random.fork_rng([]), torch.enable_grad():
-        out = trial_of(model, config, dataset, device)(model.eval())
-        if not out.requires_grad:  # the first step says so
-            return False
-        found = torch.autograd.grad(out.sum(), params, allow_unused=True)
-    return any(each is None for each in found)
+    with doing, torch.random.fork_rng(gpus), torch.enable_grad():
+        trial = trial_of(model, config, dataset, device)
+
+        def missing() -> bool:
+            out = trial(model)
+            if not out.requires_grad:  # the first step says so
+                return False
+            found = torch.autograd.grad(out.sum(), params, allow_unused=True)
+            return any(each is None for each in found)
+
+        keys = torch.zeros(len(trial.inputs[0]), 2, dtype=torch.int32, device=device)
+        model.eval()
+        with keyed_dropout(keys):  # with which ours draw nothing
+            found = missing()
+            model.train()
+            found = found or _at_times(missing, gpus)
+    model.eval()
+    return found
+
+
+def _at_times(missing: Callable[[], bool], gpus: Sequence[torch.device]) -> bool:
+    """Whether something is missing, of a network that draws numbers, in some of many trials."""
+    before = _generators(gpus)
+    if missing():
+        return True
+    chance = not all(map(torch.equal, before, _generators(gpus)))
+    return chance and any(missing() for _ in range(TRIALS))
+
+
+def _generators(gpus: Sequence[torch.device]) -> list[Tensor]:
+    """The states of torch's generators."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
 
 
 def trial_of(model: nn.Module, config: Config, dataset: Dataset, device: torch.device) -> Trial:

@@ -60,7 +60,7 @@ from vfn.train.alike import FREE, differing, of_condition, of_optimizer
 from vfn.train.companions import init_auxiliary, init_learned_weight
 from vfn.train.distillation.methods import trains_auxiliary
 from vfn.train.layout import fitted
-from vfn.train.networks import check_network, leaves_out
+from vfn.train.networks import check_network, leaves_out, try_objective
 from vfn.train.state import (
     TrainState,
     init_state,
@@ -106,7 +106,7 @@ class Run(NamedTuple):
     state: TrainState
     objective: Objective
     data: DataMark | None = None
-    unused: bool = False  # whether there are parameters that nothing depends on
+    unused: bool = False  # whether predictions do not depend on some parameters
 
 
 def micro_batch_size(batch_size: int, processes: int, accumulate: int) -> int:
@@ -196,7 +196,11 @@ def open_run(
         model = build_model(config, shape) if given.model is None else given.model
         model = model.to(world.device)
     check_network(model, config, dataset, shape, world.device)
-    unused = world.size > 1 and leaves_out(model, config, dataset, world.device)
+    word = config.diffusion.objective
+    if given.objective is None and word not in OBJECTIVES:
+        try_objective(objective, f"objective {word}", model, config, dataset, world.device)
+    several = world.size > 1
+    unused = several and largest(leaves_out(model, config, dataset, world.device), world) > 0
     if given.model is not None:
         _share_parameters(model, world)
     state = init_state(model, config.train)

@@ -35,6 +35,8 @@ from vfn.train.optimizers import (
 )
 
 FIRST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2000
+OF_THE_SCALE = {"loss_scale", "since_change"}  # counters that mean something in fp16 alone
+UPDATES = "updates of "  # and a parameter's name, of those that were not part of all
 
 
 class StepResult(NamedTuple):
@@ -102,8 +104,8 @@ def count_step(
 
     updates: steps that changed the parameters; skipped: steps left out because the gradient was
     not finite; in_row: how many of these came last. With ``scaling`` (fp16) the loss scale halves
-    after a step left out and doubles after 2000 good ones; while it is above 1 it may be what is
-    too large, and such a step does not count as one in a row.
+    after a step left out and doubles after 2000 good ones, counted in since_change; while it is
+    above 1 it may be what is too large, and such a step does not count as one in a row.
 
     Args:
         counters: numbers, each of shape [].
@@ -121,10 +123,10 @@ def count_step(
     (tensor(1.), tensor(4.))
     """
     good, bad = finite.float(), 1 - finite.float()
-    scale, since = counters["loss_scale"], counters["since_change"] + 1
+    scale, since = counters["loss_scale"], counters["since_change"]
     counted = bad
     if scaling:
-        counted = bad * (scale <= 1)
+        counted, since = bad * (scale <= 1), since + 1
         grow = good * (since >= SCALE_GROWTH_STEPS)
         scale = scale * torch.where(finite, 1 + grow, 0.5)
         since = since * good * (1 - grow)
@@ -221,7 +223,7 @@ def train_step(
             (trained * scale if scaling else trained).backward()
         losses.append(loss.detach())
         bins.append(binned(each.detach(), batch.t, config.diffusion))
-        figures.append({n: v.square() if n in roots else v for n, v in told.items()})
+        figures.append(_apart(told, roots))
     _check_figures(figures)
     lr = learning_rate(state.step, settings)
     for group in state.optimizer.param_groups:
@@ -243,6 +245,14 @@ def train_step(
         ema_update_(average, state.params, decay)
     means = {name: torch.stack([told[name] for told in figures]).mean() for name in figures[0]}
     return StepResult(torch.stack(losses).sum(), torch.stack(bins).sum(0), norm, means, roots)
+
+
+def _apart(figures: Mapping[str, Tensor], roots: Sequence[str]) -> dict[str, Tensor]:
+    """Figures of a micro-batch as numbers whose mean can be taken, of roots the squares."""
+    # They stay until the next line of the log, and what they were computed from shall not.
+    apart = {name: value.detach() for name, value in figures.items()}
+    numbers = {n: v if v.is_floating_point() else v.float() for n, v in apart.items()}
+    return {name: v.square() if name in roots else v for name, v in numbers.items()}
 
 
 def _check_figures(figures: Sequence[Mapping[str, Tensor]]) -> None:
@@ -286,10 +296,23 @@ def checkpoint_of(
     weight, auxiliary = (
         {} if part is None else part.saved() for part in (state.weight, state.auxiliary)
     )
+    counters = state.counters | _own_updates(state)
     return Checkpoint(
-        state.step, config, shape, state.params, state.ema, moments, state.counters, data, weight,
+        state.step, config, shape, state.params, state.ema, moments, counters, data, weight,
         state.profiles, auxiliary, state.objective,
     )  # fmt: skip
+
+
+def _own_updates(state: TrainState) -> dict[str, Tensor]:
+    """Updates of each parameter that was not part of all: a network may leave some out at times."""
+    usual = state.counters["updates"]
+    own = {
+        name: state.optimizer.state[param].get("step", torch.zeros_like(usual))
+        for name, param in state.params.items()
+    }
+    others = (torch.stack([*own.values()]) != usual).tolist()
+    pairs = zip(own.items(), others, strict=True)
+    return {f"{UPDATES}{name}": updates for (name, updates), differs in pairs if differs}
 
 
 @torch.no_grad()
@@ -317,9 +340,11 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
         param.copy_(checkpoint.params[name])
         state.ema[name].copy_(checkpoint.ema[name])
         moments = {kind: checkpoint.moments[kind][name] for kind in MOMENTS}
-        restore_moments(state.optimizer, param, moments, checkpoint.counters["updates"])
-    for name, value in state.counters.items():
-        value.copy_(checkpoint.counters.get(name, value))
+        updates = checkpoint.counters.get(f"{UPDATES}{name}", checkpoint.counters["updates"])
+        restore_moments(state.optimizer, param, moments, updates)
+    scaled = checkpoint.config.train.precision == "fp16"
+    for name in state.counters.keys() - (set() if scaled else OF_THE_SCALE):
+        state.counters[name].copy_(checkpoint.counters.get(name, state.counters[name]))
     if state.weight is not None and checkpoint.weight:  # a run may begin to learn one
         state.weight.restore(checkpoint.weight)
     if state.auxiliary is not None:

@@ -61,6 +61,26 @@ def test_a_method_of_somebody_else(teacher, tmp_path):
         go(teacher, tmp_path / "other", method="math:tau")
 
 
+@pytest.mark.parametrize(
+    ("name", "fault", "begun"),
+    [
+        ("NO_STAGES", "to have stages of different student_steps, got none", False),
+        ("TWICE", "to have stages of different student_steps, got 2, 2", False),
+        ("NOT_LISTED", "NOT_LISTED fails: TypeError", False),
+        ("FORGETFUL", "to give an objective, a function of .*, got None", True),
+        ("TEACHES_NOBODY", "TEACHES_NOBODY fails: TypeError", True),
+        ("BROKEN", "BROKEN fails: AttributeError", True),
+    ],
+)
+def test_a_method_of_somebody_else_fails_in_one_line(teacher, tmp_path, name, fault, begun):
+    """Once it is mended it begins in the same place."""
+    out = tmp_path / "fast"
+    with pytest.raises(ValueError, match=rf"^(expected )?method .*{fault}"):
+        go(teacher, out, method=f"tests.helpers.outside:{name}", student_steps=2)
+    assert out.exists() == begun
+    assert go(teacher, out, method="tests.helpers.outside:AGAIN", student_steps=2) == (2, 5, 0)
+
+
 class Lesson(NamedTuple):
     """What a stage was taught by, and what at."""
 

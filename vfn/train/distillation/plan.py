@@ -14,6 +14,7 @@ from vfn.nn import NETWORKS
 from vfn.nn.conditioning import Conditioned
 from vfn.ops import OBJECTIVES
 from vfn.runs import Checkpoint
+from vfn.tables import outside
 from vfn.train.alike import FREE, differing, of_condition
 from vfn.train.distillation.methods import METHODS, MethodEntry, method_of, trains_auxiliary
 
@@ -28,12 +29,22 @@ def stages_of(plan: Config) -> dict[int, Config]:
         configurations of runs.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if there is no such method, or one of somebody else fails, or gives no stages of
+            different steps.
 
     >>> list(stages_of(Config(distill=DistillConfig(teacher_steps=16, student_steps=2))))
     [8, 4, 2]
     """
-    return {stage.distill.student_steps: stage for stage in method_of(plan).stages(plan)}
+    word, method = plan.distill.method, method_of(plan)
+    with outside(f"method {word} fails"):
+        steps = [(stage.distill.student_steps, stage) for stage in method.stages(plan)]
+    stages = dict(steps)
+    if not stages or len(stages) < len(steps):
+        raise ValueError(
+            f"expected method {word} to have stages of different student_steps, got "
+            f"{few((str(number) for number, _ in steps)) or 'none'}"
+        )
+    return stages
 
 
 def halvings(settings: DistillConfig) -> list[int]:

@@ -18,7 +18,7 @@ from vfn import configs
 from vfn.configs import Config, DistillConfig, SampleConfig
 from vfn.data import Dataset, load_dataset, pictures_of, settled
 from vfn.distributed import World, largest, processes, together, wait_for_all
-from vfn.files import few, write_atomic, write_json
+from vfn.files import few, shown, write_atomic, write_json
 from vfn.model import build_model, conditions_of, float32_products, schedule_of, shape_of
 from vfn.nn import Conditions, denoiser, guidance_range, refit_time_embedding
 from vfn.nn.conditioning import Conditioned
@@ -37,12 +37,14 @@ from vfn.runs import (
 from vfn.runs.checkpoint import average_alone
 from vfn.runs.mark import seen_before
 from vfn.sampling import Trained
+from vfn.tables import outside
 from vfn.train.ahead import check_ahead, check_room, check_text
 from vfn.train.alike import differing, of_optimizer
 from vfn.train.distillation.methods import METHODS, Weak, WithAuxiliary, limits_of, method_of
 from vfn.train.distillation.plan import left_out, plan_of, stages_of
 from vfn.train.distillation.teachers import Teachers, find_teacher, find_weak, keep_teachers
 from vfn.train.loop import carry_out, held, undisturbed
+from vfn.train.networks import try_objective
 from vfn.train.observers import Callback, Observer, Outcome, as_observers
 from vfn.train.previews import save_grid
 from vfn.train.session import (
@@ -503,9 +505,19 @@ def _open_stage(
             network.compile()
     led = () if weak is None or by is None else (Weak(_said_by(weak), by),)
     assert method.takes_weak or not led  # refused otherwise
-    objective = method.objective(strong, stage, *led)
+    called = f"method {stage.distill.method}"
+    with outside(f"{called} fails"):
+        objective = method.objective(strong, stage, *led)
+    if not callable(objective):
+        raise ValueError(
+            f"expected {called} to give an objective, a function of network, batch and diffusion, "
+            f"got {shown(objective)}"
+        )
     if companion is not None:
         objective = partial(cast(WithAuxiliary, objective), auxiliary=companion.module)
+    if stage.distill.method not in METHODS:
+        step = companion is not None
+        try_objective(objective, called, run.model, stage, run.dataset, world.device, step)
     return run._replace(objective=objective), strong, weak
 
 
