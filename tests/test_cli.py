@@ -1,8 +1,10 @@
 """The command line: what it writes, and one clear line for every mistake."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tests.helpers.small import SMALL
 from vfn.cli import main
 from vfn.configs import load
 from vfn.data import load_dataset
+
+WAITS, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
 
 @pytest.fixture
@@ -430,6 +434,21 @@ def test_mistakes_end_in_one_line(vfn, trained, reference, tmp_path, line, messa
     assert len(err.strip().splitlines()) == 1
     assert message in err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other OpenMP libraries print other lines")
+@pytest.mark.parametrize(
+    ("given", "heard"), [({}, "20000"), ({SPINS: "7"}, "7"), ({WAITS: "passive"}, "0")]
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, heard):
+    """OpenMP itself tells what it was told: later than its loading it does not listen."""
+    environment = {name: value for name, value in os.environ.items() if name not in (WAITS, SPINS)}
+    command = [sys.executable, "-m", "vfn", "info", "digits"]
+    told = subprocess.run(
+        command, env={**environment, "OMP_DISPLAY_ENV": "verbose", **given}, check=True,
+        capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    assert set(re.findall(rf"{SPINS} = '(\d+)'", told)) == {heard}
 
 
 def test_launcher_is_the_same_entry():
